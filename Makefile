@@ -1,0 +1,78 @@
+# The front door. Every target makes what it needs; the second run starts at once.
+#
+#   make demo    the whole system on this machine, with real users
+#   make serve   the service on 127.0.0.1:8000 over the same store
+#   make test    lint, types, tests
+#   make train   the release again, from the data
+#   make bench   quality, semantic ids, trie
+#   make clean   forget the environment, the store and the caches
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RELEASE ?= releases/beauty
+DATA ?= data/beauty
+SEED ?= 0
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
+BASE := $(VENV)/.base
+DEV := $(VENV)/.dev
+
+.PHONY: help demo serve test lint types train bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(BASE)
+	$(PY) -m bench demo --release $(RELEASE) --data $(DATA)
+
+serve: $(BASE)
+	$(PY) -m offline import --data $(DATA)
+	$(PY) -m service --release $(RELEASE) --host $(HOST) --port $(PORT)
+
+test: lint types
+	$(PY) -m pytest
+
+lint: $(DEV)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(DEV)
+	$(PY) -m mypy
+
+train: $(DEV)
+	$(PY) -m training all --data $(DATA) --out $(RELEASE) --seed $(SEED)
+
+bench: $(DEV)
+	$(PY) -m bench trie --json runs/bench/trie.json
+	$(PY) -m bench sids --data $(DATA) --release $(RELEASE) --json runs/bench/sids.json
+	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json runs/bench/quality.json
+
+clean:
+	rm -rf $(VENV) .state .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A half-made environment has no stamp and is made again from nothing.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# torch first and alone: a CPU build of that version, where pip finds one, is then taken. Where it
+# finds none it takes the default build with its CUDA packages (gigabytes, and it works):
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+$(BASE): requirements.lock $(VENV)/.made
+	@echo "Installing requirements.lock (once; torch is the large one)"
+	@$(PIP) --constraint requirements.lock torch
+	@$(PIP) --no-deps --requirement requirements.lock
+	@touch $@
+
+$(DEV): requirements-dev.lock $(BASE)
+	@echo "Installing requirements-dev.lock (once)"
+	@$(PIP) --no-deps --requirement requirements-dev.lock
+	@touch $@
