@@ -1,0 +1,7 @@
+"""Judges releases and shows them: quality, semantic ids, trie, and the demo.
+
+    python -m bench quality|sids|trie|demo --help
+
+Reads a release and a data folder, cuts histories itself without Redis, and reaches the service over
+HTTP. Imports `models` only. Every `--json` file holds {"meta": {...}, "rows": [{"name": ...}]}.
+"""

@@ -1,0 +1,50 @@
+"""Results as a table on the terminal and as a JSON file of one shape.
+
+Knows columns and rows. Knows nothing of what was measured.
+"""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Row = Mapping[str, str | int | float]
+
+
+def write_json(file: Path, meta: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """{"meta", "rows"}; every row has a `name` and flat numeric columns."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    report = {"meta": {**meta, **_machine()}, "rows": list(rows)}
+    file.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+
+
+def print_table(console: Console, title: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """The named columns of every row; a column that a row lacks stays blank."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "name" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(row, column) for column in columns))
+    console.print(table)
+
+
+def _cell(row: Row, column: str) -> str:
+    value = row.get(column)
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else value
+    text = f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    if (low := row.get(f"{column}_low")) is None:
+        return text
+    return f"{text} [{float(low):.4f}, {float(row[f'{column}_high']):.4f}]"
+
+
+def _machine() -> dict[str, str]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"finished_at": now, "machine": platform.machine(), "python": platform.python_version()}
