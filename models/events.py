@@ -1,0 +1,90 @@
+"""A user's events and the history they add up to.
+
+Owns what a sound user id and event are, how an event is written into a stream entry, and the
+merge: deduplicated by event id, ordered by time, the newest HISTORY_LIMIT. Knows nothing of Redis.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from models.errors import InvalidRecord, InvalidUserId
+
+HISTORY_LIMIT = 256  # events of a history
+STREAM_LIMIT = 2 * HISTORY_LIMIT  # events kept, so that late arrivals do not push out newer ones
+MAX_ID_BYTES = 256
+
+_MAX_TIMESTAMP = 2**53  # exact in JSON numbers too
+
+
+class Event(NamedTuple):
+    """timestamp: unix seconds. Two events of one user with one event_id are the same event."""
+
+    item_id: str
+    timestamp: int
+    event_id: str
+
+
+def check_user_id(user_id: str) -> None:
+    """Raise InvalidUserId unless this is 1 to 256 bytes of UTF-8 without control characters."""
+    if (problem := _id_problem(user_id)) is not None:
+        raise InvalidUserId(f"user id {user_id[:40]!r} {problem}")
+
+
+def check_event(event: Event) -> None:
+    """Raise InvalidRecord for ids or times that a stream entry cannot hold."""
+    for name, value in (("item id", event.item_id), ("event id", event.event_id)):
+        if (problem := _id_problem(value)) is not None:
+            raise InvalidRecord(f"event: {name} {value[:40]!r} {problem}")
+    if not 0 <= event.timestamp <= _MAX_TIMESTAMP:
+        raise InvalidRecord(f"event: timestamp {event.timestamp}, expected 0..{_MAX_TIMESTAMP}")
+
+
+def encode_event(event: Event) -> tuple[bytes, bytes]:
+    """The one field of a stream entry: event id, and "<timestamp> <item id>"."""
+    return event.event_id.encode(), f"{event.timestamp} {event.item_id}".encode()
+
+
+def decode_event(event_id: bytes, value: bytes) -> Event | None:
+    """Inverse of `encode_event`; None for bytes that are no event."""
+    try:
+        timestamp, item_id = value.decode().split(" ", 1)
+        event = Event(item_id, int(timestamp), event_id.decode())
+        check_event(event)
+    except (ValueError, InvalidRecord):
+        return None
+    return event
+
+
+def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
+    """The history that arriving events add up to: oldest first, at most HISTORY_LIMIT."""
+    first_of_id: dict[str, Event] = {}
+    for event in events:
+        first_of_id.setdefault(event.event_id, event)
+    return tuple(sorted(first_of_id.values(), key=lambda event: event.timestamp)[-HISTORY_LIMIT:])
+
+
+def fresh_events(stored: Sequence[Event], offered: Iterable[Event]) -> list[Event]:
+    """Those of `offered` that belong in the stream beside `stored`.
+
+    Known event ids do not, and neither do events no newer than the oldest of a full history: they
+    were forgotten before, so that importing a long history twice adds nothing.
+    """
+    known = {event.event_id for event in stored}
+    history = merge_events(stored)
+    floor = history[0].timestamp if len(history) == HISTORY_LIMIT else -1
+    fresh = []
+    for event in offered:
+        if event.event_id not in known and event.timestamp > floor:
+            known.add(event.event_id)
+            fresh.append(event)
+    return fresh
+
+
+def _id_problem(value: str) -> str | None:
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        return "holds a control character or a lone surrogate"
+    num_bytes = len(value.encode())
+    if not 1 <= num_bytes <= MAX_ID_BYTES:
+        return f"has {num_bytes} bytes, expected 1..{MAX_ID_BYTES}"
+    return None

@@ -1,0 +1,129 @@
+"""What lies under which key, and how it is read: everything that both stores must do alike.
+
+    ta:{user}:p:<generation>     the user's PrefixRecord
+    ta:{user}:why:<generation>   the thoughts behind it
+    ta:{user}:h                  the user's events, a stream
+    ta:manifest                  which generations are live
+
+The user id is percent-encoded inside the hash tag, so that one user's keys share a cluster slot
+whatever the id holds. Pure: knows no server.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+from urllib.parse import quote, unquote
+
+from models.errors import (
+    ForeignRecord,
+    InvalidRecord,
+    InvalidUserId,
+    ManifestConflict,
+    SkewedRecord,
+)
+from models.events import check_user_id
+from models.manifest import Manifest
+from models.records import PrefixRecord, decode_thoughts, encode_thoughts
+from models.sid import SidSpace
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_KEY = "ta:manifest"
+HISTORY_KEYS = "ta:{*}:h"  # a pattern
+
+Skipped = Literal["corrupt", "foreign", "skew"]
+
+
+class UserRow(NamedTuple):
+    """What one generation holds of one user. texts: reasoning by path number."""
+
+    user_id: str
+    record: PrefixRecord
+    texts: tuple[str, ...]
+
+
+def record_key(user_id: str, generation: int) -> str:
+    return f"{_tag(user_id)}:p:{generation}"
+
+
+def thoughts_key(user_id: str, generation: int) -> str:
+    return f"{_tag(user_id)}:why:{generation}"
+
+
+def history_key(user_id: str) -> str:
+    return f"{_tag(user_id)}:h"
+
+
+def _tag(user_id: str) -> str:
+    check_user_id(user_id)
+    return f"ta:{{{quote(user_id, safe='')}}}"
+
+
+def user_of_history_key(key: bytes) -> str | None:
+    """Inverse of `history_key`; None for a key that is not one of ours."""
+    try:
+        user_id = unquote(key.decode()[len("ta:{") : -len("}:h")], errors="strict")
+        return user_id if history_key(user_id).encode() == key else None
+    except (ValueError, InvalidUserId):
+        return None
+
+
+def newest_record(
+    user_id: str, layers: Sequence[int], blobs: Sequence[bytes | None], space: SidSpace
+) -> tuple[PrefixRecord | None, tuple[Skipped, ...]]:
+    """First sound record among `blobs` (one a layer, newest first), and why others were skipped."""
+    skipped: list[Skipped] = []
+    for generation, blob in zip(layers, blobs, strict=True):
+        if blob is None:
+            continue
+        try:
+            record = PrefixRecord.decode(blob, user_id=user_id, space=space)
+            if record.generation != generation:
+                raise SkewedRecord(f"record of generation {record.generation} under {generation}")
+        except ForeignRecord:
+            skipped.append("foreign")
+        except SkewedRecord:
+            skipped.append("skew")
+        except InvalidRecord:
+            skipped.append("corrupt")
+        else:
+            return record, tuple(skipped)
+    return None, tuple(skipped)
+
+
+def read_texts(blob: bytes | None, user_id: str) -> tuple[str, ...]:
+    """Thoughts as stored; bytes that are none of this user's are logged and count as none."""
+    if blob is None:
+        return ()
+    try:
+        return decode_thoughts(blob, user_id=user_id)
+    except InvalidRecord as exc:
+        logger.warning("thoughts dropped: %s", exc)
+        return ()
+
+
+def encode_row(generation: int, row: UserRow) -> dict[str, bytes]:
+    """Key -> value of one user's part of a layer. Raises InvalidRecord."""
+    if row.record.generation != generation:
+        raise InvalidRecord(f"record of generation {row.record.generation}, expected {generation}")
+    values = {record_key(row.user_id, generation): row.record.encode(row.user_id)}
+    if row.texts:
+        thoughts = encode_thoughts(row.texts, user_id=row.user_id)
+        values[thoughts_key(row.user_id, generation)] = thoughts
+    return values
+
+
+def check_swap(current: bytes | None, expected: Manifest | None, new: Manifest) -> None:
+    """The rules of a swap. Raises ManifestConflict; InvalidRecord if `current` is no manifest."""
+    held = Manifest.decode(current) if current is not None else None
+    if held != expected:
+        raise ManifestConflict(
+            f"the manifest is at {_epoch(held)}, expected {_epoch(expected)}: "
+            "another job was faster"
+        )
+    if held is not None and new.epoch <= held.epoch:
+        raise ManifestConflict(f"epoch {new.epoch} does not follow the held epoch {held.epoch}")
+
+
+def _epoch(manifest: Manifest | None) -> str:
+    return f"epoch {manifest.epoch}" if manifest else "no epoch"

@@ -1,0 +1,83 @@
+"""The manifest: which generations are live. One small JSON text, changed by compare-and-set.
+
+Knows nothing of Redis or of records.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
+
+from models.errors import InvalidRecord
+
+MAX_DELTAS = 2
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+class Layer(BaseModel):
+    """One generation of records. `created_at` is unix seconds; `users` counts its records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    generation: Annotated[int, Field(ge=1, lt=2**64)]
+    created_at: _Count
+    users: _Count
+
+
+class Manifest(BaseModel):
+    """The live layers of one SID space; every change takes a higher epoch.
+
+    fingerprint: of the SID space, an unsigned 64-bit integer, hexadecimal on the wire.
+    deltas: newer than the base and newest first. release: name of the release that thought last.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: Annotated[int, Field(ge=1)]
+    fingerprint: Annotated[int, Field(ge=0, lt=2**64)]
+    base: Layer
+    deltas: Annotated[tuple[Layer, ...], Field(max_length=MAX_DELTAS)] = ()
+    release: str
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Live layers, newest first: the order in which a reader looks for a user's record."""
+        return (*self.deltas, self.base)
+
+    def encode(self) -> bytes:
+        return self.model_dump_json().encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Manifest":
+        """Total over any bytes. Raises InvalidRecord."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InvalidRecord(f"manifest: {where or 'whole text'}: {first['msg']}") from exc
+
+    @field_validator("fingerprint", mode="before")
+    @classmethod
+    def _from_hex(cls, value: Any) -> Any:
+        return int(value, 16) if isinstance(value, str) else value
+
+    @field_serializer("fingerprint", when_used="json")
+    def _to_hex(self, value: int) -> str:
+        return f"{value:016x}"
+
+
+def next_epoch(persisted: Manifest | None, *, seen: int) -> int:
+    """Epoch of the next change: above what the store holds and above all that the caller ever saw.
+
+    After a failover or a wipe the store may hold less than readers remember; an epoch they have
+    already passed would be refused by them for ever.
+    """
+    return max(persisted.epoch if persisted else 0, seen) + 1

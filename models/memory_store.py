@@ -1,0 +1,119 @@
+"""The store without a server: the same bytes under the same keys, for tests and one-process tools.
+
+It passes the contract test of `store.RedisStore`.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from models.errors import StoreUnavailable
+from models.events import (
+    STREAM_LIMIT,
+    Event,
+    check_event,
+    check_user_id,
+    fresh_events,
+    merge_events,
+)
+from models.layout import (
+    MANIFEST_KEY,
+    UserRow,
+    check_swap,
+    encode_row,
+    history_key,
+    newest_record,
+    read_texts,
+    record_key,
+    thoughts_key,
+    user_of_history_key,
+)
+from models.manifest import Manifest
+from models.sid import SidSpace
+from models.store import UserState
+
+
+class MemoryStore:
+    """A UserStore. `values`: what Redis would hold as strings. `is_away`: every call fails."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.values: dict[str, bytes] = {}
+        self.is_away = False
+        self._expiry: dict[str, float] = {}
+        self._streams: dict[str, list[Event]] = {}
+        self._clock = clock
+
+    async def read_user(self, user_id: str, layers: Sequence[int], space: SidSpace) -> UserState:
+        await self.ping()
+        blobs = [self._get(record_key(user_id, generation)) for generation in layers]
+        record, skipped = newest_record(user_id, layers, blobs, space)
+        return UserState(self._history(user_id), record, skipped)
+
+    async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
+        return await self.append_histories({user_id: events})
+
+    async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
+        await self.ping()
+        for user_id, events in histories.items():
+            check_user_id(user_id)
+            for event in events:
+                check_event(event)
+        num_new = 0
+        for user_id, events in histories.items():
+            stream = self._streams.get(history_key(user_id), [])
+            fresh = fresh_events(stream, events)
+            if fresh:
+                self._streams[history_key(user_id)] = [*stream, *fresh][-STREAM_LIMIT:]
+            num_new += len(fresh)
+        return num_new
+
+    async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
+        await self.ping()
+        return read_texts(self._get(thoughts_key(user_id, generation)), user_id)
+
+    async def write_layer(self, generation: int, rows: Iterable[UserRow], ttl_s: int) -> int:
+        await self.ping()
+        num_written = 0
+        for row in rows:
+            values = encode_row(generation, row)
+            self.values.update(values)
+            self._expiry.update(dict.fromkeys(values, self._clock() + ttl_s))
+            num_written += 1
+        return num_written
+
+    async def count_records(self, generation: int, user_ids: Sequence[str]) -> int:
+        await self.ping()
+        return sum(self._get(record_key(user_id, generation)) is not None for user_id in user_ids)
+
+    async def read_manifest(self) -> Manifest | None:
+        await self.ping()
+        current = self._get(MANIFEST_KEY)
+        return Manifest.decode(current) if current is not None else None
+
+    async def swap_manifest(self, expected: Manifest | None, new: Manifest) -> None:
+        await self.ping()
+        check_swap(self._get(MANIFEST_KEY), expected, new)
+        self.values[MANIFEST_KEY] = new.encode()
+
+    async def user_ids(self) -> list[str]:
+        await self.ping()
+        users = (user_of_history_key(key.encode()) for key in self._streams)
+        return sorted(user_id for user_id in users if user_id is not None)
+
+    async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
+        await self.ping()
+        return {user_id: self._history(user_id) for user_id in user_ids}
+
+    async def ping(self) -> None:
+        if self.is_away:
+            raise StoreUnavailable("the memory store is away")
+
+    async def close(self) -> None:
+        return None
+
+    def _get(self, key: str) -> bytes | None:
+        if self._clock() >= self._expiry.get(key, float("inf")):
+            return None
+        return self.values.get(key)
+
+    def _history(self, user_id: str) -> tuple[Event, ...]:
+        return merge_events(self._streams.get(history_key(user_id), []))
