@@ -1,0 +1,73 @@
+"""Every exception that we raise on purpose.
+
+ThinkAheadError
+  InvalidInput                bad data or settings: fix the input (exit 78)
+    InvalidSid
+    InvalidCatalog
+    InvalidDataset
+    InvalidSettings
+    InvalidUserId
+    InvalidRecord             bytes that are no record of ours
+      ForeignRecord           a sound record of another user
+      SkewedRecord            a sound record of another SID space or generation
+  InvalidRelease              a release that must not be loaded (exit 78)
+    ReleaseMismatch           sound by itself, but not for this SID space or store
+  StoreUnavailable            transient: fall back or retry (exit 75)
+  ManifestConflict            another writer won the compare-and-set (exit 75)
+"""
+
+
+class ThinkAheadError(Exception):
+    """Root of the tree; its text is one line fit for a terminal."""
+
+
+class InvalidInput(ThinkAheadError):
+    """Bad data or settings: the input has to be fixed."""
+
+
+class InvalidSid(InvalidInput):
+    """A code outside its codebook, or a tuple of the wrong length."""
+
+
+class InvalidCatalog(InvalidInput):
+    """Items and SIDs that do not form a catalog."""
+
+
+class InvalidDataset(InvalidInput):
+    """A data folder that breaks its contract; names file, row and expectation."""
+
+
+class InvalidSettings(InvalidInput):
+    """An unknown key, a bad value or a missing one."""
+
+
+class InvalidUserId(InvalidInput):
+    """A user id that is empty, too long or holds control characters."""
+
+
+class InvalidRecord(InvalidInput):
+    """Bytes that do not decode to a record."""
+
+
+class ForeignRecord(InvalidRecord):
+    """A sound record that belongs to another user."""
+
+
+class SkewedRecord(InvalidRecord):
+    """A sound record that speaks of another SID space, or lies under another generation."""
+
+
+class InvalidRelease(ThinkAheadError):
+    """A release that is incomplete, altered or unreadable."""
+
+
+class ReleaseMismatch(InvalidRelease):
+    """A sound release that does not fit the SID space it is used with."""
+
+
+class StoreUnavailable(ThinkAheadError):
+    """The store did not answer in time or refused to serve."""
+
+
+class ManifestConflict(ThinkAheadError):
+    """Somebody else changed the manifest first."""

@@ -1,0 +1,91 @@
+"""A toy world: small enough to check by brute force, shaped like the real one.
+
+`toy_release` writes a complete release with untrained tiny models, which `Release.load` accepts.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.catalog import Catalog, build_catalog
+from models.dataset import ItemText
+from models.prompts import caption, category_rationale, rationale_text
+from models.recommender import OnlineRecommender, RecommenderConfig
+from models.release import Release, publish
+from models.sid import SidSpace
+from training.nano import NanoConfig, build_tokenizer, new_reasoner
+
+TOPICS = ("Nails", "Hair", "Face", "Bath")
+
+
+def toy_catalog(
+    *,
+    sizes: tuple[int, ...] = (8, 8, 16),
+    num_items: int = 200,
+    prefix_depth: int = 2,
+    seed: int = 0,
+) -> Catalog:
+    """Random SIDs, some shared; items are called `item-0`, `item-1`, ..."""
+    rng = np.random.default_rng(seed)
+    space = SidSpace(sizes, prefix_depth, "toy")
+    names = [f"item-{number}" for number in range(num_items)]
+    sids = {name: tuple(int(rng.integers(size)) for size in sizes) for name in names}
+    items = {
+        name: ItemText(
+            f"Title of {name}", f"Brand {sid[0]}", ("Beauty", TOPICS[sid[0] % 4], f"Kind {sid[1]}")
+        )
+        for name, sid in sids.items()
+    }
+    popularity = {name: int(rng.integers(1, 50)) for name in names}
+    return build_catalog(space, sids, items, popularity)
+
+
+def toy_recommender(catalog: Catalog, *, seed: int = 0, scale: float = 8.0) -> OnlineRecommender:
+    """Random weights, scaled up so that distributions are far from flat."""
+    torch.manual_seed(seed)
+    config = RecommenderConfig(sizes=catalog.space.sizes, width=32, heads=2, dropout=0.0)
+    recommender = OnlineRecommender(config)
+    with torch.no_grad():
+        for weight in recommender.parameters():
+            if weight.dim() > 1:
+                weight.mul_(scale)
+    return recommender.eval()
+
+
+def toy_histories(catalog: Catalog, *, num_users: int = 20, seed: int = 0) -> list[list[int]]:
+    """Catalog rows of random histories of 1 to 12 items."""
+    rng = np.random.default_rng(seed)
+    return [
+        rng.choice(len(catalog), size=rng.integers(1, 13), replace=False).tolist()
+        for _ in range(num_users)
+    ]
+
+
+def write_toy_reasoner(catalog: Catalog, directory: Path, *, seed: int = 0) -> None:
+    """An untrained Qwen3 of a few thousand parameters with the toy world's tokenizer."""
+    rows = range(len(catalog))
+    texts = [caption(catalog, row) for row in rows]
+    texts += [rationale_text(category_rationale(catalog, [row], row)) for row in rows]
+    tokenizer = build_tokenizer(texts, catalog.space, text_tokens=320)
+    torch.manual_seed(seed)
+    model = new_reasoner(NanoConfig(width=32, layers=1, heads=2, mlp_width=64), tokenizer)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def toy_release(directory: Path, *, catalog: Catalog | None = None) -> Release:
+    """Publish a tiny untrained release into `directory` (replaced if it exists)."""
+    catalog = catalog or toy_catalog()
+    reasoner_dir = directory.with_name(directory.name + "-reasoner")
+    write_toy_reasoner(catalog, reasoner_dir)
+    return publish(
+        directory,
+        name="toy",
+        catalog=catalog,
+        recommender=toy_recommender(catalog),
+        reasoner_dir=reasoner_dir,
+        recipe={"seed": 0},
+        metrics={},
+        card="# toy\n",
+    )

@@ -1,0 +1,57 @@
+"""The leave-one-out split, and what may be learnt from it.
+
+The last item of a user is the test target, the one before it the validation target; the rest is
+training. Nothing in training text, co-occurrence or popularity comes from the two targets.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from models.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class UserSplit:
+    """One user's items in order: training, then the validation target (None if the user is short)."""
+
+    user_id: str
+    train: tuple[str, ...]
+    valid: str | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """All users, without any test target."""
+
+    users: tuple[UserSplit, ...]
+
+    @cached_property
+    def popularity(self) -> dict[str, int]:
+        """Training interactions per item."""
+        return dict(Counter(item for user in self.users for item in user.train))
+
+    @property
+    def num_train(self) -> int:
+        return sum(len(user.train) for user in self.users)
+
+
+def split_dataset(dataset: Dataset) -> Split:
+    """Cut every history; one of fewer than three items is training alone."""
+    users = []
+    for user_id, history in dataset.histories.items():
+        items = tuple(interaction.item_id for interaction in history)
+        is_long = len(items) >= 3
+        users.append(
+            UserSplit(user_id, items[:-2] if is_long else items, items[-2] if is_long else None)
+        )
+    return Split(tuple(users))
+
+
+def sample_users(split: Split, count: int, seed: int) -> list[UserSplit]:
+    """The same `count` users with a validation target for every caller with this seed."""
+    users = [user for user in split.users if user.valid is not None and user.train]
+    order = np.random.default_rng(seed).permutation(len(users))
+    return [users[at] for at in order[:count]]

@@ -1,0 +1,74 @@
+"""The `nano` reasoner from scratch: a byte-level BPE of the catalog's own text and a small Qwen3.
+
+Larger scales start from a pretrained directory instead and share everything after this file.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from models.prompts import PAD, SPECIAL_TOKENS, TURN_END
+from models.sid import SidSpace
+
+
+@dataclass(frozen=True)
+class NanoConfig:
+    """Shape of the from-scratch reasoner; `text_tokens` is the size of the BPE without added tokens."""
+
+    text_tokens: int = 2048
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    key_value_heads: int = 2
+    mlp_width: int = 768
+
+
+def build_tokenizer(
+    texts: Iterable[str], space: SidSpace, text_tokens: int
+) -> PreTrainedTokenizerFast:
+    """Train a BPE on `texts`, then add markers and itemic tokens, each as one id of its own."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=text_tokens,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, eos_token=TURN_END, clean_up_tokenization_spaces=False
+    )
+    added = [name for name in SPECIAL_TOKENS if name not in (PAD, TURN_END)]
+    add_itemic_tokens(tokenizer, (*added, *space.tokens()))
+    return tokenizer
+
+
+def add_itemic_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str]) -> int:
+    """Add tokens that are neither special (decoding keeps them) nor normalised; returns how many."""
+    from tokenizers import AddedToken
+
+    fresh = [AddedToken(token, special=False, normalized=False) for token in tokens]
+    return int(tokenizer.add_tokens(fresh))
+
+
+def new_reasoner(config: NanoConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """A randomly initialised Qwen3 that fits the tokenizer; seed torch first."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=config.width,
+            intermediate_size=config.mlp_width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.key_value_heads,
+            head_dim=config.width // config.heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )

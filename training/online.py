@@ -1,0 +1,190 @@
+"""Train the online recommender: next SID at every position of every training history.
+
+Chosen on the validation targets of a fixed sample of users; test targets are never seen here.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.catalog import Catalog
+from models.finish import Finisher
+from models.recommender import OnlineRecommender, RecommenderConfig, chain_nodes
+from training.data import Split, UserSplit, sample_users
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OnlineRecipe:
+    """How the online recommender is trained; `epochs` is a ceiling, `patience` counts evaluations."""
+
+    epochs: int = 120
+    batch_items: int = 2048
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 200
+    evaluate_every: int = 4
+    patience: int = 6
+    num_validation_users: int = 2000
+    seed: int = 0
+
+
+class OnlineResult(NamedTuple):
+    recommender: OnlineRecommender
+    metrics: dict[str, float]
+
+
+class Batch(NamedTuple):
+    """Histories (B, H, L) padded with zeros, and how many items each holds."""
+
+    sids_BHL: Tensor
+    lengths_B: Tensor
+
+
+def train_online(
+    config: RecommenderConfig, recipe: OnlineRecipe, catalog: Catalog, split: Split
+) -> OnlineResult:
+    """Train until the validation recall@10 stops rising; return the best weights and how they got there."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    recommender = OnlineRecommender(config)
+    histories = training_histories(catalog, split)
+    validation = sample_users(split, recipe.num_validation_users, recipe.seed)
+    optimizer = torch.optim.AdamW(
+        recommender.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    steps_per_epoch = sum(1 for _ in batches(histories, catalog, config.window, recipe, rng))
+    schedule = _cosine(optimizer, recipe.warmup_steps, recipe.epochs * steps_per_epoch)
+    best: dict[str, float] = {"recall@10": -1.0}
+    best_weights: dict[str, Tensor] = {}
+    started = time.monotonic()
+    for epoch in range(1, recipe.epochs + 1):
+        recommender.train()
+        losses = []
+        for batch in batches(histories, catalog, config.window, recipe, rng):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = next_sid_loss(recommender, batch)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(recommender.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        if epoch % recipe.evaluate_every and epoch != recipe.epochs:
+            continue
+        recall, ndcg = validate(recommender, catalog, validation)
+        _log(epoch, recipe.epochs, float(np.mean(losses)), recall, started)
+        if recall > best["recall@10"]:
+            best = {"recall@10": recall, "ndcg@10": ndcg, "epoch": epoch}
+            best_weights = {name: value.clone() for name, value in recommender.state_dict().items()}
+        elif epoch - best["epoch"] >= recipe.patience * recipe.evaluate_every:
+            break
+    recommender.load_state_dict(best_weights)
+    best["seconds"] = round(time.monotonic() - started, 1)
+    return OnlineResult(recommender.eval(), best)
+
+
+def training_histories(catalog: Catalog, split: Split) -> list[list[int]]:
+    """Training items of each user as catalog rows."""
+    rows = {item: row for row, item in enumerate(catalog.item_ids)}
+    return [[rows[item] for item in user.train] for user in split.users if user.train]
+
+
+def batches(
+    histories: Sequence[Sequence[int]],
+    catalog: Catalog,
+    window: int,
+    recipe: OnlineRecipe,
+    rng: np.random.Generator,
+) -> Iterator[Batch]:
+    """One epoch in random order: a random window of each history, users of like length together."""
+    crops = [_crop(history, window, rng) for history in histories]
+    order = sorted(range(len(crops)), key=lambda at: (len(crops[at]), rng.random()))
+    groups: list[list[int]] = [[]]
+    for at in order:
+        if groups[-1] and (len(groups[-1]) + 1) * len(crops[at]) > recipe.batch_items:
+            groups.append([])
+        groups[-1].append(at)
+    for group in rng.permutation(len(groups)).tolist():
+        yield _pad([crops[at] for at in groups[group]], catalog)
+
+
+def _crop(history: Sequence[int], window: int, rng: np.random.Generator) -> Sequence[int]:
+    if len(history) <= window:
+        return history
+    start = int(rng.integers(len(history) - window + 1))
+    return history[start : start + window]
+
+
+def _pad(histories: Sequence[Sequence[int]], catalog: Catalog) -> Batch:
+    lengths = np.array([len(history) for history in histories])
+    sids = np.zeros((len(histories), lengths.max(), catalog.space.levels), dtype=np.int64)
+    for user, history in enumerate(histories):
+        sids[user, : len(history)] = catalog.sids[list(history)]
+    return Batch(torch.from_numpy(sids), torch.from_numpy(lengths))
+
+
+def next_sid_loss(recommender: OnlineRecommender, batch: Batch) -> Tensor:
+    """Mean over targets of -log P(SID | items before it), summed over the codes of the SID."""
+    sids_BHL, lengths_B = batch
+    memory = recommender.encode(sids_BHL[:, :-1], lengths_B - 1)
+    hidden_BMW = recommender.decode(memory, chain_nodes(sids_BHL))
+    levels = sids_BHL.shape[2]
+    real_BH = torch.arange(sids_BHL.shape[1]) < lengths_B.unsqueeze(1)
+    total = hidden_BMW.new_zeros(())
+    for level in range(levels):
+        logits = recommender.heads[level](hidden_BMW[:, level::levels][real_BH])
+        total = total + functional.cross_entropy(logits, sids_BHL[..., level][real_BH])
+    return total
+
+
+def validate(
+    recommender: OnlineRecommender,
+    catalog: Catalog,
+    users: Sequence[UserSplit],
+    batch_size: int = 16,
+) -> tuple[float, float]:
+    """Recall@10 and NDCG@10 of the validation targets: exact, whole catalog, history items masked."""
+    finisher = Finisher(recommender, catalog)
+    row_of = {item: row for row, item in enumerate(catalog.item_ids)}
+    ranks: list[int] = []
+    for start in range(0, len(users), batch_size):
+        chunk = users[start : start + batch_size]
+        histories = [[row_of[item] for item in user.train] for user in chunk]
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = finisher.score_catalog(histories)
+        for user, history, score_N in zip(chunk, histories, scores, strict=True):
+            target = row_of[user.valid or ""]
+            score_N[[row for row in history if row != target]] = -np.inf
+            ranks.append(int((score_N > score_N[target]).sum()))
+    hits = [rank for rank in ranks if rank < 10]
+    num = max(len(ranks), 1)
+    return len(hits) / num, sum(1 / math.log2(rank + 2) for rank in hits) / num
+
+
+def _cosine(
+    optimizer: torch.optim.Optimizer, warmup: int, total: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _log(epoch: int, epochs: int, loss: float, recall: float, started: float) -> None:
+    elapsed = time.monotonic() - started
+    logger.info(
+        "online epoch %d/%d loss %.3f valid recall@10 %.4f  %.0f s, at most %.0f s to go",
+        epoch, epochs, loss, recall, elapsed, elapsed / epoch * (epochs - epoch),
+    )  # fmt: skip

