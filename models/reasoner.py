@@ -7,7 +7,7 @@ one forward pass a level. Knows nothing of users, catalogs or Redis.
 # U = prompts, R = paths (U x T, then the closed ones), S = cache slots, W = beams, V = vocabulary
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +190,10 @@ class TransformersThoughts:
         ]
 
     def scorer(self) -> "_CodeScorer":
-        """Scores codes after every closed path. Consumes the cache: call it once."""
-        return _CodeScorer(self._reasoner, self._state, torch.tensor(self._closed))
+        """Scores codes after every closed path. A new one ends the last: they share the cache."""
+        if surplus := self._state.cache.get_seq_length() - self._state.mask_RS.shape[1]:
+            self._state.cache.crop(-surplus)
+        return _CodeScorer(self._reasoner, replace(self._state), torch.tensor(self._closed))
 
 
 class _CodeScorer:
