@@ -1,0 +1,97 @@
+"""`python -m service --release DIR [--redis URL] [--host H] [--port P]`.
+
+Exits 0 after SIGTERM or SIGINT, once the requests in flight are answered; 78 when settings or
+release are bad; 75 when the embedded server does not start. Both print one line to stderr.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+
+from models.embedded import resolve
+from models.errors import (
+    InvalidInput,
+    InvalidRelease,
+    InvalidSettings,
+    StoreUnavailable,
+    ThinkAheadError,
+)
+from models.store import RedisStore
+from service.app import create_app
+from service.engine import load_engine
+from service.settings import ServiceSettings, load_settings
+
+EX_TEMPFAIL = 75
+EX_CONFIG = 78
+_KEEP_ALIVE_S = 75  # longer than a load balancer's idle time, else random 502s
+_DRAIN_S = 8
+_BACKLOG = 2048
+logger = logging.getLogger("service")
+
+
+def main(arguments: Sequence[str]) -> int:
+    _stop_on_signals()
+    try:
+        _serve(load_settings(arguments, os.environ))
+    except (InvalidInput, InvalidRelease) as exc:
+        return _refuse(exc, EX_CONFIG)
+    except StoreUnavailable as exc:
+        return _refuse(exc, EX_TEMPFAIL)
+    return 0
+
+
+def _serve(settings: ServiceSettings) -> None:
+    """Blocks until a signal. Raises before anything is served, or not at all."""
+    engine = load_engine(settings.release_dir)
+    with _listen(settings) as listener, resolve(settings.redis_url, settings.state_dir) as server:
+        store = RedisStore(server.url, settings.redis_timeout_ms)
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )
+        host, port = listener.getsockname()[:2]
+        logger.info("%s on http://%s:%d", engine.label, host, port)
+        uvicorn.Server(
+            uvicorn.Config(
+                create_app(settings, engine=engine, store=store),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_DRAIN_S,
+            )
+        ).run(sockets=[listener])
+
+
+def _listen(settings: ServiceSettings) -> socket.socket:
+    """Bound here, so that a taken port is one line and port 0 can be named in the log."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as exc:
+        where = f"{settings.host}:{settings.port}"
+        raise InvalidSettings(f"cannot listen on {where}: {exc.strerror}") from exc
+
+
+def _stop_on_signals() -> None:
+    """uvicorn drains on a signal and then raises it again: exit in order, so that all is closed."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit_in_order)
+
+
+def _exit_in_order(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _refuse(exc: ThinkAheadError, code: int) -> int:
+    print(f"service: {' '.join(str(exc).split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""The ASGI application: routes, errors and middleware around one `Serving`.
+
+Everything is handed in; importing it reads no settings and opens nothing.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from models.store import UserStore
+from service import problems
+from service.engine import Engine
+from service.middleware import RequestContext
+from service.routes import router
+from service.serving import Serving
+from service.settings import ServiceSettings
+
+
+def create_app(settings: ServiceSettings, *, engine: Engine, store: UserStore) -> FastAPI:
+    """The store is closed when the application's lifespan ends."""
+    serving = Serving(settings, engine, store)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await serving.start()
+        try:
+            yield
+        finally:
+            await serving.stop()
+
+    app = FastAPI(
+        title="Think-Ahead",
+        description="Recommendations: a reasoning model thinks ahead, a small one finishes.",
+        version="1",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.state.serving = serving
+    app.include_router(router)
+    problems.install(app)
+    app.add_middleware(RequestContext, metrics=serving.metrics)
+    return app

@@ -1,0 +1,58 @@
+"""One loaded release with what finishes on it.
+
+A request holds one engine from start to end, so an answer never mixes two releases. Knows nothing
+of users or HTTP.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from models.catalog import Catalog
+from models.errors import InvalidRelease
+from models.finish import Finisher
+from models.release import Release
+
+_SELF_TEST_ITEMS = 10
+
+
+@dataclass(frozen=True)
+class Engine:
+    release: Release
+    finisher: Finisher
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.release.catalog
+
+    @property
+    def label(self) -> str:
+        """How answers name the release."""
+        return f"{self.release.name}@{self.release.version}"
+
+    @cached_property
+    def popular_rows(self) -> tuple[int, ...]:
+        """The release's fixed list as catalog rows."""
+        rows = (self.catalog.row(item_id) for item_id in self.release.popular)
+        return tuple(row for row in rows if row is not None)
+
+
+def load_engine(release_dir: Path) -> Engine:
+    """For this process from now on: torch is held to one thread. Raises InvalidRelease."""
+    torch.set_num_threads(1)  # two threads beside other work were 20 times slower
+    release = Release.load(release_dir)
+    return Engine(release, Finisher(release.load_recommender(), release.catalog))
+
+
+def self_test(engine: Engine) -> None:
+    """Climb the two rungs that need no store. Raises InvalidRelease naming the one that fails.
+
+    It also warms the model, so that the first request does not pay for it.
+    """
+    if not engine.popular_rows:
+        raise InvalidRelease(f"{engine.label}: the popular list names no item of the catalog")
+    prefixes = engine.release.global_prefixes
+    if not engine.finisher.finish((), prefixes, k=_SELF_TEST_ITEMS):
+        raise InvalidRelease(f"{engine.label}: the global prefixes finish to no item")

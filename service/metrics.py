@@ -1,0 +1,113 @@
+"""What the service counts, under documented names.
+
+One registry per process object, so that tests can hold several. Knows nothing of how it is served.
+"""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from service.reasons import Reason, Source
+
+_LATENCY_BUCKETS_S = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015),
+    *(0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 1),
+)
+_AGE_BUCKETS_S = tuple(hours * 3600 for hours in (1, 3, 6, 12, 24, 36, 48, 72, 120))
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "thinkahead_requests",
+            "Answers by route, source (empty where none applies) and status.",
+            ["route", "source", "status"],
+            registry=self.registry,
+        )
+        self._items = Counter(
+            "thinkahead_items",
+            "Recommended items by the rung that gave them.",
+            ["source"],
+            registry=self.registry,
+        )
+        self._stages = Histogram(
+            "thinkahead_stage_seconds",
+            "Time per stage of a recommendation: store, queue, finish, total.",
+            ["stage"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._fallbacks = Counter(
+            "thinkahead_fallbacks",
+            "Rungs passed over, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._record_age = Histogram(
+            "thinkahead_record_age_seconds",
+            "Age of the records that answers were built from.",
+            buckets=_AGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._future_records = Counter(
+            "thinkahead_future_records",
+            "Records dated after this machine's clock; their age counts as 0.",
+            registry=self.registry,
+        )
+        self._events = Counter(
+            "thinkahead_events",
+            "Events taken, by whether they are stored or wait for the store.",
+            ["stored"],
+            registry=self.registry,
+        )
+        self._manifest_epoch = Gauge(
+            "thinkahead_manifest_epoch",
+            "Epoch of the manifest in use; 0 before the first.",
+            registry=self.registry,
+        )
+        self._manifest_refused = Counter(
+            "thinkahead_manifest_refused",
+            "Manifests read and not taken, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        for reason in Reason:  # so that a rate exists before the first fault
+            self._fallbacks.labels(reason.value)
+
+    def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when it is asked for."""
+        Gauge(f"thinkahead_{name}", documentation, registry=self.registry).set_function(read)
+
+    def request(self, *, route: str, source: str, status: int) -> None:
+        self._requests.labels(route, source, str(status)).inc()
+
+    def item_sources(self, sources: list[Source]) -> None:
+        for source in sources:
+            self._items.labels(source.value).inc()
+
+    def stages(self, seconds: dict[str, float]) -> None:
+        for stage, duration_s in seconds.items():
+            self._stages.labels(stage).observe(duration_s)
+
+    def fallback(self, reason: Reason) -> None:
+        self._fallbacks.labels(reason.value).inc()
+
+    def record_age(self, age_s: float) -> None:
+        """Seconds; negative when the record is dated in the future."""
+        if age_s < 0:
+            self._future_records.inc()
+        self._record_age.observe(max(age_s, 0.0))
+
+    def event(self, *, stored: bool) -> None:
+        self._events.labels(str(stored).lower()).inc()
+
+    def manifest_epoch(self, epoch: int) -> None:
+        self._manifest_epoch.set(epoch)
+
+    def manifest_refused(self, reason: str) -> None:
+        self._manifest_refused.labels(reason).inc()
+
+    def render(self) -> bytes:
+        """Prometheus text format."""
+        return generate_latest(self.registry)

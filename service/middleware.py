@@ -1,0 +1,65 @@
+"""Around every request: its id, its count, and a problem instead of a bare 500.
+
+Pure ASGI, as `BaseHTTPMiddleware` hides client disconnects. Knows nothing of the routes but the
+name that they leave in the scope.
+"""
+
+import logging
+import re
+import secrets
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+from service.problems import problem
+
+HEADER = "X-Request-Id"
+_ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+logger = logging.getLogger(__name__)
+
+
+class RequestContext:
+    """Puts `request_id` into the request's state; a caller's own id is kept if it is harmless."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status: int | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            if status is not None:
+                raise
+            answer = problem(500, "this is a bug of the service", request_id=request_id)
+            await answer(scope, receive, send_with_id)
+        finally:
+            self._count(scope, status)
+
+    def _count(self, scope: Scope, status: int | None) -> None:
+        route = getattr(scope.get("route"), "path_format", "unmatched")
+        source = scope["state"].get("source", "")
+        if status is not None:
+            self._metrics.request(route=route, source=source, status=status)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get(HEADER, "")
+    return given if _ACCEPTED.fullmatch(given) else secrets.token_hex(8)

@@ -1,0 +1,118 @@
+"""Every error of the API as `application/problem+json` (RFC 9457).
+
+Repeats no more of what the caller sent than the start of an id.
+"""
+
+import http
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from models.errors import InvalidRecord, InvalidUserId, StoreUnavailable
+
+MEDIA_TYPE = "application/problem+json"
+NOT_ACCEPTED = "some of what was sent cannot be accepted, see errors"
+_MAX_ERRORS = 20
+_MAX_WHERE = 200  # characters; the names of a caller's own fields can be of any length
+
+
+class FieldError(BaseModel):
+    where: str  # for example `query.n`
+    what: str
+
+
+class Problem(BaseModel):
+    """title: the status in words; detail: this case of it, for a human."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[FieldError] | None = None
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    request_id: str,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    body = Problem(
+        title=http.HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        request_id=request_id,
+        errors=list(errors) or None,
+    )
+    # json.dumps escapes lone surrogates, which a key of the caller's body may hold
+    text = json.dumps(body.model_dump(exclude_none=True))
+    return Response(text, status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception that a route or the router raises on purpose."""
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(InvalidUserId, _on_user_id)
+    app.add_exception_handler(InvalidRecord, _on_event)
+    app.add_exception_handler(StoreUnavailable, _on_store)
+
+
+def documented(details: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of a route: for each status an example with that detail."""
+    return {status: _documentation(status, detail) for status, detail in details.items()}
+
+
+def _documentation(status: int, detail: str) -> dict[str, Any]:
+    title = http.HTTPStatus(status).phrase
+    example = Problem(title=title, status=status, detail=detail, request_id="0b6f7c1d9a3e4f52")
+    if status == 422:
+        what = "Input should be less than or equal to 100"
+        example.errors = [FieldError(where="query.n", what=what)]
+    content = {
+        "schema": {"$ref": "#/components/schemas/Problem"},
+        "example": example.model_dump(exclude_none=True),
+    }
+    return {"description": title, "content": {MEDIA_TYPE: content}}
+
+
+async def _on_http(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    return problem(
+        exc.status_code, exc.detail, request_id=request.state.request_id, headers=exc.headers
+    )
+
+
+async def _on_validation(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    errors = [
+        FieldError(where=".".join(map(str, error["loc"]))[:_MAX_WHERE], what=str(error["msg"]))
+        for error in exc.errors()[:_MAX_ERRORS]
+    ]
+    return _unacceptable(request, errors)
+
+
+async def _on_user_id(request: Request, exc: Exception) -> Response:
+    return _unacceptable(request, [FieldError(where="path.user_id", what=str(exc))])
+
+
+async def _on_event(request: Request, exc: Exception) -> Response:
+    return _unacceptable(request, [FieldError(where="body", what=str(exc))])
+
+
+def _unacceptable(request: Request, errors: Sequence[FieldError]) -> Response:
+    return problem(422, NOT_ACCEPTED, request_id=request.state.request_id, errors=errors)
+
+
+async def _on_store(request: Request, exc: Exception) -> Response:
+    return problem(503, str(exc), request_id=request.state.request_id, headers={"Retry-After": "1"})

@@ -1,0 +1,204 @@
+"""The JSON of the API, with an example each.
+
+Later versions only add fields. Knows nothing of how an answer came about.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.reasons import Source
+
+MAX_ITEMS = 100
+_LAST_SECOND = 253_402_300_799  # of the year 9999; milliseconds taken for seconds lie beyond
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Generation(_Answer):
+    """The night's record that the answer was built from."""
+
+    id: int
+    created_at: Annotated[int, Field(description="When the user was thought about, unix seconds.")]
+    age_s: Annotated[int, Field(description="Seconds since then; 0 if dated in the future.")]
+
+
+class Item(_Answer):
+    item_id: str
+    rank: Annotated[int, Field(ge=1)]
+    score: Annotated[
+        float | None,
+        Field(
+            description="Joint log-probability of the item's SID given the history (Eq. 11), from "
+            "the online model; null for `popular`. Comparable within one `source` only."
+        ),
+    ]
+    sid: Annotated[list[int], Field(description="Semantic id, one code a level.")]
+    source: Annotated[Source, Field(description="Rung that gave this item.")]
+    title: str | None
+    path: Annotated[
+        int | None,
+        Field(
+            description="Number of the reasoning path whose prefix covers the item; null for the "
+            "rungs without a record."
+        ),
+    ]
+
+
+class PathText(_Answer):
+    path: int
+    text: Annotated[str, Field(description="Written by a model: escape it before you render it.")]
+
+
+class Timings(_Answer):
+    """Milliseconds of this answer: reading, waiting for the model, the model, all of it."""
+
+    store: float
+    queue: float
+    finish: float
+    total: float
+
+
+class Recommendation(_Answer):
+    """An answer, always 200: an unknown user gets what everybody gets."""
+
+    request_id: str
+    user_id: str
+    source: Annotated[
+        Source,
+        Field(
+            description="Rung of the first item. `personal`: prefixes that the night thought of; "
+            "`stale`: such, but over age, or this process's last good copy, or behind an "
+            "unreadable record; `online`: the online model's own prefixes; `global`: the "
+            "release's; `popular`: a fixed list. Later items may come from lower rungs, see each "
+            "item's `source`."
+        ),
+    ]
+    degraded: Annotated[
+        bool,
+        Field(
+            description="True when this user could have had better: a fault, an over-age record or "
+            "lack of time kept the answer from the best rung that the user's own data allow. "
+            "`online` for a user without a record and `global` for one without a history are not "
+            "degraded."
+        ),
+    ]
+    generation: Annotated[
+        Generation | None, Field(description="Null for the rungs without a record.")
+    ]
+    release: Annotated[str, Field(description="Release that answered, `name@version`.")]
+    items: list[Item]
+    paths: Annotated[
+        list[PathText],
+        Field(
+            description="Reasoning paths of the record, with `explain=true` only; empty for the "
+            "rungs without a record and when the texts cannot be read."
+        ),
+    ] = []
+    timings_ms: Timings
+
+
+class NewEvent(BaseModel):
+    """Something the user did with an item."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"item_id": "B004OHQR1Q", "timestamp": 1767225600, "event_id": "click-8f14e45f"}
+            ]
+        },
+    )
+
+    item_id: Annotated[str, Field(min_length=1, max_length=256)]
+    timestamp: Annotated[
+        int | None, Field(ge=0, le=_LAST_SECOND, description="Unix seconds; default: now.")
+    ] = None
+    event_id: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=128,
+            description="Makes retries safe: an id that was seen before adds nothing. "
+            "Default: a fresh one, so that every call counts.",
+        ),
+    ] = None
+
+
+class TakenEvent(_Answer):
+    """200 when the event is stored; 202 when it waits in this process for the store to return."""
+
+    request_id: str
+    user_id: str
+    event_id: str
+    item_id: str
+    timestamp: int
+    known: Annotated[
+        bool,
+        Field(
+            description="Whether this release's catalog holds the item. An unknown one is kept in "
+            "the history all the same: catalogs lag."
+        ),
+    ]
+    stored: bool
+    new: Annotated[
+        bool | None,
+        Field(description="False for an event id seen before; null while it waits for the store."),
+    ]
+
+
+class Alive(_Answer):
+    status: str = "alive"
+
+
+class Ready(_Answer):
+    status: str = "ready"
+    release: str
+    manifest_epoch: Annotated[
+        int | None, Field(description="Null before the first; not a condition of readiness.")
+    ]
+
+
+RECOMMENDATION_EXAMPLE = {
+    "request_id": "0b6f7c1d9a3e4f52",
+    "user_id": "A2CG5Y82ZZNY6W",
+    "source": "personal",
+    "degraded": False,
+    "generation": {"id": 1767225600000, "created_at": 1767225600, "age_s": 21600},
+    "release": "beauty@4f6c1d2a",
+    "items": [
+        {
+            "item_id": "B004OHQR1Q",
+            "rank": 1,
+            "score": -4.17,
+            "sid": [12, 40, 3],
+            "source": "personal",
+            "title": "Repair Leave-In Conditioner",
+            "path": 0,
+        },
+        {
+            "item_id": "B0009V1YR8",
+            "rank": 2,
+            "score": None,
+            "sid": [7, 2, 19],
+            "source": "popular",
+            "title": None,
+            "path": None,
+        },
+    ],
+    "paths": [{"path": 0, "text": "The user cares for dry hair: conditioners, then oils."}],
+    "timings_ms": {"store": 0.61, "queue": 0.05, "finish": 6.2, "total": 7.1},
+}
+TAKEN_EVENT_EXAMPLE = {
+    "request_id": "0b6f7c1d9a3e4f52",
+    "user_id": "A2CG5Y82ZZNY6W",
+    "event_id": "click-8f14e45f",
+    "item_id": "B004OHQR1Q",
+    "timestamp": 1767225600,
+    "known": True,
+    "stored": True,
+    "new": True,
+}

