@@ -14,6 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 Row = Mapping[str, str | int | float]
+_MIN_WIDTH = 110
+
+
+def open_console() -> Console:
+    """Standard output, never so narrow that a table loses a digit."""
+    console = Console()
+    return console if console.width >= _MIN_WIDTH else Console(width=_MIN_WIDTH)
 
 
 def write_json(file: Path, meta: Mapping[str, Any], rows: Sequence[Row]) -> None:
@@ -42,7 +49,7 @@ def _cell(row: Row, column: str) -> str:
     text = f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
     if (low := row.get(f"{column}_low")) is None:
         return text
-    return f"{text} [{float(low):.4f}, {float(row[f'{column}_high']):.4f}]"
+    return f"{text}\n[{float(low):.4f}, {float(row[f'{column}_high']):.4f}]"
 
 
 def _machine() -> dict[str, str]:

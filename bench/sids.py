@@ -4,6 +4,7 @@ Knows codes and categories. Knows nothing of models. The two-code prefix is what
 decides, so its fan-out is what is left for the online tier to choose from.
 """
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bench.report import open_console, print_table, write_json
+from models.dataset import load_dataset
 from models.errors import InvalidDataset
+from models.release import Release
 
 PREFIX_DEPTH = 2
+_BY_DEPTH = ("groups", "purity")
 _LEVELS = "abcdefgh"
+_COLUMNS = ("name", "items", "levels", "groups_2", "fan_out", "fan_out_weighted", "unique")
+_PURITY_COLUMNS = ("name", *(f"{what}_{depth}" for depth in range(1, 5) for what in _BY_DEPTH))
 
 
 @dataclass(frozen=True)
@@ -90,3 +97,27 @@ def _purity(group_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
     majority = np.zeros(group_N.max() + 1, dtype=np.int64)
     np.maximum.at(majority, cells[:, 0], counts)
     return float(majority.sum() / has_label_N.sum())
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    release = Release.load(options.release)
+    dataset = load_dataset(options.data)
+    own = SidSet(release.name, release.catalog.item_ids, release.catalog.sids.astype(np.int64))
+    categories = {item_id: item.categories for item_id, item in dataset.items.items()}
+    rows = [describe(sids, categories) for sids in [own, *published_sets(options.data)]]
+    console = open_console()
+    print_table(console, "SID sets", rows, _COLUMNS)
+    print_table(console, "category purity by level", rows, _PURITY_COLUMNS)
+    if options.json:
+        meta = {"command": "sids", "release": f"{release.name}@{release.version}"}
+        write_json(options.json, {**meta, "data": str(options.data)}, rows)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench sids", allow_abbrev=False)
+    parser.add_argument("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
+    parser.add_argument("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser

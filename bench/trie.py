@@ -1,15 +1,19 @@
 """What the trie costs at a million SIDs: seconds, bytes, microseconds a look-up."""
 
+import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from bench.report import open_console, print_table, write_json
 from models.sid import SidSpace
 from models.trie import CatalogTrie
 
 SPACES = (SidSpace((8192, 8192, 8192)), SidSpace((256, 256, 256, 256)), SidSpace((64, 64, 256)))
 _LOOKUPS = 10_000
+_COLUMNS = ("name", "distinct_sids", "prefixes", "build_s", "bytes", "bytes_per_sid", "children_us")
 
 
 def measure(space: SidSpace, *, num_sids: int, seed: int) -> dict[str, str | int | float]:
@@ -40,3 +44,20 @@ def _microseconds(look_up_all: Callable[[], object]) -> float:
     started = time.perf_counter()
     look_up_all()
     return (time.perf_counter() - started) / _LOOKUPS * 1e6
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    rows = [measure(space, num_sids=options.sids, seed=options.seed) for space in SPACES]
+    print_table(open_console(), f"CatalogTrie over {options.sids:,} random SIDs", rows, _COLUMNS)
+    if options.json:
+        write_json(options.json, {"command": "trie", "seed": options.seed}, rows)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench trie", allow_abbrev=False)
+    parser.add_argument("--sids", type=int, default=1_000_000, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser

@@ -1,0 +1,92 @@
+"""Which prefixes a row of the quality table may choose from, user by user.
+
+A prefix is named by its trie node at the prefix depth. Knows catalogs; knows nothing of models.
+"""
+
+# B = users of a batch, U = all users, N = catalog rows, P = legal prefixes
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.catalog import Catalog
+from models.release import popular_prefixes
+from models.sid import Prefix
+
+Nodes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Per user: whether the prefixes hold the target, how many they are, items below them."""
+
+    has_target_U: NDArray[np.bool_]
+    prefixes_U: NDArray[np.int64]
+    items_U: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PrefixMap:
+    """The prefixes of a catalog: which one each row lies under, and how many rows each holds."""
+
+    catalog: Catalog
+
+    @cached_property
+    def prefix_of_row(self) -> Nodes:
+        depth = self.catalog.space.prefix_depth
+        return self.catalog.trie.nodes(self.catalog.sids[:, :depth])
+
+    @cached_property
+    def prefix_sizes(self) -> NDArray[np.int64]:
+        depth = self.catalog.space.prefix_depth
+        return np.bincount(self.prefix_of_row, minlength=len(self.catalog.trie.packed[depth]))
+
+    def nodes(self, prefixes: Sequence[Prefix]) -> Nodes:
+        """Nodes of legal prefixes, in the order given."""
+        depth = self.catalog.space.prefix_depth
+        return self.catalog.trie.nodes(np.array(prefixes, dtype=np.int64).reshape(-1, depth))
+
+    def rows_below(self, nodes: Sequence[Nodes]) -> NDArray[np.bool_]:
+        """(B, N): which catalog rows each user's prefixes hold."""
+        member_BP = np.zeros((len(nodes), len(self.prefix_sizes)), dtype=bool)
+        for user, own in enumerate(nodes):
+            member_BP[user, own] = True
+        return member_BP[:, self.prefix_of_row]
+
+    def cover(self, nodes: Sequence[Nodes], target_U: NDArray[np.int64]) -> Coverage:
+        """target_U: catalog rows, -1 for an item that the catalog lacks."""
+        wanted = np.where(target_U >= 0, self.prefix_of_row[target_U], -1).tolist()
+        return Coverage(
+            np.array([node in own for own, node in zip(nodes, wanted, strict=True)]),
+            np.array([len(own) for own in nodes]),
+            np.array([self.prefix_sizes[own].sum() for own in nodes]),
+        )
+
+    def cover_everything(self, target_U: NDArray[np.int64]) -> Coverage:
+        """The coverage of a row that ranks the whole catalog."""
+        num = len(target_U)
+        num_prefixes, num_items = len(self.prefix_sizes), len(self.prefix_of_row)
+        return Coverage(target_U >= 0, np.full(num, num_prefixes), np.full(num, num_items))
+
+
+def shuffled(nodes: Sequence[Nodes], *, seed: int) -> list[Nodes]:
+    """Another user's prefixes for everybody."""
+    return [nodes[other] for other in another_user(len(nodes), seed=seed)]
+
+
+def another_user(num_users: int, *, seed: int) -> NDArray[np.int64]:
+    """A seeded permutation in which nobody keeps their place: one random cycle through all."""
+    cycle = np.random.default_rng(seed).permutation(num_users)
+    other = np.empty(num_users, dtype=np.int64)
+    other[cycle] = np.roll(cycle, 1)
+    return other
+
+
+def equally_many_popular(prefix_map: PrefixMap, nodes: Sequence[Nodes]) -> list[Nodes]:
+    """The most popular prefixes of the training split, as many as each user has of their own."""
+    most = max((len(own) for own in nodes), default=0)
+    popular = prefix_map.nodes(popular_prefixes(prefix_map.catalog, most))
+    return [popular[: len(own)] for own in nodes]

@@ -1,0 +1,151 @@
+"""`python -m bench quality`: from a release and a data folder to the quality table.
+
+Loads, thinks (or reads the thoughts of an earlier run), evaluates, prints and writes.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bench.evaluation import Evaluation, Table
+from bench.histories import Case, cut_histories
+from bench.metrics import Interval
+from bench.report import open_console, print_table, write_json
+from bench.thoughts import CaseThoughts, ThoughtCache, Thoughts, ThoughtSettings, collect_thoughts
+from models.dataset import load_dataset
+from models.errors import InvalidDataset
+from models.finish import Finisher
+from models.release import Release
+
+_COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10")
+_PREFIX_COLUMNS = ("name", "prefix_recall", "prefixes", "fan_out", "seconds")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    console = open_console()
+    torch.set_num_threads(options.workers)
+    release = Release.load(options.release)
+    cases = cut_histories(
+        load_dataset(options.data),
+        release.catalog,
+        split=options.split,
+        num_users=options.users,
+        seed=options.seed,
+    )
+    if not cases:
+        raise InvalidDataset(f"{options.data}: no user of three items or more, expected some")
+    settings = ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
+    cache = ThoughtCache.open(options.cache, release, settings)
+    thoughts = _think(console, cache, cases, workers=options.workers)
+    finisher = Finisher(release.load_recommender(), release.catalog)
+    evaluation = Evaluation(finisher, release.catalog, cases, thoughts)
+    with _progress(console, "ranking", len(cases)) as on_progress:
+        table = evaluation.run(seed=options.seed, on_progress=on_progress)
+    meta = {
+        "command": "quality",
+        "release": f"{release.name}@{release.version}",
+        "data": str(options.data),
+        "split": options.split,
+        "users": len(cases),
+        "items": len(release.catalog),
+        "settings": asdict(settings),
+        "workers": options.workers,
+        "thoughts": describe_thoughts(thoughts),
+        **_describe(table),
+    }
+    _print(console, table, meta)
+    if options.json:
+        write_json(options.json, meta, table.rows)
+    return 0
+
+
+def _think(
+    console: Console, cache: ThoughtCache, cases: Sequence[Case], *, workers: int
+) -> Thoughts:
+    """A user whose whole history is unknown to the catalog has nothing to think about."""
+    users = [case.history for case in cases if case.history.rows]
+    with _progress(console, "thinking", len(users)) as on_progress:
+        found = collect_thoughts(cache, users, workers=workers, on_progress=on_progress)
+    by_user = {user.user_id: user for user in found.users}
+    everybody = [
+        by_user.get(case.history.user_id, CaseThoughts.nothing(case.history.user_id))
+        for case in cases
+    ]
+    return Thoughts(everybody, found.seconds)
+
+
+def describe_thoughts(thoughts: Thoughts) -> dict[str, float]:
+    """Totals of a night: closed and dropped paths, tokens, seconds over all workers."""
+    return {
+        "paths": sum(len(user.texts) for user in thoughts.users),
+        "dropped_paths": sum(user.dropped_paths for user in thoughts.users),
+        "tokens": sum(user.tokens for user in thoughts.users),
+        "seconds": thoughts.seconds,
+    }
+
+
+def _describe(table: Table) -> dict[str, Any]:
+    return {
+        "prefix_recall_strict_minus": {
+            name: _as_json(interval) for name, interval in table.prefix_recall_gain.items()
+        },
+        "own_prefix_recall": _as_json(table.own_prefix_recall),
+    }
+
+
+def _as_json(interval: Interval) -> dict[str, float]:
+    return interval._asdict()
+
+
+def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
+    title = f"{meta['release']} on {meta['split']}, {meta['users']:,} users, 95% intervals"
+    print_table(console, title, table.rows, _COLUMNS)
+    print_table(console, "prefixes to choose from", table.rows, _PREFIX_COLUMNS)
+    for name, (mean, low, high) in table.prefix_recall_gain.items():
+        console.print(f"prefix recall, strict minus {name}: {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+
+
+@contextmanager
+def _progress(console: Console, task: str, total: int) -> Iterator[Callable[[int], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        number = progress.add_task(task, total=total)
+        yield lambda done: progress.update(number, completed=done)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench quality", allow_abbrev=False)
+    add = parser.add_argument
+    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
+    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    add("--split", choices=("test", "valid"), default="test")
+    add("--users", type=int, metavar="N", help="a seeded sample; default: everybody")
+    add("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
+    add("--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path")
+    add("--seed", type=int, default=0, metavar="S")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="kept thoughts")
+    add("--json", type=Path, metavar="FILE")
+    return parser

@@ -1,0 +1,255 @@
+"""Thoughts about the users of an evaluation, kept on disk so that no path is sampled twice.
+
+A chunk of users is one micro-batch and one Parquet file, named by the digest of what was asked, in
+a folder named by release and settings. A broken run goes on where it stopped, a larger sample
+reuses the smaller one. Delete the folder to think again after a change of the code that thinks.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from models.beam import beam_search
+from models.catalog import Catalog
+from models.reasoner import TransformersReasoner
+from models.release import Release
+from models.sid import Prefix, Sid
+from models.think import (
+    Reasoner,
+    ThoughtBatch,
+    UserHistory,
+    think_users,
+    unite,
+    user_seed,
+)
+
+CHUNK_USERS = 64
+_BLOCK_USERS = 16 * CHUNK_USERS  # sorted by length within: a batch is padded to its longest history
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class ThoughtSettings:
+    """T paths, beam width m, the cap of C_u and the seed of the samples."""
+
+    paths: int = 5
+    width: int = 10
+    max_prefixes: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CaseThoughts:
+    """What the reasoner left for one user of an evaluation.
+
+    prefixes: C_u, best first. sids: the beams over whole SIDs of all paths, each by its best path,
+    best first, with their log-probabilities: the reasoner alone.
+    """
+
+    user_id: str
+    texts: tuple[str, ...]
+    prefixes: tuple[Prefix, ...]
+    sids: tuple[Sid, ...]
+    sid_logprobs: tuple[float, ...]
+    dropped_paths: int
+    tokens: int
+
+    @classmethod
+    def nothing(cls, user_id: str) -> "CaseThoughts":
+        """Of a user without a history."""
+        return cls(user_id, (), (), (), (), 0, 0)
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """One entry per user, in the order asked; seconds are summed over workers and earlier runs."""
+
+    users: list[CaseThoughts]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ThoughtCache:
+    """Where the thoughts of one release under one set of settings lie."""
+
+    folder: Path
+    release_dir: Path
+    settings: ThoughtSettings
+
+    @classmethod
+    def open(cls, root: Path, release: Release, settings: ThoughtSettings) -> "ThoughtCache":
+        values = json.dumps(asdict(settings), sort_keys=True)
+        folder = root / f"{release.name}-{release.version}-{_digest(values)[:8]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "settings.json").write_text(values + "\n")
+        return cls(folder, release.directory, settings)
+
+    def file(self, chunk: Sequence[UserHistory]) -> Path:
+        asked = json.dumps([[user.user_id, user.rows] for user in chunk])
+        return self.folder / f"{_digest(asked)}.parquet"
+
+
+def collect_thoughts(
+    cache: ThoughtCache,
+    users: Sequence[UserHistory],
+    *,
+    workers: int,
+    on_progress: Callable[[int], None],
+) -> Thoughts:
+    """Think about every user that the cache lacks, in `workers` processes, and read all of them.
+
+    `on_progress` hears the number of users done so far. Users must have a history.
+    """
+    chunks = plan_chunks(users)
+    missing = [chunk for chunk in chunks if not cache.file(chunk).exists()]
+    if missing:
+        _think_in_processes(cache, missing, workers, lambda: on_progress(_num_done(cache, chunks)))
+    parts = [_read_chunk(cache.file(chunk)) for chunk in chunks]
+    on_progress(len(users))
+    by_user = {user.user_id: user for part in parts for user in part.users}
+    seconds = sum(part.seconds for part in parts)
+    return Thoughts([by_user[user.user_id] for user in users], seconds)
+
+
+def plan_chunks(users: Sequence[UserHistory]) -> list[list[UserHistory]]:
+    """Micro-batches of users with histories of like length; the same for every larger sample."""
+    chunks = []
+    for start in range(0, len(users), _BLOCK_USERS):
+        block = sorted(users[start : start + _BLOCK_USERS], key=lambda user: len(user.rows))
+        chunks += [block[at : at + CHUNK_USERS] for at in range(0, len(block), CHUNK_USERS)]
+    return chunks
+
+
+def think_chunks(cache: ThoughtCache, chunks: Sequence[Sequence[UserHistory]]) -> None:
+    """One worker: load the release, think chunk by chunk, write each when it is whole."""
+    torch.set_num_threads(1)
+    release = Release.load(cache.release_dir)
+    reasoner = TransformersReasoner.load(release.reasoner_dir, release.space)
+    for chunk in chunks:
+        started = time.perf_counter()
+        users = think_chunk(reasoner, release.catalog, chunk, cache.settings)
+        _write_chunk(cache.file(chunk), Thoughts(users, time.perf_counter() - started))
+
+
+def think_chunk(
+    reasoner: Reasoner, catalog: Catalog, users: Sequence[UserHistory], settings: ThoughtSettings
+) -> list[CaseThoughts]:
+    """C_u exactly as the night makes it, then whole SIDs after the same paths."""
+    remembering = _Remembering(reasoner)
+    night = think_users(
+        remembering,
+        catalog,
+        users,
+        paths=settings.paths,
+        width=settings.width,
+        seeds=[user_seed(settings.seed, user.user_id) for user in users],
+        max_prefixes=settings.max_prefixes,
+    )
+    levels = catalog.space.levels
+    beams = beam_search(
+        remembering.batch.scorer(), catalog.trie, depth=levels, width=settings.width
+    )
+    found = []
+    at = 0
+    for user in night:
+        united = unite(beams[at : at + len(user.texts)])
+        at += len(user.texts)
+        found.append(
+            CaseThoughts(
+                user_id=user.user_id,
+                texts=user.texts,
+                prefixes=tuple(prefix.codes for prefix in user.prefixes),
+                sids=tuple(sid.codes for sid in united),
+                sid_logprobs=tuple(sid.logprob for sid in united),
+                dropped_paths=user.dropped_paths,
+                tokens=user.tokens,
+            )
+        )
+    return found
+
+
+class _Remembering:
+    """A reasoner that keeps its last batch, so that its paths can be continued once more."""
+
+    def __init__(self, reasoner: Reasoner) -> None:
+        self._reasoner = reasoner
+        self.batch: ThoughtBatch
+
+    def think(self, prompts: Sequence[str], *, paths: int, seeds: Sequence[int]) -> ThoughtBatch:
+        self.batch = self._reasoner.think(prompts, paths=paths, seeds=seeds)
+        return self.batch
+
+
+def _think_in_processes(
+    cache: ThoughtCache,
+    chunks: Sequence[Sequence[UserHistory]],
+    workers: int,
+    report: Callable[[], None],
+) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    workers = min(workers, len(chunks))
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        shares = [chunks[worker::workers] for worker in range(workers)]
+        pending = {pool.submit(think_chunks, cache, share) for share in shares}
+        while pending:
+            done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_EXCEPTION)
+            for share in done:
+                share.result()
+            report()
+
+
+def _num_done(cache: ThoughtCache, chunks: Sequence[Sequence[UserHistory]]) -> int:
+    return sum(len(chunk) for chunk in chunks if cache.file(chunk).exists())
+
+
+def _write_chunk(file: Path, thoughts: Thoughts) -> None:
+    users = thoughts.users
+    table = pa.table(
+        {
+            "user_id": [user.user_id for user in users],
+            "texts": pa.array([user.texts for user in users], pa.list_(pa.string())),
+            "prefixes": pa.array([user.prefixes for user in users], _CODES),
+            "sids": pa.array([user.sids for user in users], _CODES),
+            "sid_logprobs": pa.array([user.sid_logprobs for user in users], pa.list_(pa.float64())),
+            "dropped_paths": [user.dropped_paths for user in users],
+            "tokens": [user.tokens for user in users],
+        }
+    )
+    draft = file.with_suffix(f".{os.getpid()}.draft")
+    pq.write_table(table.replace_schema_metadata({_SECONDS: repr(thoughts.seconds)}), draft)
+    draft.replace(file)
+
+
+_CODES = pa.list_(pa.list_(pa.int32()))
+_SECONDS = "seconds"
+
+
+def _read_chunk(file: Path) -> Thoughts:
+    table = pq.read_table(file)
+    users = [
+        CaseThoughts(
+            user_id=row["user_id"],
+            texts=tuple(row["texts"]),
+            prefixes=tuple(tuple(codes) for codes in row["prefixes"]),
+            sids=tuple(tuple(codes) for codes in row["sids"]),
+            sid_logprobs=tuple(row["sid_logprobs"]),
+            dropped_paths=row["dropped_paths"],
+            tokens=row["tokens"],
+        )
+        for row in table.to_pylist()
+    ]
+    return Thoughts(users, float(table.schema.metadata[_SECONDS.encode()]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
