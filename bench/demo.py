@@ -1,0 +1,175 @@
+"""`python -m bench demo`: the whole system on this machine, through its own front doors.
+
+Imports the data, lets a night pass for some users, starts the service, asks it about three of them
+and shows what it said and why. Knows the public commands and HTTP; leaves nothing running.
+"""
+
+import argparse
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+
+from bench.service_process import ServiceProcess, StepFailedError
+from models.catalog import Catalog
+from models.embedded import resolve, state_folder
+from models.release import Release
+from models.sid import Prefix
+from models.store import RedisStore, UserState
+
+_NUM_SHOWN = 3
+_NUM_TITLES = 5  # newest items of a history, prefixes of a path, recommendations
+_STORE_TIMEOUT_MS = 5000
+
+
+@dataclass
+class Stages:
+    """Seconds by stage, in the order they ran."""
+
+    console: Console
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.console.rule(f"[bold]{name}", align="left")
+        started = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - started
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _exit_in_order)
+    console = Console()
+    stages = Stages(console)
+    try:
+        with resolve(options.redis, None) as server:
+            _run(options, stages, server.url)
+    except StepFailedError as exc:
+        console.print(f"[red]demo: {escape(str(exc))}")
+        return 1
+    console.rule("[bold]time", align="left")
+    for name, seconds in stages.seconds.items():
+        console.print(f"{seconds:7.1f} s  {name}")
+    return 0
+
+
+def _run(options: argparse.Namespace, stages: Stages, redis_url: str) -> None:
+    release = Release.load(options.release)
+    redis = ["--redis", options.redis] if options.redis else []
+    with stages.stage(f"import {options.data} into the store"):
+        _run_module("offline", "import", "--data", str(options.data), *redis)
+    users = str(options.users)
+    with stages.stage(f"one night for {users} users"):
+        night = ["refresh", "--release", str(options.release), "--users", users]
+        _run_module("offline", *night, *redis)
+    service = ["--release", str(options.release), *redis]
+    with ServiceProcess(service, log=state_folder(None) / "demo-service.log") as running:
+        with stages.stage("start the service"):
+            running.wait_until_ready()
+        with stages.stage(f"ask for {_NUM_SHOWN} users"):
+            shown = asyncio.run(_read_users(redis_url, release, options.users))
+            for user_id, state in shown.items():
+                answer = _ask(running.url, user_id)
+                _show(stages.console, release.catalog, user_id, state, answer)
+
+
+def _run_module(module: str, *arguments: str) -> None:
+    code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    if code:
+        raise StepFailedError(f"python -m {module} {arguments[0]} ended with exit code {code}")
+
+
+def _ask(service_url: str, user_id: str) -> dict[str, Any]:
+    url = f"{service_url}/recommend/{quote(user_id, safe='')}"
+    answer = httpx.get(url, params={"n": _NUM_TITLES, "explain": "true"})
+    if answer.status_code != httpx.codes.OK:
+        raise StepFailedError(f"GET {url} answered {answer.status_code}: {answer.text[:200]}")
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def _read_users(redis_url: str, release: Release, num_users: int) -> dict[str, UserState]:
+    """Users spread over those of the night, as the store holds them."""
+    store = RedisStore(redis_url, _STORE_TIMEOUT_MS)
+    try:
+        manifest = await store.read_manifest()
+        if manifest is None:
+            raise StepFailedError("the store has no manifest after the night")
+        layers = [layer.generation for layer in manifest.layers]
+        tonight = (await store.user_ids())[:num_users]
+        picked = tonight[:: max(1, len(tonight) // _NUM_SHOWN)][:_NUM_SHOWN]
+        return {user: await store.read_user(user, layers, release.space) for user in picked}
+    finally:
+        await store.close()
+
+
+def _show(
+    console: Console, catalog: Catalog, user_id: str, state: UserState, answer: dict[str, Any]
+) -> None:
+    console.print(f"\n[bold]{escape(user_id)}[/bold]: {len(state.history)} items, the newest")
+    for event in state.history[-_NUM_TITLES:]:
+        row = catalog.row(event.item_id)
+        console.print(f"  · {_title(event.item_id, None if row is None else catalog.titles[row])}")
+    if answer["paths"]:
+        _show_path(console, catalog, state, answer)
+    timings = answer["timings_ms"]
+    console.print(f"recommended by [bold]{answer['source']}[/bold], release {answer['release']}")
+    for item in answer["items"]:
+        score = "" if item["score"] is None else f"{item['score']:7.2f}"
+        title = _title(item["item_id"], item["title"])
+        console.print(f"  {item['rank']}. {title} [dim]{item['source']} {score}")
+    console.print("  [dim]" + ", ".join(f"{name} {ms:.2f} ms" for name, ms in timings.items()))
+
+
+def _show_path(
+    console: Console, catalog: Catalog, state: UserState, answer: dict[str, Any]
+) -> None:
+    """The path behind the best item that has one, and the prefixes that were found after it."""
+    texts = {path["path"]: path["text"] for path in answer["paths"]}
+    used = [item["path"] for item in answer["items"] if item["path"] in texts]
+    path = used[0] if used else min(texts)
+    console.print(f"path {path}: [italic]{escape(texts[path])}")
+    prefixes = state.record.prefixes if state.record else ()
+    for found in [prefix for prefix in prefixes if prefix.path == path][:_NUM_TITLES]:
+        codes = "-".join(str(code) for code in found.codes)
+        console.print(f"  {codes:>9}  {escape(_meaning(catalog, found.codes))}")
+
+
+def _meaning(catalog: Catalog, prefix: Prefix) -> str:
+    """Items below a prefix, and the category that most of them have."""
+    rows = (catalog.sids[:, : len(prefix)] == prefix).all(axis=1).nonzero()[0].tolist()
+    leaves = Counter(catalog.categories[row][-1] for row in rows if catalog.categories[row])
+    common = f", mostly {leaves.most_common(1)[0][0]}" if leaves else ""
+    return f"{len(rows)} items{common}"
+
+
+def _title(item_id: str, title: str | None) -> str:
+    return escape(title or item_id)
+
+
+def _exit_in_order(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench demo", allow_abbrev=False)
+    parser.add_argument("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
+    parser.add_argument("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    parser.add_argument("--users", type=int, default=200, metavar="N")
+    redis = "store; default: the embedded server, which is shared with make serve"
+    parser.add_argument("--redis", metavar="URL", help=redis)
+    return parser

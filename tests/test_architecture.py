@@ -1,0 +1,164 @@
+"""Who may import whom, as ARCHITECTURE in CONTRIBUTING.md draws it; and what importing may do."""
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TIERS = ("service", "offline", "training", "bench")
+PACKAGES = ("models", *TIERS)
+# Where the import name is not the distribution's.
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+Import = tuple[Path, int, str]
+
+
+def imports(package: str) -> Iterator[Import]:
+    """Every module that a package imports, also inside functions: file, line, dotted name."""
+    for file in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(), str(file))):
+            if isinstance(node, ast.Import):
+                yield from ((file, node.lineno, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file}:{node.lineno}: relative import"
+                yield file, node.lineno, node.module or ""
+
+
+def offences(package: str, banned: set[str]) -> list[str]:
+    return [
+        f"{file.relative_to(ROOT)}:{line} imports {name}"
+        for file, line, name in imports(package)
+        if name.split(".")[0] in banned
+    ]
+
+
+def test_models_import_nothing_of_ours_but_models() -> None:
+    assert offences("models", {*TIERS, "tests"}) == []
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_tier_imports_models_and_itself_only(tier: str) -> None:
+    assert offences(tier, {*TIERS, "tests"} - {tier}) == []
+
+
+def test_only_the_vllm_engine_imports_vllm() -> None:
+    found = [
+        file.relative_to(ROOT).as_posix()
+        for package in (*PACKAGES, "tests")
+        for file, _, name in imports(package)
+        if name.split(".")[0] == "vllm"
+    ]
+    assert set(found) <= {"models/reasoner_vllm.py"}
+
+
+def test_only_the_store_knows_redis_and_only_reports_know_rich() -> None:
+    knows_redis = {
+        file.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for file, _, name in imports(package)
+        if name.split(".")[0] == "redis"
+    }
+    assert {name.split("/")[0] for name in knows_redis} <= {"models"}
+    assert offences("models", {"rich"}) == offences("service", {"rich"}) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "extras"),
+    [
+        ("models", ("vllm",)),
+        ("service", ()),
+        ("offline", ()),
+        ("bench", ()),
+        ("training", ("train",)),
+        ("tests", ("train", "dev")),
+    ],
+)
+def test_every_library_that_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:
+    """Otherwise it works by the luck of somebody else's dependencies."""
+    declared = {name.replace("-", "_") for name in declared_libraries(extras)}
+    ours = {*PACKAGES, "tests"}
+    undeclared = {
+        top
+        for _, _, name in imports(package)
+        if (top := name.split(".")[0]) not in ours
+        and top not in sys.stdlib_module_names
+        and DISTRIBUTIONS.get(top, top).replace("-", "_").lower() not in declared
+    }
+    assert undeclared == set()
+
+
+def declared_libraries(extras: tuple[str, ...]) -> set[str]:
+    """Distributions that pyproject.toml names for the base and some extras; FastAPI's starlette."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    chosen = [*project["dependencies"]]
+    for extra in extras:
+        chosen += project["optional-dependencies"][extra]
+    return {_distribution(requirement) for requirement in chosen} | {"starlette"}
+
+
+def _distribution(requirement: str) -> str:
+    head = requirement
+    for end in "<>=!~;[ ":
+        head = head.split(end)[0]
+    return head.lower()
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_every_declared_library_is_locked(lock: str) -> None:
+    base = {_distribution(line) for line in (ROOT / "requirements.lock").read_text().splitlines()}
+    locked = base | {_distribution(line) for line in (ROOT / lock).read_text().splitlines()}
+    extras = () if lock == "requirements.lock" else ("train", "dev")
+    declared = declared_libraries(extras) - {"starlette"}
+    normalised = {name.replace("_", "-") for name in locked}
+    assert {name.replace("_", "-") for name in declared} - normalised == set()
+
+
+def run_python(code: str, **environ: str) -> str:
+    """Standard output of a fresh interpreter in the project root."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def modules(package: str) -> list[str]:
+    """Dotted names of a package's modules, those that need an extra or that run apart."""
+    files = sorted((ROOT / package).glob("*.py"))
+    stems = [file.stem for file in files if file.stem not in {"__init__", "__main__"}]
+    return [f"{package}.{stem}" for stem in stems if stem != "reasoner_vllm"]
+
+
+def test_the_service_runs_without_transformers() -> None:
+    """It would cost seconds at start and hundreds of megabytes in the image."""
+    code = f"import sys, {', '.join(modules('service'))}; print('transformers' in sys.modules)"
+    assert run_python(code) == "False"
+
+
+def test_importing_reads_no_environment_and_configures_nothing() -> None:
+    """No settings, logging, signal handlers or threads come with an import (section 8 of the
+    style): they belong to the entry points."""
+    names = [
+        name for package in ("models", "service", "offline", "bench") for name in modules(package)
+    ]
+    code = f"""
+import logging, signal, sys, threading
+handler = signal.getsignal(signal.SIGTERM)
+sys.argv = ["import-only", "--surely-unknown"]
+import {", ".join(names)}
+assert logging.getLogger().level == logging.WARNING, logging.getLogger().level
+assert signal.getsignal(signal.SIGTERM) is handler
+print(threading.active_count())
+"""
+    assert run_python(code, THINKAHEAD_NO_SUCH_SETTING="1") == "1"
