@@ -18,6 +18,7 @@ SPECIAL_TOKENS = (PAD, TURN_BEGIN, TURN_END, THINK_BEGIN, THINK_END, ITEM_BEGIN,
 
 MAX_THOUGHT_TOKENS = 48
 _NUM_INTERESTS = 3
+_MAX_TITLE_WORDS = 12
 _NUM_LEAF_PARTS = 2
 _RATIONALE = re.compile(r"The user likes (.*)\. Next: (.*)\.", re.DOTALL)
 
@@ -72,8 +73,9 @@ def interleaved_text(space: SidSpace, catalog: Catalog, rows: Sequence[int]) -> 
 
 
 def caption(catalog: Catalog, row: int) -> str:
-    """`title, by brand, in topic`, as far as the data has them; never empty."""
+    """`title, by brand, in topic`, as far as the data has them, a long title cut; never empty."""
     title, brand = catalog.titles[row], catalog.brands[row]
+    title = " ".join(title.split()[:_MAX_TITLE_WORDS]) if title else None
     parts = [title, f"by {brand}" if brand else None, f"in {topic(catalog, row)}"]
     return ", ".join(part for part in parts if part)
 

@@ -1,0 +1,74 @@
+"""Command line of training: one stage, or all of them into a release."""
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from models.errors import ThinkAheadError
+from training.recipe import load_recipe
+from training.stages import STAGES, Run, publish_stage, run_stage
+
+_NANO = Path(__file__).parent / "runs" / "nano.toml"
+_BAD_INPUT = 78
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(1)
+    try:
+        run = Run(options.data, options.work, load_recipe(options.config, seed=options.seed))
+        if options.stage != "all":
+            run_stage(run, options.stage)
+            return 0
+        run_stage(run, "quantize")
+        _run_side_by_side(options, [stage for stage in STAGES if stage != "quantize"])
+        publish_stage(run, options.out)
+        return 0
+    except ThinkAheadError as exc:
+        print(f"training: {exc}", file=sys.stderr)
+        return _BAD_INPUT
+
+
+def _run_side_by_side(options: argparse.Namespace, stages: list[str]) -> None:
+    """One process and one thread a stage: on two cores faster than two threads a stage in turn."""
+    command = [sys.executable, "-m", "training"]
+    shared = ["--data", options.data, "--work", options.work, "--config", options.config]
+    children = {
+        stage: subprocess.Popen([*command, stage, *shared, "--seed", str(options.seed)])
+        for stage in stages
+    }
+    try:
+        failed = [stage for stage, child in children.items() if child.wait() != 0]
+    finally:
+        for child in children.values():
+            child.terminate()
+    if failed:
+        raise ThinkAheadError(f"stages {failed} failed, see above; run again to resume")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("stage", choices=["all", *STAGES])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
+    parser.add_argument("--out", type=Path, help="release to write (with `all`)")
+    parser.add_argument("--work", type=Path, help="checkpoints (default: beside the release)")
+    parser.add_argument("--config", type=Path, default=_NANO, help="recipe (TOML)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.stage == "all" and options.out is None:
+        parser.error("all needs --out")
+    if options.out is None and options.work is None:
+        parser.error(f"{options.stage} needs --work")
+    options.work = options.work or options.out.with_name(options.out.name + ".work")
+    return options
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    sys.exit(main())

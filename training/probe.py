@@ -1,0 +1,76 @@
+"""What a reasoner does on validation users: does it close its thoughts, name the user's interests,
+and find the prefix of what came next more often than popularity does?"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from models.catalog import Catalog
+from models.prompts import category_rationale, parse_rationale
+from models.reasoner import TransformersReasoner
+from models.release import popular_prefixes
+from models.think import UserHistory, UserThoughts, think_users, user_seed
+from training.data import UserSplit
+
+_PATHS, _WIDTH, _BATCH = 5, 10, 32
+
+
+class Probe(NamedTuple):
+    """Shares in 0..1, counts per user, and one thought to read."""
+
+    closed_paths: float
+    named_interests: float
+    prefixes: float
+    prefix_recall: float
+    popular_prefix_recall: float
+    sample: str
+
+
+def probe(
+    reasoner: TransformersReasoner, catalog: Catalog, users: Sequence[UserSplit], *, seed: int
+) -> Probe:
+    """Think about every user's training history and look for the validation target's prefix.
+
+    `named_interests` is the share of thoughts whose every interest is a topic of that history's top;
+    `popular_prefix_recall` uses as many popular prefixes as the user's C_u has.
+    """
+    rows = {item: row for row, item in enumerate(catalog.item_ids)}
+    histories = [
+        UserHistory(user.user_id, tuple(rows[item] for item in user.train)) for user in users
+    ]
+    ordered = sorted(histories, key=lambda history: len(history.rows))
+    thoughts: list[UserThoughts] = []
+    for start in range(0, len(ordered), _BATCH):
+        chunk = ordered[start : start + _BATCH]
+        seeds = [user_seed(seed, history.user_id) for history in chunk]
+        thoughts += think_users(reasoner, catalog, chunk, paths=_PATHS, width=_WIDTH, seeds=seeds)
+    targets = {user.user_id: rows[user.valid] for user in users if user.valid is not None}
+    popular = popular_prefixes(catalog, len(catalog))
+    depth, num = catalog.space.prefix_depth, max(len(thoughts), 1)
+    hits = popular_hits = 0
+    for thought in thoughts:
+        wanted = tuple(catalog.sids[targets[thought.user_id], :depth].tolist())
+        hits += wanted in {prefix.codes for prefix in thought.prefixes}
+        popular_hits += wanted in popular[: len(thought.prefixes)]
+    texts = [
+        (history, text)
+        for history, user in zip(ordered, thoughts, strict=True)
+        for text in user.texts
+    ]
+    named = sum(_names_interests(catalog, history, text) for history, text in texts)
+    return Probe(
+        closed_paths=round(len(texts) / (num * _PATHS), 4),
+        named_interests=round(named / max(len(texts), 1), 4),
+        prefixes=round(sum(len(user.prefixes) for user in thoughts) / num, 2),
+        prefix_recall=round(hits / num, 4),
+        popular_prefix_recall=round(popular_hits / num, 4),
+        sample=texts[len(texts) // 2][1] if texts else "",
+    )
+
+
+def _names_interests(catalog: Catalog, history: UserHistory, text: str) -> bool:
+    """Whether the thought's interests are all among the history's own topics."""
+    rationale = parse_rationale(text)
+    if rationale is None:
+        return False
+    topics = {category_rationale(catalog, [row], row).next_interest for row in history.rows}
+    return set(rationale.interests) <= topics

@@ -1,0 +1,93 @@
+"""A training run as one TOML file: every number that shapes a release, and nothing else."""
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.errors import InvalidSettings
+from training.activate import ActivateRecipe
+from training.align import AlignRecipe
+from training.nano import NanoConfig
+from training.online import OnlineRecipe
+
+
+@dataclass(frozen=True)
+class QuantizeRecipe:
+    """Codebook sizes, coarse to fine, and the share of text (the rest is co-occurrence)."""
+
+    sizes: tuple[int, ...] = (64, 64, 256)
+    prefix_depth: int = 2
+    text_weight: float = 0.7
+
+
+@dataclass(frozen=True)
+class ShapeRecipe:
+    """Shape of the online recommender; see `models.recommender.RecommenderConfig`."""
+
+    width: int = 192
+    heads: int = 4
+    encoder_layers: int = 2
+    decoder_layers: int = 1
+    window: int = 50
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One table of the TOML file per field; absent keys keep the defaults above."""
+
+    quantize: QuantizeRecipe = field(default_factory=QuantizeRecipe)
+    recommender: ShapeRecipe = field(default_factory=ShapeRecipe)
+    online: OnlineRecipe = field(default_factory=OnlineRecipe)
+    nano: NanoConfig = field(default_factory=NanoConfig)
+    align: AlignRecipe = field(default_factory=AlignRecipe)
+    activate: ActivateRecipe = field(default_factory=ActivateRecipe)
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def load_recipe(file: Path, *, seed: int = 0) -> Recipe:
+    """Read a recipe. Raises InvalidSettings naming the file and the key that is wrong."""
+    try:
+        tables = tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as exc:
+        raise InvalidSettings(f"{file}: not a readable TOML file ({exc})") from exc
+    known = {entry.name: entry for entry in dataclasses.fields(Recipe) if entry.name != "seed"}
+    if unknown := sorted(set(tables) - set(known)):
+        raise InvalidSettings(f"{file}: unknown tables {unknown}, expected among {sorted(known)}")
+    parts = {}
+    for name, entry in known.items():
+        factory = entry.default_factory
+        assert factory is not dataclasses.MISSING
+        parts[name] = _fill(file, name, factory(), tables.get(name, {}))
+    return dataclasses.replace(Recipe(), seed=seed, **parts)
+
+
+def _fill(file: Path, table: str, default: Any, values: Mapping[str, Any]) -> Any:
+    expected = {entry.name: getattr(default, entry.name) for entry in dataclasses.fields(default)}
+    if unknown := sorted(set(values) - set(expected)):
+        raise InvalidSettings(
+            f"{file}: [{table}] has unknown keys {unknown}, expected {sorted(expected)}"
+        )
+    filled = {}
+    for key, value in values.items():
+        value = tuple(value) if isinstance(value, list) else value
+        wanted = type(expected[key])
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise InvalidSettings(
+                f"{file}: [{table}] {key} = {value!r}, expected {wanted.__name__}"
+            )
+        filled[key] = value
+    return dataclasses.replace(default, **filled)
