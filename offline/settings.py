@@ -1,0 +1,26 @@
+"""What one run was asked to do. Knows nothing of how the command line spells it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_PATHS = 5
+DEFAULT_WIDTH = 10
+
+
+@dataclass(frozen=True)
+class RefreshSettings:
+    """One night.
+
+    is_whole: everybody with a history, as a new base; otherwise the first `num_users` of them in
+    order of id, and `user_ids`. paths: thoughts a user (T); width: prefixes a path (m).
+    out_dir: where generations are kept.
+    """
+
+    release_dir: Path
+    out_dir: Path
+    is_whole: bool = True
+    num_users: int = 0
+    user_ids: tuple[str, ...] = ()
+    paths: int = DEFAULT_PATHS
+    width: int = DEFAULT_WIDTH
+    seed: int = 0

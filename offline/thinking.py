@@ -1,0 +1,135 @@
+"""One night's thinking, in micro-batches; a user on whom it fails is set aside, and it goes on.
+
+Knows nothing of stores, files or clocks.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from models.catalog import Catalog
+from models.errors import InvalidRecord, InvalidRelease
+from models.records import PrefixRecord, RecordedPrefix, encode_thoughts
+from models.think import (
+    MAX_HISTORY,
+    Reasoner,
+    UserHistory,
+    UserThoughts,
+    think_users,
+    user_seed,
+)
+from offline.settings import RefreshSettings
+
+logger = logging.getLogger(__name__)
+
+MAX_PREFIXES = 100  # a user
+MICRO_BATCH = 16  # users
+
+_HOPELESS = 32  # failures before the first success
+
+Think = Callable[[Sequence[UserHistory]], list[UserThoughts]]
+
+
+@dataclass
+class Outcome:
+    """What the night came to so far. failed: user id and reason."""
+
+    refreshed: int = 0
+    empty: int = 0
+    dropped_paths: int = 0
+    tokens: int = 0
+    prefixes: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+    def count(self, thoughts: UserThoughts) -> None:
+        self.dropped_paths += thoughts.dropped_paths
+        self.tokens += thoughts.tokens
+        self.prefixes += len(thoughts.prefixes)
+        self.refreshed += bool(thoughts.prefixes)
+        self.empty += not thoughts.prefixes
+
+
+def bind_think(reasoner: Reasoner, catalog: Catalog, settings: RefreshSettings) -> Think:
+    """Think about one micro-batch as the settings say, and check what comes out."""
+    return partial(_think, reasoner, catalog, settings)
+
+
+def _think(
+    reasoner: Reasoner, catalog: Catalog, settings: RefreshSettings, users: Sequence[UserHistory]
+) -> list[UserThoughts]:
+    found = think_users(
+        reasoner,
+        catalog,
+        users,
+        paths=settings.paths,
+        width=settings.width,
+        seeds=[user_seed(settings.seed, user.user_id) for user in users],
+        max_prefixes=MAX_PREFIXES,
+    )
+    for thoughts in found:
+        check_thoughts(catalog, thoughts)
+    return found
+
+
+def micro_batches(users: Sequence[UserHistory]) -> Iterator[Sequence[UserHistory]]:
+    """Users of like histories together: a batch is padded to its longest prompt."""
+    ordered = sorted(users, key=lambda user: (min(len(user.rows), MAX_HISTORY), user.user_id))
+    for start in range(0, len(ordered), MICRO_BATCH):
+        yield ordered[start : start + MICRO_BATCH]
+
+
+def think_about(users: Sequence[UserHistory], think: Think, outcome: Outcome) -> list[UserThoughts]:
+    """Thoughts of a micro-batch, without the users on whom even a try of their own failed.
+
+    Raises InvalidRelease once many have failed and nobody has succeeded: that is no user's fault.
+    """
+    try:
+        found = think(users)
+    except Exception as exc:  # noqa: BLE001 - each user is tried again below, and then logged
+        logger.warning("a micro-batch failed (%s), trying its users alone", type(exc).__name__)
+        found = [thoughts for user in users for thoughts in _think_alone(user, think, outcome)]
+    for thoughts in found:
+        outcome.count(thoughts)
+    if len(outcome.failed) >= _HOPELESS and not outcome.refreshed:
+        raise InvalidRelease(
+            f"the first {len(outcome.failed)} users all failed, lastly by {outcome.failed[-1][1]}"
+        )
+    return found
+
+
+def _think_alone(user: UserHistory, think: Think, outcome: Outcome) -> list[UserThoughts]:
+    try:
+        return think([user])
+    except Exception as exc:
+        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
+        logger.exception("user %s is set aside: %s", _anonymous(user.user_id), reason)
+        outcome.failed.append((user.user_id, reason))
+        return []
+
+
+def check_thoughts(catalog: Catalog, thoughts: UserThoughts) -> None:
+    """Raise InvalidRecord unless these thoughts make a record of legal prefixes, and texts."""
+    if not thoughts.prefixes:
+        return
+    to_record(thoughts, generation=0, fingerprint=0, created_at=0).encode(thoughts.user_id)
+    encode_thoughts(thoughts.texts, user_id=thoughts.user_id)
+    codes_PD = np.array([prefix.codes for prefix in thoughts.prefixes])
+    if (catalog.trie.nodes(codes_PD) < 0).any():
+        raise InvalidRecord("a prefix that the catalog does not have")
+
+
+def to_record(
+    thoughts: UserThoughts, *, generation: int, fingerprint: int, created_at: int
+) -> PrefixRecord:
+    prefixes = tuple(
+        RecordedPrefix(prefix.codes, prefix.path, prefix.logprob) for prefix in thoughts.prefixes
+    )
+    return PrefixRecord(generation, fingerprint, created_at, prefixes)
+
+
+def _anonymous(user_id: str) -> str:
+    return hashlib.blake2b(user_id.encode(), digest_size=6).hexdigest()
