@@ -1,4 +1,5 @@
-"""The language that both tiers share: semantic ids, catalog, trie, prompts, records, store, releases and the two models.
+"""The language that both tiers share: SIDs, catalog, trie, prompts, records, store, both models.
 
-Nothing here imports `service`, `offline`, `training` or `bench`. Import from the module that defines the thing.
+Nothing here imports `service`, `offline`, `training` or `bench`. Import from the module that
+defines the thing.
 """

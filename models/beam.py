@@ -53,20 +53,22 @@ def beam_search(scorer: Scorer, trie: CatalogTrie, *, depth: int, width: int) ->
     nodes = np.zeros(num, dtype=np.int64)
     context = np.arange(num)
     slot = np.zeros(num, dtype=np.int64)
+    parent_slot = np.zeros(num, dtype=np.int64)
+    code = np.zeros(num, dtype=np.int64)
     total = np.zeros(num)
     for level in range(depth):
         if level:
             logp_RWV = scorer.extend(_frontier(num, context, slot, parent_slot, code))
         children = trie.expand(level, nodes)
-        parent_slot, code = slot[children.parent_C], children.code_C
+        parent_slot = slot[children.parent_C]
         context = context[children.parent_C]
-        total = total[children.parent_C] + logp_RWV[context, parent_slot, code]
+        total = total[children.parent_C] + logp_RWV[context, parent_slot, children.code_C]
         order = np.lexsort((children.node_C, -total, context))
         rank = _rank_within(context[order])
         kept = order[rank < width]
         slot = rank[rank < width]
         nodes, context, total = children.node_C[kept], context[kept], total[kept]
-        parent_slot, code = parent_slot[kept], code[kept].astype(np.int64)
+        parent_slot, code = parent_slot[kept], children.code_C[kept].astype(np.int64)
     found: list[list[Beam]] = [[] for _ in range(num)]
     codes = trie.space.unpack(trie.packed[depth][nodes], depth).tolist()
     for at, (owner, logprob) in enumerate(zip(context.tolist(), total.tolist(), strict=True)):
@@ -94,4 +96,5 @@ def _rank_within(sorted_groups: NDArray[np.int64]) -> NDArray[np.int64]:
     at = np.arange(len(sorted_groups))
     is_first = np.ones(len(sorted_groups), dtype=bool)
     is_first[1:] = sorted_groups[1:] != sorted_groups[:-1]
-    return at - np.maximum.accumulate(np.where(is_first, at, 0))
+    first: NDArray[np.int64] = np.maximum.accumulate(np.where(is_first, at, 0))
+    return at - first

@@ -4,7 +4,7 @@ Rows are sorted by (SID, most popular first, item id), so the items that share a
 and already in serving order. Knows nothing of users or models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,11 +76,11 @@ class Catalog:
 
 def build_catalog(
     space: SidSpace,
-    sids: dict[str, Sequence[int]],
-    items: dict[str, ItemText],
-    popularity: dict[str, int],
+    sids: Mapping[str, Sequence[int]],
+    items: Mapping[str, ItemText],
+    popularity: Mapping[str, int],
 ) -> Catalog:
-    """Sort items into serving order. Raises InvalidCatalog for a bad SID or an item without text."""
+    """Sort items into serving order. Raises InvalidCatalog for a bad SID or an unknown item."""
     for item_id, sid in sids.items():
         if len(sid) != space.levels or item_id not in items:
             raise InvalidCatalog(

@@ -27,7 +27,7 @@ _ITEMS = {
 
 
 class Interaction(NamedTuple):
-    """One event of a user; `pos` is the order, `timestamp` unix seconds (equal to pos if absent)."""
+    """One event of a user; `pos` is the order, `timestamp` unix seconds (`pos` if absent)."""
 
     item_id: str
     timestamp: int

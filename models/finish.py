@@ -1,8 +1,9 @@
 """The exact one-pass finish of Eq. 11 over a prefix tree.
 
-The prefixes are known beforehand, so the decoder runs once over the tree of their ancestors (and, for
-more than one level after the prefix, their inner descendants); each candidate's log-probability is a
-sum of gathered entries. No beam, no illegal SID, no approximation. Knows nothing of Redis or HTTP.
+The prefixes are known beforehand, so the decoder runs once over the tree of their ancestors (and,
+for more than one level after the prefix, their inner descendants); each candidate's log-probability
+is a sum of gathered entries. No beam, no illegal SID, no approximation. Knows nothing of Redis or
+HTTP.
 """
 
 # B = users, M = tree nodes, C = leaves (candidate SIDs), L = levels
@@ -29,94 +30,93 @@ class Scored(NamedTuple):
     logprob: float
 
 
+class Hang(NamedTuple):
+    """How the entries of one depth hang below those of the depth above: by index, and by code."""
+
+    parent: Tensor
+    code: Tensor
+
+
 @dataclass(frozen=True)
 class PrefixTree:
     """The part of the trie that a set of prefixes spans.
 
-    nodes: decoder input; parent_M / code_M: how a node hangs below its parent (root: parent 0).
-    leaf_parent_C, leaf_code_C: where each candidate's last log-probability stands; leaf_C: its SID's
-    index among the trie's leaves.
+    nodes: decoder input, by depth, each depth in trie order; offsets: first node of each depth,
+    then M. hang[d]: how depth d + 1 hangs below depth d; the last one is of the leaves (C,).
+    leaf_C: each candidate's index among the trie's leaves.
     """
 
     nodes: Nodes
-    offsets: tuple[int, ...]  # first node of each depth, then M
-    parent_M: Tensor
-    code_M: Tensor
-    leaf_parent_C: Tensor
-    leaf_code_C: Tensor
+    offsets: tuple[int, ...]
+    hang: tuple[Hang, ...]
     leaf_C: NDArray[np.int64]
 
 
 def span_tree(trie: CatalogTrie, prefix_nodes: NDArray[np.int64], depth: int) -> PrefixTree:
-    """The tree over `prefix_nodes`, distinct trie nodes at `depth`, down to every leaf below."""
+    """The tree over `prefix_nodes`, trie nodes at `depth`, down to every leaf below them."""
     levels = trie.space.levels
     per_depth: list[NDArray[np.int64]] = [np.unique(prefix_nodes)]
     for above in range(depth - 1, -1, -1):
-        parents = np.searchsorted(trie.first_child[above], per_depth[0], side="right") - 1
-        per_depth.insert(0, np.unique(parents))
-    for below in range(depth, levels - 1):
+        per_depth.insert(0, np.unique(trie.parents(above, per_depth[0])))
+    for below in range(depth, levels):
         per_depth.append(trie.expand(below, per_depth[-1]).node_C)
-    offsets = tuple(np.cumsum([0, *(len(nodes) for nodes in per_depth)]).tolist())
-    leaves = trie.expand(levels - 1, per_depth[-1])
-    ancestors_ML, codes_ML, depth_M = _paths(trie, per_depth, offsets)
-    mask_ML = np.arange(levels) <= depth_M[:, None]
-    at_M = np.arange(offsets[-1])
-    parent_M = np.where(depth_M > 0, ancestors_ML[at_M, np.maximum(depth_M - 1, 0)], 0)
-    code_M = np.where(depth_M > 0, codes_ML[at_M, np.maximum(depth_M - 1, 0)], 0)
-    nodes = Nodes(
-        codes_BML=torch.from_numpy(codes_ML).unsqueeze(0),
-        depth_M=torch.from_numpy(depth_M),
-        ancestors_MD=torch.from_numpy(ancestors_ML),
-        ancestor_mask_MD=torch.from_numpy(mask_ML),
-        position_M=None,
-    )
-    return PrefixTree(
-        nodes=nodes,
-        offsets=offsets,
-        parent_M=torch.from_numpy(parent_M),
-        code_M=torch.from_numpy(code_M),
-        leaf_parent_C=torch.from_numpy(leaves.parent_C + offsets[-2]),
-        leaf_code_C=torch.from_numpy(leaves.code_C.astype(np.int64)),
-        leaf_C=leaves.node_C,
-    )
+    hang = tuple(_hang(trie, level, per_depth) for level in range(levels))
+    offsets = tuple(np.cumsum([0, *(len(nodes) for nodes in per_depth[:-1])]).tolist())
+    return PrefixTree(_decoder_nodes(hang, offsets), offsets, hang, per_depth[-1])
 
 
-def _paths(
-    trie: CatalogTrie, per_depth: list[NDArray[np.int64]], offsets: tuple[int, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Ancestors (M, L), codes on the path (M, L - 1) and depth (M,) of every node of the tree."""
-    levels = trie.space.levels
-    ancestors_ML = np.repeat(np.arange(offsets[-1])[:, None], levels, axis=1)
-    codes_ML = np.zeros((offsets[-1], levels - 1), dtype=np.int64)
-    depth_M = np.repeat(np.arange(levels), np.diff(offsets))
+def _hang(trie: CatalogTrie, level: int, per_depth: list[NDArray[np.int64]]) -> Hang:
+    below = per_depth[level + 1]
+    parent = np.searchsorted(per_depth[level], trie.parents(level, below))
+    code = trie.codes[level][below].astype(np.int64)
+    return Hang(torch.from_numpy(parent), torch.from_numpy(code))
+
+
+def _decoder_nodes(hang: tuple[Hang, ...], offsets: tuple[int, ...]) -> Nodes:
+    """Ancestors, codes on the path and depth of every node above the leaves."""
+    levels, num = len(hang), offsets[-1]
+    ancestors_ML = torch.arange(num).unsqueeze(1).repeat(1, levels)
+    codes_ML = torch.zeros(num, levels - 1, dtype=torch.int64)
+    depth_M = torch.repeat_interleave(torch.arange(levels), torch.tensor(offsets).diff())
     for depth in range(1, levels):
         here = slice(offsets[depth], offsets[depth + 1])
-        parents = np.searchsorted(trie.first_child[depth - 1], per_depth[depth], side="right") - 1
-        at = offsets[depth - 1] + np.searchsorted(per_depth[depth - 1], parents)
-        ancestors_ML[here, :depth] = ancestors_ML[at, :depth]
-        codes_ML[here] = codes_ML[at]
-        codes_ML[here, depth - 1] = trie.codes[depth - 1][per_depth[depth]]
-    return ancestors_ML, codes_ML, depth_M
+        parent = hang[depth - 1].parent + offsets[depth - 1]
+        ancestors_ML[here, :depth] = ancestors_ML[parent, :depth]
+        codes_ML[here] = codes_ML[parent]
+        codes_ML[here, depth - 1] = hang[depth - 1].code
+    mask_ML = torch.arange(levels) <= depth_M.unsqueeze(1)
+    return Nodes(codes_ML.unsqueeze(0), depth_M, ancestors_ML, mask_ML, None)
 
 
-def tree_logprobs(recommender: OnlineRecommender, memory: Memory, tree: PrefixTree) -> Tensor:
-    """log P(SID | history) of every candidate: (B, C).
+def tree_logprobs(
+    recommender: OnlineRecommender, memory: Memory, tree: PrefixTree, *, depth: int | None = None
+) -> Tensor:
+    """log P(codes | history) of the tree's nodes at `depth`, by default of its leaves: (B, C).
 
     Codes that the catalog lacks are left out after log_softmax, never before it: renormalising each
-    prefix on its own would change the order between prefixes (Eq. 11).
+    prefix on its own would change the order between prefixes (Eq. 11). Nodes at or below `depth`
+    are not decoded.
     """
-    hidden_BMW = recommender.decode(memory, tree.nodes)
+    num_levels = len(tree.offsets) - 1 if depth is None else depth
+    hidden_BMW = recommender.decode(memory, _upper(tree.nodes, tree.offsets[num_levels]))
     joint_BM = hidden_BMW.new_zeros(len(hidden_BMW), 1)
-    for depth in range(len(tree.offsets) - 1):
-        lo, hi = tree.offsets[depth], tree.offsets[depth + 1]
-        logp_BMV = recommender.code_logprobs(hidden_BMW[:, lo:hi], depth)
-        if depth + 2 < len(tree.offsets):
-            below = slice(hi, tree.offsets[depth + 2])
-            parent, code = tree.parent_M[below] - lo, tree.code_M[below]
-        else:
-            parent, code = tree.leaf_parent_C - lo, tree.leaf_code_C
+    for level in range(num_levels):
+        lo, hi = tree.offsets[level], tree.offsets[level + 1]
+        logp_BMV = recommender.code_logprobs(hidden_BMW[:, lo:hi], level)
+        parent, code = tree.hang[level]
         joint_BM = joint_BM[:, parent] + logp_BMV[:, parent, code]
     return joint_BM
+
+
+def _upper(nodes: Nodes, num: int) -> Nodes:
+    """The first `num` nodes of a tree: those above some depth, ancestors included."""
+    return Nodes(
+        nodes.codes_BML[:, :num],
+        nodes.depth_M[:num],
+        nodes.ancestors_MD[:num],
+        nodes.ancestor_mask_MD[:num],
+        nodes.position_M,
+    )
 
 
 class Finisher:
@@ -164,7 +164,8 @@ class Finisher:
     @torch.inference_mode()
     def rank_prefixes(self, histories: Sequence[Sequence[int]]) -> NDArray[np.int64]:
         """All legal prefixes as indices into `trie.prefixes()`, best first: (B, P)."""
-        logp_BP = self._prefix_logprobs(self.encode(histories))
+        depth = self._catalog.space.prefix_depth
+        logp_BP = tree_logprobs(self._recommender, self.encode(histories), self._whole, depth=depth)
         return np.argsort(-logp_BP.numpy(), axis=1, kind="stable")
 
     @torch.inference_mode()
@@ -186,28 +187,6 @@ class Finisher:
             rows_BH[user, : len(history)] = torch.tensor(history, dtype=torch.int64)
         return self._recommender.encode(self._sids[rows_BH], lengths_B)
 
-    def _prefix_logprobs(self, memory: Memory) -> Tensor:
-        """log P(prefix | history) for every legal prefix; the tree above the prefixes suffices."""
-        tree, depth = self._whole, self._catalog.space.prefix_depth
-        num = tree.offsets[depth]
-        nodes = tree.nodes
-        upper = Nodes(
-            nodes.codes_BML[:, :num],
-            nodes.depth_M[:num],
-            nodes.ancestors_MD[:num],
-            nodes.ancestor_mask_MD[:num],
-            None,
-        )
-        hidden_BMW = self._recommender.decode(memory, upper)
-        joint_BM = hidden_BMW.new_zeros(len(hidden_BMW), 1)
-        for level in range(depth):
-            lo, hi = tree.offsets[level], tree.offsets[level + 1]
-            logp_BMV = self._recommender.code_logprobs(hidden_BMW[:, lo:hi], level)
-            below = slice(hi, tree.offsets[level + 2])
-            parent, code = tree.parent_M[below] - lo, tree.code_M[below]
-            joint_BM = joint_BM[:, parent] + logp_BMV[:, parent, code]
-        return joint_BM
-
     def _top_items(
         self,
         logp_C: NDArray[np.float64],
@@ -222,7 +201,6 @@ class Finisher:
                 break
             if not np.isfinite(logp_C[at]):
                 continue
-            for row in range(int(first_row[leaf_C[at]]), int(first_row[leaf_C[at] + 1])):
-                if row not in exclude:
-                    best.append(Scored(row, float(logp_C[at])))
+            rows = range(int(first_row[leaf_C[at]]), int(first_row[leaf_C[at] + 1]))
+            best += [Scored(row, float(logp_C[at])) for row in rows if row not in exclude]
         return best[:k]

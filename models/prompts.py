@@ -64,7 +64,7 @@ def caption_example(space: SidSpace, catalog: Catalog, row: int) -> Example:
 
 
 def interleaved_text(space: SidSpace, catalog: Catalog, rows: Sequence[int]) -> str:
-    """Interleaved User Persona Grounding (A.3.1): a history in which each SID stands by its caption."""
+    """Interleaved User Persona Grounding (A.3.1): each SID of a history beside its caption."""
     lines = []
     for row in rows:
         sid = tuple(catalog.sids[row].tolist())

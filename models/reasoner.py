@@ -1,7 +1,7 @@
 """The reasoner on plain transformers: any Hugging Face causal LM directory.
 
-Prompts are encoded once and shared by their paths; codes are scored as a tree over the cached paths,
-one forward pass a level. Knows nothing of users, catalogs or Redis.
+Prompts are encoded once and shared by their paths; codes are scored as a tree over the cached
+paths, one forward pass a level. Knows nothing of users, catalogs or Redis.
 """
 
 # U = prompts, R = paths (U x T, then the closed ones), S = cache slots, W = beams, V = vocabulary
@@ -34,7 +34,7 @@ class Sampling:
 
 
 class TransformersReasoner:
-    """Implements `models.think.Reasoner` with a causal LM whose tokenizer holds every itemic token."""
+    """Implements `models.think.Reasoner`; the tokenizer must hold every itemic token."""
 
     def __init__(self, model: Any, tokenizer: Any, space: SidSpace, sampling: Sampling) -> None:
         self.model = model.eval()
@@ -56,7 +56,7 @@ class TransformersReasoner:
     ) -> "TransformersReasoner":
         """Load a model directory. Raises ReleaseMismatch if its tokenizer lacks an itemic token."""
         tokenizer = AutoTokenizer.from_pretrained(directory)
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or torch.float32)
         return cls(model.to(device), tokenizer, space, sampling or Sampling())
 
     @torch.inference_mode()
@@ -197,8 +197,8 @@ class TransformersThoughts:
 
 
 class _CodeScorer:
-    """Implements `models.beam.Scorer` by tree attention: the beams of a level are slots side by side,
-    each seeing its path, its own ancestors and itself, so no cache is copied."""
+    """Implements `models.beam.Scorer` by tree attention: the beams of a level are slots side by
+    side, each seeing its path, its own ancestors and itself, so no cache is copied."""
 
     def __init__(self, reasoner: TransformersReasoner, state: _Paths, closed_R: Tensor) -> None:
         self._reasoner = reasoner

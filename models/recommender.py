@@ -1,12 +1,12 @@
 """The online recommender: a causal encoder over items and a decoder over SIDs.
 
 One vector per *item* of the history, so an event adds one vector; one decoder node per SID prefix,
-attending to the history and to its own ancestors, so a whole prefix tree is one pass. Knows nothing
-of catalogs, users or requests.
+attending to the history and to its own ancestors, so a whole prefix tree is one pass. Knows
+nothing of catalogs, users or requests.
 """
 
-# B = users, H = history vectors (start + items), M = decoder nodes, L = levels, D = ancestors a node,
-# N = heads, E = head width, W = model width
+# B = users, H = history vectors (start + items), M = decoder nodes, L = levels,
+# D = ancestors a node, N = heads, E = head width, W = model width
 
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -245,12 +245,14 @@ class _Dropout(nn.Module):
             return x
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.num_dropped
-        return x * keep.to(x.dtype).mul_(256 / (256 - self.num_dropped))
+        scale = keep.to(x.dtype).mul_(256 / (256 - self.num_dropped))
+        return x * scale
 
 
 def _split(x: Tensor, num_heads: int) -> Tensor:
     """(B, M, W) to (B, N, M, E)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    heads: Tensor = x.unflatten(-1, (num_heads, -1))
+    return heads.transpose(1, 2)
 
 
 def _distance_bias(table: nn.Embedding, distance: Tensor) -> Tensor:

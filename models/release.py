@@ -11,7 +11,6 @@ Nothing is unpickled. Knows nothing of Redis or HTTP.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ class Release:
         return self.directory / "reasoner"
 
     def load_recommender(self) -> OnlineRecommender:
-        """The online recommender in eval mode. Raises InvalidRelease if weights and shape disagree."""
+        """The online recommender, in eval mode. Raises InvalidRelease if weights do not fit."""
         file = self.directory / "online.safetensors"
         try:
             recommender = OnlineRecommender(RecommenderConfig.from_json(self.manifest.recommender))
@@ -100,7 +99,10 @@ class Release:
 
     @classmethod
     def load(cls, directory: Path) -> "Release":
-        """Read and verify. Raises InvalidRelease or ReleaseMismatch with one line that names the file."""
+        """Read and verify.
+
+        Raises InvalidRelease or ReleaseMismatch with one line that names the file.
+        """
         manifest, raw = _read_manifest(directory / "manifest.json")
         _verify_files(directory, manifest.files)
         space = _build_space(directory, manifest.space)
@@ -159,7 +161,7 @@ def publish(
     (draft / "manifest.json").write_text(text + "\n")
     Release.load(draft)
     shutil.rmtree(directory, ignore_errors=True)
-    os.replace(draft, directory)
+    draft.replace(directory)
     return Release.load(directory)
 
 
@@ -220,7 +222,8 @@ def _build_space(directory: Path, spec: SpaceSpec) -> SidSpace:
         raise InvalidRelease(f"{directory}: {exc}") from exc
     if f"{space.fingerprint:016x}" != spec.fingerprint:
         raise ReleaseMismatch(
-            f"{directory}: SID space fingerprint {spec.fingerprint}, expected {space.fingerprint:016x}"
+            f"{directory}: SID space fingerprint {spec.fingerprint}, "
+            f"expected {space.fingerprint:016x}"
         )
     return space
 

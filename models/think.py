@@ -35,7 +35,7 @@ class UserHistory:
 
 @dataclass(frozen=True)
 class UserThoughts:
-    """What a night leaves for one user. `texts` are the closed paths, `prefixes` is C_u, best first."""
+    """What a night leaves for one user: the closed paths, and C_u with the best prefix first."""
 
     user_id: str
     texts: tuple[str, ...]
@@ -62,7 +62,7 @@ class Reasoner(Protocol):
     """A language model that thinks about prompts and then scores itemic tokens."""
 
     def think(self, prompts: Sequence[str], *, paths: int, seeds: Sequence[int]) -> ThoughtBatch:
-        """Sample `paths` thoughts a prompt (Eq. 8); seeds: one a prompt, so a batch can be redone."""
+        """Sample `paths` thoughts a prompt (Eq. 8); one seed a prompt makes it repeatable."""
 
 
 def think_users(
@@ -112,7 +112,7 @@ def render_history(catalog: Catalog, rows: Sequence[int]) -> str:
 
 
 def unite(beams_per_path: Sequence[Sequence[Beam]]) -> list[PathPrefix]:
-    """C_u (Eq. 10): every prefix once, by its best path; best first, ties by more support, then codes."""
+    """C_u (Eq. 10): every prefix once, by its best path; best first, ties by support, then codes."""
     best: dict[Prefix, PathPrefix] = {}
     for path, beams in enumerate(beams_per_path):
         for codes, logprob in beams:

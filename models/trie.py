@@ -1,7 +1,8 @@
 """The catalog's SIDs as a trie in flat sorted arrays: exact, and nothing else is legal.
 
-A node at depth d is the index of its d-code prefix among the sorted distinct prefixes of that depth,
-so the children of a node are one contiguous range of nodes at depth d + 1. Knows nothing of items.
+A node at depth d is the index of its d-code prefix among the sorted distinct prefixes of that
+depth, so the children of a node are one contiguous range of nodes at depth d + 1. Knows nothing of
+items.
 """
 
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ class Children(NamedTuple):
 class CatalogTrie:
     """All legal prefixes of a catalog.
 
-    `codes[d]` holds the last code of each node at depth d + 1; `first_child[d]` the CSR offsets from
-    nodes at depth d to their children. Depth 0 is the root alone.
+    `codes[d]` holds the last code of each node at depth d + 1; `first_child[d]` the CSR offsets
+    from nodes at depth d to their children. Depth 0 is the root alone.
     """
 
     def __init__(self, space: SidSpace, codes_NL: NDArray[np.integer]) -> None:
@@ -60,8 +61,8 @@ class CatalogTrie:
 
     @property
     def num_bytes(self) -> int:
-        arrays = [*self.packed, *self.codes, *self.first_child]
-        return sum(array.nbytes for array in arrays)
+        tables = (self.packed, self.codes, self.first_child)
+        return sum(array.nbytes for table in tables for array in table)
 
     def nodes(self, prefixes_PD: NDArray[np.integer]) -> NDArray[np.int64]:
         """Node of each prefix (P, D) at depth D; -1 where the catalog has none."""
@@ -73,7 +74,8 @@ class CatalogTrie:
         if not len(known):
             return np.full(len(wanted), -1, dtype=np.int64)
         at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-        return np.where(in_range & (known[at] == wanted), at, -1)
+        found: NDArray[np.int64] = np.where(in_range & (known[at] == wanted), at, -1)
+        return found
 
     def expand(self, depth: int, node_N: NDArray[np.int64]) -> Children:
         """Children of nodes at `depth`, gathered raggedly without a loop or padding."""
@@ -84,6 +86,11 @@ class CatalogTrie:
         starts_N = np.cumsum(count_N) - count_N
         node_C = np.arange(len(parent_C), dtype=np.int64) + (lo_N - starts_N)[parent_C]
         return Children(parent_C, node_C, self.codes[depth][node_C])
+
+    def parents(self, depth: int, node_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Nodes at `depth` above nodes at `depth` + 1."""
+        above: NDArray[np.int64] = np.searchsorted(self.first_child[depth], node_N, side="right")
+        return above - 1
 
     def contains(self, prefix: Prefix) -> bool:
         return self._node(prefix) >= 0
@@ -110,4 +117,5 @@ class CatalogTrie:
 def _unique_sorted(sorted_N: NDArray[np.int64]) -> NDArray[np.int64]:
     is_new = np.ones(len(sorted_N), dtype=bool)
     is_new[1:] = sorted_N[1:] != sorted_N[:-1]
-    return sorted_N[is_new]
+    distinct: NDArray[np.int64] = sorted_N[is_new]
+    return distinct

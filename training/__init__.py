@@ -2,5 +2,5 @@
 
     python -m training all --data data/beauty --out releases/beauty
 
-Reads the data folder, writes a work folder (checkpoints, logs) and a release. Imports `models` only.
+Reads the data folder, writes a work folder and a release. Imports `models` only.
 """

@@ -20,9 +20,9 @@ online recommender that finishes them. Made by `python -m training all`; nothing
 ## Data
 
 {len(dataset.histories):,} users, {len(dataset.items):,} items, {num_events:,} interactions
-(SHA-256 `{recipe["data_sha256"]}`). Leave-one-out: the last item of each user is the test target, the
-one before it the validation target; neither is in any training row. Source, citation and terms: the
-README beside the data.
+(SHA-256 `{recipe["data_sha256"]}`). Leave-one-out: the last item of each user is the test
+target, the one before it the validation target; neither is in any training row. Source, citation
+and terms: the README beside the data.
 
 ## Parts
 
@@ -30,7 +30,7 @@ README beside the data.
 |---|---|
 | `catalog.parquet` | items, semantic ids, training popularity |
 | `online.safetensors` | online recommender, {metrics["online"]["parameters"]:,} parameters |
-| `reasoner/` | Qwen3-architecture causal LM, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
+| `reasoner/` | Qwen3 causal LM, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
 | `manifest.json` | SHA-256 of every file, SID space, recipe, metrics |
 
 ## Recipe

@@ -15,7 +15,7 @@ from models.dataset import Dataset
 
 @dataclass(frozen=True)
 class UserSplit:
-    """One user's items in order: training, then the validation target (None if the user is short)."""
+    """One user's training items in order, and the validation target (None for a short user)."""
 
     user_id: str
     train: tuple[str, ...]

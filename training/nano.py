@@ -15,7 +15,7 @@ from models.sid import SidSpace
 
 @dataclass(frozen=True)
 class NanoConfig:
-    """Shape of the from-scratch reasoner; `text_tokens` is the size of the BPE without added tokens."""
+    """Shape of the from-scratch reasoner; `text_tokens` is the BPE's size before additions."""
 
     text_tokens: int = 2048
     width: int = 256
@@ -47,7 +47,7 @@ def build_tokenizer(
 
 
 def add_itemic_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str]) -> int:
-    """Add tokens that are neither special (decoding keeps them) nor normalised; returns how many."""
+    """Add tokens that decoding keeps and nothing normalises; returns how many are new."""
     from tokenizers import AddedToken
 
     fresh = [AddedToken(token, special=False, normalized=False) for token in tokens]

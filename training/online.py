@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OnlineRecipe:
-    """How the online recommender is trained; `epochs` is a ceiling, `patience` counts evaluations."""
+    """How it is trained; `epochs` is a ceiling, `patience` counts evaluations."""
 
     epochs: int = 120
     batch_items: int = 2048
@@ -53,7 +53,7 @@ class Batch(NamedTuple):
 def train_online(
     config: RecommenderConfig, recipe: OnlineRecipe, catalog: Catalog, split: Split
 ) -> OnlineResult:
-    """Train until the validation recall@10 stops rising; return the best weights and how they got there."""
+    """Train until the validation recall@10 stops rising; returns the best weights."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     recommender = OnlineRecommender(config)
@@ -153,7 +153,7 @@ def validate(
     users: Sequence[UserSplit],
     batch_size: int = 16,
 ) -> tuple[float, float]:
-    """Recall@10 and NDCG@10 of the validation targets: exact, whole catalog, history items masked."""
+    """Recall@10 and NDCG@10 of the validation targets: whole catalog, history items masked."""
     finisher = Finisher(recommender, catalog)
     row_of = {item: row for row, item in enumerate(catalog.item_ids)}
     ranks: list[int] = []

@@ -30,7 +30,7 @@ def probe(
 ) -> Probe:
     """Think about every user's training history and look for the validation target's prefix.
 
-    `named_interests` is the share of thoughts whose every interest is a topic of that history's top;
+    `named_interests` is the share of thoughts whose every interest is a topic of that history;
     `popular_prefix_recall` uses as many popular prefixes as the user's C_u has.
     """
     rows = {item: row for row, item in enumerate(catalog.item_ids)}

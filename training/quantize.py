@@ -16,7 +16,6 @@ from scipy.sparse import coo_matrix, csr_matrix, diags
 from sentence_transformers import SentenceTransformer
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
-from torch.nn import functional
 
 from models.dataset import ItemText
 from models.errors import InvalidDataset
@@ -96,7 +95,8 @@ def embed_cooccurrence(item_ids: Sequence[str], split: Split, *, seed: int) -> F
     dimensions = min(_COOCCURRENCE_DIMENSIONS, len(item_ids) - 1)
     vectors = TruncatedSVD(dimensions, random_state=seed).fit_transform(ratio).astype(np.float32)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-8)
+    units: FloatArray = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-8)
+    return units
 
 
 def _count_pairs(item_ids: Sequence[str], split: Split) -> csr_matrix:
@@ -120,7 +120,9 @@ def quantize(
 
     Where a prefix has more items than the last codebook has codes, items share SIDs evenly.
     """
-    residual, codes, codebooks = vectors.copy(), [], []
+    residual = vectors.copy()
+    codes: list[NDArray[np.int32]] = []
+    codebooks: list[FloatArray] = []
     for level, size in enumerate(sizes):
         means = KMeans(min(size, len(vectors)), n_init=1, random_state=seed + level).fit(residual)
         centroids = means.cluster_centers_.astype(np.float32)
@@ -138,7 +140,7 @@ def quantize(
 def _spread(
     above: list[NDArray[np.int32]], residual: FloatArray, centroids: FloatArray
 ) -> NDArray[np.int32]:
-    """Last codes: within each group of items that share all codes above, the cheapest distinct ones."""
+    """Last codes: within each group that shares all codes above, the cheapest distinct ones."""
     keys = np.stack(above, axis=1)
     _, group_of = np.unique(keys, axis=0, return_inverse=True)
     chosen = np.zeros(len(residual), dtype=np.int32)

@@ -156,7 +156,7 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
     activated = activate(model, tasks, replace(recipe.activate, seed=recipe.seed))
     directory = run.work / "reasoner"
     shutil.rmtree(directory, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(directory)
+    model.bfloat16().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     reasoner = TransformersReasoner.load(directory, catalog.space, sampling=Sampling())
     users = sample_users(run.split, _NUM_PROBED_USERS, recipe.seed)
@@ -170,7 +170,7 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
 
 
 def publish_stage(run: Run, out: Path) -> Release:
-    """All parts into one verified release at `out`, which is named after its last path component."""
+    """All parts into one verified release at `out`, named after its last path component."""
     metrics = {stage: run.outcome(stage) for stage in STAGES}
     recipe = {
         **run.recipe.to_json(),

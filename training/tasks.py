@@ -59,8 +59,8 @@ class Tasks:
             yield self._row(*prompts.caption_example(self._catalog.space, self._catalog, row))
 
     def interleaved(self) -> Iterator[Row]:
-        """Interleaved User Persona Grounding: a few consecutive items with captions, of a quarter of
-        the users a pass (captions are long, and the items' text is what this task is for)."""
+        """Interleaved User Persona Grounding: a few consecutive items with captions, of a quarter
+        of the users a pass (captions are long)."""
         for history in self._shuffled():
             if self._rng.random() > _INTERLEAVED_SHARE:
                 continue
@@ -69,8 +69,8 @@ class Tasks:
             yield self._row("", prompts.interleaved_text(self._catalog.space, self._catalog, rows))
 
     def rationales(self) -> Iterator[Row]:
-        """Reasoning from raw histories: a random cut of each user, thought and target under one loss
-        with equal weights (Eq. 5)."""
+        """Reasoning from raw histories: a random cut of each user, thought and target under one
+        loss with equal weights (Eq. 5)."""
         for history in self._shuffled():
             if len(history) < 2:
                 continue
