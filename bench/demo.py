@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         with resolve(options.redis, None) as server:
             _run(options, stages, server.url)
     except StepFailedError as exc:
-        console.print(f"[red]demo: {escape(str(exc))}")
+        console.print(f"[red]demo: {_plain(str(exc))}")
         return 1
     console.rule("[bold]time", align="left")
     for name, seconds in stages.seconds.items():
@@ -70,11 +70,10 @@ def main(arguments: Sequence[str]) -> int:
 def _run(options: argparse.Namespace, stages: Stages, redis_url: str) -> None:
     release = Release.load(options.release)
     redis = ["--redis", options.redis] if options.redis else []
-    with stages.stage(f"import {options.data} into the store"):
+    with stages.stage("import"):
         _run_module("offline", "import", "--data", str(options.data), *redis)
-    users = str(options.users)
-    with stages.stage(f"one night for {users} users"):
-        night = ["refresh", "--release", str(options.release), "--users", users]
+    night = ["refresh", "--release", str(options.release), "--users", str(options.users)]
+    with stages.stage(f"one night for {options.users} users"):
         _run_module("offline", *night, *redis)
     service = ["--release", str(options.release), *redis]
     with ServiceProcess(service, log=state_folder(None) / "demo-service.log") as running:
@@ -103,34 +102,37 @@ def _ask(service_url: str, user_id: str) -> dict[str, Any]:
 
 
 async def _read_users(redis_url: str, release: Release, num_users: int) -> dict[str, UserState]:
-    """Users spread over those of the night, as the store holds them."""
+    """Users spread over those that the night has thought about, as the store holds them."""
     store = RedisStore(redis_url, _STORE_TIMEOUT_MS)
     try:
         manifest = await store.read_manifest()
         if manifest is None:
             raise StepFailedError("the store has no manifest after the night")
         layers = [layer.generation for layer in manifest.layers]
-        tonight = (await store.user_ids())[:num_users]
-        picked = tonight[:: max(1, len(tonight) // _NUM_SHOWN)][:_NUM_SHOWN]
-        return {user: await store.read_user(user, layers, release.space) for user in picked}
+        due = (await store.user_ids())[:num_users]
+        states = {user: await store.read_user(user, layers, release.space) for user in due}
     finally:
         await store.close()
+    thought_about = [user for user, state in states.items() if state.record is not None]
+    chosen = thought_about[:: max(1, len(thought_about) // _NUM_SHOWN)][:_NUM_SHOWN]
+    return {user: states[user] for user in chosen}
 
 
 def _show(
     console: Console, catalog: Catalog, user_id: str, state: UserState, answer: dict[str, Any]
 ) -> None:
-    console.print(f"\n[bold]{escape(user_id)}[/bold]: {len(state.history)} items, the newest")
+    console.print(f"\n[bold]{_plain(user_id)}[/bold]: {len(state.history)} items, the newest")
     for event in state.history[-_NUM_TITLES:]:
         row = catalog.row(event.item_id)
-        console.print(f"  · {_title(event.item_id, None if row is None else catalog.titles[row])}")
+        title = None if row is None else catalog.titles[row]
+        console.print(f"  · {_plain(title or event.item_id)}")
     if answer["paths"]:
         _show_path(console, catalog, state, answer)
     timings = answer["timings_ms"]
     console.print(f"recommended by [bold]{answer['source']}[/bold], release {answer['release']}")
     for item in answer["items"]:
         score = "" if item["score"] is None else f"{item['score']:7.2f}"
-        title = _title(item["item_id"], item["title"])
+        title = _plain(item["title"] or item["item_id"])
         console.print(f"  {item['rank']}. {title} [dim]{item['source']} {score}")
     console.print("  [dim]" + ", ".join(f"{name} {ms:.2f} ms" for name, ms in timings.items()))
 
@@ -142,11 +144,11 @@ def _show_path(
     texts = {path["path"]: path["text"] for path in answer["paths"]}
     used = [item["path"] for item in answer["items"] if item["path"] in texts]
     path = used[0] if used else min(texts)
-    console.print(f"path {path}: [italic]{escape(texts[path])}")
+    console.print(f"path {path}: [italic]{_plain(texts[path])}")
     prefixes = state.record.prefixes if state.record else ()
     for found in [prefix for prefix in prefixes if prefix.path == path][:_NUM_TITLES]:
         codes = "-".join(str(code) for code in found.codes)
-        console.print(f"  {codes:>9}  {escape(_meaning(catalog, found.codes))}")
+        console.print(f"  {codes:>9}  {_plain(_meaning(catalog, found.codes))}")
 
 
 def _meaning(catalog: Catalog, prefix: Prefix) -> str:
@@ -157,8 +159,9 @@ def _meaning(catalog: Catalog, prefix: Prefix) -> str:
     return f"{len(rows)} items{common}"
 
 
-def _title(item_id: str, title: str | None) -> str:
-    return escape(title or item_id)
+def _plain(text: str) -> str:
+    """Titles and thoughts are hostile: no terminal codes, no markup."""
+    return escape("".join(char if char.isprintable() else " " for char in text))
 
 
 def _exit_in_order(_number: int, _frame: FrameType | None) -> None:
