@@ -118,8 +118,9 @@ def check_thoughts(catalog: Catalog, thoughts: UserThoughts) -> None:
     to_record(thoughts, generation=0, fingerprint=0, created_at=0).encode(thoughts.user_id)
     encode_thoughts(thoughts.texts, user_id=thoughts.user_id)
     codes_PD = np.array([prefix.codes for prefix in thoughts.prefixes])
-    if (catalog.trie.nodes(codes_PD) < 0).any():
-        raise InvalidRecord("a prefix that the catalog does not have")
+    depth = catalog.space.prefix_depth
+    if codes_PD.shape[1] != depth or (catalog.trie.nodes(codes_PD) < 0).any():
+        raise InvalidRecord(f"not all prefixes are {depth} codes that the catalog has")
 
 
 def to_record(
