@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from models.store import UserStore
-from service import problems
+from service import openapi, problems
 from service.engine import Engine
-from service.middleware import RequestContext
+from service.middleware import BodyLimit, RequestContext
 from service.routes import router
 from service.serving import Serving
 from service.settings import ServiceSettings
@@ -40,5 +40,7 @@ def create_app(settings: ServiceSettings, *, engine: Engine, store: UserStore) -
     app.state.serving = serving
     app.include_router(router)
     problems.install(app)
+    openapi.install(app)
+    app.add_middleware(BodyLimit)
     app.add_middleware(RequestContext, metrics=serving.metrics)
     return app

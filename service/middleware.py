@@ -1,4 +1,4 @@
-"""Around every request: its id, its count, and a problem instead of a bare 500.
+"""Around every request: its id, its count, its size, and a problem instead of a bare 500.
 
 Pure ASGI, as `BaseHTTPMiddleware` hides client disconnects. Knows nothing of the routes but the
 name that they leave in the scope.
@@ -9,12 +9,14 @@ import re
 import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
 from service.problems import problem
 
 HEADER = "X-Request-Id"
+MAX_BODY_BYTES = 64 * 1024
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,26 @@ class RequestContext:
         source = scope["state"].get("source", "")
         if status is not None:
             self._metrics.request(route=route, source=source, status=status)
+
+
+class BodyLimit:
+    """Refuses a body above MAX_BODY_BYTES with 413 as it is read, whatever its headers say."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        num_bytes = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > MAX_BODY_BYTES:
+                raise HTTPException(413, f"bodies are limited to {MAX_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, receive_bounded, send)
 
 
 def _request_id(scope: Scope) -> str:

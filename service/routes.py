@@ -17,13 +17,12 @@ from models.errors import InvalidUserId
 from models.events import Event, check_event, check_user_id
 from service import pipeline
 from service.ladder import Pick
+from service.middleware import MAX_BODY_BYTES
 from service.pipeline import Served
 from service.problems import NOT_ACCEPTED, documented, problem
 from service.reasons import Source
 from service.schemas import (
     MAX_ITEMS,
-    RECOMMENDATION_EXAMPLE,
-    TAKEN_EVENT_EXAMPLE,
     Alive,
     Generation,
     Item,
@@ -74,10 +73,7 @@ UserId = Annotated[str, Depends(_user_id)]
     "/recommend/{user_id:path}",
     summary="Recommend items to a user",
     response_model=Recommendation,
-    responses={
-        200: {"content": {"application/json": {"example": RECOMMENDATION_EXAMPLE}}},
-        **documented({404: "Not Found", 422: NOT_ACCEPTED}),
-    },
+    responses=documented({404: "Not Found", 422: NOT_ACCEPTED}),
 )
 async def recommend(
     request: Request,
@@ -101,20 +97,15 @@ async def recommend(
     summary="Append to a user's history",
     response_model=TakenEvent,
     responses={
-        200: {"content": {"application/json": {"example": TAKEN_EVENT_EXAMPLE}}},
         202: {
             "description": "Taken by this process, not stored yet: the store is away",
             "model": TakenEvent,
-            "content": {
-                "application/json": {
-                    "example": TAKEN_EVENT_EXAMPLE | {"stored": False, "new": None}
-                }
-            },
         },
         **documented(
             {
                 400: "There was an error parsing the body",
                 404: "Not Found",
+                413: f"bodies are limited to {MAX_BODY_BYTES} bytes",
                 422: NOT_ACCEPTED,
                 503: "the store is away and 10000 events wait for it already",
             }

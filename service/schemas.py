@@ -1,4 +1,4 @@
-"""The JSON of the API, with an example each.
+"""The JSON of the API.
 
 Later versions only add fields. Knows nothing of how an answer came about.
 """
@@ -160,45 +160,3 @@ class Ready(_Answer):
     manifest_epoch: Annotated[
         int | None, Field(description="Null before the first; not a condition of readiness.")
     ]
-
-
-RECOMMENDATION_EXAMPLE = {
-    "request_id": "0b6f7c1d9a3e4f52",
-    "user_id": "A2CG5Y82ZZNY6W",
-    "source": "personal",
-    "degraded": False,
-    "generation": {"id": 1767225600000, "created_at": 1767225600, "age_s": 21600},
-    "release": "beauty@4f6c1d2a",
-    "items": [
-        {
-            "item_id": "B004OHQR1Q",
-            "rank": 1,
-            "score": -4.17,
-            "sid": [12, 40, 3],
-            "source": "personal",
-            "title": "Repair Leave-In Conditioner",
-            "path": 0,
-        },
-        {
-            "item_id": "B0009V1YR8",
-            "rank": 2,
-            "score": None,
-            "sid": [7, 2, 19],
-            "source": "popular",
-            "title": None,
-            "path": None,
-        },
-    ],
-    "paths": [{"path": 0, "text": "The user cares for dry hair: conditioners, then oils."}],
-    "timings_ms": {"store": 0.61, "queue": 0.05, "finish": 6.2, "total": 7.1},
-}
-TAKEN_EVENT_EXAMPLE = {
-    "request_id": "0b6f7c1d9a3e4f52",
-    "user_id": "A2CG5Y82ZZNY6W",
-    "event_id": "click-8f14e45f",
-    "item_id": "B004OHQR1Q",
-    "timestamp": 1767225600,
-    "known": True,
-    "stored": True,
-    "new": True,
-}

@@ -23,13 +23,14 @@ from models.events import Event
 from models.layout import UserRow
 from models.manifest import Layer, Manifest
 from models.records import PrefixRecord, RecordedPrefix
+from models.release import publish
 from models.sid import Prefix
 from models.store import UserStore
 from service.app import create_app
 from service.engine import Engine, load_engine
 from service.serving import Serving
 from service.settings import ServiceSettings
-from tests.toy import toy_release
+from tests.toy import toy_catalog, toy_recommender
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATION = 1_700_000_000_000
@@ -38,10 +39,21 @@ _PATIENCE_S = 30.0
 
 @cache
 def toy_release_dir() -> Path:
-    """One toy release for all tests of this process."""
-    directory = Path(tempfile.mkdtemp(prefix="toy-release-")) / "toy"
-    toy_release(directory)
-    return directory
+    """One release for all tests of this process, without a reasoner: the service reads none."""
+    home = Path(tempfile.mkdtemp(prefix="toy-release-"))
+    (home / "no-reasoner").mkdir()
+    catalog = toy_catalog()
+    publish(
+        home / "toy",
+        name="toy",
+        catalog=catalog,
+        recommender=toy_recommender(catalog),
+        reasoner_dir=home / "no-reasoner",
+        recipe={},
+        metrics={},
+        card="",
+    )
+    return home / "toy"
 
 
 @cache
