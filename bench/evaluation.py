@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bench.candidates import Coverage, Nodes, PrefixMap, equally_many_popular, shuffled
 from bench.histories import Case, mask_seen, target_rows
 from bench.metrics import Interval, bootstrap, ndcg_at, rank_targets, recall_at
-from bench.thoughts import CaseThoughts, Thoughts
+from bench.thoughts import Thoughts
 from models.catalog import Catalog
 from models.finish import Finisher
 
@@ -61,13 +61,15 @@ class Evaluation:
         self._map = PrefixMap(catalog)
         self._own_nodes = [self._map.nodes(user.prefixes) for user in thoughts.users]
         self._target_U = target_rows(cases)
-        self._ranks: dict[str, list[NDArray[np.float64]]] = {}
+        self._batches = length_batches([len(case.history.rows) for case in cases])
+        self._ranks: dict[str, NDArray[np.float64]] = {}
         self._seconds: dict[str, float] = {}
+        self._has_own_prefix_U = np.zeros(len(cases))
 
     def run(self, *, seed: int, on_progress: Callable[[int], None]) -> Table:
         """Rank, average, compare; `on_progress` hears the users done so far."""
         outcomes = self.rank_all(seed=seed, on_progress=on_progress)
-        return summarise(outcomes, self._has_own_prefix(), seed=seed)
+        return summarise(outcomes, self._has_own_prefix_U, seed=seed)
 
     def rank_all(self, *, seed: int, on_progress: Callable[[int], None]) -> dict[str, Outcome]:
         """Every row, user by user."""
@@ -76,30 +78,33 @@ class Evaluation:
             SHUFFLED: shuffled(self._own_nodes, seed=seed),
             POPULAR: equally_many_popular(self._map, self._own_nodes),
         }
-        for start in range(0, len(self._cases), BATCH_USERS):
-            self._rank_batch(start, chosen)
-            on_progress(min(start + BATCH_USERS, len(self._cases)))
+        num_done = 0
+        for users in self._batches:
+            self._rank_batch(users, chosen)
+            num_done += len(users)
+            on_progress(num_done)
         return self._outcomes(chosen)
 
-    def _rank_batch(self, start: int, chosen: Mapping[str, Sequence[Nodes]]) -> None:
-        here = slice(start, start + BATCH_USERS)
-        cases = self._cases[here]
+    def _rank_batch(self, users: list[int], chosen: Mapping[str, Sequence[Nodes]]) -> None:
         popularity = self._catalog.popularity.astype(np.float64)
-        self._rank("popularity", here, lambda: np.tile(popularity, (len(cases), 1)))
-        histories = [case.history.rows for case in cases]
-        online_BN = self._rank("online", here, lambda: self._finisher.score_catalog(histories))
-        self._rank("reasoner", here, lambda: self._reasoner_scores(self._thoughts.users[here]))
+        self._rank("popularity", users, lambda: np.tile(popularity, (len(users), 1)))
+        histories = [self._cases[user].history.rows for user in users]
+        online_BN = self._rank("online", users, lambda: self._finisher.score_catalog(histories))
+        self._rank("reasoner", users, lambda: self._reasoner_scores(users))
         for name, nodes in chosen.items():
-            self._rank(name, here, partial(self._scores_below, nodes[here], online_BN))
+            below = partial(self._scores_below, [nodes[user] for user in users], online_BN)
+            self._rank(name, users, below)
+        self._has_own_prefix_U[users] = self._finds_own_prefix(users, histories)
 
     def _rank(
-        self, name: str, here: slice, score: Callable[[], NDArray[np.floating]]
+        self, name: str, users: list[int], score: Callable[[], NDArray[np.floating]]
     ) -> NDArray[np.floating]:
         """Score, mask, rank and take the time; returns the masked scores."""
         started = time.perf_counter()
         scores_BN = score()
-        mask_seen(scores_BN, self._cases[here])
-        self._ranks.setdefault(name, []).append(rank_targets(scores_BN, self._target_U[here]))
+        mask_seen(scores_BN, [self._cases[user] for user in users])
+        rank_U = self._ranks.setdefault(name, np.full(len(self._cases), np.inf))
+        rank_U[users] = rank_targets(scores_BN, self._target_U[users])
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
         return scores_BN
 
@@ -109,11 +114,11 @@ class Evaluation:
         """Exact Eq. 11 below each user's prefixes, -inf elsewhere."""
         return np.where(self._map.rows_below(nodes), online_BN, -np.inf)
 
-    def _reasoner_scores(self, users: Sequence[CaseThoughts]) -> NDArray[np.float64]:
+    def _reasoner_scores(self, users: list[int]) -> NDArray[np.float64]:
         """The reasoner's own log P(SID) of the SIDs that its beams ended in, -inf elsewhere."""
         scores_BN = np.full((len(users), len(self._catalog)), -np.inf)
         first_row = self._catalog.first_row
-        for at, user in enumerate(users):
+        for at, user in enumerate(self._thoughts.users[user] for user in users):
             codes = np.array(user.sids, dtype=np.int64).reshape(-1, self._catalog.space.levels)
             leaves = self._catalog.trie.nodes(codes).tolist()
             for leaf, logprob in zip(leaves, user.sid_logprobs, strict=True):
@@ -134,7 +139,7 @@ class Evaluation:
             **{name: self._map.cover(nodes, self._target_U) for name, nodes in chosen.items()},
         }
         return {
-            name: Outcome(np.concatenate(self._ranks[name]), covered, self._total_seconds(name))
+            name: Outcome(self._ranks[name], covered, self._total_seconds(name))
             for name, covered in coverage.items()
         }
 
@@ -147,19 +152,23 @@ class Evaluation:
             seconds += self._thoughts.seconds
         return seconds
 
-    def _has_own_prefix(self) -> NDArray[np.float64]:
+    def _finds_own_prefix(
+        self, users: list[int], histories: Sequence[Sequence[int]]
+    ) -> NDArray[np.bool_]:
         """Whether the online model's own prefixes hold the target, as many as each C_u has."""
-        found = []
-        for start in range(0, len(self._cases), BATCH_USERS):
-            here = slice(start, start + BATCH_USERS)
-            order_BP = self._finisher.rank_prefixes([c.history.rows for c in self._cases[here]])
-            size_B1 = np.array([[len(own)] for own in self._own_nodes[here]])
-            is_first_BP = np.arange(order_BP.shape[1]) < size_B1
-            target_B = self._target_U[here]
-            wanted_B = np.where(target_B >= 0, self._map.prefix_of_row[target_B], -1)
-            found.append(((order_BP == wanted_B[:, None]) & is_first_BP).any(axis=1))
-        has_prefix_U: NDArray[np.bool_] = np.concatenate(found)
-        return has_prefix_U.astype(np.float64)
+        order_BP = self._finisher.rank_prefixes(histories)
+        size_B1 = np.array([[len(self._own_nodes[user])] for user in users])
+        is_first_BP = np.arange(order_BP.shape[1]) < size_B1
+        target_B = self._target_U[users]
+        wanted_B1 = np.where(target_B >= 0, self._map.prefix_of_row[target_B], -1)[:, None]
+        found_B: NDArray[np.bool_] = ((order_BP == wanted_B1) & is_first_BP).any(axis=1)
+        return found_B
+
+
+def length_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Users in batches of like history length: a batch is padded to its longest, at a price."""
+    order = sorted(range(len(lengths)), key=lambda user: lengths[user])
+    return [order[at : at + BATCH_USERS] for at in range(0, len(order), BATCH_USERS)]
 
 
 def summarise(

@@ -21,10 +21,9 @@ from models.errors import InvalidDataset
 from models.release import Release
 
 PREFIX_DEPTH = 2
-_BY_DEPTH = ("groups", "purity")
 _LEVELS = "abcdefgh"
 _COLUMNS = ("name", "items", "levels", "groups_2", "fan_out", "fan_out_weighted", "unique")
-_PURITY_COLUMNS = ("name", *(f"{what}_{depth}" for depth in range(1, 5) for what in _BY_DEPTH))
+_PURITY_COLUMNS = ("name", *(f"purity_{depth}" for depth in range(1, 5)))
 
 
 @dataclass(frozen=True)

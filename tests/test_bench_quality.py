@@ -152,6 +152,17 @@ def test_popularity_ranks_what_is_unseen_by_training_interactions(
     assert ranks["popularity"] == expected
 
 
+def test_own_prefixes_are_the_online_models_best_as_many_as_each_user_has(world: World) -> None:
+    found = []
+    for case, user in zip(world.cases, world.thoughts.users, strict=True):
+        assert case.target is not None
+        best = world.finisher.best_prefixes(case.history.rows, count=len(user.prefixes))
+        found.append(tuple(world.catalog.sids[case.target, :2].tolist()) in best)
+    evaluation = Evaluation(world.finisher, world.catalog, world.cases, world.thoughts)
+    table = evaluation.run(seed=0, on_progress=lambda _: None)
+    assert table.own_prefix_recall.mean == pytest.approx(np.mean(found))
+
+
 def test_coverage_counts_prefixes_items_below_them_and_targets_under_them(world: World) -> None:
     prefix_map = PrefixMap(world.catalog)
     nodes = [prefix_map.nodes(user.prefixes) for user in world.thoughts.users]
