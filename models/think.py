@@ -112,7 +112,7 @@ def render_history(catalog: Catalog, rows: Sequence[int]) -> str:
 
 
 def unite(beams_per_path: Sequence[Sequence[Beam]]) -> list[PathPrefix]:
-    """C_u (Eq. 10): every prefix once, by its best path; best first, ties by support, then codes."""
+    """C_u (Eq. 10): each prefix once, by its best path; best first, ties by support, then codes."""
     best: dict[Prefix, PathPrefix] = {}
     for path, beams in enumerate(beams_per_path):
         for codes, logprob in beams:

@@ -1,6 +1,7 @@
 """A toy world: small enough to check by brute force, shaped like the real one.
 
-`toy_release` writes a complete release with untrained tiny models, which `Release.load` accepts.
+`toy_release` writes a complete release: a recommender with random weights, and a reasoner that was
+trained for seconds.
 """
 
 from pathlib import Path
@@ -14,7 +15,9 @@ from models.prompts import caption, category_rationale, rationale_text
 from models.recommender import OnlineRecommender, RecommenderConfig
 from models.release import Release, publish
 from models.sid import SidSpace
+from training.activate import ActivateRecipe, activate
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
+from training.tasks import Tasks
 
 TOPICS = ("Nails", "Hair", "Face", "Bath")
 
@@ -63,19 +66,22 @@ def toy_histories(catalog: Catalog, *, num_users: int = 20, seed: int = 0) -> li
 
 
 def write_toy_reasoner(catalog: Catalog, directory: Path, *, seed: int = 0) -> None:
-    """An untrained Qwen3 of a few thousand parameters with the toy world's tokenizer."""
+    """A Qwen3 of some 30,000 parameters, trained for seconds: it closes most of its thoughts."""
     rows = range(len(catalog))
     texts = [caption(catalog, row) for row in rows]
     texts += [rationale_text(category_rationale(catalog, [row], row)) for row in rows]
     tokenizer = build_tokenizer(texts, catalog.space, text_tokens=320)
     torch.manual_seed(seed)
     model = new_reasoner(NanoConfig(width=32, layers=1, heads=2, mlp_width=64), tokenizer)
+    tasks = Tasks(catalog, toy_histories(catalog, num_users=200), tokenizer, seed)
+    recipe = ActivateRecipe(rationale_epochs=2, sequence_epochs=0, learning_rate=2e-2, batch_tokens=1024)
+    activate(model, tasks, recipe)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 
 def toy_release(directory: Path, *, catalog: Catalog | None = None) -> Release:
-    """Publish a tiny untrained release into `directory` (replaced if it exists)."""
+    """Publish the toy world as a release into `directory` (replaced if it exists)."""
     catalog = catalog or toy_catalog()
     reasoner_dir = directory.with_name(directory.name + "-reasoner")
     write_toy_reasoner(catalog, reasoner_dir)
