@@ -13,6 +13,7 @@ DATA ?= data/beauty
 SEED ?= 0
 HOST ?= 127.0.0.1
 PORT ?= 8000
+RESULTS ?= bench/results
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -47,9 +48,9 @@ train: $(DEV)
 	$(PY) -m training all --data $(DATA) --out $(RELEASE) --seed $(SEED)
 
 bench: $(DEV)
-	$(PY) -m bench trie --json runs/bench/trie.json
-	$(PY) -m bench sids --data $(DATA) --release $(RELEASE) --json runs/bench/sids.json
-	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json runs/bench/quality.json
+	$(PY) -m bench trie --json $(RESULTS)/trie.json
+	$(PY) -m bench sids --data $(DATA) --release $(RELEASE) --json $(RESULTS)/sids.json
+	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json $(RESULTS)/quality.json
 
 clean:
 	rm -rf $(VENV) .state .pytest_cache .mypy_cache .ruff_cache .hypothesis
