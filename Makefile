@@ -20,6 +20,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
 BASE := $(VENV)/.base
 DEV := $(VENV)/.dev
+IMPORTED := .state/imported-$(subst /,-,$(DATA))
 
 .PHONY: help demo serve test lint types train bench clean
 .DELETE_ON_ERROR:
@@ -30,8 +31,7 @@ help:
 demo: $(BASE)
 	$(PY) -m bench demo --release $(RELEASE) --data $(DATA)
 
-serve: $(BASE)
-	$(PY) -m offline import --data $(DATA)
+serve: $(BASE) $(IMPORTED)
 	$(PY) -m service --release $(RELEASE) --host $(HOST) --port $(PORT)
 
 test: lint types
@@ -56,6 +56,15 @@ clean:
 	rm -rf $(VENV) .state .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# The stamp speaks of the embedded server below .state alone. Importing twice adds nothing.
+ifneq ($(THINKAHEAD_REDIS_URL)$(THINKAHEAD_STATE_DIR),)
+.PHONY: $(IMPORTED)
+endif
+$(IMPORTED): $(wildcard $(DATA)/*.parquet) $(BASE)
+	$(PY) -m offline import --data $(DATA)
+	@mkdir -p $(@D)
+	@touch $@
+
 # A half-made environment has no stamp and is made again from nothing.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -66,7 +75,7 @@ $(VENV)/.made:
 
 # torch first and alone: a CPU build of that version, where pip finds one, is then taken. Where it
 # finds none it takes the default build with its CUDA packages (gigabytes, and it works):
-#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+# The small one: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 $(BASE): requirements.lock $(VENV)/.made
 	@echo "Installing requirements.lock (once; torch is the large one)"
 	@$(PIP) --constraint requirements.lock torch
