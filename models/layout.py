@@ -4,6 +4,7 @@
     ta:{user}:why:<generation>   the thoughts behind it
     ta:{user}:h                  the user's events, a stream
     ta:manifest                  which generations are live
+    ta:imports                   which data were imported whole: digest -> note, a hash
 
 The user id is percent-encoded inside the hash tag, so that one user's keys share a cluster slot
 whatever the id holds. Pure: knows no server.
@@ -29,6 +30,7 @@ from models.sid import SidSpace
 logger = logging.getLogger(__name__)
 
 MANIFEST_KEY = "ta:manifest"
+IMPORTS_KEY = "ta:imports"
 HISTORY_KEYS = "ta:{*}:h"  # a pattern
 
 Skipped = Literal["corrupt", "foreign", "skew"]

@@ -40,6 +40,7 @@ class MemoryStore:
         self.is_away = False
         self._expiry: dict[str, float] = {}
         self._streams: dict[str, list[Event]] = {}
+        self._imports: dict[str, str] = {}
         self._clock = clock
 
     async def read_user(self, user_id: str, layers: Sequence[int], space: SidSpace) -> UserState:
@@ -102,6 +103,14 @@ class MemoryStore:
     async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
         await self.ping()
         return {user_id: self._history(user_id) for user_id in user_ids}
+
+    async def read_import(self, digest: str) -> str | None:
+        await self.ping()
+        return self._imports.get(digest)
+
+    async def mark_import(self, digest: str, note: str) -> None:
+        await self.ping()
+        self._imports[digest] = note
 
     async def ping(self) -> None:
         if self.is_away:

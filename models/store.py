@@ -29,6 +29,7 @@ from models.events import (
 )
 from models.layout import (
     HISTORY_KEYS,
+    IMPORTS_KEY,
     MANIFEST_KEY,
     Skipped,
     UserRow,
@@ -127,6 +128,12 @@ class UserStore(Protocol):
         """History of each of these users; empty for a user without one."""
         ...
 
+    async def read_import(self, digest: str) -> str | None:
+        """The note left when data of this digest were imported whole; None if they were not."""
+        ...
+
+    async def mark_import(self, digest: str, note: str) -> None: ...
+
     async def ping(self) -> None: ...
 
     async def close(self) -> None: ...
@@ -193,7 +200,7 @@ class RedisStore:
                     history_key(user_id), {field: value}, maxlen=STREAM_LIMIT, approximate=False
                 )
                 num_new += 1
-        await self._write(pipeline)
+        await self._run(pipeline)
         return num_new
 
     async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
@@ -209,7 +216,7 @@ class RedisStore:
             for row in batch:
                 for key, value in encode_row(generation, row).items():
                     pipeline.set(key, value, ex=ttl_s)
-            await self._write(pipeline)
+            await self._run(pipeline)
             num_written += len(batch)
         return num_written
 
@@ -219,7 +226,7 @@ class RedisStore:
             pipeline = self._redis.pipeline(transaction=False)
             for user_id in batch:
                 pipeline.exists(record_key(user_id, generation))
-            num_found += sum(await self._write(pipeline))
+            num_found += sum(await self._run(pipeline))
         return num_found
 
     async def read_manifest(self) -> Manifest | None:
@@ -250,6 +257,17 @@ class RedisStore:
             streams = await self._read_streams(batch)
             histories.update((user_id, merge_events(events)) for user_id, events in streams.items())
         return histories
+
+    async def read_import(self, digest: str) -> str | None:
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hget(IMPORTS_KEY, digest)
+        (note,) = await self._run(pipeline)
+        return None if note is None else note.decode(errors="replace")
+
+    async def mark_import(self, digest: str, note: str) -> None:
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hset(IMPORTS_KEY, digest, note)
+        await self._run(pipeline)
 
     async def ping(self) -> None:
         await self._await(self._redis.ping())
@@ -286,7 +304,7 @@ class RedisStore:
                     raise reply
         return replies
 
-    async def _write(self, pipeline: Any) -> list[Any]:
+    async def _run(self, pipeline: Any) -> list[Any]:
         """Replies in order; any error among them is raised."""
         with self._translated():
             replies: list[Any] = await pipeline.execute()

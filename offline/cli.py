@@ -71,8 +71,8 @@ def _fail(message: str, code: int) -> int:
 
 def _import(options: argparse.Namespace, console: Console) -> None:
     with _store(options.redis) as (store, runner), make_progress(console) as progress:
-        summary = runner.run(import_dataset(options.data, store, progress))
-    print(json.dumps(summary))
+        counts = runner.run(import_dataset(options.data, store, progress, again=options.again))
+    print(counts.model_dump_json())
 
 
 def _refresh(options: argparse.Namespace, console: Console) -> None:
@@ -128,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     importing = commands.add_parser("import", help="fill the histories from a data folder")
     importing.add_argument("--data", type=Path, required=True, metavar="DIR")
+    importing.add_argument(
+        "--again", action="store_true", help="even if the store has these data already"
+    )
     refreshing = commands.add_parser("refresh", help="think about users and make it live")
     _add_refresh_arguments(refreshing)
     status = commands.add_parser("status", help="what is live")

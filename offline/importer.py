@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.progress import Progress
 
 from models.dataset import Interaction, load_dataset
@@ -15,15 +16,35 @@ from models.events import Event
 from models.store import UserStore
 
 _BATCH = 500  # users a round trip
+_RULES = 1  # raise it when `to_events` changes
 
 
-async def import_dataset(data_dir: Path, store: UserStore, progress: Progress) -> dict[str, int]:
-    """Append every history of `data_dir`; counts of users, events and new events.
+class ImportCounts(BaseModel):
+    """What an import did. is_repeat: the store had these data already, so they were not read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    users: int
+    events: int
+    new_events: int
+    is_repeat: bool = False
+
+
+async def import_dataset(
+    data_dir: Path, store: UserStore, progress: Progress, *, again: bool = False
+) -> ImportCounts:
+    """Append every history of `data_dir`.
+
+    Data that the store remembers as imported whole are not even read, unless `again`: what was
+    erased since stays erased, and a service that imports at every start starts at once.
 
     Raises InvalidDataset, or InvalidUserId and InvalidRecord for ids that a store cannot hold.
     Interrupted, it leaves whole batches behind and can simply be run again.
     """
-    await store.ping()  # before the minute that reading may take
+    digest = _digest(data_dir)
+    earlier = _recall(await store.read_import(digest))
+    if earlier is not None and not again:
+        return earlier.model_copy(update={"new_events": 0, "is_repeat": True})
     dataset = load_dataset(data_dir)
     task = progress.add_task("import", total=len(dataset.histories))
     num_events = num_new = 0
@@ -32,7 +53,24 @@ async def import_dataset(data_dir: Path, store: UserStore, progress: Progress) -
         num_new += await store.append_histories(histories)
         num_events += sum(len(events) for events in histories.values())
         progress.advance(task, len(batch))
-    return {"users": len(dataset.histories), "events": num_events, "new_events": num_new}
+    counts = ImportCounts(users=len(dataset.histories), events=num_events, new_events=num_new)
+    await store.mark_import(digest, counts.model_dump_json())
+    return counts
+
+
+def _recall(note: str | None) -> ImportCounts | None:
+    """The counts in a note; a note that is not ours is as good as none."""
+    try:
+        return ImportCounts.model_validate_json(note) if note is not None else None
+    except ValidationError:
+        return None
+
+
+def _digest(data_dir: Path) -> str:
+    """Of the data themselves and of the rules by which they become events."""
+    file = data_dir / "interactions.parquet"
+    content = file.read_bytes() if file.is_file() else b""
+    return hashlib.sha256(f"{_RULES}\0".encode() + content).hexdigest()
 
 
 def to_events(history: Sequence[Interaction]) -> list[Event]:

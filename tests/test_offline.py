@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ from models.release import Release
 from models.sid import SidSpace
 from models.think import PathPrefix, UserHistory, UserThoughts
 from offline.cli import main
-from offline.importer import import_dataset, to_events
+from offline.importer import ImportCounts, import_dataset, to_events
 from offline.plan import make_plan, to_history
 from offline.progress import make_progress
 from offline.refresh import PREFIX_TTL_S, load_think, refresh
@@ -170,20 +170,65 @@ async def test_an_import_fills_the_histories_and_a_second_one_adds_nothing(
     histories = toy_histories(catalog, num_users=NUM_USERS)
     num_events = sum(len(history) for history in histories)
     first = await import_dataset(data_dir, store, progress)
-    assert first == {"users": NUM_USERS, "events": num_events, "new_events": num_events}
-    assert (await import_dataset(data_dir, store, progress))["new_events"] == 0
+    assert first == ImportCounts(users=NUM_USERS, events=num_events, new_events=num_events)
+    second = await import_dataset(data_dir, store, progress)
+    assert (second.users, second.new_events, second.is_repeat) == (NUM_USERS, 0, True)
     read = await store.read_histories(["user-07"])
     items = [event.item_id for event in read["user-07"]]
     assert items == [catalog.item_ids[row] for row in histories[7]]
 
 
-async def test_an_import_beside_later_events_adds_nothing_either(
+async def test_an_import_offered_again_beside_later_events_adds_nothing_either(
     data_dir: Path, progress: Progress
 ) -> None:
     store = MemoryStore()
     await import_dataset(data_dir, store, progress)
     await store.append_events("user-07", [Event("item-3", 10_000, "click")])
-    assert (await import_dataset(data_dir, store, progress))["new_events"] == 0
+    assert (await import_dataset(data_dir, store, progress, again=True)).new_events == 0
+
+
+async def test_a_longer_export_adds_what_is_new(data_dir: Path, progress: Progress) -> None:
+    store = MemoryStore()
+    await import_dataset(data_dir, store, progress)
+    table = pq.read_table(data_dir / "interactions.parquet")
+    more = {"user_id": "newcomer", "item_id": "item-0", "timestamp": 5, "pos": 0}
+    longer = pa.concat_tables([table, pa.Table.from_pylist([more], schema=table.schema)])
+    pq.write_table(longer, data_dir / "interactions.parquet")
+    assert (await import_dataset(data_dir, store, progress)).new_events == 1
+
+
+async def test_a_note_that_is_not_ours_does_not_stop_an_import(
+    data_dir: Path, progress: Progress
+) -> None:
+    class Scribbled(MemoryStore):
+        async def read_import(self, digest: str) -> str | None:
+            return '{"users": "many"}'
+
+    assert (await import_dataset(data_dir, Scribbled(), progress)).new_events > 0
+
+
+class FailingStore(MemoryStore):
+    """Goes away after seven users of the first batch."""
+
+    fails = True
+
+    async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
+        if not self.fails:
+            return await super().append_histories(histories)
+        await super().append_histories(dict(list(histories.items())[:7]))
+        raise StoreUnavailable("gone")
+
+
+async def test_an_interrupted_import_is_finished_by_the_next(
+    data_dir: Path, progress: Progress
+) -> None:
+    store = FailingStore()
+    with pytest.raises(StoreUnavailable):
+        await import_dataset(data_dir, store, progress)
+    assert len(await store.user_ids()) == 7
+    store.fails = False
+    await import_dataset(data_dir, store, progress)
+    assert len(await store.user_ids()) == NUM_USERS
 
 
 def test_a_history_keeps_the_order_of_pos_where_times_contradict_it() -> None:

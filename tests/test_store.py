@@ -319,6 +319,13 @@ async def test_a_garbage_manifest_is_invalid_and_never_overwritten(
         await bench.store.swap_manifest(None, make_manifest(1, 5))
 
 
+async def test_an_import_is_remembered_with_its_note(store: UserStore) -> None:
+    assert await store.read_import("digest") is None
+    await store.mark_import("digest", "22 users")
+    assert await store.read_import("digest") == "22 users"
+    assert await store.read_import("another") is None
+
+
 async def test_a_ping_answers(store: UserStore) -> None:
     await store.ping()
 
