@@ -165,7 +165,7 @@ class _Paths:
 
 
 class TransformersThoughts:
-    """Implements `models.think.ThoughtBatch`."""
+    """Implements `models.think.ThoughtBatch`; `tokens` holds the closed paths as sampled."""
 
     def __init__(
         self,
@@ -179,10 +179,12 @@ class TransformersThoughts:
         self._state = state
         self._closed = closed
         starts = range(0, len(tokens), paths)
+        self.tokens = [
+            [tokens[at] for at in range(start, start + paths) if closed[at]] for start in starts
+        ]
         decode = reasoner.tokenizer.decode
         self.texts: list[list[str]] = [
-            [decode(tokens[at][:-1]).strip() for at in range(start, start + paths) if closed[at]]
-            for start in starts
+            [decode(path[:-1]).strip() for path in of_prompt] for of_prompt in self.tokens
         ]
         self.num_dropped = [paths - sum(closed[start : start + paths]) for start in starts]
         self.num_tokens = [

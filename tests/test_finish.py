@@ -116,9 +116,7 @@ def test_unknown_and_repeated_prefixes_are_harmless() -> None:
     catalog = toy_catalog(num_items=20)
     finisher = Finisher(toy_recommender(catalog), catalog)
     known = some_prefixes(catalog, 3, seed=0)
-    unknown = next(
-        (a, b) for a in range(8) for b in range(8) if not catalog.trie.contains((a, b))
-    )
+    unknown = next((a, b) for a in range(8) for b in range(8) if not catalog.trie.contains((a, b)))
     expected = finisher.finish([1], known, k=9)
     assert finisher.finish([1], [*known, unknown, *known, (99, 99)], k=9) == expected
     assert finisher.finish([1], [unknown], k=9) == []
@@ -148,6 +146,6 @@ def test_scores_that_are_not_numbers_never_come_out() -> None:
     catalog = toy_catalog()
     recommender = toy_recommender(catalog)
     with torch.no_grad():
-        recommender.heads[2].bias[:8] = float("nan")
+        dict(recommender.named_parameters())["heads.2.bias"][:8] = float("nan")
     finisher = Finisher(recommender, catalog)
     assert finisher.finish([1, 2], some_prefixes(catalog, 9, 0), k=10) == []

@@ -124,7 +124,8 @@ def quantize(
     codes: list[NDArray[np.int32]] = []
     codebooks: list[FloatArray] = []
     for level, size in enumerate(sizes):
-        means = KMeans(min(size, len(vectors)), n_init=1, random_state=seed + level).fit(residual)
+        num_clusters = min(size, len(np.unique(residual, axis=0)))
+        means = KMeans(num_clusters, n_init=1, random_state=seed + level).fit(residual)
         centroids = means.cluster_centers_.astype(np.float32)
         is_last = level == len(sizes) - 1
         chosen = _spread(codes, residual, centroids) if is_last else means.labels_.astype(np.int32)

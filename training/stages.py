@@ -37,7 +37,7 @@ from training.recipe import Recipe
 from training.tasks import Tasks
 
 logger = logging.getLogger(__name__)
-_NUM_PROBED_USERS = 320
+_NUM_PROBED_USERS = 200
 
 
 @dataclass(frozen=True, eq=False)

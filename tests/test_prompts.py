@@ -1,0 +1,73 @@
+"""Golden texts: training and the night must speak the same words."""
+
+import re
+
+from models import prompts
+from models.catalog import build_catalog
+from models.dataset import ItemText
+from models.sid import SidSpace
+from tests.toy import toy_catalog
+
+SPACE = SidSpace((8, 8, 16))
+FIRST, SECOND = (1, 2, 3), (4, 5, 6)
+
+
+def test_think_prompt_is_golden() -> None:
+    assert prompts.think_prompt(SPACE, [FIRST, SECOND]) == (
+        "<|im_start|>user\n"
+        "History: <|item_begin|><item_a_1><item_b_2><item_c_3><|item_end|>"
+        "<|item_begin|><item_a_4><item_b_5><item_c_6><|item_end|>\n"
+        "Think, then recommend the next item.<|im_end|>\n"
+        "<|im_start|>assistant\n<think>"
+    )
+
+
+def test_think_completion_is_golden() -> None:
+    rationale = prompts.Rationale(("Nails > Polish", "Hair"), "Nails > Art")
+    assert prompts.think_completion(SPACE, rationale, FIRST) == (
+        "The user likes Nails > Polish; Hair. Next: Nails > Art.</think>"
+        "<|item_begin|><item_a_1><item_b_2><item_c_3><|item_end|><|im_end|>"
+    )
+
+
+def test_a_rationale_parses_back() -> None:
+    rationale = prompts.Rationale(("Nails > Polish", "Hair Care"), "Men's")
+    assert prompts.parse_rationale(prompts.rationale_text(rationale)) == rationale
+    assert prompts.parse_rationale("Something else.") is None
+
+
+def test_rationale_ranks_topics_by_count_then_recency_and_hides_the_title() -> None:
+    sids = {name: (at, 0, 0) for at, name in enumerate("abcd")}
+    items = {
+        "a": ItemText("Title a", None, ("Beauty", "Hair", "Shampoo")),
+        "b": ItemText("Title b", None, ("Beauty", "Nails", "Polish")),
+        "c": ItemText("Title c", None, ("Beauty", "Face")),
+        "d": ItemText("Secret title", None, ("Beauty", "Bath", "Oils", "Rose")),
+    }
+    catalog = build_catalog(SPACE, sids, items, {})
+    row = {name: catalog.row(name) or 0 for name in "abcd"}
+    history = [row["a"], row["b"], row["c"], row["a"], row["b"]]
+    rationale = prompts.category_rationale(catalog, history, row["d"])
+    assert rationale.interests == ("Nails > Polish", "Hair > Shampoo", "Face")
+    assert rationale.next_interest == "Oils > Rose"
+    assert "Secret" not in prompts.rationale_text(rationale)
+
+
+def test_topics_fall_back_to_brand_then_to_the_itemic_token() -> None:
+    items = {"a": ItemText(None, "OPI", ()), "b": ItemText(None, None, ())}
+    catalog = build_catalog(SPACE, {"a": (0, 0, 0), "b": (7, 0, 0)}, items, {})
+    assert prompts.topic(catalog, 0) == "OPI"
+    assert prompts.topic(catalog, 1) == "<item_a_7>"
+    assert prompts.caption(catalog, 1) == "in <item_a_7>"
+
+
+def test_every_special_token_that_a_prompt_writes_is_declared() -> None:
+    catalog = toy_catalog()
+    texts = [
+        prompts.think_prompt(SPACE, [FIRST]),
+        prompts.interleaved_text(SPACE, catalog, [0, 1]),
+        prompts.sequence_text(SPACE, [FIRST]),
+        "".join(prompts.caption_example(SPACE, catalog, 0)),
+    ]
+    written = set(re.findall(r"<\|.*?\|>|</?think>", "".join(texts)))
+    assert written <= set(prompts.SPECIAL_TOKENS)

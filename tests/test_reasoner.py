@@ -1,0 +1,153 @@
+"""The transformers engine against plain forward passes, and the night's pure core."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.beam import Beam, beam_search
+from models.catalog import Catalog
+from models.errors import ReleaseMismatch
+from models.reasoner import Sampling, TransformersReasoner
+from models.sid import SidSpace
+from models.think import (
+    PathPrefix,
+    UserHistory,
+    UserThoughts,
+    render_history,
+    think_users,
+    unite,
+    user_seed,
+)
+from tests.toy import toy_catalog, toy_histories, write_toy_reasoner
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return toy_catalog()
+
+
+@pytest.fixture(scope="module")
+def directory(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("reasoner")
+    write_toy_reasoner(catalog, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reasoner(catalog: Catalog, directory: Path) -> TransformersReasoner:
+    return TransformersReasoner.load(directory, catalog.space)
+
+
+def users(catalog: Catalog, count: int) -> list[UserHistory]:
+    histories = toy_histories(catalog, num_users=count, seed=5)
+    return [UserHistory(f"u{at}", tuple(rows)) for at, rows in enumerate(histories)]
+
+
+def think(
+    reasoner: TransformersReasoner, catalog: Catalog, who: Sequence[UserHistory]
+) -> list[UserThoughts]:
+    seeds = [user_seed(7, user.user_id) for user in who]
+    return think_users(reasoner, catalog, who, paths=3, width=6, seeds=seeds)
+
+
+def plain_logprob(
+    reasoner: TransformersReasoner, prompt: str, thought: list[int], beam: Beam
+) -> float:
+    """One unbatched forward pass over prompt, thought as sampled, and codes."""
+    asked = reasoner.tokenizer.encode(prompt, add_special_tokens=False)
+    context = [*asked, *thought, reasoner.item_begin]
+    codes = [int(reasoner.code_ids[level][code]) for level, code in enumerate(beam.codes)]
+    with torch.inference_mode():
+        logits = reasoner.model(torch.tensor([context + codes])).logits[0]
+    logp = logits.log_softmax(dim=-1)
+    return sum(float(logp[len(context) - 1 + at, code]) for at, code in enumerate(codes))
+
+
+def test_tree_scores_equal_one_plain_forward_pass_a_beam(
+    reasoner: TransformersReasoner, catalog: Catalog
+) -> None:
+    prompts = [render_history(catalog, user.rows) for user in users(catalog, 5)]
+    thoughts = reasoner.think(prompts, paths=3, seeds=range(5))
+    beams = iter(beam_search(thoughts.scorer(), catalog.trie, depth=3, width=4))
+    checked = 0
+    for prompt, paths in zip(prompts, thoughts.tokens, strict=True):
+        for path, found in zip(paths, beams, strict=False):
+            for beam in found:
+                expected = plain_logprob(reasoner, prompt, path, beam)
+                assert beam.logprob == pytest.approx(expected, abs=1e-4)
+                checked += 1
+    assert checked >= 40
+
+
+def test_a_user_gets_the_same_thoughts_in_any_batch(
+    reasoner: TransformersReasoner, catalog: Catalog
+) -> None:
+    who = users(catalog, 6)
+    together = think(reasoner, catalog, who)
+    alone = [think(reasoner, catalog, [user])[0] for user in who]
+    for one, other in zip(together, alone, strict=True):
+        assert one.texts == other.texts
+        assert {p.codes for p in one.prefixes} == {p.codes for p in other.prefixes}
+    assert think(reasoner, catalog, who) == together
+
+
+def test_paths_of_one_user_differ(reasoner: TransformersReasoner, catalog: Catalog) -> None:
+    thoughts = think(reasoner, catalog, users(catalog, 6))
+    assert sum(len(set(user.texts)) for user in thoughts) > len(thoughts)
+
+
+def test_prefixes_are_legal_and_capped(reasoner: TransformersReasoner, catalog: Catalog) -> None:
+    who = users(catalog, 4)
+    seeds = range(4)
+    capped = think_users(reasoner, catalog, who, paths=3, width=6, seeds=seeds, max_prefixes=2)
+    whole = think_users(reasoner, catalog, who, paths=3, width=6, seeds=seeds)
+    for few, all_of_them in zip(capped, whole, strict=True):
+        assert few.prefixes == all_of_them.prefixes[:2]
+        assert all(catalog.trie.contains(prefix.codes) for prefix in all_of_them.prefixes)
+
+
+def test_a_path_that_never_closes_is_dropped_and_counted(directory: Path, catalog: Catalog) -> None:
+    hasty = TransformersReasoner.load(directory, catalog.space, sampling=Sampling(max_tokens=2))
+    for user in think(hasty, catalog, users(catalog, 3)):
+        assert (user.texts, user.prefixes, user.dropped_paths, user.tokens) == ((), (), 3, 6)
+
+
+def test_top_p_of_nothing_is_greedy(directory: Path, catalog: Catalog) -> None:
+    greedy = TransformersReasoner.load(directory, catalog.space, sampling=Sampling(top_p=1e-9))
+    for user in think(greedy, catalog, users(catalog, 3)):
+        assert len(set(user.texts)) <= 1
+
+
+def test_a_tokenizer_without_the_itemic_tokens_is_refused(directory: Path) -> None:
+    with pytest.raises(ReleaseMismatch, match=r"'<item_a_8>' is \d+ tokens, expected one"):
+        TransformersReasoner.load(directory, SidSpace((64, 64, 256)))
+
+
+def test_union_keeps_the_best_path_and_counts_support() -> None:
+    first = [Beam((1, 1), -1.0), Beam((2, 2), -3.0)]
+    second = [Beam((2, 2), -2.0), Beam((3, 3), -2.0)]
+    assert unite([first, second]) == [
+        PathPrefix((1, 1), 0, -1.0, 1),
+        PathPrefix((2, 2), 1, -2.0, 2),
+        PathPrefix((3, 3), 1, -2.0, 1),
+    ]
+    assert unite([]) == []
+
+
+def test_seeds_depend_on_user_and_seed_alone() -> None:
+    assert user_seed(0, "a") == user_seed(0, "a")
+    assert len({user_seed(0, "a"), user_seed(0, "b"), user_seed(1, "a")}) == 3
+
+
+def test_the_prompt_holds_the_last_fifty_items(catalog: Catalog) -> None:
+    rows = list(range(120))
+    text = render_history(catalog, rows)
+    expected = [tuple(catalog.sids[row].tolist()) for row in rows[-50:]]
+    assert list(catalog.space.parse(text)) == expected
+
+
+def test_code_ids_are_those_of_the_tokens(reasoner: TransformersReasoner, catalog: Catalog) -> None:
+    assert reasoner.tokenizer.decode([int(reasoner.code_ids[2][5])]) == "<item_c_5>"
+    assert [len(level) for level in reasoner.code_ids] == list(catalog.space.sizes)
