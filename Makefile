@@ -20,7 +20,6 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
 BASE := $(VENV)/.base
 DEV := $(VENV)/.dev
-IMPORTED := .state/imported-$(subst /,-,$(DATA))
 
 .PHONY: help demo serve test lint types train bench clean
 .DELETE_ON_ERROR:
@@ -31,7 +30,8 @@ help:
 demo: $(BASE)
 	$(PY) -m bench demo --release $(RELEASE) --data $(DATA)
 
-serve: $(BASE) $(IMPORTED)
+serve: $(BASE)
+	$(PY) -m offline import --data $(DATA)
 	$(PY) -m service --release $(RELEASE) --host $(HOST) --port $(PORT)
 
 test: lint types
@@ -50,20 +50,12 @@ train: $(DEV)
 bench: $(DEV)
 	$(PY) -m bench trie --json $(RESULTS)/trie.json
 	$(PY) -m bench sids --data $(DATA) --release $(RELEASE) --json $(RESULTS)/sids.json
+	$(PY) -m bench exact --data $(DATA) --release $(RELEASE) --json $(RESULTS)/exact.json
 	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json $(RESULTS)/quality.json
 
 clean:
 	rm -rf $(VENV) .state .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-# The stamp speaks of the embedded server below .state alone. Importing twice adds nothing.
-ifneq ($(THINKAHEAD_REDIS_URL)$(THINKAHEAD_STATE_DIR),)
-.PHONY: $(IMPORTED)
-endif
-$(IMPORTED): $(wildcard $(DATA)/*.parquet) $(BASE)
-	$(PY) -m offline import --data $(DATA)
-	@mkdir -p $(@D)
-	@touch $@
 
 # A half-made environment has no stamp and is made again from nothing.
 $(VENV)/.made:
