@@ -1,0 +1,141 @@
+"""The one-pass finish against brute force: every item of the catalog scored on its own in float64.
+
+The reference goes the way of training, one teacher-forced chain an item; it knows no trie, no tree
+and no prefix. Real users, the release's own weights, their best prefixes as C_u.
+"""
+
+# N = catalog rows, M = chain nodes of a chunk of items, L = levels
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+
+from bench.histories import cut_histories
+from bench.report import open_console, print_table, write_json
+from models.catalog import Catalog
+from models.dataset import load_dataset
+from models.finish import Finisher, Scored
+from models.recommender import Memory, Nodes, OnlineRecommender
+from models.release import Release
+from models.sid import Prefix
+
+NUM_PREFIXES = 100
+K = 10
+_CHUNK_ITEMS = 1024
+_TIE = 1e-9
+_COLUMNS = ("name", "users", "items", "max_abs_difference", "top_sets_that_differ")
+
+
+def brute_force(
+    recommender: OnlineRecommender, catalog: Catalog, memory: Memory
+) -> NDArray[np.float64]:
+    """log P(SID | history) of every catalog row for one user: (N,)."""
+    sids_NL = torch.from_numpy(catalog.sids.astype(np.int64))
+    parts = []
+    for chunk_NL in sids_NL.split(_CHUNK_ITEMS):
+        hidden = recommender.decode(memory, _chains(chunk_NL))[0].unflatten(0, chunk_NL.shape)
+        steps = [
+            recommender.code_logprobs(hidden[:, level], level)
+            .gather(1, chunk_NL[:, level : level + 1])
+            .squeeze(1)
+            for level in range(chunk_NL.shape[1])
+        ]
+        parts.append(torch.stack(steps).sum(dim=0))
+    return torch.cat(parts).numpy()
+
+
+def _chains(sids_NL: torch.Tensor) -> Nodes:
+    """L nodes an item, each below the last vector of the history."""
+    num, levels = sids_NL.shape
+    depth_M = torch.arange(levels).repeat(num)
+    first_M1 = (torch.arange(num) * levels).repeat_interleave(levels).unsqueeze(1)
+    steps_ML = torch.arange(levels).expand(num * levels, levels)
+    mask_ML = steps_ML <= depth_M.unsqueeze(1)
+    ancestors_ML = first_M1 + torch.where(mask_ML, steps_ML, depth_M.unsqueeze(1))
+    codes_1ML = sids_NL[:, :-1].repeat_interleave(levels, dim=0).unsqueeze(0)
+    return Nodes(codes_1ML, depth_M, ancestors_ML, mask_ML, None)
+
+
+def expected_top(
+    scores_N: NDArray[np.float64], catalog: Catalog, prefixes: Sequence[Prefix]
+) -> list[int]:
+    """The K best rows below `prefixes`, best first, ties by row."""
+    chosen = set(prefixes)
+    depth = catalog.space.prefix_depth
+    below = [at for at, sid in enumerate(catalog.sids[:, :depth].tolist()) if tuple(sid) in chosen]
+    return sorted(below, key=lambda row: (-scores_N[row], row))[:K]
+
+
+def differs(
+    found: Sequence[Scored], expected: Sequence[int], scores_N: NDArray[np.float64]
+) -> bool:
+    """Whether the two sets differ by more than a tie of the reference."""
+    if len(found) != len(expected):
+        return True
+    strangers = {item.row for item in found} - set(expected)
+    worst = min((scores_N[row] for row in expected), default=0.0)
+    return any(scores_N[row] < worst - _TIE for row in strangers)
+
+
+@torch.inference_mode()
+def compare(
+    release: Release, histories: Sequence[Sequence[int]]
+) -> list[dict[str, str | int | float]]:
+    """One row for the finish in float64, one for the float32 that serves."""
+    catalog = release.catalog
+    reference = release.load_recommender().double()
+    exact = Finisher(reference, catalog)
+    finishers = {"float64": exact, "float32": Finisher(release.load_recommender(), catalog)}
+    worst, num_differing = dict.fromkeys(finishers, 0.0), dict.fromkeys(finishers, 0)
+    for history in track(histories, description="brute force"):
+        scores_N = brute_force(reference, catalog, exact.encode([history]))
+        prefixes = exact.best_prefixes(history, count=NUM_PREFIXES)
+        expected = expected_top(scores_N, catalog, prefixes)
+        for name, finisher in finishers.items():
+            found = finisher.finish(history, prefixes, k=K)
+            errors = [abs(item.logprob - scores_N[item.row]) for item in found]
+            worst[name] = max(worst[name], *errors)
+            num_differing[name] += differs(found, expected, scores_N)
+    return [
+        {
+            "name": name,
+            "users": len(histories),
+            "items": len(catalog),
+            "max_abs_difference": worst[name],
+            "top_sets_that_differ": num_differing[name],
+        }
+        for name in finishers
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    release = Release.load(options.release)
+    cases = cut_histories(
+        load_dataset(options.data), release.catalog, split="test", num_users=options.users
+    )
+    rows = compare(release, [case.history.rows for case in cases])
+    title = f"finish of {NUM_PREFIXES} prefixes against scoring every item in float64"
+    print_table(open_console(), title, rows, _COLUMNS)
+    for row in rows:
+        print(f"{row['name']}: largest absolute difference {row['max_abs_difference']:.2e}")
+    if options.json:
+        meta = {"command": "exact", "release": f"{release.name}@{release.version}"}
+        write_json(options.json, meta, rows)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench exact", allow_abbrev=False)
+    add = parser.add_argument
+    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
+    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    add("--users", type=int, default=200, metavar="N")
+    add("--json", type=Path, metavar="FILE")
+    return parser
