@@ -4,12 +4,13 @@ Nothing above this file knows `redis.RedisError`. What lies under which key and 
 `layout`'s, shared with the twin in `memory_store`.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import redis.asyncio
@@ -47,8 +48,6 @@ from models.records import PrefixRecord
 from models.sid import SidSpace
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _BATCH = 500  # users a pipeline
 _SCAN_COUNT = 1000
@@ -237,10 +236,10 @@ class RedisStore:
         current = await self._read_manifest_bytes()
         check_swap(current, expected, new)
         has_current = "0" if current is None else "1"
-        reply = self._redis.eval(
-            _COMPARE_AND_SET, 1, MANIFEST_KEY, has_current, current or b"", new.encode()
-        )
-        if not await self._await(cast("Awaitable[int]", reply)):
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.eval(_COMPARE_AND_SET, 1, MANIFEST_KEY, has_current, current or b"", new.encode())
+        (has_swapped,) = await self._run(pipeline)
+        if not has_swapped:
             raise ManifestConflict("the manifest changed in between: another job was faster")
 
     async def user_ids(self) -> list[str]:
@@ -270,7 +269,9 @@ class RedisStore:
         await self._run(pipeline)
 
     async def ping(self) -> None:
-        await self._await(self._redis.ping())
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.ping()
+        await self._run(pipeline)
 
     async def close(self) -> None:
         with self._translated():
@@ -297,6 +298,7 @@ class RedisStore:
 
     async def _execute(self, pipeline: Any) -> list[Any]:
         """Replies in order; one of the wrong Redis type stays among them as its error."""
+        await _deliver_cancellation()
         with self._translated():
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
             for reply in replies:
@@ -306,13 +308,10 @@ class RedisStore:
 
     async def _run(self, pipeline: Any) -> list[Any]:
         """Replies in order; any error among them is raised."""
+        await _deliver_cancellation()
         with self._translated():
             replies: list[Any] = await pipeline.execute()
         return replies
-
-    async def _await(self, reply: Awaitable[T]) -> T:
-        with self._translated():
-            return await reply
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -321,6 +320,17 @@ class RedisStore:
         except (RedisError, OSError, TimeoutError) as exc:
             detail = " ".join(str(exc).split()) or type(exc).__name__
             raise StoreUnavailable(f"Redis at {self._place}: {detail}") from exc
+
+
+async def _deliver_cancellation() -> None:
+    """Raise a cancellation that came since this task last paused, such as that of Ctrl-C.
+
+    redis-py 8.1 loses it: it looks for stray bytes under a timeout of zero, and there the pending
+    cancellation counts as that timeout's own.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        await asyncio.sleep(0)
 
 
 def _is_wrong_type(reply: object) -> bool:

@@ -2,7 +2,10 @@
 
 import sys
 
-from offline.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        from offline.cli import main
+
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:  # while still importing
+        sys.exit(130)

@@ -415,6 +415,21 @@ async def test_one_user_is_read_in_one_round_trip(
     assert after - before == 2  # ours and that of the second INFO
 
 
+async def test_a_cancellation_just_before_a_call_stops_it(redis_store: RedisStore) -> None:
+    """redis-py lost it, so that Ctrl-C during an import's own work was swallowed."""
+
+    async def cancelled_between_calls() -> None:
+        await redis_store.ping()
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await redis_store.append_events("ann", make_events(1))
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(cancelled_between_calls())
+    assert await redis_store.user_ids() == []
+
+
 async def test_a_hung_server_fails_within_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = RedisStore(f"redis://127.0.0.1:{silent.getsockname()[1]}", 50)
