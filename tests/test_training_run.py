@@ -18,6 +18,8 @@ from models.release import Release
 from models.sid import ITEM_BEGIN
 from tests.service_harness import ServiceProcess
 
+pytestmark = pytest.mark.timeout(900)
+
 NUM_USERS = 2000
 
 
@@ -60,7 +62,6 @@ def trained(data: Path) -> Release:
     return Release.load(out)
 
 
-@pytest.mark.timeout(600)
 def test_a_slice_without_titles_trains_into_a_sound_release(trained: Release, data: Path) -> None:
     dataset = load_dataset(data)
     assert len(dataset.histories) == NUM_USERS
@@ -114,5 +115,5 @@ def test_the_service_serves_what_was_trained(trained: Release, tmp_path: Path) -
 def test_a_folder_that_is_no_data_set_is_one_line_and_exit_78(tmp_path: Path) -> None:
     done = train(tmp_path, tmp_path / "out")
     assert done.returncode == 78
-    assert "interactions.parquet: no such file" in done.stderr
+    assert "items.parquet: no such file" in done.stderr
     assert "Traceback" not in done.stderr
