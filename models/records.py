@@ -109,8 +109,8 @@ class PrefixRecord:
                 f"record of SID space {fingerprint:016x}, expected {space.fingerprint:016x}"
             )
         prefixes = tuple(
-            RecordedPrefix(tuple(codes), path, -steps / _STEPS_PER_NAT)
-            for *codes, path, steps in entry.iter_unpack(body)
+            RecordedPrefix(fields[:depth], fields[depth], -fields[depth + 1] / _STEPS_PER_NAT)
+            for fields in entry.iter_unpack(body)
         )
         _check_codes(prefixes, depth, space)
         return cls(generation, fingerprint, created_at, prefixes)
