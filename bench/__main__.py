@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from models.errors import InvalidInput, InvalidRelease
+from models.errors import InvalidInput, InvalidRelease, StoreUnavailable
 
-EX_USAGE, EX_CONFIG = 64, 78
+EX_USAGE, EX_TEMPFAIL, EX_CONFIG = 64, 75, 78
 COMMANDS = {
     "quality": "who finds the item that was left out, ranking the whole catalog",
     "exact": "the one-pass finish against scoring every item in float64",
@@ -27,9 +27,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if command in ("-h", "--help") else EX_USAGE
     try:
         code: int = import_module(f"bench.{command}").main(arguments[1:])
-    except (InvalidInput, InvalidRelease) as exc:
+    except (InvalidInput, InvalidRelease, StoreUnavailable) as exc:
         print(f"bench {command}: {' '.join(str(exc).split())}", file=sys.stderr)
-        return EX_CONFIG
+        return EX_TEMPFAIL if isinstance(exc, StoreUnavailable) else EX_CONFIG
     return code
 
 

@@ -31,7 +31,9 @@ def write_dataset(folder: Path, catalog: Catalog, *, num_users: int) -> None:
 
 
 def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """With a budget that a busy machine can keep: a late answer would come from a lower rung."""
     environ = {key: value for key, value in os.environ.items() if "THINKAHEAD" not in key}
+    environ |= {"THINKAHEAD_REQUEST_BUDGET_MS": "10000", "THINKAHEAD_REDIS_TIMEOUT_MS": "5000"}
     return subprocess.run(
         [sys.executable, "-m", "bench", "demo", *arguments],
         cwd=ROOT,
@@ -42,7 +44,7 @@ def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_demo_shows_three_users_and_leaves_nothing_running(tmp_path: Path) -> None:
     """Twice: the second run finds a full store and does as well."""
     catalog = toy_catalog()
