@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -22,16 +23,15 @@ from models.errors import (
     StoreUnavailable,
     ThinkAheadError,
 )
-from models.store import RedisStore
-from service.app import create_app
-from service.engine import load_engine
 from service.settings import ServiceSettings, load_settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
 _KEEP_ALIVE_S = 75  # longer than a load balancer's idle time, else random 502s
 _DRAIN_S = 8
-_BACKLOG = 2048
 logger = logging.getLogger("service")
 
 
@@ -48,34 +48,53 @@ def main(arguments: Sequence[str]) -> int:
 
 def _serve(settings: ServiceSettings) -> None:
     """Blocks until a signal. Raises before anything is served, or not at all."""
-    engine = load_engine(settings.release_dir)
-    with _listen(settings) as listener, resolve(settings.redis_url, settings.state_dir) as server:
-        store = RedisStore(server.url, settings.redis_timeout_ms)
-        logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
-        host, port = listener.getsockname()[:2]
-        logger.info("%s on http://%s:%d", engine.label, host, port)
-        uvicorn.Server(
-            uvicorn.Config(
-                create_app(settings, engine=engine, store=store),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=_DRAIN_S,
-            )
-        ).run(sockets=[listener])
+    with _bind(settings) as listener:
+        # torch takes seconds to import, and bad settings are refused before that
+        from models.store import RedisStore
+        from service.app import create_app
+        from service.engine import load_engine
+
+        engine = load_engine(settings.release_dir)
+        with resolve(settings.redis_url, settings.state_dir) as server:
+            store = RedisStore(server.url, settings.redis_timeout_ms)
+            _log_from_now_on()
+            host, port = listener.getsockname()[:2]
+            logger.info("%s on http://%s:%d", engine.label, host, port)
+            _run(create_app(settings, engine=engine, store=store), listener)
 
 
-def _listen(settings: ServiceSettings) -> socket.socket:
-    """Bound here, so that a taken port is one line and port 0 can be named in the log."""
+def _run(app: "FastAPI", listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _bind(settings: ServiceSettings) -> socket.socket:
+    """Bound here, so that a taken port is one line and port 0 can be named in the log.
+
+    It does not listen yet: until the release is loaded, connections are refused and not kept.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
     except OSError as exc:
+        listener.close()
         where = f"{settings.host}:{settings.port}"
         raise InvalidSettings(f"cannot listen on {where}: {exc.strerror}") from exc
+    return listener
+
+
+def _log_from_now_on() -> None:
+    """Not earlier: a refused start is one line and nothing else."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def _stop_on_signals() -> None:

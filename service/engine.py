@@ -49,10 +49,12 @@ def load_engine(release_dir: Path) -> Engine:
 def self_test(engine: Engine) -> None:
     """Climb the two rungs that need no store. Raises InvalidRelease naming the one that fails.
 
-    It also warms the model, so that the first request does not pay for it.
+    It also warms the model, with a history and without, so that no request pays for it.
     """
     if not engine.popular_rows:
         raise InvalidRelease(f"{engine.label}: the popular list names no item of the catalog")
     prefixes = engine.release.global_prefixes
-    if not engine.finisher.finish((), prefixes, k=_SELF_TEST_ITEMS):
-        raise InvalidRelease(f"{engine.label}: the global prefixes finish to no item")
+    for rows in (engine.popular_rows[:_SELF_TEST_ITEMS], ()):
+        engine.finisher.best_prefixes(rows, count=1)
+        if not engine.finisher.finish(rows, prefixes, k=_SELF_TEST_ITEMS):
+            raise InvalidRelease(f"{engine.label}: the global prefixes finish to no item")

@@ -36,6 +36,7 @@ class Serving:
         self._copies = Copies(settings.copies_limit)
         self._outbox = Outbox(settings.outbox_limit)
         self._worker = Worker(limit=settings.queue_limit)
+        self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._users = Users(
             store, space=space, breaker=self._breaker, copies=self._copies, outbox=self._outbox
@@ -69,9 +70,8 @@ class Serving:
 
     async def stop(self) -> None:
         """After the last request: hand over what waits, then let go of everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopping.set()  # no cancelling: it would tear a connection out of a reply
+        await asyncio.gather(*self._tasks)
         if num_lost := len(self._outbox) - await self._users.flush():
             logger.error("%d events are lost: the store is away", num_lost)
         await asyncio.to_thread(self._worker.stop)
@@ -99,7 +99,8 @@ class Serving:
 
     async def _keep_up(self) -> None:
         poll_s = self._settings.manifest_poll_ms / 1000
-        while True:
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        while not self._stopping.is_set():
             try:
                 is_reachable = await self.manifest.poll()
                 if is_reachable:
@@ -107,7 +108,9 @@ class Serving:
             except Exception:
                 logger.exception("keeping up with the store failed")
                 is_reachable = False
-            await asyncio.sleep(poll_s if is_reachable else min(poll_s, _RETRY_S))
+            pause_s = poll_s if is_reachable else min(poll_s, _RETRY_S)
+            await asyncio.wait([stopping], timeout=pause_s)
+        stopping.cancel()
 
     def _watch_gauges(self) -> None:
         watch = self.metrics.watch

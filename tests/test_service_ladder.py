@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @pytest.fixture
 async def store(server: RedisServer) -> RedisStore:
     server.flush()
-    return RedisStore(server.url, timeout_ms=2000)
+    return RedisStore(server.url, timeout_ms=10_000)
 
 
 @pytest.fixture
@@ -248,15 +248,18 @@ async def test_a_budget_that_is_spent_gives_the_popular_list(store: RedisStore) 
 
 
 class GatedFinisher(Finisher):
-    """Holds every search for own prefixes until the gate opens."""
+    """Holds every search for own prefixes while the gate is closed."""
 
     def __init__(self) -> None:
         catalog = toy_engine().catalog
         super().__init__(toy_recommender(catalog), catalog)
         self.gate = threading.Event()
+        self.gate.set()
+        self.reached = threading.Event()
 
     def best_prefixes(self, history_rows: Sequence[int], *, count: int) -> list[Prefix]:
-        self.gate.wait()
+        self.reached.set()
+        self.gate.wait(timeout=60)
         return super().best_prefixes(history_rows, count=count)
 
 
@@ -274,13 +277,14 @@ async def test_what_was_found_before_the_deadline_is_kept(
     await give_history(store, "user", item_ids(1))
     await give_record(store, "user", new_record(prefixes=some_prefixes(1)))
     engine = Engine(toy_engine().release, gated)
-    async with serving(store, engine=engine, request_budget_ms=500) as service:
+    async with serving(store, engine=engine, request_budget_ms=3000) as service:
         await until_ready(service)
+        gated.gate.clear()
         answer = await service.recommend("user", n=20)
         gated.gate.set()
         sources = {item["source"] for item in answer["items"]}
         assert (answer["source"], sources) == ("personal", {"personal", "popular"})
-        assert answer["timings_ms"]["finish"] > 400
+        assert answer["timings_ms"]["finish"] > 1000
 
 
 async def test_a_full_queue_gives_the_popular_list_at_once(
@@ -290,10 +294,13 @@ async def test_a_full_queue_gives_the_popular_list_at_once(
     engine = Engine(toy_engine().release, gated)
     async with serving(store, engine=engine, queue_limit=1) as service:
         await until_ready(service)
+        gated.gate.clear()
+        gated.reached.clear()
         waiting = [asyncio.create_task(service.recommend("user"))]
-        await asyncio.sleep(0.2)
+        await asyncio.to_thread(gated.reached.wait, 60)
         waiting.append(asyncio.create_task(service.recommend("user")))
-        await asyncio.sleep(0.2)
+        while await service.metric("thinkahead_queue_waiting") == 0:
+            await asyncio.sleep(0.01)
         shed = await service.recommend("user")
         assert (shed["source"], shed["degraded"]) == ("popular", True)
         assert await fallbacks(service, Reason.QUEUE_FULL) == 1

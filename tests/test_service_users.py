@@ -171,7 +171,7 @@ async def test_a_store_that_returns_is_used_again_without_a_request_asking_first
         for _ in range(FAILURES_TO_OPEN):
             await service.recommend("user")
         store.is_away = False
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 30
         while (await service.recommend("user"))["source"] != "personal":
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
@@ -191,7 +191,7 @@ async def test_an_event_waits_for_a_store_that_is_away_and_counts_at_once() -> N
         assert clicked not in [item["item_id"] for item in during["items"]]
         assert await service.metric("thinkahead_outbox_events") == 1
         store.is_away = False
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 30
         while await service.metric("thinkahead_outbox_events"):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
