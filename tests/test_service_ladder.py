@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 
 import numpy as np
@@ -299,7 +300,9 @@ async def test_a_full_queue_gives_the_popular_list_at_once(
         waiting = [asyncio.create_task(service.recommend("user"))]
         await asyncio.to_thread(gated.reached.wait, 60)
         waiting.append(asyncio.create_task(service.recommend("user")))
+        deadline = time.monotonic() + 60
         while await service.metric("thinkahead_queue_waiting") == 0:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
         shed = await service.recommend("user")
         assert (shed["source"], shed["degraded"]) == ("popular", True)
