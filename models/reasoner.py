@@ -4,7 +4,8 @@ Prompts are encoded once and shared by their paths; codes are scored as a tree o
 paths, one forward pass a level. Knows nothing of users, catalogs or Redis.
 """
 
-# U = prompts, R = paths (U x T, then the closed ones), S = cache slots, W = beams, V = vocabulary
+# U = prompts, R = paths (U x T, then the closed ones), S = cache slots, W = beams, V = vocabulary,
+# K = tokens to draw from, M = steps
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +26,15 @@ from models.sid import ITEM_BEGIN, SidSpace
 
 @dataclass(frozen=True)
 class Sampling:
-    """How thoughts are sampled: from softmax(logits / temperature), cut to the smallest set of
-    tokens that holds `top_p`."""
+    """How thoughts are sampled: from softmax(logits / temperature), cut to the `top_k` best tokens
+    and of those to the smallest set that holds `top_p`.
+
+    Ranking the whole vocabulary instead of `top_k` took a third of the time of a thought.
+    """
 
     temperature: float = 1.0
     top_p: float = 0.95
+    top_k: int = 50
     max_tokens: int = MAX_THOUGHT_TOKENS
 
 
@@ -73,8 +78,8 @@ class TransformersReasoner:
             mask_RS=mask_US.repeat_interleave(paths, dim=0),
             length_R=mask_US.sum(dim=1).repeat_interleave(paths),
         )
-        noise_RK = _noise(seeds, paths, self.sampling.max_tokens)
-        tokens, closed = self._sample(state, logits_UV.repeat_interleave(paths, dim=0), noise_RK)
+        noise_RM = _noise(seeds, paths, self.sampling.max_tokens)
+        tokens, closed = self._sample(state, logits_UV.repeat_interleave(paths, dim=0), noise_RM)
         return TransformersThoughts(self, state, tokens, closed, paths)
 
     def _encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -89,7 +94,7 @@ class TransformersReasoner:
         return ids_US.to(self.model.device), mask_US.to(self.model.device)
 
     def _sample(
-        self, state: "_Paths", logits_RV: Tensor, noise_RK: Tensor
+        self, state: "_Paths", logits_RV: Tensor, noise_RM: Tensor
     ) -> tuple[list[list[int]], list[bool]]:
         """Extend every path until it closes its thought or runs out of tokens.
 
@@ -99,7 +104,7 @@ class TransformersReasoner:
         open_R = torch.ones(num, dtype=torch.bool, device=logits_RV.device)
         tokens: list[list[int]] = [[] for _ in range(num)]
         for step in range(self.sampling.max_tokens):
-            next_R = self._draw(logits_RV, noise_RK[:, step].to(logits_RV.device))
+            next_R = self._draw(logits_RV, noise_RM[:, step].to(logits_RV.device))
             for row in torch.nonzero(open_R).flatten().tolist():
                 tokens[row].append(int(next_R[row]))
             # A closing path still feeds `</think>`: its codes are scored after it.
@@ -112,14 +117,14 @@ class TransformersReasoner:
     def _draw(self, logits_RV: Tensor, uniform_R: Tensor) -> Tensor:
         """One token a row by inverse transform sampling within the nucleus."""
         prob_RV = (logits_RV.float() / self.sampling.temperature).softmax(dim=-1)
-        sorted_RV, order_RV = prob_RV.sort(dim=-1, descending=True, stable=True)
-        below_RV = sorted_RV.cumsum(dim=-1) - sorted_RV
-        kept_RV = sorted_RV.masked_fill(below_RV >= self.sampling.top_p, 0.0)
-        cumulative_RV = kept_RV.cumsum(dim=-1)
-        target_R1 = uniform_R.unsqueeze(1) * cumulative_RV[:, -1:]
-        at_R1 = torch.searchsorted(cumulative_RV, target_R1, right=True)
-        last_R1 = (kept_RV > 0).sum(dim=-1, keepdim=True) - 1
-        return order_RV.gather(1, torch.minimum(at_R1, last_R1)).squeeze(1)
+        best_RK, order_RK = prob_RV.topk(min(self.sampling.top_k, prob_RV.shape[1]), dim=-1)
+        below_RK = best_RK.cumsum(dim=-1) - best_RK
+        kept_RK = best_RK.masked_fill(below_RK >= self.sampling.top_p, 0.0)
+        cumulative_RK = kept_RK.cumsum(dim=-1)
+        target_R1 = uniform_R.unsqueeze(1) * cumulative_RK[:, -1:]
+        at_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True)
+        last_R1 = (kept_RK > 0).sum(dim=-1, keepdim=True) - 1
+        return order_RK.gather(1, torch.minimum(at_R1, last_R1)).squeeze(1)
 
     def _step(self, state: "_Paths", token_R: Tensor, live_R: Tensor) -> Tensor:
         """Feed one token to the live paths; the others get a masked slot. Next logits (R, V)."""
