@@ -1,1 +1,1 @@
-"""Flat tests: one `test_<thing>.py` per thing, `toy.py` the toy world, `fakes.py` what stands in for a collaborator."""
+"""Flat test files over the toy world in `toy.py`; none of them knows the workings of another."""

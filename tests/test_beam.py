@@ -35,7 +35,10 @@ class TableScorer:
             )
         ]
         return np.stack(
-            [np.stack([self.logp(row, beam) for beam in beams]) for row, beams in enumerate(self.beams)]
+            [
+                np.stack([self.logp(row, beam) for beam in beams])
+                for row, beams in enumerate(self.beams)
+            ]
         )
 
     def joint(self, context: int, codes: tuple[int, ...]) -> float:

@@ -47,7 +47,11 @@ def test_wholly_null_text_columns_and_absent_times_are_fine(tmp_path: Path) -> N
         (ITEMS, EVENTS | {"mood": [1, 2, 3]}, r"interactions\.parquet: unknown columns"),
         (ITEMS, EVENTS | {"item_id": ["b", None, "a"]}, r"interactions\.parquet:1: .*missing"),
         (ITEMS, EVENTS | {"user_id": ["u", "u", " "]}, r"interactions\.parquet:2: .*missing"),
-        (ITEMS, EVENTS | {"pos": [0, 0, 0]}, r"interactions\.parquet:1: user 'u' has pos 0 already"),
+        (
+            ITEMS,
+            EVENTS | {"pos": [0, 0, 0]},
+            r"interactions\.parquet:1: user 'u' has pos 0 already",
+        ),
         (ITEMS, EVENTS | {"pos": [0, None, 0]}, r"interactions\.parquet:1: pos is missing"),
         (ITEMS, EVENTS | {"pos": ["0", "1", "2"]}, r"column 'pos' is string, expected integers"),
         (ITEMS, EVENTS | {"item_id": ["b", "q", "a"]}, r"interactions\.parquet:1: item 'q' is not"),

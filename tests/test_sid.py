@@ -61,5 +61,5 @@ def test_fingerprint_names_sizes_depth_and_codebook() -> None:
     ("sizes", "depth"), [((8,), 1), ((8, 8), 2), ((0, 8), 1), ((8, 70000), 1), ((65536,) * 4, 2)]
 )
 def test_impossible_spaces_are_refused(sizes: tuple[int, ...], depth: int) -> None:
-    with pytest.raises(InvalidSid, match="expected|must stay"):
+    with pytest.raises(InvalidSid, match=r"expected|must stay"):
         SidSpace(sizes, depth)

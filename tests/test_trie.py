@@ -79,7 +79,7 @@ def test_an_empty_catalog_has_a_root_and_nothing_else() -> None:
 
 def test_a_full_catalog_offers_every_code_everywhere() -> None:
     space = SidSpace((3, 2, 4))
-    sids = {(a, b, c) for a in range(3) for b in range(2) for c in range(4)}
+    sids: set[tuple[int, ...]] = {(a, b, c) for a in range(3) for b in range(2) for c in range(4)}
     trie = build(space, sids)
     assert all(len(trie.children((a, b))) == 4 for a in range(3) for b in range(2))
 

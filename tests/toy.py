@@ -74,7 +74,9 @@ def write_toy_reasoner(catalog: Catalog, directory: Path, *, seed: int = 0) -> N
     torch.manual_seed(seed)
     model = new_reasoner(NanoConfig(width=32, layers=1, heads=2, mlp_width=64), tokenizer)
     tasks = Tasks(catalog, toy_histories(catalog, num_users=200), tokenizer, seed)
-    recipe = ActivateRecipe(rationale_epochs=2, sequence_epochs=0, learning_rate=2e-2, batch_tokens=1024)
+    recipe = ActivateRecipe(
+        rationale_epochs=2, sequence_epochs=0, learning_rate=2e-2, batch_tokens=1024
+    )
     activate(model, tasks, recipe)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
