@@ -1,5 +1,6 @@
 """What is learnt from, what carries a loss, what a recipe may say, and how items get their SIDs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,15 @@ def test_every_bundled_recipe_loads() -> None:
     assert {"nano", "tiny"} <= set(recipes)
     assert all(isinstance(recipe, Recipe) and recipe.seed == 3 for recipe in recipes.values())
     assert recipes["nano"].quantize.sizes == (64, 64, 256)
-    assert recipes["nano"].digest != recipes["tiny"].digest
+    assert recipes["nano"].digest(["online"]) != recipes["tiny"].digest(["online"])
+
+
+def test_a_stage_depends_on_its_own_tables_and_the_seed() -> None:
+    recipe = Recipe()
+    other = replace(recipe, align=replace(recipe.align, sequence_epochs=9))
+    assert other.digest(["quantize", "online"]) == recipe.digest(["quantize", "online"])
+    assert other.digest(["align"]) != recipe.digest(["align"])
+    assert replace(recipe, seed=1).digest(["online"]) != recipe.digest(["online"])
 
 
 @pytest.mark.parametrize(

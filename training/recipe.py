@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,11 @@ class Recipe:
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return values
 
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+    def digest(self, tables: Sequence[str]) -> str:
+        """Of the seed and the given tables."""
+        values = self.to_json()
+        text = json.dumps({name: values[name] for name in ("seed", *tables)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_recipe(file: Path, *, seed: int = 0) -> Recipe:

@@ -38,6 +38,11 @@ from training.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 _NUM_PROBED_USERS = 200
+_TABLES = {
+    "quantize": ("quantize",),
+    "online": ("quantize", "recommender", "online"),
+    "reasoner": ("quantize", "nano", "align", "activate"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +84,17 @@ class Run:
 
     def is_done(self, stage: str) -> bool:
         file = self.work / f"{stage}.json"
-        return file.is_file() and json.loads(file.read_text())["inputs"] == self._inputs
+        return file.is_file() and json.loads(file.read_text())["inputs"] == self._inputs(stage)
 
     def finish(self, stage: str, made: dict[str, Any]) -> None:
-        text = json.dumps({"inputs": self._inputs, "made": made}, indent=1)
+        text = json.dumps({"inputs": self._inputs(stage), "made": made}, indent=1)
         draft = self.work / f"{stage}.json.draft"
         draft.write_text(text)
         draft.replace(self.work / f"{stage}.json")
 
-    @property
-    def _inputs(self) -> str:
-        return f"{self.data_digest} {self.recipe.digest}"
+    def _inputs(self, stage: str) -> str:
+        """What a stage's result depends on, so that a change of another stage does not redo it."""
+        return f"{self.data_digest} {self.recipe.digest(_TABLES[stage])}"
 
 
 def run_stage(run: Run, stage: str) -> None:
