@@ -8,11 +8,13 @@ import argparse
 import asyncio
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from rich.console import Console
@@ -49,8 +51,9 @@ def main(arguments: Sequence[str]) -> int:
         handlers=[RichHandler(console=console, show_path=False)],
     )
     try:
-        options = _parser().parse_args(arguments)
-        _COMMANDS[options.command](options, console)
+        with _prompt_interrupts():
+            options = _parser().parse_args(arguments)
+            _COMMANDS[options.command](options, console)
     except KeyboardInterrupt:
         return _fail(
             "interrupted; what was live stays live, and it can be run again", EX_INTERRUPTED
@@ -62,6 +65,23 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as exc:
         return _fail(f"{exc.filename or 'input or output'}: {exc.strerror or exc}", EX_TEMPFAIL)
     return 0
+
+
+@contextmanager
+def _prompt_interrupts() -> Iterator[None]:
+    """Ctrl-C raises where it strikes, inside of asyncio too.
+
+    asyncio would cancel the running task instead, and redis-py 8.1 can lose a cancellation.
+    """
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _fail(message: str, code: int) -> int:
