@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -126,7 +127,8 @@ class _Job:
             logger.exception("a job of the worker failed")
             value, failure = None, exc
         self._ended_at = monotonic()
-        self._loop.call_soon_threadsafe(self._settle, value, failure)
+        with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            self._loop.call_soon_threadsafe(self._settle, value, failure)
 
     def _settle(self, value: Any, failure: Exception | None) -> None:
         if self.result.cancelled():
