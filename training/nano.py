@@ -6,7 +6,7 @@ Larger scales start from a pretrained directory instead and share everything aft
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from models.prompts import PAD, SPECIAL_TOKENS, TURN_END
@@ -48,8 +48,6 @@ def build_tokenizer(
 
 def add_itemic_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str]) -> int:
     """Add tokens that decoding keeps and nothing normalises; returns how many are new."""
-    from tokenizers import AddedToken
-
     fresh = [AddedToken(token, special=False, normalized=False) for token in tokens]
     return int(tokenizer.add_tokens(fresh))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.catalog import Catalog
-from models.prompts import category_rationale, parse_rationale
+from models.prompts import parse_rationale, topic
 from models.reasoner import TransformersReasoner
 from models.release import popular_prefixes
 from models.think import UserHistory, UserThoughts, think_users, user_seed
@@ -72,5 +72,5 @@ def _names_interests(catalog: Catalog, history: UserHistory, text: str) -> bool:
     rationale = parse_rationale(text)
     if rationale is None:
         return False
-    topics = {category_rationale(catalog, [row], row).next_interest for row in history.rows}
+    topics = {topic(catalog, row) for row in history.rows}
     return set(rationale.interests) <= topics

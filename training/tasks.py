@@ -28,11 +28,10 @@ class Row(NamedTuple):
 
 
 class TokenBatch(NamedTuple):
-    """ids (R, S), labels (R, S) with -100 where there is no loss, and how many labels count."""
+    """ids (R, S), labels (R, S) with -100 where there is no loss."""
 
     ids_RS: Tensor
     labels_RS: Tensor
-    num_tokens: int
 
 
 class Tasks:
@@ -117,4 +116,4 @@ def _pad(rows: Sequence[Row]) -> TokenBatch:
         # The first token of a row has nothing before it to be predicted from.
         first = max(num_context, 1)
         labels_RS[at, first : len(ids)] = ids_RS[at, first : len(ids)]
-    return TokenBatch(ids_RS, labels_RS, int((labels_RS != -100).sum()))
+    return TokenBatch(ids_RS, labels_RS)
