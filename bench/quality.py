@@ -27,9 +27,11 @@ from bench.histories import Case, cut_histories
 from bench.metrics import Interval
 from bench.report import open_console, print_table, write_json
 from bench.thoughts import CaseThoughts, ThoughtCache, Thoughts, ThoughtSettings, collect_thoughts
+from models.catalog import Catalog
 from models.dataset import load_dataset
 from models.errors import InvalidDataset
 from models.finish import Finisher
+from models.prompts import ground
 from models.release import Release
 
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10")
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         "settings": asdict(settings),
         "workers": options.workers,
         "thoughts": describe_thoughts(thoughts),
+        "grounding": describe_grounding(release.catalog, cases, thoughts),
         **_describe(table),
     }
     _print(console, table, meta)
@@ -100,6 +103,22 @@ def describe_thoughts(thoughts: Thoughts) -> dict[str, float]:
     }
 
 
+def describe_grounding(
+    catalog: Catalog, cases: Sequence[Case], thoughts: Thoughts
+) -> dict[str, float]:
+    """Shares of thoughts that name a topic of the history, and of named topics that are in it."""
+    found = [
+        ground(catalog, case.history.rows, text)
+        for case, user in zip(cases, thoughts.users, strict=True)
+        for text in user.texts
+    ]
+    return {
+        "thoughts_naming_the_history": sum(one.found > 0 for one in found) / max(1, len(found)),
+        "named_topics_in_the_history": sum(one.found for one in found)
+        / max(1, sum(one.named for one in found)),
+    }
+
+
 def _describe(table: Table) -> dict[str, Any]:
     return {
         "prefix_recall_strict_minus": {
@@ -119,6 +138,8 @@ def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
     print_table(console, "prefixes to choose from", table.rows, _PREFIX_COLUMNS)
     for name, (mean, low, high) in table.prefix_recall_gain.items():
         console.print(f"prefix recall, strict minus {name}: {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    for what, share in meta["grounding"].items():
+        console.print(f"{what.replace('_', ' ')}: {share:.1%}")
 
 
 @contextmanager

@@ -33,8 +33,8 @@ from models.think import (
     user_seed,
 )
 
-CHUNK_USERS = 64
-_BLOCK_USERS = 16 * CHUNK_USERS  # sorted by length within: a batch is padded to its longest history
+CHUNK_USERS = 16
+_BLOCK_USERS = 64 * CHUNK_USERS  # sorted by length within: a batch is padded to its longest history
 _POLL_S = 0.5
 
 

@@ -19,7 +19,7 @@ SPECIAL_TOKENS = (PAD, TURN_BEGIN, TURN_END, THINK_BEGIN, THINK_END, ITEM_BEGIN,
 MAX_THOUGHT_TOKENS = 48
 _NUM_INTERESTS = 3
 _MAX_TITLE_WORDS = 12
-_NUM_LEAF_PARTS = 2
+_TOPIC_LEVELS = slice(1, 3)
 _RATIONALE = re.compile(r"The user likes (.*)\. Next: (.*)\.", re.DOTALL)
 
 
@@ -35,6 +35,13 @@ class Rationale(NamedTuple):
 
     interests: tuple[str, ...]
     next_interest: str
+
+
+class Grounding(NamedTuple):
+    """How many interests a thought names, and how many of those are topics of the history."""
+
+    named: int
+    found: int
 
 
 def think_prompt(space: SidSpace, history: Sequence[Sid]) -> str:
@@ -64,11 +71,12 @@ def caption_example(space: SidSpace, catalog: Catalog, row: int) -> Example:
 
 
 def interleaved_text(space: SidSpace, catalog: Catalog, rows: Sequence[int]) -> str:
-    """Interleaved User Persona Grounding (A.3.1): each SID of a history beside its caption."""
+    """Interleaved User Persona Grounding (A.3.1): each SID of a history beside its topic, the words
+    in which a thought speaks of it."""
     lines = []
     for row in rows:
         sid = tuple(catalog.sids[row].tolist())
-        lines.append(f"{space.text(sid)} {caption(catalog, row)}")
+        lines.append(f"{space.text(sid)} {topic(catalog, row)}")
     return "The user bought\n" + "\n".join(lines) + TURN_END
 
 
@@ -81,11 +89,12 @@ def caption(catalog: Catalog, row: int) -> str:
 
 
 def topic(catalog: Catalog, row: int) -> str:
-    """The interest that an item stands for: the end of its category path, else its brand, else the
-    itemic token of its first code (data without categories, see the README of `data/`)."""
+    """The interest that an item stands for: the second and third level of its category path, as
+    deep as two codes tell apart (purity .74, at the leaf .55: `LOG.md`, 2026-11-22); else its
+    brand, else the itemic token of its first code (data without categories)."""
     path = catalog.categories[row]
     if path:
-        return " > ".join(path[1:][-_NUM_LEAF_PARTS:] or path)
+        return " > ".join(path[_TOPIC_LEVELS] or path)
     return catalog.brands[row] or catalog.space.token(0, int(catalog.sids[row, 0]))
 
 
@@ -107,3 +116,13 @@ def parse_rationale(text: str) -> Rationale | None:
     """Inverse of `rationale_text`; None for a thought of another form."""
     match = _RATIONALE.fullmatch(text.strip())
     return Rationale(tuple(match[1].split("; ")), match[2]) if match else None
+
+
+def ground(catalog: Catalog, history: Sequence[int], text: str) -> Grounding:
+    """Compare a thought with the catalog rows that it is about; (0, 0) for one of another form."""
+    rationale = parse_rationale(text)
+    if rationale is None:
+        return Grounding(0, 0)
+    topics = {topic(catalog, row) for row in history}
+    named = set(rationale.interests)
+    return Grounding(len(named), len(named & topics))

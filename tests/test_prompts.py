@@ -49,7 +49,7 @@ def test_rationale_ranks_topics_by_count_then_recency_and_hides_the_title() -> N
     history = [row["a"], row["b"], row["c"], row["a"], row["b"]]
     rationale = prompts.category_rationale(catalog, history, row["d"])
     assert rationale.interests == ("Nails > Polish", "Hair > Shampoo", "Face")
-    assert rationale.next_interest == "Oils > Rose"
+    assert rationale.next_interest == "Bath > Oils"
     assert "Secret" not in prompts.rationale_text(rationale)
 
 
@@ -59,6 +59,26 @@ def test_topics_fall_back_to_brand_then_to_the_itemic_token() -> None:
     assert prompts.topic(catalog, 0) == "OPI"
     assert prompts.topic(catalog, 1) == "<item_a_7>"
     assert prompts.caption(catalog, 1) == "in <item_a_7>"
+
+
+def test_a_thought_is_grounded_by_the_topics_of_its_history() -> None:
+    items = {name: ItemText(None, None, ("Beauty", name)) for name in ("Hair", "Nails", "Face")}
+    sids = {name: (at, 0, 0) for at, name in enumerate(items)}
+    catalog = build_catalog(SPACE, sids, items, {})
+    history = [catalog.row("Hair") or 0, catalog.row("Nails") or 0]
+    thought = prompts.rationale_text(prompts.Rationale(("Nails", "Face", "Nails"), "Hair"))
+    assert prompts.ground(catalog, history, thought) == (2, 1)
+    assert prompts.ground(catalog, history, "Buy something.") == (0, 0)
+
+
+def test_an_interleaved_history_stands_beside_its_topics() -> None:
+    items = {"a": ItemText("Title", "OPI", ("Beauty", "Makeup", "Nails", "Polish"))}
+    catalog = build_catalog(SPACE, {"a": FIRST}, items, {})
+    assert prompts.interleaved_text(SPACE, catalog, [0, 0]) == (
+        "The user bought\n"
+        "<|item_begin|><item_a_1><item_b_2><item_c_3><|item_end|> Makeup > Nails\n"
+        "<|item_begin|><item_a_1><item_b_2><item_c_3><|item_end|> Makeup > Nails<|im_end|>"
+    )
 
 
 def test_every_special_token_that_a_prompt_writes_is_declared() -> None:

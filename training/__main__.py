@@ -20,7 +20,7 @@ _BAD_INPUT = 78
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     try:
         run = Run(options.data, options.work, load_recipe(options.config, seed=options.seed))
         if options.stage != "all":
@@ -60,6 +60,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="checkpoints (default: beside the release)")
     parser.add_argument("--config", type=Path, default=_NANO, help="recipe (TOML)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of one stage run by itself")
     options = parser.parse_args(arguments)
     if options.stage == "all" and options.out is None:
         parser.error("all needs --out")

@@ -17,9 +17,9 @@ from training.tasks import Row, Tasks, TokenBatch, batch_rows
 class AlignRecipe:
     """Passes over each task's rows; one epoch of sequences sees every training item once."""
 
-    sequence_epochs: int = 4
-    interleaved_epochs: int = 1
-    caption_epochs: int = 2
+    sequence_epochs: int = 1
+    interleaved_epochs: int = 3
+    caption_epochs: int = 1
     learning_rate: float = 2e-3
     batch_tokens: int = 4096
     seed: int = 0

@@ -4,8 +4,8 @@ and find the prefix of what came next more often than popularity does?"""
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from models import prompts
 from models.catalog import Catalog
-from models.prompts import parse_rationale, topic
 from models.reasoner import TransformersReasoner
 from models.release import popular_prefixes
 from models.think import UserHistory, UserThoughts, think_users, user_seed
@@ -56,21 +56,14 @@ def probe(
         for history, user in zip(ordered, thoughts, strict=True)
         for text in user.texts
     ]
-    named = sum(_names_interests(catalog, history, text) for history, text in texts)
+    found = [prompts.ground(catalog, history.rows, text) for history, text in texts]
     return Probe(
         closed_paths=round(len(texts) / (num * _PATHS), 4),
-        named_interests=round(named / max(len(texts), 1), 4),
+        named_interests=round(
+            sum(one.named == one.found > 0 for one in found) / max(len(texts), 1), 4
+        ),
         prefixes=round(sum(len(user.prefixes) for user in thoughts) / num, 2),
         prefix_recall=round(hits / num, 4),
         popular_prefix_recall=round(popular_hits / num, 4),
         sample=texts[len(texts) // 2][1] if texts else "",
     )
-
-
-def _names_interests(catalog: Catalog, history: UserHistory, text: str) -> bool:
-    """Whether the thought's interests are all among the history's own topics."""
-    rationale = parse_rationale(text)
-    if rationale is None:
-        return False
-    topics = {topic(catalog, row) for row in history.rows}
-    return set(rationale.interests) <= topics

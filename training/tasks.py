@@ -16,9 +16,6 @@ from models import prompts
 from models.catalog import Catalog
 from models.think import MAX_HISTORY, render_history
 
-_INTERLEAVED_ITEMS = 3
-_INTERLEAVED_SHARE = 0.25
-
 
 class Row(NamedTuple):
     """Token ids, and how many at the front are context without loss."""
@@ -47,9 +44,8 @@ class Tasks:
 
     def sequences(self) -> Iterator[Row]:
         """Sequential Preference Modeling: one window a user, every item a target."""
-        for history in self._shuffled():
-            start = max(0, int(self._rng.integers(max(1, len(history) - MAX_HISTORY + 1))))
-            sids = self._sids(history[start : start + MAX_HISTORY])
+        for window in self._windows():
+            sids = [tuple(sid) for sid in self._catalog.sids[window].tolist()]
             yield self._row("", prompts.sequence_text(self._catalog.space, sids))
 
     def captions(self) -> Iterator[Row]:
@@ -58,14 +54,11 @@ class Tasks:
             yield self._row(*prompts.caption_example(self._catalog.space, self._catalog, row))
 
     def interleaved(self) -> Iterator[Row]:
-        """Interleaved User Persona Grounding: a few consecutive items with captions, of a quarter
-        of the users a pass (captions are long)."""
-        for history in self._shuffled():
-            if self._rng.random() > _INTERLEAVED_SHARE:
-                continue
-            start = int(self._rng.integers(max(1, len(history) - _INTERLEAVED_ITEMS + 1)))
-            rows = history[start : start + _INTERLEAVED_ITEMS]
-            yield self._row("", prompts.interleaved_text(self._catalog.space, self._catalog, rows))
+        """Interleaved User Persona Grounding: one window a user, every SID beside its topic."""
+        for window in self._windows():
+            yield self._row(
+                "", prompts.interleaved_text(self._catalog.space, self._catalog, window)
+            )
 
     def rationales(self) -> Iterator[Row]:
         """Reasoning from raw histories: a random cut of each user, thought and target under one
@@ -92,8 +85,11 @@ class Tasks:
         for at in self._rng.permutation(len(self._histories)).tolist():
             yield self._histories[at]
 
-    def _sids(self, rows: Sequence[int]) -> list[tuple[int, ...]]:
-        return [tuple(sid) for sid in self._catalog.sids[list(rows)].tolist()]
+    def _windows(self) -> Iterator[list[int]]:
+        """At most `MAX_HISTORY` consecutive items of every user."""
+        for history in self._shuffled():
+            start = int(self._rng.integers(max(1, len(history) - MAX_HISTORY + 1)))
+            yield history[start : start + MAX_HISTORY]
 
 
 def batch_rows(rows: Sequence[Row], max_tokens: int, rng: np.random.Generator) -> list[TokenBatch]:
