@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from transformers.utils import logging as transformers_logging
 
 from models.beam import beam_search
 from models.catalog import Catalog
@@ -133,6 +134,7 @@ def plan_chunks(users: Sequence[UserHistory]) -> list[list[UserHistory]]:
 def think_chunks(cache: ThoughtCache, chunks: Sequence[Sequence[UserHistory]]) -> None:
     """One worker: load the release, think chunk by chunk, write each when it is whole."""
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
     release = Release.load(cache.release_dir)
     reasoner = TransformersReasoner.load(release.reasoner_dir, release.space)
     for chunk in chunks:

@@ -13,8 +13,9 @@ import pytest
 from bench.candidates import PrefixMap, another_user, equally_many_popular, shuffled
 from bench.evaluation import POPULAR, SHUFFLED, STRICT, Evaluation
 from bench.histories import Case, cut_histories
-from bench.quality import main
+from bench.quality import describe_grounding, main
 from bench.thoughts import (
+    CHUNK_USERS,
     CaseThoughts,
     ThoughtCache,
     Thoughts,
@@ -22,6 +23,7 @@ from bench.thoughts import (
     collect_thoughts,
     plan_chunks,
 )
+from models import prompts
 from models.catalog import Catalog
 from models.dataset import load_dataset
 from models.finish import Finisher
@@ -226,7 +228,21 @@ def test_chunks_hold_every_user_once_with_histories_of_like_length() -> None:
         user.user_id for user in users
     )
     assert len(chunks[0][0].rows) == len(chunks[0][-1].rows) == 1
-    assert plan_chunks(users[:1024]) == chunks[:16]
+    assert plan_chunks(users[:1024]) == chunks[: 1024 // CHUNK_USERS]
+
+
+def test_grounding_counts_thoughts_and_topics_against_the_own_history() -> None:
+    catalog = toy_catalog()
+    topics = [prompts.topic(catalog, row) for row in range(len(catalog))]
+    other = next(row for row in range(len(catalog)) if topics[row] != topics[0])
+    about = prompts.rationale_text(prompts.Rationale((topics[0], topics[other]), topics[0]))
+    elsewhere = prompts.rationale_text(prompts.Rationale((topics[other],), topics[0]))
+    case = Case(UserHistory("user", (0,)), (0,), None)
+    user = CaseThoughts("user", (about, elsewhere, "no form"), (), (), (), 0, 0)
+    assert describe_grounding(catalog, [case], Thoughts([user], 0.0)) == {
+        "thoughts_naming_the_history": pytest.approx(1 / 3),
+        "named_topics_in_the_history": pytest.approx(1 / 3),
+    }
 
 
 def test_quality_writes_every_row_and_thinks_only_once(
@@ -256,6 +272,7 @@ def test_quality_writes_every_row_and_thinks_only_once(
         assert set(row) == COLUMNS
         assert row["recall@10_low"] <= row["recall@10"] <= row["recall@10_high"]
     assert first["meta"]["users"] == NUM_USERS - 1
+    assert first["meta"]["grounding"] == second["meta"]["grounding"]
     assert set(first["meta"]["prefix_recall_strict_minus"]) == {
         SHUFFLED,
         POPULAR,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from models.errors import ThinkAheadError
 from training.recipe import load_recipe
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(options.threads)
+    transformers_logging.disable_progress_bar()
     try:
         run = Run(options.data, options.work, load_recipe(options.config, seed=options.seed))
         if options.stage != "all":
