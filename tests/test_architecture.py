@@ -71,12 +71,12 @@ def test_only_the_store_knows_redis_and_only_reports_know_rich() -> None:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("models", ("vllm",)),
+        ("models", ("night", "train", "vllm")),
         ("service", ()),
-        ("offline", ()),
-        ("bench", ()),
-        ("training", ("train",)),
-        ("tests", ("train", "dev")),
+        ("offline", ("night",)),
+        ("bench", ("night",)),
+        ("training", ("night", "train")),
+        ("tests", ("night", "train", "dev")),
     ],
 )
 def test_every_library_that_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:
@@ -113,7 +113,7 @@ def _distribution(requirement: str) -> str:
 def test_every_declared_library_is_locked(lock: str) -> None:
     base = {_distribution(line) for line in (ROOT / "requirements.lock").read_text().splitlines()}
     locked = base | {_distribution(line) for line in (ROOT / lock).read_text().splitlines()}
-    extras = () if lock == "requirements.lock" else ("train", "dev")
+    extras = ("night",) if lock == "requirements.lock" else ("night", "train", "dev")
     declared = declared_libraries(extras) - {"starlette"}
     normalised = {name.replace("_", "-") for name in locked}
     assert {name.replace("_", "-") for name in declared} - normalised == set()
@@ -140,10 +140,27 @@ def modules(package: str) -> list[str]:
     return [f"{package}.{stem}" for stem in stems if stem != "reasoner_vllm"]
 
 
-def test_the_service_runs_without_transformers() -> None:
-    """It would cost seconds at start and hundreds of megabytes in the image."""
-    code = f"import sys, {', '.join(modules('service'))}; print('transformers' in sys.modules)"
-    assert run_python(code) == "False"
+def test_the_service_runs_without_torch_transformers_and_onnx() -> None:
+    """They would cost seconds at start and hundreds of megabytes in the image."""
+    code = f"""
+import sys
+from pathlib import Path
+import {", ".join(modules("service"))}
+from service.engine import load_engine, self_test
+self_test(load_engine(Path("releases/beauty")))
+print(sorted({{"torch", "transformers", "onnx", "rich"}} & set(sys.modules)))
+"""
+    assert run_python(code) == "[]"
+
+
+def test_only_the_graphs_import_onnx() -> None:
+    found = [
+        file.name
+        for package in PACKAGES
+        for file, _, name in imports(package)
+        if name.split(".")[0] == "onnx"
+    ]
+    assert set(found) == {"graphs.py"}
 
 
 def test_importing_reads_no_environment_and_configures_nothing() -> None:

@@ -30,19 +30,20 @@ and terms: the README beside the data.
 |---|---|
 | `catalog.parquet` | items, semantic ids, training popularity |
 | `online.safetensors` | online recommender, {metrics["online"]["parameters"]:,} parameters |
+| `extend.onnx`, `decode_*.onnx` | its graphs, which hold no weights of their own |
 | `reasoner/` | Qwen3 causal LM, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
 | `manifest.json` | SHA-256 of every file, SID space, recipe, metrics |
 
 ## Recipe
 
 ```json
-{json.dumps(recipe, indent=1)}
+{json.dumps(recipe, indent=1, sort_keys=True)}
 ```
 
 ## What each stage made (validation figures on a fixed sample of users)
 
 ```json
-{json.dumps(metrics, indent=1)}
+{json.dumps(metrics, indent=1, sort_keys=True)}
 ```
 
 Limits: trained on public reviews of one product domain, in English; rationales are category-level
