@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from models.errors import ThinkAheadError
+from training.baseline import baseline_stage
 from training.recipe import load_recipe
 from training.stages import STAGES, Run, publish_stage, run_stage
 
@@ -25,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     try:
         run = Run(options.data, options.work, load_recipe(options.config, seed=options.seed))
+        if options.stage == "baseline":
+            baseline_stage(run, options.release, options.out)
+            return 0
         if options.stage != "all":
             run_stage(run, options.stage)
             return 0
@@ -56,16 +60,19 @@ def _run_side_by_side(options: argparse.Namespace, stages: list[str]) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("stage", choices=["all", *STAGES])
+    parser.add_argument("stage", choices=["all", *STAGES, "baseline"])
     parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
-    parser.add_argument("--out", type=Path, help="release to write (with `all`)")
+    parser.add_argument("--out", type=Path, help="release or baseline to write")
+    parser.add_argument("--release", type=Path, help="whose SIDs the baseline learns")
     parser.add_argument("--work", type=Path, help="checkpoints (default: beside the release)")
     parser.add_argument("--config", type=Path, default=_NANO, help="recipe (TOML)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of one stage run by itself")
     options = parser.parse_args(arguments)
-    if options.stage == "all" and options.out is None:
-        parser.error("all needs --out")
+    if options.stage in ("all", "baseline") and options.out is None:
+        parser.error(f"{options.stage} needs --out")
+    if options.stage == "baseline" and options.release is None:
+        parser.error("baseline needs --release")
     if options.out is None and options.work is None:
         parser.error(f"{options.stage} needs --work")
     options.work = options.work or options.out.with_name(options.out.name + ".work")
