@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from models.catalog import Catalog
@@ -59,6 +59,16 @@ class Generator:
         if found != wanted:
             raise ReleaseMismatch(f"{directory}: SID space {found}, expected {wanted}")
         return cls(model, catalog)
+
+    @classmethod
+    def untrained(cls, directory: Path, catalog: Catalog) -> Self:
+        """The shape of the model in `directory` over another catalog, with random weights: to
+        measure what other codebooks cost, nothing else."""
+        tokens = SidTokens(catalog.space)
+        config = AutoConfig.from_pretrained(
+            directory, vocab_size=len(tokens), bos_token_id=tokens.bos, pad_token_id=tokens.pad
+        )
+        return cls(AutoModelForCausalLM.from_config(config), catalog)
 
     @property
     def num_parameters(self) -> int:
@@ -168,13 +178,14 @@ class Generator:
 
     def _tabulate_catalog(self) -> AllowedTokens:
         """What may follow each prefix of the catalog and everything below it."""
-        space, trie = self._catalog.space, self._catalog.trie
-        return {
-            self._tokens.ids(codes): (trie.children(tuple(codes)) + first).tolist()
-            for depth, first in enumerate(self._tokens.first_token.tolist())
-            if depth >= space.prefix_depth
-            for codes in trie.prefixes(depth).tolist()
-        }
+        space, trie, first = self._catalog.space, self._catalog.trie, self._tokens.first_token
+        allowed: AllowedTokens = {}
+        for depth in range(space.prefix_depth, space.levels):
+            following = (trie.codes[depth] + first[depth]).tolist()
+            bounds = trie.first_child[depth].tolist()
+            for at, ids in enumerate((trie.prefixes(depth) + first[:depth]).tolist()):
+                allowed[tuple(ids)] = following[bounds[at] : bounds[at + 1]]
+        return allowed
 
     def _tabulate_user(self, prefixes: Sequence[Prefix]) -> AllowedTokens:
         """What may follow on the way to `prefixes`, from the empty prefix on."""

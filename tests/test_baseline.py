@@ -188,6 +188,17 @@ def test_four_levels_need_a_beam_for_every_inner_node() -> None:
     assert [item.sid for item in found] == [item.sid for item in expected]
 
 
+def test_the_same_shape_over_other_codebooks_still_equals_brute_force(trained: Path) -> None:
+    catalog = toy_catalog(sizes=(8, 8, 300))
+    generator = Generator.untrained(trained, catalog)
+    prefixes = some_prefixes(catalog, seed=0)
+    expected = generator.exact(catalog.sids[[1, 2]], prefixes, k=10)
+    found = generator.recommend(catalog.sids[[1, 2]], prefixes, k=10, num_beams=20)
+    assert [item.sid for item in found] == [item.sid for item in expected]
+    shape = Generator.load(trained, toy_catalog()).model.config
+    assert generator.model.config.num_hidden_layers == shape.num_hidden_layers
+
+
 def test_a_prefix_that_the_catalog_lacks_is_ignored(generator: Generator) -> None:
     unknown = (63, 63)
     (prefix,) = some_prefixes(toy_catalog(), seed=0, count=1)
