@@ -51,6 +51,7 @@ bench: $(DEV)
 	$(PY) -m bench trie --json $(RESULTS)/trie.json
 	$(PY) -m bench sids --data $(DATA) --release $(RELEASE) --json $(RESULTS)/sids.json
 	$(PY) -m bench exact --data $(DATA) --release $(RELEASE) --json $(RESULTS)/exact.json
+	$(PY) -m bench baseline --data $(DATA) --release $(RELEASE) --json $(RESULTS)/baseline.json
 	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json $(RESULTS)/quality.json
 
 clean:

@@ -1,4 +1,4 @@
-"""`python -m bench quality|exact|sids|trie|demo ...`. Bad input is one line on stderr and exit 78.
+"""`python -m bench COMMAND ...`. Bad input is one line on stderr and exit 78.
 
 A command is imported when it is called, so that `trie` does not wait for torch.
 """
@@ -12,6 +12,7 @@ from models.errors import InvalidInput, InvalidRelease, StoreUnavailable
 EX_USAGE, EX_TEMPFAIL, EX_CONFIG = 64, 75, 78
 COMMANDS = {
     "quality": "who finds the item that was left out, ranking the whole catalog",
+    "baseline": "the same for the language model that `generate` decodes",
     "exact": "the one-pass finish against scoring every item in float64",
     "sids": "fan-out, uniqueness and purity of semantic ids, beside published ones",
     "trie": "a trie over a million random SIDs: seconds and bytes",
