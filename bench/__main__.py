@@ -3,9 +3,11 @@
 A command is imported when it is called, so that `trie` does not wait for torch.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType
 
 from bench.service_process import StepFailedError
 from models.errors import InvalidInput, InvalidRelease, StoreUnavailable
@@ -34,12 +36,18 @@ def main(arguments: Sequence[str]) -> int:
         lines = [f"  {name:8} {purpose}" for name, purpose in COMMANDS.items()]
         print("\n".join(["usage: python -m bench COMMAND [--help]", "", *lines]))
         return 0 if command in ("-h", "--help") else EX_USAGE
+    signal.signal(signal.SIGTERM, _exit_in_order)
     try:
         code: int = import_module(f"bench.{command}").main(arguments[1:])
     except tuple(_EXIT_CODES) as exc:
         print(f"bench {command}: {' '.join(str(exc).split())}", file=sys.stderr)
         return next(code for kind, code in _EXIT_CODES.items() if isinstance(exc, kind))
     return code
+
+
+def _exit_in_order(_number: int, _frame: FrameType | None) -> None:
+    """So that the processes which a command has started end with it."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ and shows what it said and why. Knows the public commands and HTTP; leaves nothi
 
 import argparse
 import asyncio
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
@@ -50,7 +48,6 @@ class Stages:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _exit_in_order)
     console = Console()
     stages = Stages(console)
     with resolve(options.redis, None) as server:
@@ -150,10 +147,6 @@ def _meaning(catalog: Catalog, prefix: Prefix) -> str:
 def _plain(text: str) -> str:
     """Titles and thoughts are hostile: no terminal codes, no markup."""
     return escape("".join(char if char.isprintable() else " " for char in text))
-
-
-def _exit_in_order(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _parser() -> argparse.ArgumentParser:

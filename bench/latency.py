@@ -100,7 +100,7 @@ def run_sweep(trial: Trial, *, rates: Sequence[int] | None, seconds: float) -> l
 
     Raises StepFailedError unless the service answers from the records that it was given.
     """
-    warm = trial.measure("warm_up", rate=_WARM_UP_RATE, seconds=_WARM_UP_S)
+    warm = trial.measure("warm_up", rate=_WARM_UP_RATE, seconds=min(_WARM_UP_S, seconds))
     if not warm["share_personal"]:
         raise StepFailedError("no answer was personal: the service does not see the records")
     rows = []

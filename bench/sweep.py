@@ -17,7 +17,7 @@ from bench.report import Row
 BUDGET_MS = 100  # the service's own default
 FOLLOWS = 0.95  # of the offered rate
 _GROWTH = 1.25
-_FINE = 1.06  # no closer than this to the true saturation
+_FINE = 1.06  # between the highest rate that is followed and the lowest that is not
 _LONGEST_US = 3_600_000_000
 _DIGITS = 3  # of a latency, kept by the histogram
 _OK = 200
@@ -96,11 +96,11 @@ def next_rate(rows: Sequence[Row], *, first: int) -> int | None:
     """Up by a quarter until goodput no longer follows, then halves of what is between; None when
     saturation is known to 6%."""
     low = saturation(rows)
-    failed = [int(row["rate"]) for row in rows if not follows(row) and int(row["rate"]) > low]
+    failed = [int(row["rate"]) for row in rows if int(row["rate"]) > low]
     if not failed:
         return max(round(low * _GROWTH), low + 1) if rows else first
     middle = (low + min(failed)) // 2
-    return middle if middle > low * _FINE and middle < min(failed) else None
+    return middle if min(failed) > low * _FINE and middle > low else None
 
 
 def _is_good(outcome: Outcome) -> bool:
