@@ -33,8 +33,8 @@ _WARM_UP_S = 3.0
 _LONGER = 3  # times the seconds of a step, at half of saturation
 _SETTLE_S = 0.5
 _COLUMNS = (
-    *("name", "p50_ms", "p99_ms", "p999_ms", "goodput", "full_goodput", "share_personal"),
-    *("cpu_ms", "finish_ms", "lag_p99_ms"),
+    *("name", "p50_ms", "p99_ms", "p999_ms", "goodput", "share_personal", "cpu_ms", "finish_ms"),
+    "lag_p99_ms",
 )
 
 

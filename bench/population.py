@@ -38,8 +38,8 @@ def populate(
 
     Raises StepFailedError if the import fails, StoreUnavailable, or InvalidDataset.
     """
-    run_module("offline", "import", "--data", str(data_dir), "--redis", redis_url)
     histories = load_dataset(data_dir).histories
+    run_module("offline", "import", "--data", str(data_dir), "--redis", redis_url)
     known = sorted(histories)
     order = np.random.default_rng(seed).permutation(len(known))[:num_users]
     chosen = {known[at]: histories[known[at]] for at in order}
