@@ -4,7 +4,8 @@
 #   make serve   the service on 127.0.0.1:8000 over the same store
 #   make test    lint, types, tests
 #   make train   the release again, from the data
-#   make bench   quality, semantic ids, trie
+#   make bench   quality, semantic ids, trie, latency
+#   make locust  simulated users for 20 s, on a service of its own or at URL=http://...
 #   make clean   forget the environment, the store and the caches
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,14 +15,16 @@ SEED ?= 0
 HOST ?= 127.0.0.1
 PORT ?= 8000
 RESULTS ?= bench/results
+URL ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
 BASE := $(VENV)/.base
 DEV := $(VENV)/.dev
+LOCUST := $(VENV)/.locust
 
-.PHONY: help demo serve test lint types train bench clean
+.PHONY: help demo serve test lint types train bench locust clean
 .DELETE_ON_ERROR:
 
 help:
@@ -51,7 +54,12 @@ bench: $(DEV)
 	$(PY) -m bench trie --json $(RESULTS)/trie.json
 	$(PY) -m bench sids --data $(DATA) --release $(RELEASE) --json $(RESULTS)/sids.json
 	$(PY) -m bench exact --data $(DATA) --release $(RELEASE) --json $(RESULTS)/exact.json
+	$(PY) -m bench baseline --data $(DATA) --release $(RELEASE) --json $(RESULTS)/baseline.json
+	$(PY) -m bench latency --data $(DATA) --release $(RELEASE) --json $(RESULTS)/latency.json
 	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json $(RESULTS)/quality.json
+
+locust: $(LOCUST)
+	$(PY) -m bench scenario --data $(DATA) --release $(RELEASE) $(if $(URL),--host $(URL))
 
 clean:
 	rm -rf $(VENV) .state .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -77,4 +85,12 @@ $(BASE): requirements.lock $(VENV)/.made
 $(DEV): requirements-dev.lock $(BASE)
 	@echo "Installing requirements-dev.lock (once)"
 	@$(PIP) --no-deps --requirement requirements-dev.lock
+	@touch $@
+
+# What Locust brings along is nobody else's, so it is in no lock; it may move nothing that is.
+$(LOCUST): pyproject.toml $(BASE)
+	@echo "Installing the extra 'load' (once)"
+	@$(PIP) --constraint requirements.lock --constraint requirements-dev.lock $$($(PY) -c 'import \
+		pathlib, tomllib; project = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); \
+		print(*project["project"]["optional-dependencies"]["load"])')
 	@touch $@

@@ -1,20 +1,32 @@
-"""`python -m bench quality|exact|sids|trie|demo ...`. Bad input is one line on stderr and exit 78.
+"""`python -m bench COMMAND ...`. Bad input is one line on stderr and exit 78.
 
 A command is imported when it is called, so that `trie` does not wait for torch.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType
 
+from bench.service_process import StepFailedError
 from models.errors import InvalidInput, InvalidRelease, StoreUnavailable
 
-EX_USAGE, EX_TEMPFAIL, EX_CONFIG = 64, 75, 78
+EX_FAILED, EX_USAGE, EX_TEMPFAIL, EX_CONFIG = 1, 64, 75, 78
+_EXIT_CODES: dict[type[Exception], int] = {
+    InvalidInput: EX_CONFIG,
+    InvalidRelease: EX_CONFIG,
+    StoreUnavailable: EX_TEMPFAIL,
+    StepFailedError: EX_FAILED,
+}
 COMMANDS = {
     "quality": "who finds the item that was left out, ranking the whole catalog",
+    "baseline": "the same for the language model that `generate` decodes",
     "exact": "the one-pass finish against scoring every item in float64",
     "sids": "fan-out, uniqueness and purity of semantic ids, beside published ones",
     "trie": "a trie over a million random SIDs: seconds and bytes",
+    "latency": "open-loop load on a real service, up to saturation",
+    "scenario": "simulated users on a real service, with Locust",
     "demo": "the whole system on this machine, with real users",
 }
 
@@ -25,12 +37,18 @@ def main(arguments: Sequence[str]) -> int:
         lines = [f"  {name:8} {purpose}" for name, purpose in COMMANDS.items()]
         print("\n".join(["usage: python -m bench COMMAND [--help]", "", *lines]))
         return 0 if command in ("-h", "--help") else EX_USAGE
+    signal.signal(signal.SIGTERM, _exit_in_order)
     try:
         code: int = import_module(f"bench.{command}").main(arguments[1:])
-    except (InvalidInput, InvalidRelease, StoreUnavailable) as exc:
+    except tuple(_EXIT_CODES) as exc:
         print(f"bench {command}: {' '.join(str(exc).split())}", file=sys.stderr)
-        return EX_TEMPFAIL if isinstance(exc, StoreUnavailable) else EX_CONFIG
+        return next(code for kind, code in _EXIT_CODES.items() if isinstance(exc, kind))
     return code
+
+
+def _exit_in_order(_number: int, _frame: FrameType | None) -> None:
+    """So that the processes which a command has started end with it."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,12 @@ and shows what it said and why. Knows the public commands and HTTP; leaves nothi
 
 import argparse
 import asyncio
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +19,7 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
-from bench.service_process import ServiceProcess, StepFailedError
+from bench.service_process import ServiceProcess, StepFailedError, run_module
 from models.catalog import Catalog
 from models.embedded import resolve, state_folder
 from models.release import Release
@@ -53,15 +49,10 @@ class Stages:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _exit_in_order)
     console = Console()
     stages = Stages(console)
-    try:
-        with resolve(options.redis, None) as server:
-            _run(options, stages, server.url)
-    except StepFailedError as exc:
-        console.print(f"[red]demo: {_plain(str(exc))}")
-        return 1
+    with resolve(options.redis, None) as server:
+        _run(options, stages, server.url)
     console.rule("[bold]time", align="left")
     for name, seconds in stages.seconds.items():
         console.print(f"{seconds:7.1f} s  {name}")
@@ -72,10 +63,10 @@ def _run(options: argparse.Namespace, stages: Stages, redis_url: str) -> None:
     release = Release.load(options.release)
     redis = ["--redis", options.redis] if options.redis else []
     with stages.stage("import"):
-        _run_module("offline", "import", "--data", str(options.data), *redis)
+        run_module("offline", "import", "--data", str(options.data), *redis)
     night = ["refresh", "--release", str(options.release), "--users", str(options.users)]
     with stages.stage(f"one night for {options.users} users"):
-        _run_module("offline", *night, *redis)
+        run_module("offline", *night, *redis)
     service = ["--release", str(options.release), *redis]
     with ServiceProcess(service, log=state_folder(None) / "demo-service.log") as running:
         with stages.stage("start the service"):
@@ -85,12 +76,6 @@ def _run(options: argparse.Namespace, stages: Stages, redis_url: str) -> None:
             for user_id, state in shown.items():
                 answer = _ask(running.url, user_id)
                 _show(stages.console, release.catalog, user_id, state, answer)
-
-
-def _run_module(module: str, *arguments: str) -> None:
-    code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
-    if code:
-        raise StepFailedError(f"python -m {module} {arguments[0]} ended with exit code {code}")
 
 
 def _ask(service_url: str, user_id: str) -> dict[str, Any]:
@@ -163,10 +148,6 @@ def _meaning(catalog: Catalog, prefix: Prefix) -> str:
 def _plain(text: str) -> str:
     """Titles and thoughts are hostile: no terminal codes, no markup."""
     return escape("".join(char if char.isprintable() else " " for char in text))
-
-
-def _exit_in_order(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from bench.histories import Case, mask_seen, target_rows
 from bench.metrics import Interval, bootstrap, ndcg_at, rank_targets, recall_at
 from bench.thoughts import Thoughts
 from models.catalog import Catalog
-from models.finish import Finisher
+from models.one_pass import CatalogScorer
 
 BATCH_USERS = 32
 CUTOFFS = (5, 10)
@@ -54,9 +54,9 @@ class Evaluation:
     """All rows over the same cases. `thoughts.users` stands in the order of `cases`."""
 
     def __init__(
-        self, finisher: Finisher, catalog: Catalog, cases: Sequence[Case], thoughts: Thoughts
+        self, scorer: CatalogScorer, catalog: Catalog, cases: Sequence[Case], thoughts: Thoughts
     ) -> None:
-        self._finisher, self._catalog = finisher, catalog
+        self._scorer, self._catalog = scorer, catalog
         self._cases, self._thoughts = cases, thoughts
         self._map = PrefixMap(catalog)
         self._own_nodes = [self._map.nodes(user.prefixes) for user in thoughts.users]
@@ -89,7 +89,7 @@ class Evaluation:
         popularity = self._catalog.popularity.astype(np.float64)
         self._rank("popularity", users, lambda: np.tile(popularity, (len(users), 1)))
         histories = [self._cases[user].history.rows for user in users]
-        online_BN = self._rank("online", users, lambda: self._finisher.score_catalog(histories))
+        online_BN = self._rank("online", users, lambda: self._scorer.score(histories))
         self._rank("reasoner", users, lambda: self._reasoner_scores(users))
         for name, nodes in chosen.items():
             below = partial(self._scores_below, [nodes[user] for user in users], online_BN)
@@ -156,7 +156,7 @@ class Evaluation:
         self, users: list[int], histories: Sequence[Sequence[int]]
     ) -> NDArray[np.bool_]:
         """Whether the online model's own prefixes hold the target, as many as each C_u has."""
-        order_BP = self._finisher.rank_prefixes(histories)
+        order_BP = self._scorer.rank_prefixes(histories)
         size_B1 = np.array([[len(self._own_nodes[user])] for user in users])
         is_first_BP = np.arange(order_BP.shape[1]) < size_B1
         target_B = self._target_U[users]

@@ -17,12 +17,16 @@ from rich.progress import track
 
 from bench.histories import cut_histories
 from bench.report import open_console, print_table, write_json
+from models.candidates import Candidates
 from models.catalog import Catalog
 from models.dataset import load_dataset
 from models.finish import Finisher, Scored
+from models.history import window_start
+from models.one_pass import CatalogScorer
 from models.recommender import Memory, Nodes, OnlineRecommender
-from models.release import Release
-from models.sid import Prefix
+from models.release import MIN_OVERLAP, Release
+from models.runtime import ONNX
+from models.torch_runtime import TorchRuntime, copy_recommender, load_recommender
 
 NUM_PREFIXES = 100
 K = 10
@@ -62,12 +66,12 @@ def _chains(sids_NL: torch.Tensor) -> Nodes:
 
 
 def expected_top(
-    scores_N: NDArray[np.float64], catalog: Catalog, prefixes: Sequence[Prefix]
+    scores_N: NDArray[np.float64], catalog: Catalog, prefixes: Candidates
 ) -> list[int]:
     """The K best rows below `prefixes`, best first, ties by row."""
-    chosen = set(prefixes)
     depth = catalog.space.prefix_depth
-    below = [at for at, sid in enumerate(catalog.sids[:, :depth].tolist()) if tuple(sid) in chosen]
+    node_N = catalog.trie.nodes(catalog.sids[:, :depth])
+    below = np.flatnonzero(np.isin(node_N, prefixes.prefix_nodes)).tolist()
     return sorted(below, key=lambda row: (-scores_N[row], row))[:K]
 
 
@@ -86,18 +90,19 @@ def differs(
 def compare(
     release: Release, histories: Sequence[Sequence[int]]
 ) -> list[dict[str, str | int | float]]:
-    """One row for the finish in float64, one for the float32 that serves."""
-    catalog = release.catalog
-    reference = release.load_recommender().double()
-    exact = Finisher(reference, catalog)
-    finishers = {"float64": exact, "float32": Finisher(release.load_recommender(), catalog)}
+    """One row a runtime: float64, and what the release may serve with."""
+    catalog, window = release.catalog, release.recommender_config.window
+    reference = copy_recommender(load_recommender(release), torch.float64)
+    scorer, exact = CatalogScorer(reference, catalog), Finisher(TorchRuntime(reference), catalog)
+    finishers = {"torch-float64": exact, **_served(release)}
     worst, num_differing = dict.fromkeys(finishers, 0.0), dict.fromkeys(finishers, 0)
     for history in track(histories, description="brute force"):
-        scores_N = brute_force(reference, catalog, exact.encode([history]))
-        prefixes = exact.best_prefixes(history, count=NUM_PREFIXES)
+        scores_N = brute_force(reference, catalog, scorer.encode([history]))
+        recent = history[window_start(len(history), window) :]
+        prefixes = exact.own_prefixes(exact.encode(recent), count=NUM_PREFIXES)
         expected = expected_top(scores_N, catalog, prefixes)
         for name, finisher in finishers.items():
-            found = finisher.finish(history, prefixes, k=K)
+            found = finisher.finish(finisher.encode(recent), prefixes, k=K)
             errors = [abs(item.logprob - scores_N[item.row]) for item in found]
             worst[name] = max(worst[name], *errors)
             num_differing[name] += differs(found, expected, scores_N)
@@ -111,6 +116,17 @@ def compare(
         }
         for name in finishers
     ]
+
+
+def _served(release: Release) -> dict[str, Finisher]:
+    """Every precision that a service may load, and the default one without pruning."""
+    precisions = release.manifest.precisions
+    loadable = [name for name, judged in precisions.items() if judged.overlap >= MIN_OVERLAP]
+    finishers = {
+        name: Finisher(release.load_runtime(name), release.catalog) for name in sorted(loadable)
+    }
+    unpruned = Finisher(release.load_runtime(), release.catalog, prune=False)
+    return {**finishers, f"{ONNX}-unpruned": unpruned}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,11 +1,13 @@
-"""Results as a table on the terminal and as a JSON file of one shape.
+"""Results as a table on the terminal, as a JSON file of one shape, and as a table in Markdown.
 
 Knows columns and rows. Knows nothing of what was measured.
 """
 
 import json
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,18 @@ def write_json(file: Path, meta: Mapping[str, Any], rows: Sequence[Row]) -> None
     file.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
+def write_markdown(
+    file: Path, title: str, meta: Mapping[str, Any], rows: Sequence[Row], columns: Sequence[str]
+) -> None:
+    """The table that `print_table` prints, and below it what `write_json` writes as meta."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sides = ["---" if column == "name" else "---:" for column in columns]
+    body = [[_cell(row, column) for column in columns] for row in rows]
+    table = [_markdown_line(cells) for cells in (columns, sides, *body)]
+    facts = [f"- {key}: {value}" for key, value in {**meta, **_machine()}.items()]
+    file.write_text("\n".join([f"# {title}", "", *table, "", *facts]) + "\n")
+
+
 def print_table(console: Console, title: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """The named columns of every row; a column that a row lacks stays blank."""
     table = Table(title=title, title_justify="left")
@@ -52,6 +66,20 @@ def _cell(row: Row, column: str) -> str:
     return f"{text}\n[{float(low):.4f}, {float(row[f'{column}_high']):.4f}]"
 
 
+def _markdown_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(' '.join(cell.split()) for cell in cells)} |"
+
+
 def _machine() -> dict[str, str]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"finished_at": now, "machine": platform.machine(), "python": platform.python_version()}
+    machine = f"{os.cpu_count()} x {_processor()}"
+    return {"finished_at": now, "machine": machine, "python": platform.python_version()}
+
+
+def _processor() -> str:
+    """The CPU's own name where Linux tells it, else its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({platform.machine()})"
+    return platform.machine()

@@ -1,19 +1,23 @@
-"""A service process of our own, as an operator would start it: `python -m service ...`.
+"""Processes of our own, as an operator would start them: `python -m service ...` and others.
 
-Knows the public command, the readiness route and signals. Knows nothing of what is asked.
+Knows the public commands, the readiness route, signals and CPU time. Knows nothing of what is
+asked.
 """
 
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
 
+HOST = "127.0.0.1"
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.1
@@ -23,21 +27,35 @@ class StepFailedError(Exception):
     """A process did not do what it is there for; the text says which and why."""
 
 
+def run_module(module: str, *arguments: str) -> None:
+    """`python -m MODULE ...` to its end. Raises StepFailedError unless it exits with 0."""
+    code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    if code:
+        raise StepFailedError(f"python -m {module} {arguments[0]} ended with exit code {code}")
+
+
 class ServiceProcess:
     """Runs from `with` to its end, on a free port of the loopback interface."""
 
-    def __init__(self, arguments: Sequence[str], *, log: Path) -> None:
-        """`log` takes what the process prints."""
-        port = _free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self._command = [sys.executable, "-m", "service", *arguments, "--port", str(port)]
+    def __init__(self, arguments: Sequence[str], *, log: Path, core: int | None = None) -> None:
+        """`log` takes what the process prints; `core` is the only one it may run on (Linux)."""
+        self.port = _free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        self._command = [sys.executable, "-m", "service", *arguments, "--port", str(self.port)]
         self._log = log
+        self._core = core
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("wb") as stream:
+        with self._log.open("wb") as stream, _inherited_core(self._core):
             self._process = subprocess.Popen(self._command, stdout=stream, stderr=subprocess.STDOUT)
         return self
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the process has used so far, all threads, user and system (Linux)."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        user, system = stat.rpartition(")")[2].split()[11:13]  # proc_pid_stat(5), fields 14 and 15
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def __exit__(
         self,
@@ -69,8 +87,22 @@ class ServiceProcess:
         return lines[-1] if lines else "it said nothing"
 
 
+@contextmanager
+def _inherited_core(core: int | None) -> Iterator[None]:
+    """Run on `core` for as long as it takes to start a process there: it inherits the core."""
+    if core is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port

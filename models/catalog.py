@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.dataset import ItemText
 from models.errors import InvalidCatalog, InvalidSid
-from models.sid import SidSpace
+from models.sid import Prefix, SidSpace
 from models.trie import CatalogTrie
 
 
@@ -100,6 +100,25 @@ def build_catalog(
         categories=tuple(items[item].categories for item in order),
         popularity=np.array([popularity.get(item, 0) for item in order], dtype=np.int64),
     )
+
+
+def popular_prefixes(catalog: Catalog, count: int) -> tuple[Prefix, ...]:
+    """The `count` prefixes with the most training interactions, most popular first."""
+    depth = catalog.space.prefix_depth
+    nodes_N = catalog.trie.nodes(catalog.sids[:, :depth])
+    weight_P = np.bincount(
+        nodes_N, weights=catalog.popularity, minlength=len(catalog.trie.packed[depth])
+    )
+    order = np.argsort(-weight_P, kind="stable")[:count]
+    return tuple(tuple(codes) for codes in catalog.trie.prefixes()[order].tolist())
+
+
+def popular_items(catalog: Catalog, count: int) -> tuple[str, ...]:
+    """The `count` items with the most training interactions, ties by item id."""
+    ranked = sorted(
+        range(len(catalog)), key=lambda row: (-int(catalog.popularity[row]), catalog.item_ids[row])
+    )
+    return tuple(catalog.item_ids[row] for row in ranked[:count])
 
 
 def load_catalog(file: Path, space: SidSpace) -> Catalog:

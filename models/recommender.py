@@ -8,34 +8,13 @@ nothing of catalogs, users or requests.
 # B = users, H = history vectors (start + items), M = decoder nodes, L = levels,
 # D = ancestors a node, N = heads, E = head width, W = model width
 
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MAX_DISTANCE = 64
-
-
-@dataclass(frozen=True)
-class RecommenderConfig:
-    """Shape of an online recommender; `window` is the number of items that it looks back on."""
-
-    sizes: tuple[int, ...]
-    width: int = 192
-    heads: int = 4
-    encoder_layers: int = 2
-    decoder_layers: int = 1
-    window: int = 50
-    dropout: float = 0.5
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"sizes": list(self.sizes)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "RecommenderConfig":
-        return cls(**values | {"sizes": tuple(values["sizes"])})
+from models.shape import BIAS_ROWS, RecommenderConfig
 
 
 class Memory(NamedTuple):
@@ -70,11 +49,11 @@ class OnlineRecommender(nn.Module):
         width, levels = config.width, len(config.sizes)
         self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in config.sizes)
         self.start = nn.Parameter(torch.zeros(width))
-        self.encoder = nn.ModuleList(_EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.encoder_norm = nn.LayerNorm(width)
         self.depth_embedding = nn.Embedding(levels, width)
         self.state_projection = nn.Linear(width, width)
-        self.decoder = nn.ModuleList(_DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in config.sizes)
         self.dropout = _Dropout(config.dropout)
@@ -86,7 +65,7 @@ class OnlineRecommender(nn.Module):
         sids_BHL: int64 (B, H, L), H at most the window. lengths_B: int64 (B,), zero allowed.
         Returns H + 1 vectors a user; entry h depends on the first h items alone.
         """
-        items_BHW = self._sum_codes(sids_BHL, torch.full_like(lengths_B, len(self.config.sizes)))
+        items_BHW = self.sum_codes(sids_BHL)
         start_B1W = self.start.expand(len(sids_BHL), 1, -1)
         x_BHW = self.dropout(torch.cat([start_B1W, items_BHW], dim=1))
         num = x_BHW.shape[1]
@@ -107,9 +86,7 @@ class OnlineRecommender(nn.Module):
         else:
             position_BM = nodes.position_M.unsqueeze(0)
             state_BMW = states_BHW[:, nodes.position_M]
-        x_BMW = self._sum_codes(nodes.codes_BML, nodes.depth_M) + self.depth_embedding(
-            nodes.depth_M
-        )
+        x_BMW = self.sum_codes(nodes.codes_BML, nodes.depth_M) + self.depth_embedding(nodes.depth_M)
         x_BMW = self.dropout(x_BMW) + self.state_projection(state_BMW)
         index_H = torch.arange(states_BHW.shape[1])
         distance_BMH = position_BM.unsqueeze(-1) - index_H
@@ -124,13 +101,14 @@ class OnlineRecommender(nn.Module):
         logits: Tensor = self.heads[depth](hidden)
         return functional.log_softmax(logits, dim=-1)
 
-    def _sum_codes(self, codes: Tensor, depth: Tensor) -> Tensor:
-        """Sum of the embeddings of the first `depth` codes; depth broadcasts over (..., L)."""
+    def sum_codes(self, codes: Tensor, depth: Tensor | None = None) -> Tensor:
+        """Sum of the embeddings of the codes (..., D), or of the first `depth` (...) of each."""
         total = torch.zeros((), dtype=self.start.dtype)
-        whole = bool((depth == codes.shape[-1]).all())
         for level in range(codes.shape[-1]):
             embedded = self.code_embeddings[level](codes[..., level])
-            total = total + (embedded if whole else embedded * (depth > level).unsqueeze(-1))
+            total = total + (
+                embedded if depth is None else embedded * (depth > level).unsqueeze(-1)
+            )
         return total
 
 
@@ -150,29 +128,32 @@ def chain_nodes(targets_BHL: Tensor) -> Nodes:
     return Nodes(codes_BML, depth_M, ancestors_ML, mask_ML, position_M)
 
 
-class _EncoderLayer(nn.Module):
+class EncoderLayer(nn.Module):
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
         self.num_heads = config.heads
         self.norm = nn.LayerNorm(config.width)
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
-        self.bias = nn.Embedding(MAX_DISTANCE, config.heads)
-        self.mlp = _Mlp(config)
+        self.bias = nn.Embedding(BIAS_ROWS, config.heads)
+        self.max_distance = config.max_distance
+        self.mlp = _Mlp(config, config.encoder_mlp)
         self.dropout = _Dropout(config.dropout)
 
     def forward(self, x_BHW: Tensor, distance_HH: Tensor) -> Tensor:
         q, k, v = (
             _split(part, self.num_heads) for part in self.qkv(self.norm(x_BHW)).chunk(3, dim=-1)
         )
-        mask_NHH = _distance_bias(self.bias, distance_HH).masked_fill(distance_HH < 0, -torch.inf)
+        mask_NHH = _distance_bias(self.bias, distance_HH, self.max_distance).masked_fill(
+            distance_HH < 0, -torch.inf
+        )
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask_NHH)
         x_BHW = x_BHW + self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
         result: Tensor = x_BHW + self.mlp(x_BHW)
         return result
 
 
-class _DecoderLayer(nn.Module):
+class DecoderLayer(nn.Module):
     """One softmax over the history and the node's own ancestors, then an MLP."""
 
     def __init__(self, config: RecommenderConfig) -> None:
@@ -182,8 +163,9 @@ class _DecoderLayer(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.history_kv = nn.Linear(config.width, 2 * config.width)
         self.out = nn.Linear(config.width, config.width)
-        self.bias = nn.Embedding(MAX_DISTANCE, config.heads)
-        self.mlp = _Mlp(config)
+        self.bias = nn.Embedding(BIAS_ROWS, config.heads)
+        self.max_distance = config.max_distance
+        self.mlp = _Mlp(config, config.decoder_mlp)
         self.dropout = _Dropout(config.dropout)
 
     def forward(
@@ -201,7 +183,7 @@ class _DecoderLayer(nn.Module):
             _split(p, self.num_heads) for p in self.history_kv(states_BHW).chunk(2, dim=-1)
         )
         q = q * q.shape[-1] ** -0.5
-        bias_BNMH = _distance_bias(self.bias, distance_BMH)
+        bias_BNMH = _distance_bias(self.bias, distance_BMH, self.max_distance)
         to_history = (q @ keys.transpose(-1, -2) + bias_BNMH).masked_fill(
             ~visible_BMH.unsqueeze(1), -torch.inf
         )
@@ -218,11 +200,11 @@ class _DecoderLayer(nn.Module):
 
 
 class _Mlp(nn.Module):
-    def __init__(self, config: RecommenderConfig) -> None:
+    def __init__(self, config: RecommenderConfig, times: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.width)
-        self.up = nn.Linear(config.width, 4 * config.width)
-        self.down = nn.Linear(4 * config.width, config.width)
+        self.up = nn.Linear(config.width, times * config.width)
+        self.down = nn.Linear(times * config.width, config.width)
         self.dropout = _Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -249,15 +231,23 @@ class _Dropout(nn.Module):
         return x * scale
 
 
+def split_heads(x_MW: Tensor, num_heads: int, parts: int) -> tuple[Tensor, ...]:
+    """Rows that hold `parts` vectors (M, parts * W) to each of them by head: (N, M, E)."""
+    heads: tuple[Tensor, ...] = (
+        x_MW.unflatten(-1, (parts, num_heads, -1)).permute(1, 2, 0, 3).unbind(0)
+    )
+    return heads
+
+
 def _split(x: Tensor, num_heads: int) -> Tensor:
     """(B, M, W) to (B, N, M, E)."""
     heads: Tensor = x.unflatten(-1, (num_heads, -1))
     return heads.transpose(1, 2)
 
 
-def _distance_bias(table: nn.Embedding, distance: Tensor) -> Tensor:
+def _distance_bias(table: nn.Embedding, distance: Tensor, longest: int) -> Tensor:
     """Learned bias per head by how many items back, clipped: (..., Q, K) to (..., N, Q, K)."""
-    bias: Tensor = table(distance.clamp(0, MAX_DISTANCE - 1))
+    bias: Tensor = table(distance.clamp(0, longest))
     return bias.movedim(-1, -3)
 
 

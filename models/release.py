@@ -1,35 +1,33 @@
 """A release: catalog, SID space and both models, published together and verified at load.
 
-    manifest.json           SHA-256 of every other file, SID space, recipe, metrics
+    manifest.json           SHA-256 of every other file, SID space, precisions, recipe, metrics
     catalog.parquet         items, SIDs, training popularity
-    online.safetensors      online recommender (its shape is in the manifest)
+    online.safetensors      weights of the online recommender (its shape is in the manifest)
+    extend.onnx, decode_*.onnx   its graphs, over those weights
     reasoner/               a Hugging Face causal LM directory with its tokenizer
     README.md               model card
 
-Nothing is unpickled. Knows nothing of Redis or HTTP.
+Nothing is unpickled. Whoever serves needs no torch. Knows nothing of Redis or HTTP.
 """
 
 import hashlib
-import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file
 
 from models.catalog import Catalog, load_catalog
 from models.errors import InvalidCatalog, InvalidRelease, InvalidSid, ReleaseMismatch
-from models.recommender import OnlineRecommender, RecommenderConfig
+from models.runtime import ONNX, OnnxRuntime, Runtime
+from models.shape import RecommenderConfig
 from models.sid import Prefix, SidSpace
 
-FORMAT = 1
-NUM_GLOBAL_PREFIXES = 100
-NUM_POPULAR = 200
+FORMAT = 2  # 1 had no graphs and no precisions: it is read, and renewed, but not served
+MIN_OVERLAP = 0.99  # of the top tens, between a precision that serves and float64
 
 
 class SpaceSpec(BaseModel):
@@ -43,6 +41,19 @@ class SpaceSpec(BaseModel):
     fingerprint: str  # 16 hex digits
 
 
+class Precision(BaseModel):
+    """How near a runtime came to float64 when the release was published.
+
+    overlap: mean share of the top ten that both have. max_abs_difference: of log-probabilities.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    overlap: float
+    max_abs_difference: float
+    users: int
+
+
 class ReleaseManifest(BaseModel):
     """`manifest.json`. `files` maps each relative path to its SHA-256."""
 
@@ -52,6 +63,7 @@ class ReleaseManifest(BaseModel):
     name: str
     space: SpaceSpec
     recommender: dict[str, Any]
+    precisions: dict[str, Precision] = {}
     global_prefixes: tuple[tuple[int, ...], ...]
     popular: tuple[str, ...]
     recipe: dict[str, Any]
@@ -87,15 +99,38 @@ class Release:
     def reasoner_dir(self) -> Path:
         return self.directory / "reasoner"
 
-    def load_recommender(self) -> OnlineRecommender:
-        """The online recommender, in eval mode. Raises InvalidRelease if weights do not fit."""
+    @property
+    def recommender_config(self) -> RecommenderConfig:
+        return RecommenderConfig.from_json(self.manifest.recommender)
+
+    def load_runtime(self, precision: str = ONNX) -> Runtime:
+        """What serves the online recommender; only the torch precisions import torch.
+
+        Raises InvalidRelease for one that this release was not found good at.
+        """
+        self._check_precision(precision)
+        if precision != ONNX:
+            from models.torch_runtime import DTYPES, TorchRuntime, load_recommender
+
+            return TorchRuntime(load_recommender(self).to(DTYPES[precision]))
         file = self.directory / "online.safetensors"
         try:
-            recommender = OnlineRecommender(RecommenderConfig.from_json(self.manifest.recommender))
-            recommender.load_state_dict(load_file(file))
-        except (SafetensorError, RuntimeError, TypeError, KeyError, OSError) as exc:
-            raise InvalidRelease(f"{file}: {_one_line(exc)}") from exc
-        return recommender.eval()
+            return OnnxRuntime(self.directory, self.recommender_config, load_file(file))
+        except (SafetensorError, TypeError, KeyError, OSError) as exc:
+            raise InvalidRelease(f"{file}: {type(exc).__name__}: {one_line(exc)}") from exc
+
+    def _check_precision(self, precision: str) -> None:
+        known = self.manifest.precisions
+        if precision not in known:
+            raise InvalidRelease(
+                f"{self.directory}: not validated at {precision}, expected one of {sorted(known)}; "
+                "`python -m training renew --keep-weights` validates"
+            )
+        if (overlap := known[precision].overlap) < MIN_OVERLAP:
+            raise InvalidRelease(
+                f"{self.directory}: {precision} keeps {overlap:.1%} of the top ten of float64, "
+                f"expected at least {MIN_OVERLAP:.0%}"
+            )
 
     @classmethod
     def load(cls, directory: Path) -> "Release":
@@ -118,72 +153,6 @@ class Release:
         return cls(directory, manifest, hashlib.sha256(raw).hexdigest()[:12], space, catalog)
 
 
-def publish(
-    directory: Path,
-    *,
-    name: str,
-    catalog: Catalog,
-    recommender: OnlineRecommender,
-    reasoner_dir: Path,
-    recipe: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    card: str,
-) -> Release:
-    """Write a release beside `directory`, then swap it in by renaming; returns it verified."""
-    space = catalog.space
-    draft = directory.with_name(directory.name + ".draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    catalog.save(draft / "catalog.parquet")
-    save_file(
-        {key: value.contiguous() for key, value in recommender.state_dict().items()},
-        draft / "online.safetensors",
-    )
-    shutil.copytree(reasoner_dir, draft / "reasoner")
-    (draft / "README.md").write_text(card)
-    manifest = ReleaseManifest(
-        format=FORMAT,
-        name=name,
-        space=SpaceSpec(
-            sizes=space.sizes,
-            prefix_depth=space.prefix_depth,
-            codebook=space.codebook,
-            fingerprint=f"{space.fingerprint:016x}",
-        ),
-        recommender=recommender.config.to_json(),
-        global_prefixes=popular_prefixes(catalog, NUM_GLOBAL_PREFIXES),
-        popular=popular_items(catalog, NUM_POPULAR),
-        recipe=dict(recipe),
-        metrics=dict(metrics),
-        files={str(file.relative_to(draft)): _digest(file) for file in _files(draft)},
-    )
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
-    (draft / "manifest.json").write_text(text + "\n")
-    Release.load(draft)
-    shutil.rmtree(directory, ignore_errors=True)
-    draft.replace(directory)
-    return Release.load(directory)
-
-
-def popular_prefixes(catalog: Catalog, count: int) -> tuple[Prefix, ...]:
-    """The `count` prefixes with the most training interactions, most popular first."""
-    depth = catalog.space.prefix_depth
-    nodes_N = catalog.trie.nodes(catalog.sids[:, :depth])
-    weight_P = np.bincount(
-        nodes_N, weights=catalog.popularity, minlength=len(catalog.trie.packed[depth])
-    )
-    order = np.argsort(-weight_P, kind="stable")[:count]
-    return tuple(tuple(codes) for codes in catalog.trie.prefixes()[order].tolist())
-
-
-def popular_items(catalog: Catalog, count: int) -> tuple[str, ...]:
-    """The `count` items with the most training interactions, ties by item id."""
-    ranked: Sequence[int] = sorted(
-        range(len(catalog)), key=lambda row: (-int(catalog.popularity[row]), catalog.item_ids[row])
-    )
-    return tuple(catalog.item_ids[row] for row in ranked[:count])
-
-
 def _read_manifest(file: Path) -> tuple[ReleaseManifest, bytes]:
     try:
         raw = file.read_bytes()
@@ -196,8 +165,8 @@ def _read_manifest(file: Path) -> tuple[ReleaseManifest, bytes]:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
         raise InvalidRelease(f"{file}: {where}: {first['msg']}") from exc
-    if manifest.format != FORMAT:
-        raise InvalidRelease(f"{file}: format {manifest.format}, expected {FORMAT}")
+    if not 1 <= manifest.format <= FORMAT:
+        raise InvalidRelease(f"{file}: format {manifest.format}, expected 1..{FORMAT}")
     return manifest, raw
 
 
@@ -208,7 +177,7 @@ def _verify_files(directory: Path, files: Mapping[str, str]) -> None:
             raise InvalidRelease(f"{directory}: manifest names {name!r}, expected a path inside")
         if not file.is_file():
             raise InvalidRelease(f"{file}: missing, expected SHA-256 {expected[:12]}...")
-        if (actual := _digest(file)) != expected:
+        if (actual := digest(file)) != expected:
             raise InvalidRelease(f"{file}: SHA-256 {actual[:12]}..., expected {expected[:12]}...")
     for required in ("catalog.parquet", "online.safetensors"):
         if required not in files:
@@ -228,14 +197,11 @@ def _build_space(directory: Path, spec: SpaceSpec) -> SidSpace:
     return space
 
 
-def _files(directory: Path) -> list[Path]:
-    return sorted(file for file in directory.rglob("*") if file.is_file())
-
-
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """SHA-256 in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _one_line(exc: BaseException) -> str:
+def one_line(exc: BaseException) -> str:
     return " ".join(str(exc).split())[:200]

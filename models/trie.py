@@ -79,13 +79,16 @@ class CatalogTrie:
 
     def expand(self, depth: int, node_N: NDArray[np.int64]) -> Children:
         """Children of nodes at `depth`, gathered raggedly without a loop or padding."""
-        first = self.first_child[depth]
-        lo_N = first[node_N]
-        count_N = first[node_N + 1] - lo_N
-        parent_C = np.repeat(np.arange(len(node_N), dtype=np.int64), count_N)
-        starts_N = np.cumsum(count_N) - count_N
-        node_C = np.arange(len(parent_C), dtype=np.int64) + (lo_N - starts_N)[parent_C]
+        parent_C, node_C = expand_ranges(self.first_child[depth], node_N)
         return Children(parent_C, node_C, self.codes[depth][node_C])
+
+    def num_leaves(self, depth: int, node_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Distinct SIDs below nodes at `depth`."""
+        lo_N, hi_N = node_N, node_N + 1
+        for level in range(depth, self.space.levels):
+            first = self.first_child[level]
+            lo_N, hi_N = first[lo_N], first[hi_N]
+        return hi_N - lo_N
 
     def parents(self, depth: int, node_N: NDArray[np.int64]) -> NDArray[np.int64]:
         """Nodes at `depth` above nodes at `depth` + 1."""
@@ -112,6 +115,21 @@ class CatalogTrie:
             return -1
         codes = np.array(prefix, dtype=np.int64).reshape(1, len(prefix))
         return int(self.nodes(codes)[0])
+
+
+def expand_ranges(
+    first: NDArray[np.int64], at_N: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The ranges first[i]..first[i + 1] for each i of `at_N`, one after the other.
+
+    Returns for every member which of `at_N` it belongs to, and the member itself: (C,) each.
+    """
+    lo_N = first[at_N]
+    count_N = first[at_N + 1] - lo_N
+    parent_C = np.repeat(np.arange(len(at_N), dtype=np.int64), count_N)
+    starts_N = np.cumsum(count_N) - count_N
+    member_C = np.arange(len(parent_C), dtype=np.int64) + (lo_N - starts_N)[parent_C]
+    return parent_C, member_C
 
 
 def _unique_sorted(sorted_N: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from models.catalog import Catalog
 from models.errors import InvalidRelease
 from models.finish import Finisher
@@ -40,10 +38,9 @@ class Engine:
 
 
 def load_engine(release_dir: Path) -> Engine:
-    """For this process from now on: torch is held to one thread. Raises InvalidRelease."""
-    torch.set_num_threads(1)  # two threads beside other work were 20 times slower
+    """Raises InvalidRelease."""
     release = Release.load(release_dir)
-    return Engine(release, Finisher(release.load_recommender(), release.catalog))
+    return Engine(release, Finisher(release.load_runtime(), release.catalog))
 
 
 def self_test(engine: Engine) -> None:
@@ -53,8 +50,10 @@ def self_test(engine: Engine) -> None:
     """
     if not engine.popular_rows:
         raise InvalidRelease(f"{engine.label}: the popular list names no item of the catalog")
-    prefixes = engine.release.global_prefixes
+    finisher = engine.finisher
+    prefixes = finisher.candidates(engine.release.global_prefixes)
     for rows in (engine.popular_rows[:_SELF_TEST_ITEMS], ()):
-        engine.finisher.best_prefixes(rows, count=1)
-        if not engine.finisher.finish(rows, prefixes, k=_SELF_TEST_ITEMS):
+        state = finisher.encode(rows)
+        finisher.own_prefixes(state, count=1)
+        if not finisher.finish(state, prefixes, k=_SELF_TEST_ITEMS):
             raise InvalidRelease(f"{engine.label}: the global prefixes finish to no item")

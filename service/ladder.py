@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from models.history import window_start
 from models.records import PrefixRecord
 from models.sid import Prefix
 from service.engine import Engine
@@ -106,11 +107,13 @@ class Climb:
 
     def _finish(self, rung: Rung) -> list[Pick]:
         finisher, rows = self._engine.finisher, self._plan.rows
-        prefixes: Sequence[Prefix] | None = rung.prefixes
-        if prefixes is None:
-            prefixes = finisher.best_prefixes(rows, count=self._num_own)
+        state = finisher.encode(rows[window_start(len(rows), finisher.window) :])
+        if rung.prefixes is None:
+            candidates = finisher.own_prefixes(state, count=self._num_own)
+        else:
+            candidates = finisher.candidates(rung.prefixes)
         found = finisher.finish(
-            rows, prefixes, k=self._num_items - len(self.picks), exclude=self._taken
+            state, candidates, k=self._num_items - len(self.picks), exclude=self._taken
         )
         return [Pick(scored.row, scored.logprob, rung.source) for scored in found]
 

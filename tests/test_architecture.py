@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 TIERS = ("service", "offline", "training", "bench")
 PACKAGES = ("models", *TIERS)
 # Where the import name is not the distribution's.
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"hdrh": "hdrhistogram", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+NEEDS_AN_EXTRA = {"reasoner_vllm", "locustfile"}  # that not even requirements-dev.lock has
 
 Import = tuple[Path, int, str]
 
@@ -71,12 +72,12 @@ def test_only_the_store_knows_redis_and_only_reports_know_rich() -> None:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("models", ("vllm",)),
+        ("models", ("night", "train", "vllm")),
         ("service", ()),
-        ("offline", ()),
-        ("bench", ()),
-        ("training", ("train",)),
-        ("tests", ("train", "dev")),
+        ("offline", ("night",)),
+        ("bench", ("night", "bench", "load")),
+        ("training", ("night", "train")),
+        ("tests", ("night", "train", "bench", "dev")),
     ],
 )
 def test_every_library_that_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:
@@ -113,7 +114,7 @@ def _distribution(requirement: str) -> str:
 def test_every_declared_library_is_locked(lock: str) -> None:
     base = {_distribution(line) for line in (ROOT / "requirements.lock").read_text().splitlines()}
     locked = base | {_distribution(line) for line in (ROOT / lock).read_text().splitlines()}
-    extras = () if lock == "requirements.lock" else ("train", "dev")
+    extras = ("night",) if lock == "requirements.lock" else ("night", "train", "bench", "dev")
     declared = declared_libraries(extras) - {"starlette"}
     normalised = {name.replace("_", "-") for name in locked}
     assert {name.replace("_", "-") for name in declared} - normalised == set()
@@ -137,13 +138,30 @@ def modules(package: str) -> list[str]:
     """Dotted names of a package's modules, those that need an extra or that run apart."""
     files = sorted((ROOT / package).glob("*.py"))
     stems = [file.stem for file in files if file.stem not in {"__init__", "__main__"}]
-    return [f"{package}.{stem}" for stem in stems if stem != "reasoner_vllm"]
+    return [f"{package}.{stem}" for stem in stems if stem not in NEEDS_AN_EXTRA]
 
 
-def test_the_service_runs_without_transformers() -> None:
-    """It would cost seconds at start and hundreds of megabytes in the image."""
-    code = f"import sys, {', '.join(modules('service'))}; print('transformers' in sys.modules)"
-    assert run_python(code) == "False"
+def test_the_service_runs_without_torch_transformers_and_onnx() -> None:
+    """They would cost seconds at start and hundreds of megabytes in the image."""
+    code = f"""
+import sys
+from pathlib import Path
+import {", ".join(modules("service"))}
+from service.engine import load_engine, self_test
+self_test(load_engine(Path("releases/beauty")))
+print(sorted({{"torch", "transformers", "onnx", "rich"}} & set(sys.modules)))
+"""
+    assert run_python(code) == "[]"
+
+
+def test_only_the_graphs_import_onnx() -> None:
+    found = [
+        file.name
+        for package in PACKAGES
+        for file, _, name in imports(package)
+        if name.split(".")[0] == "onnx"
+    ]
+    assert set(found) == {"graphs.py"}
 
 
 def test_importing_reads_no_environment_and_configures_nothing() -> None:

@@ -27,8 +27,10 @@ from models import prompts
 from models.catalog import Catalog
 from models.dataset import load_dataset
 from models.finish import Finisher
+from models.one_pass import CatalogScorer
 from models.sid import Prefix
 from models.think import UserHistory
+from models.torch_runtime import TorchRuntime
 from tests.toy import toy_catalog, toy_recommender, toy_release
 
 NUM_USERS = 40
@@ -57,7 +59,7 @@ def _file(folder: Path) -> Path:
 @dataclass(frozen=True)
 class World:
     catalog: Catalog
-    finisher: Finisher
+    scorer: CatalogScorer
     cases: list[Case]
     thoughts: Thoughts
 
@@ -69,8 +71,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     cases = cut_histories(load_dataset(folder), catalog, split="test")
     rng = np.random.default_rng(2)
     users = [random_thoughts(catalog, case.history.user_id, rng) for case in cases]
-    finisher = Finisher(toy_recommender(catalog), catalog)
-    return World(catalog, finisher, cases, Thoughts(users, 1.5))
+    scorer = CatalogScorer(toy_recommender(catalog), catalog)
+    return World(catalog, scorer, cases, Thoughts(users, 1.5))
 
 
 def random_thoughts(catalog: Catalog, user_id: str, rng: np.random.Generator) -> CaseThoughts:
@@ -88,12 +90,19 @@ def place(ranked_rows: list[int], target: int | None) -> float:
     return ranked_rows.index(target) + 1 if target in ranked_rows else math.inf
 
 
+def toy_finisher(catalog: Catalog) -> Finisher:
+    return Finisher(TorchRuntime(toy_recommender(catalog)), catalog)
+
+
 def finish_places(world: World, prefixes: list[tuple[Prefix, ...]]) -> list[float]:
     """The service's own exact finish, user by user."""
-    places = []
+    places, finisher = [], toy_finisher(world.catalog)
     for case, own in zip(world.cases, prefixes, strict=True):
-        found = world.finisher.finish(
-            case.history.rows, own, k=len(world.catalog), exclude=case.seen
+        found = finisher.finish(
+            finisher.encode(case.history.rows),
+            finisher.candidates(own),
+            k=len(world.catalog),
+            exclude=case.seen,
         )
         places.append(place([scored.row for scored in found], case.target))
     return places
@@ -108,7 +117,7 @@ def ranks(world: World) -> Ranks:
 
 
 def rank_all(world: World) -> Ranks:
-    evaluation = Evaluation(world.finisher, world.catalog, world.cases, world.thoughts)
+    evaluation = Evaluation(world.scorer, world.catalog, world.cases, world.thoughts)
     outcomes = evaluation.rank_all(seed=3, on_progress=lambda _: None)
     return {name: outcome.rank_U.tolist() for name, outcome in outcomes.items()}
 
@@ -155,12 +164,13 @@ def test_popularity_ranks_what_is_unseen_by_training_interactions(
 
 
 def test_own_prefixes_are_the_online_models_best_as_many_as_each_user_has(world: World) -> None:
-    found = []
+    found, finisher = [], toy_finisher(world.catalog)
     for case, user in zip(world.cases, world.thoughts.users, strict=True):
         assert case.target is not None
-        best = world.finisher.best_prefixes(case.history.rows, count=len(user.prefixes))
-        found.append(tuple(world.catalog.sids[case.target, :2].tolist()) in best)
-    evaluation = Evaluation(world.finisher, world.catalog, world.cases, world.thoughts)
+        state = finisher.encode(case.history.rows)
+        best = finisher.rank_prefixes(state, count=len(user.prefixes))
+        found.append(world.catalog.trie.nodes(world.catalog.sids[[case.target], :2])[0] in best)
+    evaluation = Evaluation(world.scorer, world.catalog, world.cases, world.thoughts)
     table = evaluation.run(seed=0, on_progress=lambda _: None)
     assert table.own_prefix_recall.mean == pytest.approx(np.mean(found))
 
@@ -179,7 +189,7 @@ def test_coverage_counts_prefixes_items_below_them_and_targets_under_them(world:
 
 def test_a_target_that_the_catalog_lacks_is_missed_by_every_row(world: World) -> None:
     lost = [Case(case.history, case.seen, None) for case in world.cases]
-    found = rank_all(World(world.catalog, world.finisher, lost, world.thoughts))
+    found = rank_all(World(world.catalog, world.scorer, lost, world.thoughts))
     assert {rank for row in found.values() for rank in row} == {math.inf}
 
 

@@ -1,16 +1,25 @@
-"""The one-pass finish against scoring every item on its own, in float64."""
+"""The best-first finish against scoring every item on its own, in every runtime."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from models.candidates import Candidates
 from models.catalog import Catalog
-from models.finish import Finisher
+from models.finish import Finisher, Scored
+from models.one_pass import CatalogScorer
 from models.recommender import OnlineRecommender, chain_nodes
+from models.runtime import Runtime
 from models.sid import Prefix
-from tests.toy import toy_catalog, toy_histories, toy_recommender
+from models.torch_runtime import TorchRuntime
+from tests.toy import toy_catalog, toy_histories, toy_onnx, toy_recommender
 
-SHAPES = [((8, 8, 16), 2), ((6, 5, 4, 7), 2), ((6, 5, 4, 7), 3), ((9, 30), 1)]
+SHAPES = [((8, 8, 16), 2), ((6, 5, 4, 7), 2), ((6, 5, 4, 7), 3), ((9, 30), 1), ((4, 3, 3, 3, 4), 1)]
+PEAKED, FLAT = 8.0, 1.0
 
 
 def brute_force(
@@ -35,11 +44,29 @@ def some_prefixes(catalog: Catalog, count: int, seed: int) -> list[Prefix]:
     return [tuple(codes) for codes in table[chosen].tolist()]
 
 
-@pytest.mark.parametrize(("sizes", "depth"), SHAPES)
-def test_finish_equals_scoring_every_item(sizes: tuple[int, ...], depth: int) -> None:
+@cache
+def onnx_runtime(sizes: tuple[int, ...], depth: int, layers: int) -> Runtime:
     catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=120)
-    recommender = toy_recommender(catalog).double()
-    finisher = Finisher(recommender, catalog)
+    recommender = toy_recommender(catalog, decoder_layers=layers)
+    return toy_onnx(recommender, Path(tempfile.mkdtemp(prefix="toy-graphs-")))
+
+
+def exact_finisher(catalog: Catalog, *, scale: float = PEAKED) -> Finisher:
+    return Finisher(TorchRuntime(toy_recommender(catalog, scale=scale).double()), catalog)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("name", ["torch-float64", "onnx-float32"])
+@pytest.mark.parametrize(("sizes", "depth"), SHAPES)
+def test_finish_equals_scoring_every_item(
+    sizes: tuple[int, ...], depth: int, name: str, layers: int
+) -> None:
+    catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=120)
+    recommender = toy_recommender(catalog, decoder_layers=layers).double()
+    is_exact = name == "torch-float64"
+    runtime = TorchRuntime(recommender) if is_exact else onnx_runtime(sizes, depth, layers)
+    assert runtime.precision == name
+    finisher, tolerance = Finisher(runtime, catalog), 1e-9 if is_exact else 1e-4
     with torch.inference_mode():
         for seed, history in enumerate(toy_histories(catalog, num_users=4)):
             scores = brute_force(recommender, catalog, history)
@@ -48,98 +75,145 @@ def test_finish_equals_scoring_every_item(sizes: tuple[int, ...], depth: int) ->
                 row for row in range(len(catalog)) if tuple(catalog.sids[row, :depth]) in prefixes
             ]
             expected = sorted(legal, key=lambda row: (-round(scores[row], 9), row))[:10]
-            found = finisher.finish(history, prefixes, k=10)
+            found = finisher.finish(finisher.encode(history), finisher.candidates(prefixes), k=10)
             assert [item.row for item in found] == expected
             assert [item.logprob for item in found] == pytest.approx(
-                [scores[row] for row in expected], abs=1e-9
+                [scores[row] for row in expected], abs=tolerance
             )
 
 
-def test_float32_agrees_with_float64_brute_force_over_the_whole_catalog() -> None:
-    catalog = toy_catalog()
-    history = toy_histories(catalog)[3]
-    scores = Finisher(toy_recommender(catalog), catalog).score_catalog([history])[0]
-    with torch.inference_mode():
-        expected = brute_force(toy_recommender(catalog).double(), catalog, history)
-    assert np.abs(scores - np.array(expected)).max() < 1e-4
+@pytest.mark.parametrize("scale", [PEAKED, FLAT])
+@pytest.mark.parametrize(("sizes", "depth"), SHAPES)
+def test_pruning_changes_nothing_but_the_number_of_nodes(
+    sizes: tuple[int, ...], depth: int, scale: float
+) -> None:
+    catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=400)
+    runtime = TorchRuntime(toy_recommender(catalog, scale=scale).double())
+    pruned, full = Finisher(runtime, catalog), Finisher(runtime, catalog, prune=False)
+    prefixes = pruned.candidates(some_prefixes(catalog, 40, seed=1))
+    for k, history in enumerate(toy_histories(catalog), start=1):
+        state = pruned.encode(history)
+        found = pruned.finish(state, prefixes, k=k, exclude=history)
+        expected = full.finish(state, prefixes, k=k, exclude=history)
+        assert [item.row for item in found] == [item.row for item in expected]
+        assert [item.logprob for item in found] == pytest.approx(
+            [item.logprob for item in expected], abs=1e-9
+        )
+    assert pruned.num_decoded <= full.num_decoded
 
 
-def test_probabilities_of_a_full_catalog_sum_to_one() -> None:
-    sizes = (3, 4, 5)
-    catalog = toy_catalog(sizes=sizes, num_items=4000)
-    assert len(catalog.trie) == 60
-    finisher = Finisher(toy_recommender(catalog).double(), catalog)
-    scores = finisher.score_catalog([[1, 2, 3], []])
-    leaves = catalog.first_row[:-1]
-    assert np.exp(scores[:, leaves]).sum(axis=1) == pytest.approx([1.0, 1.0])
+def test_a_peaked_model_decodes_a_fraction_of_the_nodes() -> None:
+    catalog = toy_catalog(num_items=2000)
+    runtime = TorchRuntime(toy_recommender(catalog).double())
+    pruned, full = Finisher(runtime, catalog), Finisher(runtime, catalog, prune=False)
+    for history in toy_histories(catalog):
+        state = pruned.encode(history)
+        prefixes = pruned.candidates(some_prefixes(catalog, 50, seed=len(history)))
+        for finisher in (pruned, full):
+            finisher.finish(state, prefixes, k=10)
+    assert pruned.num_decoded < 0.6 * full.num_decoded
 
 
-def test_batched_and_padded_histories_score_as_alone() -> None:
-    catalog = toy_catalog()
-    finisher = Finisher(toy_recommender(catalog), catalog)
-    histories = [*toy_histories(catalog, num_users=5), []]
-    together = finisher.score_catalog(histories)
-    alone = np.concatenate([finisher.score_catalog([history]) for history in histories])
-    assert np.abs(together - alone).max() < 1e-4
+def test_a_flat_model_costs_no_second_look() -> None:
+    """Where nothing can be pruned, every depth is decoded in one call, as without pruning."""
+    catalog = toy_catalog(num_items=2000)
+    runtime = CountingRuntime(toy_recommender(catalog, scale=0.01).double())
+    prefixes = some_prefixes(catalog, 50, seed=0)
+    finisher = Finisher(runtime, catalog)
+    finisher.finish(finisher.encode([1, 2]), finisher.candidates(prefixes), k=len(catalog))
+    assert runtime.num_calls == catalog.space.levels - 1
 
 
-def test_only_the_last_window_of_a_history_counts() -> None:
-    catalog = toy_catalog()
-    finisher = Finisher(toy_recommender(catalog), catalog)
-    history = (toy_histories(catalog)[0] * 60)[:120]
-    prefixes = finisher.best_prefixes(history, count=5)
-    assert finisher.finish(history, prefixes, k=5) == finisher.finish(history[-50:], prefixes, k=5)
+class CountingRuntime(TorchRuntime):
+    num_calls = 0
+
+    def decode(self, *arguments):  # type: ignore[no-untyped-def]
+        self.num_calls += 1
+        return super().decode(*arguments)
 
 
-def test_an_appended_item_leaves_earlier_vectors_alone() -> None:
-    catalog = toy_catalog()
-    finisher = Finisher(toy_recommender(catalog), catalog)
-    with torch.inference_mode():
-        short = finisher.encode([[1, 2, 3]]).states_BHW
-        long = finisher.encode([[1, 2, 3, 4]]).states_BHW
-    assert torch.allclose(long[:, :4], short, atol=1e-6)
+def test_a_filter_that_leaves_little_is_filled_as_far_as_the_space_allows() -> None:
+    catalog = toy_catalog(num_items=400)
+    finisher = exact_finisher(catalog)
+    state = finisher.encode([1, 2, 3])
+    prefixes = finisher.candidates(some_prefixes(catalog, 40, seed=3))
+    everything = finisher.finish(state, prefixes, k=len(catalog))
+    rare = np.zeros(len(catalog), dtype=bool)
+    rare[[item.row for item in everything[7::60]]] = True
+    found = finisher.finish(state, prefixes, k=5, allowed_N=rare)
+    assert [item.row for item in found] == [item.row for item in everything if rare[item.row]][:5]
+    banned = {found[0].row}
+    again = finisher.finish(state, prefixes, k=5, allowed_N=rare, exclude=banned)
+    assert [item.row for item in again][:2] == [item.row for item in found[1:3]]
+    assert finisher.finish(state, prefixes, k=5, allowed_N=np.zeros(len(catalog), bool)) == []
 
 
 def test_excluded_rows_make_room_and_shared_sids_expand() -> None:
     catalog = toy_catalog(sizes=(2, 2, 2), num_items=40)
-    finisher = Finisher(toy_recommender(catalog), catalog)
-    prefixes = [(0, 0), (0, 1)]
-    everything = finisher.finish([0, 1], prefixes, k=100)
-    legal = sum(tuple(sid) in prefixes for sid in catalog.sids[:, :2].tolist())
+    finisher = exact_finisher(catalog)
+    state, prefixes = finisher.encode([0, 1]), finisher.candidates([(0, 0), (0, 1)])
+    everything = finisher.finish(state, prefixes, k=100)
+    legal = sum(tuple(sid) in {(0, 0), (0, 1)} for sid in catalog.sids[:, :2].tolist())
     assert len(everything) == legal
     banned = {everything[0].row, everything[2].row}
     expected = [item for item in everything if item.row not in banned][:5]
-    assert finisher.finish([0, 1], prefixes, k=5, exclude=banned) == expected
+    assert finisher.finish(state, prefixes, k=5, exclude=banned) == expected
+    assert finisher.finish(state, prefixes, k=100) == everything, "exclusions last one request"
 
 
 def test_unknown_and_repeated_prefixes_are_harmless() -> None:
     catalog = toy_catalog(num_items=20)
-    finisher = Finisher(toy_recommender(catalog), catalog)
+    finisher = exact_finisher(catalog)
     known = some_prefixes(catalog, 3, seed=0)
     unknown = next((a, b) for a in range(8) for b in range(8) if not catalog.trie.contains((a, b)))
-    expected = finisher.finish([1], known, k=9)
-    assert finisher.finish([1], [*known, unknown, *known, (99, 99)], k=9) == expected
-    assert finisher.finish([1], [unknown], k=9) == []
-    assert finisher.finish([1], [], k=9) == []
+
+    def finish(prefixes: list[Prefix]) -> list[Scored]:
+        return finisher.finish(finisher.encode([1]), finisher.candidates(prefixes), k=9)
+
+    assert finish([*known, unknown, *known, (99, 99)]) == finish(known)
+    assert finish([unknown]) == []
+    assert finish([]) == []
+
+
+@pytest.mark.parametrize("num_items", [0, 1])
+def test_the_smallest_catalogs_finish(num_items: int) -> None:
+    catalog = toy_catalog(num_items=num_items)
+    finisher = exact_finisher(catalog)
+    state = finisher.encode([])
+    own = finisher.own_prefixes(state, count=5)
+    assert len(own.prefix_nodes) == num_items
+    assert [item.row for item in finisher.finish(state, own, k=5)] == list(range(num_items))
 
 
 def test_own_prefixes_are_the_exact_best() -> None:
     catalog = toy_catalog()
-    recommender = toy_recommender(catalog).double()
-    finisher = Finisher(recommender, catalog)
+    finisher = exact_finisher(catalog)
     history = toy_histories(catalog)[1]
-    with torch.inference_mode():
-        memory = finisher.encode([history])
-        sids = torch.from_numpy(catalog.sids.astype(np.int64))
-        best: dict[Prefix, float] = {}
-        for sid in sids:
-            targets = sid.repeat(1, len(history) + 1, 1)
-            hidden = recommender.decode(memory, chain_nodes(targets))[0, -3:]
-            first = recommender.code_logprobs(hidden[0], 0)[sid[0]]
-            second = recommender.code_logprobs(hidden[1], 1)[sid[1]]
-            best[tuple(sid[:2].tolist())] = float(first + second)
-    expected = sorted(best, key=lambda prefix: -best[prefix])[:12]
-    assert finisher.best_prefixes(history, count=12) == expected
+    scorer = CatalogScorer(toy_recommender(catalog).double(), catalog)
+    expected = scorer.rank_prefixes([history])[0]
+    state = finisher.encode(history)
+    assert finisher.rank_prefixes(state, count=12).tolist() == expected[:12].tolist()
+    own = finisher.own_prefixes(state, count=12)
+    assert own.prefix_nodes.tolist() == sorted(expected[:12].tolist())
+
+
+def test_a_union_holds_the_prefixes_of_both() -> None:
+    catalog = toy_catalog()
+    finisher = exact_finisher(catalog)
+    first = finisher.candidates(some_prefixes(catalog, 5, seed=1))
+    second = finisher.candidates(some_prefixes(catalog, 5, seed=2))
+    both = finisher.union(first, second)
+    expected = {*first.prefix_nodes.tolist(), *second.prefix_nodes.tolist()}
+    assert set(both.prefix_nodes.tolist()) == expected
+
+
+def test_the_whole_catalog_is_a_tree_like_any_other() -> None:
+    catalog = toy_catalog(sizes=(6, 5, 4, 7), num_items=300)
+    finisher = exact_finisher(catalog)
+    state = finisher.encode([5, 6])
+    prefixes = [tuple(codes) for codes in catalog.trie.prefixes().tolist()]
+    explicit = finisher.finish(state, finisher.candidates(prefixes), k=20)
+    assert finisher.finish(state, Candidates(catalog.trie), k=20) == explicit
 
 
 def test_scores_that_are_not_numbers_never_come_out() -> None:
@@ -147,5 +221,6 @@ def test_scores_that_are_not_numbers_never_come_out() -> None:
     recommender = toy_recommender(catalog)
     with torch.no_grad():
         dict(recommender.named_parameters())["heads.2.bias"][:8] = float("nan")
-    finisher = Finisher(recommender, catalog)
-    assert finisher.finish([1, 2], some_prefixes(catalog, 9, 0), k=10) == []
+    finisher = Finisher(TorchRuntime(recommender), catalog)
+    prefixes = finisher.candidates(some_prefixes(catalog, 9, 0))
+    assert finisher.finish(finisher.encode([1, 2]), prefixes, k=10) == []

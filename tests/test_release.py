@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.catalog import Catalog
+from models.catalog import Catalog, popular_items, popular_prefixes
 from models.errors import InvalidRelease, ReleaseMismatch
-from models.release import Release, popular_items, popular_prefixes
+from models.release import Release
+from models.torch_runtime import load_recommender
 from tests.toy import toy_catalog, toy_recommender, toy_release
 
 
@@ -28,7 +29,7 @@ def test_a_published_release_loads_equal(published: Release) -> None:
     assert (release.name, release.version) == ("toy", published.version)
     assert release.catalog.item_ids == toy_catalog().item_ids
     expected = toy_recommender(toy_catalog()).state_dict()
-    loaded = release.load_recommender().state_dict()
+    loaded = load_recommender(release).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
     assert all(release.catalog.trie.contains(prefix) for prefix in release.global_prefixes)
     assert all(release.catalog.row(item) is not None for item in release.popular)

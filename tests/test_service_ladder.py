@@ -3,16 +3,20 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
 
-from models.finish import Finisher, Scored
+from models.candidates import Candidates
+from models.finish import Finisher
 from models.layout import record_key
+from models.one_pass import CatalogScorer
+from models.runtime import HistoryState
 from models.sid import Prefix
 from models.store import RedisStore
+from models.torch_runtime import TorchRuntime, load_recommender
 from service.engine import Engine
 from service.ladder import Climb, plan_rungs
 from service.reasons import Reason
@@ -64,7 +68,8 @@ def scores_of(history: list[str], prefixes: list[Prefix]) -> list[tuple[str, flo
     engine = toy_engine()
     catalog = engine.catalog
     rows = [row for item in history if (row := catalog.row(item)) is not None]
-    logp_N = engine.finisher.score_catalog([rows])[0]
+    recommender = load_recommender(engine.release)
+    logp_N = CatalogScorer(recommender, catalog).score([rows])[0]
     allowed = [
         row
         for row in range(len(catalog))
@@ -159,7 +164,8 @@ async def test_a_history_without_a_record_is_online_and_that_is_no_degradation(
     answer = await service.recommend("user", n=5)
     engine = toy_engine()
     rows = [row for item in history if (row := engine.catalog.row(item)) is not None]
-    own = engine.finisher.best_prefixes(rows, count=5)
+    nodes = engine.finisher.rank_prefixes(engine.finisher.encode(rows), count=5)
+    own = [tuple(codes) for codes in engine.catalog.trie.prefixes()[nodes].tolist()]
     expected = [item_id for item_id, _ in scores_of(history, own)]
     assert [item["item_id"] for item in answer["items"]] == expected[:5]
     assert (answer["source"], answer["degraded"], answer["generation"]) == ("online", False, None)
@@ -253,15 +259,15 @@ class GatedFinisher(Finisher):
 
     def __init__(self) -> None:
         catalog = toy_engine().catalog
-        super().__init__(toy_recommender(catalog), catalog)
+        super().__init__(TorchRuntime(toy_recommender(catalog)), catalog)
         self.gate = threading.Event()
         self.gate.set()
         self.reached = threading.Event()
 
-    def best_prefixes(self, history_rows: Sequence[int], *, count: int) -> list[Prefix]:
+    def own_prefixes(self, state: HistoryState, *, count: int) -> Candidates:
         self.reached.set()
         self.gate.wait(timeout=60)
-        return super().best_prefixes(history_rows, count=count)
+        return super().own_prefixes(state, count=count)
 
 
 @pytest.fixture
@@ -312,14 +318,7 @@ async def test_a_full_queue_gives_the_popular_list_at_once(
 
 
 class FailingFinisher(Finisher):
-    def finish(
-        self,
-        history_rows: Sequence[int],
-        prefixes: Sequence[Prefix],
-        *,
-        k: int,
-        exclude: Collection[int] = (),
-    ) -> list[Scored]:
+    def encode(self, rows: Sequence[int]) -> HistoryState:
         raise RuntimeError("a bug")
 
 
@@ -327,7 +326,9 @@ async def test_a_finish_that_raises_is_logged_and_gives_the_popular_list(
     store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     catalog = toy_engine().catalog
-    engine = Engine(toy_engine().release, FailingFinisher(toy_recommender(catalog), catalog))
+    engine = Engine(
+        toy_engine().release, FailingFinisher(TorchRuntime(toy_recommender(catalog)), catalog)
+    )
     async with serving(store, engine=engine) as service:
         answer = await service.recommend("user")
         assert (answer["source"], answer["degraded"]) == ("popular", True)
@@ -341,7 +342,7 @@ async def test_a_model_of_nothing_but_nan_gives_the_popular_list(store: RedisSto
     release, broken = toy_engine().release, toy_recommender(toy_engine().catalog)
     with torch.no_grad():
         broken.start.fill_(torch.nan)
-    engine = Engine(release, Finisher(broken, release.catalog))
+    engine = Engine(release, Finisher(TorchRuntime(broken), release.catalog))
     async with serving(store, engine=engine) as service:
         answer = await service.recommend("user")
         assert (answer["source"], answer["degraded"]) == ("popular", True)

@@ -11,7 +11,9 @@ import torch
 from models import prompts
 from models.dataset import Dataset, Interaction, ItemText
 from models.errors import InvalidDataset, InvalidSettings
-from models.recommender import OnlineRecommender, RecommenderConfig
+from models.one_pass import CatalogScorer
+from models.recommender import OnlineRecommender
+from models.shape import RecommenderConfig
 from tests.toy import toy_catalog, toy_histories
 from training.data import Split, UserSplit, sample_users, split_dataset
 from training.language import language_loss
@@ -155,11 +157,8 @@ def test_online_loss_is_minus_the_mean_joint_logprob_of_each_next_item() -> None
 def one_logprob(
     recommender: OnlineRecommender, sids: torch.Tensor, history: list[int], target: int
 ) -> float:
-    """Through the finish's tree, which is another way to the same number."""
-    from models.finish import Finisher
-
-    finisher = Finisher(recommender, toy_catalog())
-    return float(finisher.score_catalog([history])[0, target])
+    """Through the catalog's tree, which is another way to the same number."""
+    return float(CatalogScorer(recommender, toy_catalog()).score([history])[0, target])
 
 
 def test_every_bundled_recipe_loads() -> None:

@@ -86,10 +86,9 @@ def test_popularity_counts_no_target(trained: Release, data: Path) -> None:
 def test_the_trained_recommender_prefers_the_catalog(trained: Release) -> None:
     """Two short epochs teach which codes go together: the catalog's share of probability is more
     than its share of the address space."""
-    finisher = Finisher(trained.load_recommender(), trained.catalog)
-    prefixes = finisher.best_prefixes([0, 1, 2], count=20)
-    assert all(trained.catalog.trie.contains(prefix) for prefix in prefixes)
-    assert len(finisher.finish([0, 1, 2], prefixes, k=10)) == 10
+    finisher = Finisher(trained.load_runtime(), trained.catalog)
+    state = finisher.encode([0, 1, 2])
+    assert len(finisher.finish(state, finisher.own_prefixes(state, count=20), k=10)) == 10
 
 
 def test_a_second_run_with_the_same_recipe_does_nothing_twice(trained: Release, data: Path) -> None:

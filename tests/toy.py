@@ -8,12 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 from models.catalog import Catalog, build_catalog
 from models.dataset import ItemText
+from models.graphs import write_graphs
 from models.prompts import caption, category_rationale, rationale_text
-from models.recommender import OnlineRecommender, RecommenderConfig
-from models.release import Release, publish
+from models.publish import publish
+from models.recommender import OnlineRecommender
+from models.release import Release
+from models.runtime import OnnxRuntime
+from models.shape import RecommenderConfig
 from models.sid import SidSpace
 from training.activate import ActivateRecipe, activate
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
@@ -44,16 +50,33 @@ def toy_catalog(
     return build_catalog(space, sids, items, popularity)
 
 
-def toy_recommender(catalog: Catalog, *, seed: int = 0, scale: float = 8.0) -> OnlineRecommender:
+def toy_recommender(
+    catalog: Catalog, *, seed: int = 0, scale: float = 8.0, decoder_layers: int = 1
+) -> OnlineRecommender:
     """Random weights, scaled up so that distributions are far from flat."""
     torch.manual_seed(seed)
-    config = RecommenderConfig(sizes=catalog.space.sizes, width=32, heads=2, dropout=0.0)
+    config = RecommenderConfig(
+        sizes=catalog.space.sizes,
+        width=32,
+        heads=2,
+        decoder_layers=decoder_layers,
+        decoder_mlp=2,
+        dropout=0.0,
+    )
     recommender = OnlineRecommender(config)
     with torch.no_grad():
         for weight in recommender.parameters():
             if weight.dim() > 1:
                 weight.mul_(scale)
     return recommender.eval()
+
+
+def toy_onnx(recommender: OnlineRecommender, directory: Path) -> OnnxRuntime:
+    """Its graphs, written to `directory` beside its weights."""
+    file = directory / "online.safetensors"
+    save_file(recommender.state_dict(), file)
+    write_graphs(directory, recommender.config)
+    return OnnxRuntime(directory, recommender.config, load_file(file))
 
 
 def toy_histories(catalog: Catalog, *, num_users: int = 20, seed: int = 0) -> list[list[int]]:
@@ -93,6 +116,7 @@ def toy_release(directory: Path, *, catalog: Catalog | None = None) -> Release:
         catalog=catalog,
         recommender=toy_recommender(catalog),
         reasoner_dir=reasoner_dir,
+        histories=toy_histories(catalog),
         recipe={"seed": 0},
         metrics={},
         card="# toy\n",

@@ -1,4 +1,4 @@
-"""Command line of training: one stage, or all of them into a release."""
+"""Command line of training: one stage, all of them into a release, or a release renewed."""
 
 import argparse
 import logging
@@ -11,7 +11,9 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from models.errors import ThinkAheadError
+from training.baseline import baseline_stage
 from training.recipe import load_recipe
+from training.renew import renew
 from training.stages import STAGES, Run, publish_stage, run_stage
 
 _NANO = Path(__file__).parent / "runs" / "nano.toml"
@@ -24,7 +26,14 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     transformers_logging.disable_progress_bar()
     try:
-        run = Run(options.data, options.work, load_recipe(options.config, seed=options.seed))
+        recipe = load_recipe(options.config, seed=options.seed)
+        if options.stage == "renew":
+            renew(options.out, options.data, recipe, keep_weights=options.keep_weights)
+            return 0
+        run = Run(options.data, options.work, recipe)
+        if options.stage == "baseline":
+            baseline_stage(run, options.release, options.out)
+            return 0
         if options.stage != "all":
             run_stage(run, options.stage)
             return 0
@@ -56,16 +65,22 @@ def _run_side_by_side(options: argparse.Namespace, stages: list[str]) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("stage", choices=["all", *STAGES])
+    parser.add_argument("stage", choices=["all", *STAGES, "renew", "baseline"])
     parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
-    parser.add_argument("--out", type=Path, help="release to write (with `all`)")
+    parser.add_argument("--out", type=Path, help="release or baseline to write")
+    parser.add_argument("--release", type=Path, help="whose SIDs the baseline learns")
     parser.add_argument("--work", type=Path, help="checkpoints (default: beside the release)")
     parser.add_argument("--config", type=Path, default=_NANO, help="recipe (TOML)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of one stage run by itself")
+    parser.add_argument(
+        "--keep-weights", action="store_true", help="with `renew`: publish again as it is"
+    )
     options = parser.parse_args(arguments)
-    if options.stage == "all" and options.out is None:
-        parser.error("all needs --out")
+    if options.stage in ("all", "renew", "baseline") and options.out is None:
+        parser.error(f"{options.stage} needs --out")
+    if options.stage == "baseline" and options.release is None:
+        parser.error("baseline needs --release")
     if options.out is None and options.work is None:
         parser.error(f"{options.stage} needs --work")
     options.work = options.work or options.out.with_name(options.out.name + ".work")

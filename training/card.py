@@ -1,4 +1,4 @@
-"""The model card of a release: what it is, from what, how, and how good on validation."""
+"""Model cards: what a model is, from what, how, and how good on validation."""
 
 import json
 from collections.abc import Mapping
@@ -30,21 +30,54 @@ and terms: the README beside the data.
 |---|---|
 | `catalog.parquet` | items, semantic ids, training popularity |
 | `online.safetensors` | online recommender, {metrics["online"]["parameters"]:,} parameters |
+| `extend.onnx`, `decode_*.onnx` | its graphs, which hold no weights of their own |
 | `reasoner/` | Qwen3 causal LM, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
 | `manifest.json` | SHA-256 of every file, SID space, recipe, metrics |
 
 ## Recipe
 
 ```json
-{json.dumps(recipe, indent=1)}
+{json.dumps(recipe, indent=1, sort_keys=True)}
 ```
 
 ## What each stage made (validation figures on a fixed sample of users)
 
 ```json
-{json.dumps(metrics, indent=1)}
+{json.dumps(metrics, indent=1, sort_keys=True)}
 ```
 
 Limits: trained on public reviews of one product domain, in English; rationales are category-level
 chains (paper, A.1), not free reasoning. Research use, as the data.
+"""
+
+
+def baseline_card(facts: Mapping[str, Any]) -> str:
+    """Markdown of the model that the benchmark stands beside ours."""
+    recipe = facts["recipe"]
+    return f"""# The baseline of `bench finish`
+
+What a user of `transformers` would write today: a decoder-only language model (Llama,
+{facts["parameters"]:,} parameters, in bfloat16) over semantic ids, one token a code, BOS before the
+first item; `generate` with `prefix_allowed_tokens_fn` finishes its prefixes. It stands here to be
+measured beside the online tier and is no part of the product. `bench/generate.py` uses it.
+
+Trained with the next-token loss at every position of every training history (at most 50 items),
+with dropout on the embeddings and on both branches of every layer. The last two items of a user are
+in no training row. Kept is the epoch with the best recall@10 of {recipe["num_validation_users"]:,}
+validation users, ranking the whole catalog, items of the history masked.
+
+| | |
+|---|---|
+| validation recall@10 | {facts["recall@10"]:.4f} |
+| validation NDCG@10 | {facts["ndcg@10"]:.4f} |
+| epoch | {facts["epoch"]} of at most {recipe["epochs"]} |
+| semantic ids | those of `{facts["release"]}`, SID space `{facts["sid_space"]}` |
+| data (SHA-256) | `{facts["data_sha256"]}` |
+| training | {facts["seconds"] / 60:.0f} min on one core |
+
+`metrics.json` has every number of the recipe. To make it again:
+
+    python -m training baseline --data data/beauty --release releases/beauty --out bench/baseline
+
+An interrupted run goes on from the checkpoint in its work folder. Research use, as the data.
 """

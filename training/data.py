@@ -4,13 +4,16 @@ The last item of a user is the test target, the one before it the validation tar
 training. Nothing in training text, co-occurrence or popularity comes from the two targets.
 """
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from models.dataset import Dataset
+from models.errors import InvalidDataset
 
 
 @dataclass(frozen=True)
@@ -55,3 +58,14 @@ def sample_users(split: Split, count: int, seed: int) -> list[UserSplit]:
     users = [user for user in split.users if user.valid is not None and user.train]
     order = np.random.default_rng(seed).permutation(len(users))
     return [users[at] for at in order[:count]]
+
+
+def data_digest(data: Path) -> str:
+    """SHA-256 over the two tables of a data folder. Raises InvalidDataset for a missing one."""
+    digest = hashlib.sha256()
+    for name in ("interactions.parquet", "items.parquet"):
+        file = data / name
+        if not file.is_file():
+            raise InvalidDataset(f"{file}: no such file, expected a Parquet table")
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

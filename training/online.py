@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.catalog import Catalog
-from models.finish import Finisher
-from models.recommender import OnlineRecommender, RecommenderConfig, chain_nodes
+from models.one_pass import CatalogScorer
+from models.recommender import OnlineRecommender, chain_nodes
+from models.shape import RecommenderConfig
 from training.data import Split, UserSplit, sample_users
 
 logger = logging.getLogger(__name__)
@@ -154,14 +155,14 @@ def validate(
     batch_size: int = 16,
 ) -> tuple[float, float]:
     """Recall@10 and NDCG@10 of the validation targets: whole catalog, history items masked."""
-    finisher = Finisher(recommender, catalog)
+    scorer = CatalogScorer(recommender, catalog)
     row_of = {item: row for row, item in enumerate(catalog.item_ids)}
     ranks: list[int] = []
     for start in range(0, len(users), batch_size):
         chunk = users[start : start + batch_size]
         histories = [[row_of[item] for item in user.train] for user in chunk]
         with torch.autocast("cpu", torch.bfloat16):
-            scores = finisher.score_catalog(histories)
+            scores = scorer.score(histories)
         for user, history, score_N in zip(chunk, histories, scores, strict=True):
             target = row_of[user.valid or ""]
             score_N[[row for row in history if row != target]] = -np.inf

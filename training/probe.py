@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models import prompts
-from models.catalog import Catalog
+from models.catalog import Catalog, popular_prefixes
 from models.reasoner import TransformersReasoner
-from models.release import popular_prefixes
 from models.think import UserHistory, UserThoughts, think_users, user_seed
 from training.data import UserSplit
 

@@ -27,12 +27,14 @@ class QuantizeRecipe:
 
 @dataclass(frozen=True)
 class ShapeRecipe:
-    """Shape of the online recommender; see `models.recommender.RecommenderConfig`."""
+    """Shape of the online recommender; see `models.shape.RecommenderConfig`."""
 
     width: int = 192
     heads: int = 4
     encoder_layers: int = 2
     decoder_layers: int = 1
+    encoder_mlp: int = 4
+    decoder_mlp: int = 4
     window: int = 50
     dropout: float = 0.5
 

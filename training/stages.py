@@ -3,7 +3,6 @@
 A stage that finished with the same data and recipe is not run again, so an interrupted run resumes.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -20,15 +19,16 @@ from safetensors.torch import load_file, save_file
 from models import prompts
 from models.catalog import Catalog, build_catalog, load_catalog
 from models.dataset import Dataset, load_dataset
-from models.errors import InvalidDataset
+from models.publish import publish
 from models.reasoner import Sampling, TransformersReasoner
-from models.recommender import OnlineRecommender, RecommenderConfig
-from models.release import Release, publish
+from models.recommender import OnlineRecommender
+from models.release import Release
+from models.shape import RecommenderConfig
 from models.sid import SidSpace
 from training.activate import activate
 from training.align import align
 from training.card import model_card
-from training.data import Split, sample_users, split_dataset
+from training.data import Split, data_digest, sample_users, split_dataset
 from training.nano import build_tokenizer, new_reasoner
 from training.online import train_online, training_histories
 from training.probe import probe
@@ -63,14 +63,7 @@ class Run:
 
     @cached_property
     def data_digest(self) -> str:
-        """SHA-256 over the two tables."""
-        digest = hashlib.sha256()
-        for name in ("interactions.parquet", "items.parquet"):
-            file = self.data / name
-            if not file.is_file():
-                raise InvalidDataset(f"{file}: no such file, expected a Parquet table")
-            digest.update(file.read_bytes())
-        return digest.hexdigest()
+        return data_digest(self.data)
 
     def catalog(self) -> Catalog:
         spec = self.outcome("quantize")["space"]
@@ -190,6 +183,7 @@ def publish_stage(run: Run, out: Path) -> Release:
         catalog=run.catalog(),
         recommender=recommender,
         reasoner_dir=run.work / "reasoner",
+        histories=training_histories(run.catalog(), run.split),
         recipe=recipe,
         metrics=metrics,
         card=model_card(out.name, run.dataset, recipe, metrics),

@@ -1,0 +1,100 @@
+"""Users for a load test: real histories, and a record each that no reasoner had to think of.
+
+C_u is the prefixes of the user's own history, newest first, and then the most popular ones, 100 in
+all: as much work for the finish as a full record, and nothing that says how good it is.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from bench.service_process import run_module
+from models.catalog import Catalog, popular_prefixes
+from models.dataset import Interaction, load_dataset
+from models.layout import UserRow
+from models.manifest import Layer, Manifest, next_epoch
+from models.records import PrefixRecord, RecordedPrefix
+from models.release import Release
+from models.sid import Prefix
+from models.store import RedisStore, UserStore
+from models.think import MAX_HISTORY
+
+NUM_PREFIXES = 100
+_TEXTS = ("Prefixes of the user's own history, newest first.", "The most popular prefixes.")
+_OWN, _POPULAR = range(2)  # path numbers
+_NATS_A_RANK = 0.01
+_TIMEOUT_MS = 10_000
+_TTL_S = 24 * 3600
+
+
+def populate(
+    redis_url: str, data_dir: Path, release: Release, *, num_users: int, seed: int
+) -> list[str]:
+    """Import `data_dir`, write a layer for `num_users` users and make it live; their ids, shuffled.
+
+    Raises StepFailedError if the import fails, StoreUnavailable, or InvalidDataset.
+    """
+    histories = load_dataset(data_dir).histories
+    run_module("offline", "import", "--data", str(data_dir), "--redis", redis_url)
+    known = sorted(histories)
+    order = np.random.default_rng(seed).permutation(len(known))[:num_users]
+    chosen = {known[at]: histories[known[at]] for at in order}
+    asyncio.run(_go_live(redis_url, release, chosen))
+    return list(chosen)
+
+
+async def _go_live(
+    redis_url: str, release: Release, histories: Mapping[str, Sequence[Interaction]]
+) -> None:
+    store = RedisStore(redis_url, _TIMEOUT_MS)
+    try:
+        await _write_layer(store, release, histories)
+    finally:
+        await store.close()
+
+
+async def _write_layer(
+    store: UserStore, release: Release, histories: Mapping[str, Sequence[Interaction]]
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    layer = Layer(generation=now_ms, created_at=now_ms // 1000, users=len(histories))
+
+    def rows() -> Iterator[UserRow]:
+        popular = popular_prefixes(release.catalog, NUM_PREFIXES)
+        for user_id, history in track(histories.items(), description="write records"):
+            items = [interaction.item_id for interaction in history]
+            prefixes = cheap_prefixes(release.catalog, items, popular)
+            record = PrefixRecord(
+                layer.generation, release.space.fingerprint, layer.created_at, prefixes
+            )
+            yield UserRow(user_id, record, _TEXTS)
+
+    await store.write_layer(layer.generation, rows(), _TTL_S)
+    held = await store.read_manifest()
+    manifest = Manifest(
+        epoch=next_epoch(held, seen=0),
+        fingerprint=release.space.fingerprint,
+        base=layer,
+        release=f"{release.name}@{release.version}",
+    )
+    await store.swap_manifest(held, manifest)
+
+
+def cheap_prefixes(
+    catalog: Catalog, item_ids: Sequence[str], popular: Sequence[Prefix]
+) -> tuple[RecordedPrefix, ...]:
+    """C_u without a reasoner, NUM_PREFIXES at most; `item_ids` oldest first."""
+    depth = catalog.space.prefix_depth
+    rows = [catalog.row(item_id) for item_id in reversed(item_ids[-MAX_HISTORY:])]
+    own = [tuple(catalog.sids[row, :depth].tolist()) for row in rows if row is not None]
+    paths = dict.fromkeys(own, _OWN)
+    for prefix in popular:
+        paths.setdefault(prefix, _POPULAR)
+    return tuple(
+        RecordedPrefix(codes, path, -_NATS_A_RANK * rank)
+        for rank, (codes, path) in enumerate(list(paths.items())[:NUM_PREFIXES])
+    )

@@ -1,0 +1,102 @@
+"""What a request may choose from: the part of the catalog's trie below a set of prefixes.
+
+Resolved once per C_u, then only read. Knows nothing of models or users.
+"""
+
+# P = prefixes, M = nodes of one depth, C = children
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.sid import Prefix
+from models.trie import CatalogTrie, Children, expand_ranges
+
+Ints = NDArray[np.int64]
+
+
+class Stage(NamedTuple):
+    """The nodes of one depth at or above the prefixes, in trie order.
+
+    code_M: their last codes. num_leaves_M: SIDs of the whole catalog below each. first_child:
+    (M + 1,) where the children of each begin in the next stage; None at the prefixes, below which
+    every child in the catalog counts.
+    """
+
+    node_M: Ints
+    codes_MD: Ints
+    code_M: NDArray[np.int32]
+    num_leaves_M: Ints
+    first_child: Ints | None
+
+
+class Candidates:
+    """A tree of nodes, numbered by depth: within the stage down to the prefixes, and as the trie
+    numbers them below. Without stages it is the whole catalog."""
+
+    def __init__(self, trie: CatalogTrie, stages: Sequence[Stage] = ()) -> None:
+        """stages[d - 1]: of depth d, down to the prefixes."""
+        self._trie = trie
+        self._stages = tuple(stages)
+
+    @cached_property
+    def prefix_nodes(self) -> Ints:
+        """Trie nodes of the prefixes, sorted: (P,)."""
+        if self._stages:
+            return self._stages[-1].node_M
+        return np.arange(len(self._trie.packed[self._trie.space.prefix_depth]), dtype=np.int64)
+
+    @cached_property
+    def first(self) -> Children:
+        """The nodes of depth 1."""
+        if not self._stages:
+            return self._trie.expand(0, np.zeros(1, dtype=np.int64))
+        at_M = np.arange(len(self._stages[0].node_M), dtype=np.int64)
+        return Children(np.zeros_like(at_M), at_M, self._stages[0].code_M)
+
+    def codes(self, depth: int, at_M: Ints) -> Ints:
+        """(M, depth)."""
+        if depth <= len(self._stages):
+            return self._stages[depth - 1].codes_MD[at_M]
+        packed = self._trie.packed[depth][at_M]
+        return self._trie.space.unpack(packed, depth).astype(np.int64)
+
+    def children(self, depth: int, at_M: Ints) -> Children:
+        """Children that count of nodes at `depth` >= 1, as this tree numbers the next depth."""
+        if depth > len(self._stages):
+            return self._trie.expand(depth, at_M)
+        stage = self._stages[depth - 1]
+        if stage.first_child is None:
+            return self._trie.expand(depth, stage.node_M[at_M])
+        parent_C, child_C = expand_ranges(stage.first_child, at_M)
+        return Children(parent_C, child_C, self._stages[depth].code_M[child_C])
+
+    def num_leaves(self, depth: int, at_M: Ints) -> Ints:
+        """SIDs of the whole catalog below each node: (M,)."""
+        if depth <= len(self._stages):
+            return self._stages[depth - 1].num_leaves_M[at_M]
+        return self._trie.num_leaves(depth, at_M)
+
+
+def resolve(trie: CatalogTrie, prefixes: Sequence[Prefix]) -> Candidates:
+    """The tree below `prefixes` of the space's depth; those that the trie lacks are left out."""
+    depth = trie.space.prefix_depth
+    node_P = trie.nodes(np.array(prefixes, dtype=np.int64).reshape(-1, depth))
+    return from_nodes(trie, node_P[node_P >= 0])
+
+
+def from_nodes(trie: CatalogTrie, node_P: Ints) -> Candidates:
+    """The tree below trie nodes of the space's prefix depth, in any order, repeats allowed."""
+    stages: list[Stage] = []
+    node_M, first_child = np.unique(node_P), None
+    for depth in range(trie.space.prefix_depth, 0, -1):
+        codes_MD = trie.space.unpack(trie.packed[depth][node_M], depth).astype(np.int64)
+        code_M, num_leaves_M = trie.codes[depth - 1][node_M], trie.num_leaves(depth, node_M)
+        stages.insert(0, Stage(node_M, codes_MD, code_M, num_leaves_M, first_child))
+        parent_M = trie.parents(depth - 1, node_M)
+        node_M, first = np.unique(parent_M, return_index=True)
+        first_child = np.append(first, len(parent_M))
+    return Candidates(trie, stages)

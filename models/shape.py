@@ -1,0 +1,46 @@
+"""The shape of an online recommender: what a release's manifest says of it. Needs no torch."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+BIAS_ROWS = 64  # of each table of attention biases by distance
+
+
+@dataclass(frozen=True)
+class RecommenderConfig:
+    """encoder_mlp, decoder_mlp: inner width of the MLPs, in model widths.
+
+    window: a history grows to one item short of two windows before its older half is let go
+    (`models.history`); training crops histories to one.
+    """
+
+    sizes: tuple[int, ...]
+    width: int = 192
+    heads: int = 4
+    encoder_layers: int = 2
+    decoder_layers: int = 1
+    encoder_mlp: int = 4
+    decoder_mlp: int = 4
+    window: int = 50
+    dropout: float = 0.5
+
+    @property
+    def levels(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def max_rows(self) -> int:
+        """Vectors of the longest history: its start and its items."""
+        return 2 * self.window
+
+    @property
+    def max_distance(self) -> int:
+        """Distances beyond the window never occur in training: they count as this one."""
+        return min(BIAS_ROWS - 1, self.window)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"sizes": list(self.sizes)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "RecommenderConfig":
+        return cls(**values | {"sizes": tuple(values["sizes"])})

@@ -1,0 +1,147 @@
+"""The same runtime in torch: any precision, and float64 as the reference of all others.
+
+Also where the online recommender of a release becomes a torch module again.
+"""
+
+# M = new items or nodes, H = history rows, N = heads, E = head width, W = model width, D = depth
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.errors import InvalidRelease
+from models.recommender import DecoderLayer, EncoderLayer, OnlineRecommender, split_heads
+from models.release import Release, one_line
+from models.runtime import BiasTables, Decoded, Floats, HistoryState, Near
+
+DTYPES = {"torch-float32": torch.float32, "torch-bfloat16": torch.bfloat16}
+
+
+def load_recommender(release: Release) -> OnlineRecommender:
+    """The online recommender, in eval mode. Raises InvalidRelease if weights do not fit."""
+    file = release.directory / "online.safetensors"
+    try:
+        recommender = OnlineRecommender(release.recommender_config)
+        recommender.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError, TypeError, KeyError, OSError) as exc:
+        raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
+    return recommender.eval()
+
+
+def copy_recommender(recommender: OnlineRecommender, dtype: torch.dtype) -> OnlineRecommender:
+    copy = OnlineRecommender(recommender.config)
+    copy.load_state_dict(recommender.state_dict())
+    return copy.to(dtype).eval()
+
+
+class TorchRuntime:
+    """Runs an online recommender in its own dtype, bfloat16 handed on as float32."""
+
+    def __init__(self, recommender: OnlineRecommender) -> None:
+        self.config = recommender.config
+        self._model = recommender.eval()
+        self._dtype = recommender.start.dtype
+        self.precision = f"torch-{str(self._dtype).removeprefix('torch.')}"
+        weights = {name: _numpy(value) for name, value in recommender.state_dict().items()}
+        self._bias = BiasTables(self.config, weights)
+
+    @torch.inference_mode()
+    def extend(self, past: HistoryState | None, sids_ML: NDArray[np.integer]) -> HistoryState:
+        model = self._model
+        x_MW = model.sum_codes(torch.from_numpy(sids_ML.astype(np.int64)))
+        if past is None:
+            x_MW = torch.cat([model.start.unsqueeze(0), x_MW])
+        num_past = past.num_items + 1 if past else 0
+        mask = self._tensor(self._bias.mask(num_past, len(x_MW)))
+        keys, values = [], []
+        for at, layer in enumerate(cast("Sequence[EncoderLayer]", model.encoder)):
+            q, k, v = split_heads(layer.qkv(layer.norm(x_MW)), layer.num_heads, 3)
+            if past:
+                k = torch.cat([self._tensor(past.keys[at]).transpose(1, 2), k], dim=1)
+                v = torch.cat([self._tensor(past.values[at]), v], dim=1)
+            keys.append(k.transpose(1, 2))
+            values.append(v)
+            weights = (q * q.shape[-1] ** -0.5 @ keys[-1] + mask[at]).softmax(dim=-1)
+            x_MW = x_MW + layer.out(_merge(weights @ v))
+            x_MW = x_MW + layer.mlp(x_MW)
+        states_MW = model.encoder_norm(x_MW)
+        return self._with_root(past, states_MW, torch.stack(keys), torch.stack(values))
+
+    def _with_root(
+        self, past: HistoryState | None, states_MW: Tensor, keys: Tensor, values: Tensor
+    ) -> HistoryState:
+        model, tail = self._model, self._bias.tail(keys.shape[-1])
+        projected = model.state_projection(states_MW[-1:])
+        x_1W = projected + model.depth_embedding.weight[:1]
+        attend_keys, attend_values = [], []
+        for at, layer in enumerate(cast("Sequence[DecoderLayer]", model.decoder)):
+            k, v = split_heads(layer.history_kv(states_MW), layer.num_heads, 2)
+            q, root_k, root_v = split_heads(layer.qkv(layer.norm(x_1W)), layer.num_heads, 3)
+            k, v = torch.cat([k, root_k], dim=1), torch.cat([v, root_v], dim=1)
+            if past:
+                k = torch.cat([self._tensor(past.attend_keys[at, :, :, :-1]).mT, k], dim=1)
+                v = torch.cat([self._tensor(past.attend_values[at, :, :-1]), v], dim=1)
+            attend_keys.append(k.transpose(1, 2))
+            attend_values.append(v)
+            scores = q * q.shape[-1] ** -0.5 @ attend_keys[-1] + self._tensor(tail[at])
+            x_1W = x_1W + layer.out(_merge(scores.softmax(dim=-1) @ v))
+            x_1W = x_1W + layer.mlp(x_1W)
+        return HistoryState(
+            keys=_numpy(keys),
+            values=_numpy(values),
+            attend_keys=_numpy(torch.stack(attend_keys)),
+            attend_values=_numpy(torch.stack(attend_values)),
+            tail=tail,
+            projected=_numpy(projected),
+            logp_V=_numpy(model.code_logprobs(model.decoder_norm(x_1W), 0)[0]),
+        )
+
+    @torch.inference_mode()
+    def decode(
+        self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
+    ) -> Decoded:
+        model, depth = self._model, codes_MD.shape[1]
+        x_MW = model.sum_codes(torch.from_numpy(codes_MD))
+        x_MW = x_MW + model.depth_embedding.weight[depth] + self._tensor(state.projected)
+        own_keys, own_values = [], []
+        for at, layer in enumerate(cast("Sequence[DecoderLayer]", model.decoder)):
+            flat = layer.qkv(layer.norm(x_MW))
+            q, k, v = split_heads(flat, layer.num_heads, 3)
+            own_keys.append(flat.chunk(3, dim=-1)[1])
+            own_values.append(flat.chunk(3, dim=-1)[2])
+            q = q * q.shape[-1] ** -0.5
+            near_k = [split_heads(self._tensor(n.keys[at]), layer.num_heads, 1)[0] for n in near]
+            near_v = [split_heads(self._tensor(n.values[at]), layer.num_heads, 1)[0] for n in near]
+            to_history = q @ self._tensor(state.attend_keys[at]) + self._tensor(state.tail[at])
+            to_way = [(q * key).sum(dim=-1, keepdim=True) for key in (*near_k, k)]
+            weights = torch.cat([to_history, *to_way], dim=-1).softmax(dim=-1)
+            num = to_history.shape[-1]
+            mixed = weights[..., :num] @ self._tensor(state.attend_values[at])
+            for column, value in enumerate((*near_v, v), start=num):
+                mixed = mixed + weights[..., column : column + 1] * value
+            x_MW = x_MW + layer.out(_merge(mixed))
+            x_MW = x_MW + layer.mlp(x_MW)
+        logp_MV = _numpy(model.code_logprobs(model.decoder_norm(x_MW), depth))
+        return Decoded(
+            logp_MV, Near(_numpy(torch.stack(own_keys)), _numpy(torch.stack(own_values)))
+        )
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._dtype)
+
+
+def _merge(x_NME: Tensor) -> Tensor:
+    """(N, M, E) to (M, W)."""
+    return x_NME.transpose(0, 1).flatten(1)
+
+
+def _numpy(x: Tensor) -> Floats:
+    x = x.detach()
+    array: Floats = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+    return array
