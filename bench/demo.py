@@ -24,7 +24,8 @@ from models.catalog import Catalog
 from models.embedded import resolve, state_folder
 from models.release import Release
 from models.sid import Prefix
-from models.store import RedisStore, UserState
+from models.store import RedisStore
+from models.user_state import UserState
 
 _NUM_SHOWN = 3
 _NUM_TITLES = 5  # newest items of a history, prefixes of a path, recommendations

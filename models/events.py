@@ -49,12 +49,17 @@ def encode_event(event: Event) -> tuple[bytes, bytes]:
 def decode_event(event_id: bytes, value: bytes) -> Event | None:
     """Inverse of `encode_event`; None for bytes that are no event."""
     try:
-        timestamp, item_id = value.decode().split(" ", 1)
-        event = Event(item_id, int(timestamp), event_id.decode())
-        check_event(event)
-    except (ValueError, InvalidRecord):
+        stamp, item = value.split(b" ", 1)
+        timestamp, texts = int(stamp), (item.decode(), event_id.decode())
+    except ValueError:
         return None
-    return event
+    is_sound = (
+        0 < len(item) <= MAX_ID_BYTES
+        and 0 < len(event_id) <= MAX_ID_BYTES
+        and 0 <= timestamp <= _MAX_TIMESTAMP
+        and not _has_forbidden("".join(texts))
+    )
+    return Event(texts[0], timestamp, texts[1]) if is_sound else None
 
 
 def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -83,9 +88,14 @@ def fresh_events(stored: Sequence[Event], offered: Iterable[Event]) -> list[Even
 
 
 def _id_problem(value: str) -> str | None:
-    if _FORBIDDEN.search(value):
+    if _has_forbidden(value):
         return "holds a control character or a lone surrogate"
     num_bytes = len(value.encode())
     if not 1 <= num_bytes <= MAX_ID_BYTES:
         return f"has {num_bytes} bytes, expected 1..{MAX_ID_BYTES}"
     return None
+
+
+def _has_forbidden(text: str) -> bool:
+    """What prints holds neither, and most ids do: the search is ten times slower."""
+    return not text.isprintable() and _FORBIDDEN.search(text) is not None

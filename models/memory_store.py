@@ -29,7 +29,7 @@ from models.layout import (
 )
 from models.manifest import Manifest
 from models.sid import SidSpace
-from models.store import UserState
+from models.user_state import UserState
 
 
 class MemoryStore:
@@ -43,7 +43,14 @@ class MemoryStore:
         self._imports: dict[str, str] = {}
         self._clock = clock
 
-    async def read_user(self, user_id: str, layers: Sequence[int], space: SidSpace) -> UserState:
+    async def read_user(
+        self,
+        user_id: str,
+        layers: Sequence[int],
+        space: SidSpace,
+        *,
+        known: UserState | None = None,
+    ) -> UserState:
         await self.ping()
         blobs = [self._get(record_key(user_id, generation)) for generation in layers]
         record, skipped = newest_record(user_id, layers, blobs, space)

@@ -108,11 +108,13 @@ class PrefixRecord:
             raise SkewedRecord(
                 f"record of SID space {fingerprint:016x}, expected {space.fingerprint:016x}"
             )
-        prefixes = tuple(
-            RecordedPrefix(fields[:depth], fields[depth], -fields[depth + 1] / _STEPS_PER_NAT)
-            for fields in entry.iter_unpack(body)
-        )
-        _check_codes(prefixes, depth, space)
+        if count and depth != space.prefix_depth:
+            raise InvalidRecord(f"prefixes of {depth} codes, expected {space.prefix_depth}")
+        *levels, paths, costs = zip(*entry.iter_unpack(body), strict=True) if count else ((), ())
+        _check_codes(levels, space)
+        logprobs = [-cost / _STEPS_PER_NAT for cost in costs]
+        codes = zip(*levels, strict=True)
+        prefixes = tuple(map(RecordedPrefix, codes, paths, logprobs))
         return cls(generation, fingerprint, created_at, prefixes)
 
 
@@ -178,11 +180,10 @@ def _quantise(logprob: float) -> int:
     return min(max(round(-logprob * _STEPS_PER_NAT), 0), 0xFFFF)
 
 
-def _check_codes(prefixes: Sequence[RecordedPrefix], depth: int, space: SidSpace) -> None:
-    if prefixes and depth != space.prefix_depth:
-        raise InvalidRecord(f"prefixes of {depth} codes, expected {space.prefix_depth}")
-    for level, codes in enumerate(zip(*(prefix.codes for prefix in prefixes), strict=True)):
-        if max(codes) >= space.sizes[level]:
+def _check_codes(levels: Sequence[tuple[int, ...]], space: SidSpace) -> None:
+    """levels: the codes of all prefixes, by level."""
+    for level, (codes, size) in enumerate(zip(levels, space.sizes, strict=False)):
+        if max(codes) >= size:
             raise InvalidRecord(
                 f"record: code {max(codes)} at level {level} is outside its codebook"
             )

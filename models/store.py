@@ -8,22 +8,20 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from models.errors import InvalidSettings, ManifestConflict, StoreUnavailable
 from models.events import (
     STREAM_LIMIT,
     Event,
     check_event,
-    decode_event,
     encode_event,
     fresh_events,
     merge_events,
@@ -32,20 +30,26 @@ from models.layout import (
     HISTORY_KEYS,
     IMPORTS_KEY,
     MANIFEST_KEY,
-    Skipped,
     UserRow,
     check_swap,
     encode_row,
     history_key,
-    newest_record,
     read_texts,
     record_key,
     thoughts_key,
     user_of_history_key,
 )
 from models.manifest import Manifest
-from models.records import PrefixRecord
 from models.sid import SidSpace
+from models.user_state import (
+    UserState,
+    add_up,
+    as_bytes,
+    is_wrong_type,
+    read_commands,
+    read_entries,
+)
+from models.wire import Command, Wire, read_address
 
 logger = logging.getLogger(__name__)
 
@@ -63,29 +67,24 @@ return 0
 """
 
 
-@dataclass(frozen=True)
-class UserState:
-    """One user as read in one round trip.
-
-    history: oldest first, deduplicated, at most HISTORY_LIMIT. record: the newest valid one of the
-    live layers. skipped: why newer layers were passed over. has_lost_history: the history's key
-    holds something else, or some of its entries do.
-    """
-
-    history: tuple[Event, ...]
-    record: PrefixRecord | None
-    skipped: tuple[Skipped, ...] = ()
-    has_lost_history: bool = False
-
-
 class UserStore(Protocol):
     """Every method raises StoreUnavailable when the store does not answer in time or refuses.
 
     Those that take a user id raise InvalidUserId for a bad one.
     """
 
-    async def read_user(self, user_id: str, layers: Sequence[int], space: SidSpace) -> UserState:
-        """History, and the newest valid record of `layers` (generations, newest first)."""
+    async def read_user(
+        self,
+        user_id: str,
+        layers: Sequence[int],
+        space: SidSpace,
+        *,
+        known: UserState | None = None,
+    ) -> UserState:
+        """History, and the newest valid record of `layers` (generations, newest first).
+
+        known: what an earlier read of this user gave. It saves work and changes no result.
+        """
         ...
 
     async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
@@ -141,14 +140,17 @@ class UserStore(Protocol):
 class RedisStore:
     """A UserStore over one Redis server. `timeout_ms` bounds connecting and each reply.
 
-    Nothing is retried here: redis-py's default policy turns a hung server into seconds a GET
-    (3.5 to 5.2 measured with 8.1), and the caller has something better to do than to wait.
+    What a request waits for goes over one `Wire`; the job's batches go through redis-py, whose
+    pool and pipelines take 0.3 ms of CPU a call. Nothing is retried in either: redis-py's default
+    policy turns a hung server into seconds a GET (3.5 to 5.2 measured with 8.1), and the caller has
+    something better to do than to wait.
     """
 
     def __init__(self, url: str, timeout_ms: int) -> None:
         """Connects at the first call. Raises InvalidSettings for a URL that is none."""
         self._place = _without_password(url)
         try:
+            self._wire = Wire(read_address(url), timeout_ms / 1000)
             self._redis = redis.asyncio.Redis.from_url(
                 url,
                 socket_timeout=timeout_ms / 1000,
@@ -159,29 +161,31 @@ class RedisStore:
             )
         except (ValueError, TypeError) as exc:
             raise InvalidSettings(f"Redis URL {self._place}: {exc}") from exc
+        self._redis.set_response_callback("XREVRANGE", _as_on_the_wire)
 
-    async def read_user(self, user_id: str, layers: Sequence[int], space: SidSpace) -> UserState:
-        state = await self._read_user_once(user_id, layers, space)
+    async def read_user(
+        self,
+        user_id: str,
+        layers: Sequence[int],
+        space: SidSpace,
+        *,
+        known: UserState | None = None,
+    ) -> UserState:
+        state = await self._read_user_once(user_id, layers, space, known)
         if "foreign" in state.skipped:
-            # Either somebody wrote it there, or a connection gives one request's reply to another.
-            # New connections rule out the second, and with it a history of somebody else.
-            logger.error("a record of another user was read; all connections are reset")
-            await self._redis.connection_pool.disconnect(inuse_connections=True)
-            state = await self._read_user_once(user_id, layers, space)
+            # Either somebody wrote it there, or the connection gives one request's reply to
+            # another. A new one rules out the second, and with it a history of somebody else.
+            logger.error("a record of another user was read; the connection is reset")
+            self._wire.reset()
+            state = await self._read_user_once(user_id, layers, space, None)
         return state
 
     async def _read_user_once(
-        self, user_id: str, layers: Sequence[int], space: SidSpace
+        self, user_id: str, layers: Sequence[int], space: SidSpace, known: UserState | None
     ) -> UserState:
-        pipeline = self._redis.pipeline(transaction=False)
-        for generation in layers:
-            pipeline.get(record_key(user_id, generation))
-        pipeline.xrevrange(history_key(user_id), count=STREAM_LIMIT)
-        *replies, entries = await self._execute(pipeline)
-        blobs = [_as_bytes(reply) for reply in replies]
-        record, skipped = newest_record(user_id, layers, blobs, space)
-        events, has_lost_history = _as_events(entries)
-        return UserState(merge_events(events), record, skipped, has_lost_history)
+        replies = await self._ask(*read_commands(user_id, layers, known))
+        state = add_up(user_id, layers, space, replies, known)
+        return state or await self._read_user_once(user_id, layers, space, None)
 
     async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
         return await self.append_histories({user_id: events})
@@ -203,10 +207,8 @@ class RedisStore:
         return num_new
 
     async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.get(thoughts_key(user_id, generation))
-        (reply,) = await self._execute(pipeline)
-        return read_texts(_as_bytes(reply), user_id)
+        (reply,) = await self._ask(("GET", thoughts_key(user_id, generation)))
+        return read_texts(as_bytes(reply), user_id)
 
     async def write_layer(self, generation: int, rows: Iterable[UserRow], ttl_s: int) -> int:
         num_written, left = 0, iter(rows)
@@ -269,12 +271,11 @@ class RedisStore:
         await self._run(pipeline)
 
     async def ping(self) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.ping()
-        await self._run(pipeline)
+        await self._ask(("PING",))
 
     async def close(self) -> None:
         with self._translated():
+            await self._wire.close()
             await self._redis.aclose()
 
     async def _read_streams(self, user_ids: Sequence[str]) -> dict[str, list[Event]]:
@@ -285,26 +286,26 @@ class RedisStore:
         replies = await self._execute(pipeline)
         streams = {}
         for user_id, reply in zip(user_ids, replies, strict=True):
-            streams[user_id], has_lost_history = _as_events(reply)
+            entries = reply if is_wrong_type(reply) else reply[::-1]
+            streams[user_id], has_lost_history = read_entries(entries)
             if has_lost_history:
                 logger.warning("a history holds what is no event of ours; that part is passed over")
         return streams
 
     async def _read_manifest_bytes(self) -> bytes | None:
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.get(MANIFEST_KEY)
-        (reply,) = await self._execute(pipeline)
-        return _as_bytes(reply)
+        (reply,) = await self._ask(("GET", MANIFEST_KEY))
+        return as_bytes(reply)
+
+    async def _ask(self, *commands: Command) -> list[Any]:
+        """Replies in order; one of the wrong Redis type stays among them as its error."""
+        with self._translated():
+            return _raise_errors(await self._wire.ask(*commands))
 
     async def _execute(self, pipeline: Any) -> list[Any]:
-        """Replies in order; one of the wrong Redis type stays among them as its error."""
+        """The same for a pipeline."""
         await _deliver_cancellation()
         with self._translated():
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-            for reply in replies:
-                if isinstance(reply, Exception) and not _is_wrong_type(reply):
-                    raise reply
-        return replies
+            return _raise_errors(await pipeline.execute(raise_on_error=False))
 
     async def _run(self, pipeline: Any) -> list[Any]:
         """Replies in order; any error among them is raised."""
@@ -333,26 +334,15 @@ async def _deliver_cancellation() -> None:
         await asyncio.sleep(0)
 
 
-def _is_wrong_type(reply: object) -> bool:
-    return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
+def _as_on_the_wire(response: Any, **_: Any) -> Any:
+    return response
 
 
-def _as_bytes(reply: Any) -> bytes | None:
-    """A value as read; a key of the wrong type reads as bytes that decode to nothing."""
-    return b"" if _is_wrong_type(reply) else cast("bytes | None", reply)
-
-
-def _as_events(reply: Any) -> tuple[list[Event], bool]:
-    """Entries of XREVRANGE as events in order of arrival; whether any was not one of ours."""
-    if _is_wrong_type(reply):
-        return [], True
-    found = [
-        decode_event(field, value)
-        for _, fields in reversed(reply)
-        for field, value in fields.items()
-    ]
-    events = [event for event in found if event is not None]
-    return events, len(events) < len(found)
+def _raise_errors(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, Exception) and not is_wrong_type(reply):
+            raise reply
+    return replies
 
 
 def _batches(user_ids: Sequence[str]) -> Iterator[Sequence[str]]:

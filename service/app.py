@@ -12,7 +12,7 @@ from models.store import UserStore
 from service import openapi, problems
 from service.engine import Engine
 from service.middleware import BodyLimit, RequestContext
-from service.routes import router
+from service.routes import hot_router, router
 from service.serving import Serving
 from service.settings import ServiceSettings
 
@@ -38,6 +38,7 @@ def create_app(settings: ServiceSettings, *, engine: Engine, store: UserStore) -
         redoc_url=None,
     )
     app.state.serving = serving
+    app.include_router(hot_router)  # first, as the first match wins
     app.include_router(router)
     problems.install(app)
     openapi.install(app)

@@ -5,7 +5,7 @@ A bounded least-recently-used map, filled by successful reads only. Knows nothin
 
 from collections import OrderedDict
 
-from models.store import UserState
+from models.user_state import UserState
 
 
 class Copies:

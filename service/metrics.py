@@ -3,7 +3,8 @@
 One registry per process object, so that tests can hold several. Knows nothing of how it is served.
 """
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -72,26 +73,37 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
-        for reason in Reason:  # so that a rate exists before the first fault
-            self._fallbacks.labels(reason.value)
+        # Children are looked up once: `labels` takes longer than counting. Those of the reasons
+        # are made at once, so that a rate exists before the first fault.
+        self._reason = {reason: self._fallbacks.labels(reason.value) for reason in Reason}
+        self._stage: dict[str, Histogram] = {}
+        self._source: dict[Source, Counter] = {}
+        self._request: dict[tuple[str, str, int], Counter] = {}
 
     def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""
         Gauge(f"thinkahead_{name}", documentation, registry=self.registry).set_function(read)
 
     def request(self, *, route: str, source: str, status: int) -> None:
-        self._requests.labels(route, source, str(status)).inc()
+        key = (route, source, status)
+        if key not in self._request:
+            self._request[key] = self._requests.labels(route, source, str(status))
+        self._request[key].inc()
 
-    def item_sources(self, sources: list[Source]) -> None:
-        for source in sources:
-            self._items.labels(source.value).inc()
+    def item_sources(self, sources: Iterable[Source]) -> None:
+        for source, count in collections.Counter(sources).items():
+            if source not in self._source:
+                self._source[source] = self._items.labels(source.value)
+            self._source[source].inc(count)
 
     def stages(self, seconds: dict[str, float]) -> None:
         for stage, duration_s in seconds.items():
-            self._stages.labels(stage).observe(duration_s)
+            if stage not in self._stage:
+                self._stage[stage] = self._stages.labels(stage)
+            self._stage[stage].observe(duration_s)
 
     def fallback(self, reason: Reason) -> None:
-        self._fallbacks.labels(reason.value).inc()
+        self._reason[reason].inc()
 
     def record_age(self, age_s: float) -> None:
         """Seconds; negative when the record is dated in the future."""

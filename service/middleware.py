@@ -8,15 +8,14 @@ import logging
 import re
 import secrets
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
 from service.problems import problem
 
-HEADER = "X-Request-Id"
 MAX_BODY_BYTES = 64 * 1024
+_NAME = b"x-request-id"
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = request_id
+                message["headers"] = [*message.get("headers", ()), (_NAME, request_id.encode())]
             await send(message)
 
         try:
@@ -83,5 +82,8 @@ class BodyLimit:
 
 
 def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get(HEADER, "")
-    return given if _ACCEPTED.fullmatch(given) else secrets.token_hex(8)
+    for name, value in scope["headers"]:
+        if name == _NAME:
+            given: str = value.decode("latin-1")
+            return given if _ACCEPTED.fullmatch(given) else secrets.token_hex(8)
+    return secrets.token_hex(8)

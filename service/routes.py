@@ -5,24 +5,27 @@ Validation and JSON only; every decision is the pipeline's.
 
 import secrets
 import time
-from typing import Annotated
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, cast
 from urllib.parse import unquote_to_bytes
 
+import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from models.errors import InvalidUserId
 from models.events import Event, check_event, check_user_id
 from service import pipeline
-from service.ladder import Pick
 from service.middleware import MAX_BODY_BYTES
 from service.pipeline import Served
 from service.problems import NOT_ACCEPTED, documented, problem
 from service.reasons import Source
 from service.schemas import (
-    MAX_ITEMS,
     Alive,
     Generation,
     Item,
@@ -30,32 +33,79 @@ from service.schemas import (
     PathText,
     Ready,
     Recommendation,
+    RecommendQuery,
     TakenEvent,
     Timings,
 )
 from service.serving import Serving
 
+_DEFAULTS = RecommendQuery()
+_NUM_SEGMENTS = 3  # of the raw path of a user: "", "recommend" or "events", the id
+_WITH_PATH = (Source.PERSONAL, Source.STALE)
+
+
+class _BoundByHand(APIRoute):
+    """The route of `recommend`: documented by its signature like any other, called without FastAPI.
+
+    Its general way of binding arguments takes 0.3 ms a request, and this one has three.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        async def handle(request: Request) -> Response:
+            return await recommend(request, _exact_user_id(request), _read_query(request))
+
+        return handle
+
+
 router = APIRouter()
+hot_router = APIRouter(route_class=_BoundByHand)
+
+UserIdText = Annotated[
+    str,
+    Path(
+        description="Opaque: 1 to 256 bytes of UTF-8, percent-encoded, no control characters.",
+        examples=["A2CG5Y82ZZNY6W"],
+    ),
+]
 
 
-def _serving(request: Request) -> Serving:
+async def _serving(request: Request) -> Serving:
     serving: Serving = request.app.state.serving
     return serving
 
 
-def _user_id(
-    request: Request,
-    user_id: Annotated[
-        str,
-        Path(
-            description="Opaque: 1 to 256 bytes of UTF-8, percent-encoded, no control characters.",
-            examples=["A2CG5Y82ZZNY6W"],
-        ),
-    ],
-) -> str:
+async def _user_id(request: Request, user_id: UserIdText) -> str:
+    return _exact_user_id(request)
+
+
+CurrentServing = Annotated[Serving, Depends(_serving)]
+UserId = Annotated[str, Depends(_user_id)]
+
+
+@hot_router.get(
+    "/recommend/{user_id:path}",
+    summary="Recommend items to a user",
+    response_model=Recommendation,
+    responses=documented({404: "Not Found", 422: NOT_ACCEPTED}),
+)
+async def recommend(
+    request: Request, user_id: UserIdText, query: Annotated[RecommendQuery, Query()]
+) -> Response:
+    """Always 200 for a valid request: see `source` and `degraded` for what the answer is worth."""
+    serving: Serving = request.app.state.serving
+    served = await serving.recommend(
+        pipeline.Query(user_id, query.n, exclude_seen=query.exclude_seen, explain=query.explain)
+    )
+    state = request.scope["state"]
+    state["source"] = served.source.value
+    answer = write_recommendation(served, user_id=user_id, request_id=state["request_id"])
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+def _exact_user_id(request: Request) -> str:
     """The id as the caller wrote it: servers decode `%2F` to `/` and bad bytes to U+FFFD."""
     segments = request.scope["raw_path"].split(b"/")
-    if len(segments) != len(request.scope["route"].path_format.split("/")):
+    if len(segments) != _NUM_SEGMENTS:
         raise HTTPException(404)
     try:
         exact = unquote_to_bytes(segments[-1]).decode()
@@ -65,31 +115,15 @@ def _user_id(
     return exact
 
 
-CurrentServing = Annotated[Serving, Depends(_serving)]
-UserId = Annotated[str, Depends(_user_id)]
-
-
-@router.get(
-    "/recommend/{user_id:path}",
-    summary="Recommend items to a user",
-    response_model=Recommendation,
-    responses=documented({404: "Not Found", 422: NOT_ACCEPTED}),
-)
-async def recommend(
-    request: Request,
-    serving: CurrentServing,
-    user_id: UserId,
-    n: Annotated[int, Query(ge=1, le=MAX_ITEMS, description="How many items.")] = 10,
-    explain: Annotated[bool, Query(description="Add the reasoning paths.")] = False,
-    exclude_seen: Annotated[bool, Query(description="Leave out items of the history.")] = True,
-) -> Response:
-    """Always 200 for a valid request: see `source` and `degraded` for what the answer is worth."""
-    query = pipeline.Query(user_id, n, exclude_seen=exclude_seen, explain=explain)
-    served = await serving.recommend(query)
-    request.state.source = served.source.value
-    answer = write_recommendation(served, user_id=user_id, request_id=request.state.request_id)
-    exclude = None if explain else {"paths"}
-    return Response(answer.model_dump_json(exclude=exclude), media_type="application/json")
+def _read_query(request: Request) -> RecommendQuery:
+    """Raises RequestValidationError as FastAPI would."""
+    if not request.scope["query_string"]:
+        return _DEFAULTS
+    try:
+        return RecommendQuery.model_validate(dict(request.query_params))
+    except ValidationError as exc:
+        errors = [{**error, "loc": ("query", *error["loc"])} for error in exc.errors()]
+        raise RequestValidationError(errors) from exc
 
 
 @router.post(
@@ -164,9 +198,7 @@ async def metrics(serving: CurrentServing) -> Response:
 
 def write_recommendation(served: Served, *, user_id: str, request_id: str) -> Recommendation:
     """The answer in the words of the API."""
-    milliseconds = {stage: round(1000 * s, 3) for stage, s in served.seconds.items()}
-    texts = served.thoughts or ()
-    return Recommendation(
+    answer = Recommendation(
         request_id=request_id,
         user_id=user_id,
         source=served.source,
@@ -174,9 +206,17 @@ def write_recommendation(served: Served, *, user_id: str, request_id: str) -> Re
         generation=_generation(served),
         release=served.engine.label,
         items=_items(served),
-        paths=[PathText(path=path, text=text) for path, text in enumerate(texts)],
-        timings_ms=Timings(**milliseconds),
+        paths=[PathText(path=path, text=text) for path, text in enumerate(served.thoughts or ())],
+        timings_ms=_timings(served),
     )
+    if served.thoughts is None:
+        del answer["paths"]  # agreed to stand before the timings, when it is there
+    return answer
+
+
+def _timings(served: Served) -> Timings:
+    milliseconds = {stage: round(1000 * s, 3) for stage, s in served.seconds.items()}
+    return cast("Timings", milliseconds)  # the pipeline names the stages that the API documents
 
 
 def _generation(served: Served) -> Generation | None:
@@ -190,21 +230,19 @@ def _generation(served: Served) -> Generation | None:
 
 
 def _items(served: Served) -> list[Item]:
-    record = served.record
+    catalog, record = served.engine.catalog, served.record
+    sids = catalog.sids[[pick.row for pick in served.picks]].tolist()
     paths = {prefix.codes: prefix.path for prefix in record.prefixes} if record else {}
-    return [_item(served, rank, pick, paths) for rank, pick in enumerate(served.picks, start=1)]
-
-
-def _item(served: Served, rank: int, pick: Pick, paths: dict[tuple[int, ...], int]) -> Item:
-    catalog = served.engine.catalog
-    sid = catalog.sids[pick.row].tolist()
-    has_path = pick.source in (Source.PERSONAL, Source.STALE)
-    return Item(
-        item_id=catalog.item_ids[pick.row],
-        rank=rank,
-        score=pick.logprob,
-        sid=sid,
-        source=pick.source,
-        title=catalog.titles[pick.row],
-        path=paths.get(tuple(sid[: catalog.space.prefix_depth])) if has_path else None,
-    )
+    depth = catalog.space.prefix_depth
+    return [
+        Item(
+            item_id=catalog.item_ids[pick.row],
+            rank=rank,
+            score=pick.logprob,
+            sid=sid,
+            source=pick.source,
+            title=catalog.titles[pick.row],
+            path=paths.get(tuple(sid[:depth])) if pick.source in _WITH_PATH else None,
+        )
+        for rank, (pick, sid) in enumerate(zip(served.picks, sids, strict=True), start=1)
+    ]

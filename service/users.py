@@ -12,7 +12,8 @@ from models.errors import StoreUnavailable
 from models.events import Event, merge_events
 from models.records import PrefixRecord
 from models.sid import SidSpace
-from models.store import UserState, UserStore
+from models.store import UserStore
+from models.user_state import UserState
 from service.breaker import Breaker
 from service.copies import Copies
 from service.outbox import Outbox
@@ -52,14 +53,14 @@ class Users:
         """Newest valid record of the live `layers` and the history; never raises for the store."""
         if self._breaker.is_open:
             return self._from_copy(user_id, Reason.BREAKER)
+        copy = self._copies.get(user_id)
         try:
-            state = await self._store.read_user(user_id, layers, self._space)
+            state = await self._store.read_user(user_id, layers, self._space, known=copy)
         except StoreUnavailable:
             self._breaker.failed()
             return self._from_copy(user_id, Reason.STORE)
         self._breaker.succeeded()
         if state.record is None and state.skipped:
-            copy = self._copies.get(user_id)
             state = replace(state, record=copy.record if copy else None)
         self._copies.keep(user_id, state)
         return self._view(user_id, state, troubles=tuple(Reason(why) for why in state.skipped))

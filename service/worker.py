@@ -51,7 +51,8 @@ class Worker:
     """Start before use; `run` is for one event loop."""
 
     def __init__(self, *, limit: int, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(limit)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._limit = limit
         self._monotonic = monotonic
         self._thread = threading.Thread(target=self._work, name="finish", daemon=True)
 
@@ -73,23 +74,25 @@ class Worker:
         Raises QueueFullError at once, OutOfTimeError at the deadline, and JobFailedError when the
         function raised.
         """
-        queued_at = self._monotonic()
-        job = _Job(function, deadline, queued_at, asyncio.get_running_loop())
+        queued_at, loop = self._monotonic(), asyncio.get_running_loop()
         if queued_at >= deadline:
             raise OutOfTimeError(Spent(0.0, 0.0))
+        if self._jobs.qsize() >= self._limit:  # only this loop puts, so it cannot grow in between
+            raise QueueFullError
+        job = _Job(function, deadline, queued_at, loop)
+        self._jobs.put(job)
+        timer = loop.call_later(deadline - queued_at, job.expire)
         try:
-            self._jobs.put_nowait(job)
-        except queue.Full as exc:
-            raise QueueFullError from exc
-        try:
-            value = await asyncio.wait_for(job.result, deadline - queued_at)
+            value = await job.result
         except TimeoutError as exc:
             raise OutOfTimeError(job.spent(self._monotonic())) from exc
+        finally:
+            timer.cancel()
         return Done(value, job.spent(self._monotonic()))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if not job.result.cancelled():
+            if not job.result.done():
                 job.run(self._monotonic)
 
 
@@ -117,6 +120,11 @@ class _Job:
         ended_at = self._ended_at if self._ended_at is not None else now
         return Spent(began_at - self._queued_at, max(ended_at - began_at, 0.0))
 
+    def expire(self) -> None:
+        """End the wait; the job itself may go on."""
+        if not self.result.done():
+            self.result.set_exception(TimeoutError())
+
     def run(self, monotonic: Callable[[], float]) -> None:
         self._began_at = monotonic()
         if self._began_at >= self._deadline:
@@ -131,7 +139,7 @@ class _Job:
             self._loop.call_soon_threadsafe(self._settle, value, failure)
 
     def _settle(self, value: Any, failure: Exception | None) -> None:
-        if self.result.cancelled():
+        if self.result.done():  # nobody waits any more
             return
         if failure is None:
             self.result.set_result(value)

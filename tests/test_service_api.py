@@ -12,7 +12,7 @@ import pytest
 
 from models.memory_store import MemoryStore
 from models.sid import SidSpace
-from models.store import UserState
+from models.user_state import UserState
 from service.openapi import EXAMPLES
 from service.reasons import Reason
 from tests.service_harness import (
@@ -153,7 +153,12 @@ async def test_a_bug_is_a_problem_with_the_id_that_the_log_holds(
 ) -> None:
     class Broken(MemoryStore):
         async def read_user(
-            self, user_id: str, layers: Sequence[int], space: SidSpace
+            self,
+            user_id: str,
+            layers: Sequence[int],
+            space: SidSpace,
+            *,
+            known: UserState | None = None,
         ) -> UserState:
             raise RuntimeError("internals")
 

@@ -9,7 +9,7 @@ import pytest
 from models.events import HISTORY_LIMIT, Event
 from models.memory_store import MemoryStore
 from models.sid import SidSpace
-from models.store import UserState
+from models.user_state import UserState
 from service.breaker import FAILURES_TO_OPEN, Breaker
 from service.copies import Copies
 from service.outbox import Outbox
@@ -34,7 +34,14 @@ class CountingStore(MemoryStore):
         super().__init__()
         self.num_reads = 0
 
-    async def read_user(self, user_id: str, layers: Sequence[int], space: SidSpace) -> UserState:
+    async def read_user(
+        self,
+        user_id: str,
+        layers: Sequence[int],
+        space: SidSpace,
+        *,
+        known: UserState | None = None,
+    ) -> UserState:
         self.num_reads += 1
         return await super().read_user(user_id, layers, space)
 

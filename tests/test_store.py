@@ -3,8 +3,9 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -31,6 +32,7 @@ from models.memory_store import MemoryStore
 from models.records import PrefixRecord, RecordedPrefix
 from models.sid import SidSpace
 from models.store import RedisStore, UserStore
+from models.user_state import UserState
 
 SPACE = SidSpace((8, 8, 8))
 OTHER_SPACE = SidSpace((8, 8, 8), codebook="retrained")
@@ -274,6 +276,78 @@ async def test_a_layer_counts_its_records_and_refuses_those_of_another(store: Us
     assert await store.count_records(6, user_ids) == 0
     with pytest.raises(InvalidRecord, match="generation 6, expected 5"):
         await store.write_layer(5, [make_row("ann", 6)], 60)
+
+
+async def test_what_was_known_before_changes_no_result(store: UserStore) -> None:
+    """Every step of a user's life, read on top of each earlier reading and as a whole."""
+    earlier: list[UserState | None] = [None]
+
+    async def check(layers: Sequence[int], space: SidSpace = SPACE) -> None:
+        whole = await store.read_user("ann", layers, space)
+        for known in earlier:
+            assert await store.read_user("ann", layers, space, known=known) == whole
+        earlier.append(whole)
+
+    await check([5])
+    await store.append_events("ann", make_events(3))
+    await check([5])
+    await store.write_layer(5, [make_row("ann", 5)], 60)
+    await check([5])
+    await check([5], OTHER_SPACE)
+    await store.append_events("ann", [Event("late", 0, "late"), *make_events(2)])
+    await check([5])
+    await store.write_layer(7, [make_row("ann", 7)], 60)
+    await check([7, 5])
+    await check([])
+    await store.append_events("ann", make_events(700, start=100))
+    await check([5])
+    await store.append_events("ann", make_events(2, start=900))
+    await check([7])
+
+
+async def test_a_stream_that_is_not_the_known_one_continued_is_read_as_a_whole(
+    redis_store: RedisStore, client: "redis.asyncio.Redis"
+) -> None:
+    async def forget(key: str) -> None:
+        await client.delete(key)
+
+    async def start_again(key: str) -> None:
+        await client.delete(key)
+        await redis_store.append_events("ann", make_events(5, start=50))
+
+    async def lose_the_first(key: str) -> None:
+        entries: Any = await client.xrange(key, count=1)
+        await client.xdel(key, entries[0][0])
+
+    async def add_junk(key: str) -> None:
+        await client.xadd(key, {b"id": b"junk"})
+
+    async def become_a_string(key: str) -> None:
+        await client.delete(key)
+        await client.set(key, b"no stream")
+
+    for change in (forget, start_again, lose_the_first, add_junk, become_a_string):
+        await client.flushall()
+        await redis_store.append_events("ann", make_events(5))
+        known = await redis_store.read_user("ann", [], SPACE)
+        await change(history_key("ann"))
+        whole = await redis_store.read_user("ann", [], SPACE)
+        assert await redis_store.read_user("ann", [], SPACE, known=known) == whole != known
+
+
+async def test_a_known_user_is_not_read_and_decoded_again(
+    redis_store: RedisStore, client: "redis.asyncio.Redis"
+) -> None:
+    await redis_store.append_events("ann", make_events(256))
+    await redis_store.write_layer(5, [make_row("ann", 5)], 60)
+    known = await redis_store.read_user("ann", [5], SPACE)
+    before = (await client.info("stats"))["total_net_output_bytes"]
+    again = await redis_store.read_user("ann", [5], SPACE, known=known)
+    after = (await client.info("stats"))["total_net_output_bytes"]
+    assert again.record is known.record
+    assert again.stream is known.stream
+    num_info_bytes = len(str(await client.info("stats"))) * 2
+    assert after - before < num_info_bytes + 500
 
 
 async def test_a_manifest_is_swapped_only_from_what_is_held(store: UserStore) -> None:

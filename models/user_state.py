@@ -1,0 +1,140 @@
+"""One user as a store holds them: what to ask Redis for, and what its replies add up to.
+
+A later read names what an earlier one saw and fetches and decodes only what came since. That is
+checked, not assumed: where the stream is not the old one with newer entries behind it, the replies
+add up to nothing and the whole is read. Pure: knows no server.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from redis.exceptions import ResponseError
+
+from models.events import STREAM_LIMIT, Event, decode_event, merge_events
+from models.layout import Skipped, history_key, newest_record, record_key
+from models.records import PrefixRecord
+from models.sid import SidSpace
+from models.wire import Command
+
+
+@dataclass(frozen=True)
+class Records:
+    """The bytes of some layers' records (one a layer, newest first) and what they say."""
+
+    space: SidSpace
+    layers: tuple[int, ...]
+    blobs: tuple[bytes | None, ...]
+    record: PrefixRecord | None
+    skipped: tuple[Skipped, ...]
+
+    def holds(
+        self, space: SidSpace, layers: Sequence[int], blobs: tuple[bytes | None, ...]
+    ) -> bool:
+        return (self.blobs, self.layers, self.space) == (blobs, tuple(layers), space)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream's events in order of arrival, the id of its last entry, and their history."""
+
+    arrivals: tuple[Event, ...]
+    last_entry: bytes
+    history: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
+class UserState:
+    """One user as read in one round trip.
+
+    history: oldest first, deduplicated, at most HISTORY_LIMIT. record: the newest valid one of the
+    live layers. skipped: why newer layers were passed over. has_lost_history: the history's key
+    holds something else, or some of its entries do. records, stream: what was read, for the next
+    read of this user; None where there is nothing that a next read could build on.
+    """
+
+    history: tuple[Event, ...]
+    record: PrefixRecord | None
+    skipped: tuple[Skipped, ...] = ()
+    has_lost_history: bool = False
+    records: Records | None = field(default=None, compare=False, repr=False)
+    stream: Stream | None = field(default=None, compare=False, repr=False)
+
+
+def read_commands(user_id: str, layers: Sequence[int], known: UserState | None) -> list[Command]:
+    """Raises InvalidUserId."""
+    key = history_key(user_id)
+    gets: list[Command] = [("GET", record_key(user_id, generation)) for generation in layers]
+    if known is None or known.stream is None:
+        return [*gets, ("XREVRANGE", key, "+", "-", "COUNT", STREAM_LIMIT)]
+    newer = ("XRANGE", key, known.stream.last_entry, "+", "COUNT", STREAM_LIMIT + 1)
+    return [*gets, ("XLEN", key), newer]
+
+
+def add_up(
+    user_id: str,
+    layers: Sequence[int],
+    space: SidSpace,
+    replies: Sequence[Any],
+    known: UserState | None,
+) -> UserState | None:
+    """The state in the replies to `read_commands`; None when the user has to be read as a whole."""
+    blobs = tuple(as_bytes(reply) for reply in replies[: len(layers)])
+    records = known.records if known is not None else None
+    if records is None or not records.holds(space, layers, blobs):
+        record, skipped = newest_record(user_id, layers, blobs, space)
+        records = Records(space, tuple(layers), blobs, record, skipped)
+    if known is None or known.stream is None:
+        stream, has_lost_history = _whole(replies[-1])
+    else:
+        continued = _continue(known.stream, *replies[-2:])
+        if continued is None:
+            return None
+        stream, has_lost_history = continued, False
+    return UserState(
+        history=stream.history,
+        record=records.record,
+        skipped=records.skipped,
+        has_lost_history=has_lost_history,
+        records=records,
+        stream=None if has_lost_history or not stream.arrivals else stream,
+    )
+
+
+def read_entries(entries: Any) -> tuple[list[Event], bool]:
+    """Entries of a stream, oldest first, as events; whether any was not one event of ours."""
+    if is_wrong_type(entries):
+        return [], True
+    found = [decode_event(pair[0], pair[1]) if len(pair) == 2 else None for _, pair in entries]
+    events = [event for event in found if event is not None]
+    return events, len(events) < len(found)
+
+
+def is_wrong_type(reply: object) -> bool:
+    return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
+
+
+def as_bytes(reply: Any) -> bytes | None:
+    """A value as read; a key of the wrong type reads as bytes that decode to nothing."""
+    return b"" if is_wrong_type(reply) else cast("bytes | None", reply)
+
+
+def _whole(reply: Any) -> tuple[Stream, bool]:
+    """The stream in a reply to XREVRANGE; whether some of it is lost."""
+    entries = reply if is_wrong_type(reply) else reply[::-1]
+    events, has_lost_history = read_entries(entries)
+    last_entry = entries[-1][0] if events else b""
+    return Stream(tuple(events), last_entry, merge_events(events)), has_lost_history
+
+
+def _continue(stream: Stream, count: Any, entries: Any) -> Stream | None:
+    """The stream with what came behind its last entry; None unless it is the old one continued."""
+    if is_wrong_type(entries) or not entries or entries[0][0] != stream.last_entry:
+        return None
+    newer, has_lost_history = read_entries(entries[1:])
+    arrivals = (*stream.arrivals, *newer)[-STREAM_LIMIT:]
+    if has_lost_history or count != len(arrivals):
+        return None
+    if not newer:
+        return stream
+    return Stream(arrivals, entries[-1][0], merge_events(arrivals))

@@ -1,0 +1,214 @@
+"""The shared connection: every caller gets its own replies, whatever happens to the others."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from models.embedded import attach
+from models.wire import Command, Wire, read_address
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with attach(tmp_path_factory.mktemp("state")) as server:
+        yield server.url
+
+
+@pytest.fixture
+async def wire(server_url: str) -> AsyncIterator[Wire]:
+    wire = Wire(read_address(server_url), 5.0)
+    yield wire
+    await wire.close()
+
+
+@asynccontextmanager
+async def wire_to(serve: Serve, *, timeout_s: float = 5.0) -> AsyncIterator[Wire]:
+    """A wire to a server that does as it is told."""
+    handlers: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
+        try:
+            await serve(reader, writer)
+        except (asyncio.CancelledError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    wire = Wire(read_address(f"redis://127.0.0.1:{port}"), timeout_s)
+    try:
+        yield wire
+    finally:
+        await wire.close()
+        for task in handlers:
+            task.cancel()
+        await asyncio.gather(*handlers)
+        server.close()
+        await server.wait_closed()
+
+
+async def connections(server_url: str) -> int:
+    async with redis.asyncio.Redis.from_url(server_url) as client:
+        received: int = (await client.info("stats"))["total_connections_received"]
+        return received
+
+
+async def test_callers_at_once_share_a_connection_and_get_their_own_replies(
+    wire: Wire, server_url: str
+) -> None:
+    await wire.ask(("PING",))
+    before = await connections(server_url)
+    asks = [wire.ask(("ECHO", f"{n}"), ("ECHO", b"x" * n)) for n in range(500)]
+    replies = await asyncio.gather(*asks)
+    assert replies == [[b"%d" % n, b"x" * n] for n in range(500)]
+    assert await connections(server_url) == before + 1  # that of the counting itself
+
+
+async def test_an_error_stays_among_the_replies(wire: Wire) -> None:
+    await wire.ask(("SET", "text", "x"))
+    error, value = await wire.ask(("LLEN", "text"), ("GET", "text"))
+    assert isinstance(error, ResponseError)
+    assert str(error).startswith("WRONGTYPE")
+    assert value == b"x"
+
+
+async def test_a_caller_that_stops_waiting_costs_no_connection_and_no_order(
+    wire: Wire, server_url: str
+) -> None:
+    await wire.ask(("PING",))
+    before = await connections(server_url)
+    asks = [asyncio.create_task(wire.ask(("ECHO", f"{n}"))) for n in range(100)]
+    await asyncio.sleep(0)
+    for ask in asks[::2]:
+        ask.cancel()
+    kept = await asyncio.gather(*asks[1::2])
+    assert kept == [[b"%d" % n] for n in range(1, 100, 2)]
+    assert await connections(server_url) == before + 1
+
+
+async def test_a_lost_connection_fails_those_who_wait_and_the_next_ask_makes_a_new_one() -> None:
+    num_connections = 0
+
+    async def hang_up_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num_connections
+        num_connections += 1
+        await reader.read(100)
+        if num_connections > 1:
+            writer.write(b"+PONG\r\n")
+            await reader.read()
+
+    async with wire_to(hang_up_once) as wire:
+        asks = [wire.ask(("PING",)) for _ in range(3)]
+        outcomes = await asyncio.gather(*asks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ConnectionResetError] * 3
+        assert await wire.ask(("PING",)) == [b"PONG"]
+        assert num_connections == 2
+
+
+async def test_a_silent_server_is_given_up_and_a_new_connection_tried() -> None:
+    num_connections = 0
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num_connections
+        num_connections += 1
+        await reader.read()
+
+    async with wire_to(say_nothing, timeout_s=0.05) as wire:
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await wire.ask(("PING",))
+        assert num_connections == 2
+
+
+async def test_a_late_reply_fails_its_own_caller_only() -> None:
+    async def answer_the_second_late(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        await reader.read(100)
+        writer.write(b"+first\r\n")
+        await asyncio.sleep(0.3)
+        writer.write(b"+second\r\n+third\r\n")
+        await reader.read()
+
+    async with wire_to(answer_the_second_late, timeout_s=0.2) as wire:
+        first, second = wire.ask(("A",)), asyncio.create_task(wire.ask(("B",)))
+        assert await first == [b"first"]
+        await asyncio.sleep(0.15)
+        third = asyncio.create_task(wire.ask(("C",)))
+        with pytest.raises(TimeoutError):
+            await second
+        assert await third == [b"third"]
+
+
+@pytest.mark.parametrize("junk", [b"hello\r\n", b"+one\r\n+two\r\n", b"\x00\xff"])
+async def test_what_is_no_reply_to_us_ends_the_connection(junk: bytes) -> None:
+    async def talk_junk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(junk)
+        await reader.read()
+
+    async with wire_to(talk_junk) as wire:
+        outcomes: list[object] = []
+        for _ in range(2):
+            outcomes += await asyncio.gather(wire.ask(("PING",)), return_exceptions=True)
+            await asyncio.sleep(0.05)
+        assert {type(outcome) for outcome in outcomes} <= {ConnectionAbortedError, list}
+
+
+async def test_a_reset_fails_those_who_wait(wire: Wire) -> None:
+    await wire.ask(("PING",))
+    waiting = asyncio.create_task(wire.ask(("BLPOP", "nothing", "60")))
+    await asyncio.sleep(0.05)
+    wire.reset()
+    with pytest.raises(ConnectionResetError):
+        await waiting
+    assert await wire.ask(("PING",)) == [b"PONG"]
+
+
+async def test_one_caller_that_gives_up_connecting_does_not_stop_the_others(
+    wire: Wire,
+) -> None:
+    asks = [asyncio.create_task(wire.ask(("PING",))) for _ in range(3)]
+    await asyncio.sleep(0)
+    asks[0].cancel()
+    assert await asyncio.gather(*asks[1:]) == [[b"PONG"]] * 2
+
+
+async def test_a_password_and_a_database_are_sent_first(wire: Wire, server_url: str) -> None:
+    greeted: list[Command] = [("SELECT", 3)]
+    assert read_address(f"{server_url}?db=3").greeting == tuple(greeted)
+    assert read_address("redis://ann:secret@host/2").greeting == (
+        ("AUTH", "ann", "secret"),
+        ("SELECT", 2),
+    )
+    assert read_address("redis://:secret@host").greeting == (("AUTH", "secret"),)
+    other = Wire(read_address(f"{server_url}?db=3"), 5.0)
+    await other.ask(("SET", "only-here", "x"))
+    assert await wire.ask(("GET", "only-here")) == [None]
+    await other.close()
+
+
+async def test_a_server_that_lets_nobody_in_is_an_error_and_not_an_answer(
+    server_url: str,
+) -> None:
+    wire = Wire(read_address(f"{server_url}?db=99999"), 5.0)
+    with pytest.raises(ResponseError):
+        await wire.ask(("PING",))
+    await wire.close()
+
+
+def test_an_address_knows_sockets_ports_and_tls() -> None:
+    assert read_address("unix:///run/redis.sock").path == "/run/redis.sock"
+    assert read_address("redis://cache:7000/0").port == 7000
+    assert read_address("redis://cache").tls is None
+    assert read_address("rediss://cache").tls is not None
