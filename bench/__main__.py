@@ -22,7 +22,9 @@ _EXIT_CODES: dict[type[Exception], int] = {
 COMMANDS = {
     "quality": "who finds the item that was left out, ranking the whole catalog",
     "baseline": "the same for the language model that `generate` decodes",
-    "exact": "the one-pass finish against scoring every item in float64",
+    "finish": "CPU time of one finish, beside `generate` of transformers",
+    "scale": "the finish on catalogs of up to ten million items",
+    "exact": "the finish against scoring every item in float64",
     "sids": "fan-out, uniqueness and purity of semantic ids, beside published ones",
     "trie": "a trie over a million random SIDs: seconds and bytes",
     "latency": "open-loop load on a real service, up to saturation",

@@ -27,7 +27,7 @@ from models.release import Release
 from models.sid_lm import LanguageModelScorer
 
 BASELINE = Path("bench/baseline")
-_COLUMNS = ("name", "users", "recall@5", "recall@10", "ndcg@5", "ndcg@10", "seconds")
+_COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10", "seconds")
 
 
 def rank_cases(
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     rank_U = rank_cases(LanguageModelScorer(generator.model, catalog), cases, target_rows(cases))
     seconds = time.perf_counter() - started
     row = quality_row(rank_U, seed=0) | {"seconds": seconds}
-    title = f"the baseline on the {options.split} split, {generator.num_parameters:,} parameters"
+    title = f"{len(cases):,} users, {options.split} split, {generator.num_parameters:,} parameters"
     print_table(open_console(), title, [row], _COLUMNS)
     if options.json:
         meta = {

@@ -10,6 +10,7 @@ decoder on nodes of depth d. They hold no weights: every tensor is a byte range 
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,27 @@ def write_graphs(directory: Path, config: RecommenderConfig) -> list[Path]:
     for name, model in models.items():
         (directory / name).write_bytes(model.SerializeToString(deterministic=True))
     return [directory / name for name in models]
+
+
+def product_graph() -> bytes:
+    """`c = a @ b` and nothing else: what a benchmark holds the core's speed against."""
+    float_matrix = partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "product",
+        [float_matrix("a", shape=["m", "k"]), float_matrix("b", shape=["k", "n"])],
+        [float_matrix("c", shape=["m", "n"])],
+    )
+    raw: bytes = _model(graph).SerializeToString(deterministic=True)
+    return raw
+
+
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
+    )
+    model.producer_name = "think-ahead"
+    return model
 
 
 class _Weights:
@@ -139,11 +161,7 @@ class _Builder:
         graph = helper.make_graph(
             self._nodes, name, self._inputs, self._outputs, list(self._tensors.values())
         )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
-        )
-        model.producer_name = "think-ahead"
-        return model
+        return _model(graph)
 
 
 def _extend_graph(config: RecommenderConfig, weights: _Weights) -> onnx.ModelProto:

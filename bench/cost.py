@@ -1,0 +1,56 @@
+"""What a finish costs on paper, and what the core can do at its best.
+
+Multiply-adds count as two. Embedding look-ups, norms and softmaxes are left out: a few percent.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from onnxruntime import InferenceSession, SessionOptions
+
+from models.graphs import product_graph
+from models.shape import RecommenderConfig
+
+_SIDE = 1024
+_TRIES = 7
+
+
+def row_flop(config: RecommenderConfig, num_rows: int) -> float:
+    """Encoding one history row that sees `num_rows`, with the decoder's keys and values."""
+    square = config.width**2
+    layer = 2 * (4 + 2 * config.encoder_mlp) * square + 4 * num_rows * config.width
+    return config.encoder_layers * layer + config.decoder_layers * 4 * square
+
+
+def node_flop(config: RecommenderConfig, num_rows: int, depth: int) -> float:
+    """Decoding one node of `depth` over `num_rows` history rows, with its output head."""
+    square = config.width**2
+    seen = num_rows + depth + 1
+    layer = 2 * (4 + 2 * config.decoder_mlp) * square + 4 * seen * config.width
+    return config.decoder_layers * layer + 2 * config.width * config.sizes[depth]
+
+
+def measured_peak() -> dict[str, float]:
+    """GFLOP/s of a large float32 matrix product on one thread, by library; best of some tries."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(_SIDE, _SIDE)).astype(np.float32) for _ in range(2))
+    a_torch, b_torch = torch.from_numpy(a), torch.from_numpy(b)
+    options = SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = InferenceSession(product_graph(), options, providers=["CPUExecutionProvider"])
+    return {
+        "numpy": _best(lambda: a @ b),
+        "torch": _best(lambda: a_torch @ b_torch),
+        "onnxruntime": _best(lambda: session.run(None, {"a": a, "b": b})),
+    }
+
+
+def _best(multiply: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(_TRIES):
+        started = time.process_time_ns()
+        multiply()
+        seconds.append((time.process_time_ns() - started) / 1e9)
+    return 2 * _SIDE**3 / min(seconds) / 1e9

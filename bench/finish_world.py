@@ -1,0 +1,121 @@
+"""Where `bench finish` takes place: a catalog, our runtimes, the baseline, and requests.
+
+The real world is a release with its trained weights; one of other codebooks has random SIDs and
+random weights and shows cost alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+from bench.contenders import Contender, Generate, Ours
+from bench.generate import Generator
+from models.candidates import Candidates
+from models.catalog import Catalog
+from models.finish import Finisher
+from models.graphs import write_graphs
+from models.recommender import OnlineRecommender
+from models.release import Release
+from models.runtime import OnnxRuntime, Runtime
+from models.shape import RecommenderConfig
+from models.sid import SidSpace
+from models.torch_runtime import TorchRuntime, load_recommender
+
+MAX_HISTORY = 150
+
+
+class Request(NamedTuple):
+    rows: tuple[int, ...]
+    candidates: Candidates
+
+
+@dataclass(frozen=True)
+class World:
+    catalog: Catalog
+    runtimes: tuple[Runtime, ...]
+    generator: Generator
+
+    def requests(self, histories: Sequence[Sequence[int]], *, num_prefixes: int) -> list[Request]:
+        """C_u of each: the online model's own best prefixes, which take no night to make."""
+        finisher = Finisher(self.runtimes[0], self.catalog)
+        return [
+            Request(tuple(rows), finisher.own_prefixes(finisher.encode(rows), count=num_prefixes))
+            for rows in histories
+        ]
+
+    def contenders(self) -> list[Contender]:
+        """The baseline first."""
+        generate = [
+            Generate(self.generator, self.catalog, exact=exact, reads_prompt_once=once)
+            for once in (False, True)
+            for exact in (False, True)
+        ]
+        ours = [
+            Ours(runtime, self.catalog, prune=prune, new_items=new_items)
+            for runtime in self.runtimes
+            for new_items in (0, 1, None)
+            for prune in (True, False)
+        ]
+        return [*generate, *ours]
+
+
+def real_world(release: Release, baseline: Path) -> World:
+    """Windows widened to the longest history, which nothing but the bias tables depends on."""
+    config = replace(release.recommender_config, window=MAX_HISTORY)
+    weights = load_file(release.directory / "online.safetensors")
+    recommender = OnlineRecommender(config)
+    recommender.load_state_dict(load_recommender(release).state_dict())
+    return World(
+        release.catalog,
+        (OnnxRuntime(release.directory, config, weights), TorchRuntime(recommender)),
+        Generator.load(baseline, release.catalog),
+    )
+
+
+def random_world(release: Release, baseline: Path, *, codebook: int, seed: int) -> World:
+    """As many items and the same shapes over 3 x `codebook`; nothing in it is trained."""
+    space = SidSpace((codebook,) * 3, 2, "random")
+    rng = np.random.default_rng(seed)
+    sids = rng.integers(codebook, size=(len(release.catalog), 3), dtype=np.int32)
+    order = np.argsort(space.pack(sids), kind="stable")
+    catalog = replace(release.catalog, space=space, sids=np.ascontiguousarray(sids[order]))
+    config = replace(release.recommender_config, sizes=space.sizes, window=MAX_HISTORY)
+    torch.manual_seed(seed)
+    recommender = OnlineRecommender(config).eval()
+    return World(
+        catalog,
+        (_untrained_onnx(recommender, config), TorchRuntime(recommender)),
+        Generator.untrained(baseline, catalog),
+    )
+
+
+def _untrained_onnx(recommender: OnlineRecommender, config: RecommenderConfig) -> OnnxRuntime:
+    with TemporaryDirectory(prefix="bench-finish-") as folder:
+        directory = Path(folder)
+        save_file(recommender.state_dict(), directory / "online.safetensors")
+        write_graphs(directory, config)
+        weights = load_file(directory / "online.safetensors")
+        return OnnxRuntime(directory, config, weights)
+
+
+def histories_of(
+    rows_by_user: Sequence[Sequence[int]], *, length: int, num_users: int
+) -> list[list[int]]:
+    """The newest `length` items of users who have so many, filled up by joining real histories."""
+    long = [list(rows[-length:]) for rows in rows_by_user if len(rows) >= length][:num_users]
+    joined: list[int] = []
+    for rows in rows_by_user:
+        if len(long) == num_users:
+            break
+        joined += rows
+        if len(joined) >= length:
+            long.append(joined[-length:])
+            joined = []
+    return long

@@ -1,0 +1,213 @@
+"""Exact best-first search over a tree of SIDs, with the online model as its judge.
+
+log P(node | history) bounds everything below the node, so nodes are decoded in descending order
+until no bound left reaches the K-th best found. Knows trees and runtimes. Knows nothing of items,
+users or requests.
+"""
+
+# M = tree nodes of one depth, C = their children
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.candidates import Candidates
+from models.runtime import HistoryState, Near, Runtime
+
+Ints = NDArray[np.int64]
+Logprobs = NDArray[np.float64]
+
+
+class Found(NamedTuple):
+    """What the search is for, best first: catalog rows, or trie nodes for prefixes."""
+
+    entry: Ints
+    logprob: Logprobs
+
+    def join(self, others: "Found") -> "Found":
+        return Found(
+            np.concatenate([self.entry, others.entry]),
+            np.concatenate([self.logprob, others.logprob]),
+        )
+
+    def kth_best(self, k: int) -> float:
+        """-inf while there are fewer than k."""
+        num = len(self.logprob)
+        return float(np.partition(self.logprob, num - k)[num - k]) if num >= k else -np.inf
+
+    def best(self, k: int) -> "Found":
+        """The k best, and others that tie with the last of them."""
+        is_best = self.logprob >= self.kth_best(k)
+        return Found(self.entry[is_best], self.logprob[is_best])
+
+
+Keep = Callable[[Ints, Logprobs], Found]
+
+
+class _Pending(NamedTuple):
+    """Nodes that are not decoded yet. at: as the tree numbers them; above: slot of the parent.
+
+    logprob: log P(node | history), a bound on all below. likely: a guess at the best leaves below.
+    num_leaves: how many those are.
+    """
+
+    at: Ints
+    above: Ints
+    logprob: Logprobs
+    likely: Logprobs
+    num_leaves: Ints
+
+    def take(self, chosen: NDArray[np.bool_]) -> "_Pending":
+        return _Pending(
+            self.at[chosen],
+            self.above[chosen],
+            self.logprob[chosen],
+            self.likely[chosen],
+            self.num_leaves[chosen],
+        )
+
+    def join(self, others: "_Pending") -> "_Pending":
+        return _Pending(
+            np.concatenate([self.at, others.at]),
+            np.concatenate([self.above, others.above]),
+            np.concatenate([self.logprob, others.logprob]),
+            np.concatenate([self.likely, others.likely]),
+            np.concatenate([self.num_leaves, others.num_leaves]),
+        )
+
+
+class _Opened(NamedTuple):
+    """Decoded nodes of one depth, by slot: their keys and values, and the slot above each."""
+
+    near: Near
+    above: Ints
+
+
+class BestFirst:
+    """Best first over the tree, a depth at a time.
+
+    In the first sweep a depth opens the nodes that are likely to hold the K best; afterwards those
+    whose bound reaches the K-th best found. It ends when none does.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        state: HistoryState,
+        tree: Candidates,
+        *,
+        goal: int,
+        k: int,
+        keep: Keep,
+        spread: float,
+    ) -> None:
+        """goal: the depth of what is searched for; keep: turns nodes of it into results.
+
+        spread: a node's best leaves are guessed to have p / n ** spread of its p, n being how many
+        there are: 0 where one has it all, 1 where they share evenly, inf decodes every node. The
+        guess costs time when it is wrong, never a result.
+        """
+        self.num_decoded = 0
+        self.num_sweeps = 0
+        self._spread = spread
+        self._runtime = runtime
+        self._state = state
+        self._tree = tree
+        self._goal = goal
+        self._k = k
+        self._keep = keep
+        self._pending: dict[int, _Pending] = {}
+        self._opened: dict[int, _Opened] = {}
+        self._found = Found(np.empty(0, dtype=np.int64), np.empty(0))
+
+    def run(self) -> Found:
+        """The k best, best first; ties by entry."""
+        first = self._tree.first
+        logp_C = self._state.logp_V[first.code_C].astype(np.float64)
+        self._reach(1, first.node_C, first.parent_C, logp_C)
+        wanted = self._k
+        while self._pending:
+            self.num_sweeps += 1
+            for depth in range(1, self._goal):
+                if depth in self._pending:
+                    self._open(depth, self._threshold(wanted))
+            wanted *= 2
+            worst = self._found.kth_best(self._k)
+            self._pending = {
+                depth: nodes
+                for depth, nodes in self._pending.items()
+                if (nodes.logprob >= worst).any()
+            }
+        order = np.lexsort((self._found.entry, -self._found.logprob))[: self._k]
+        return Found(self._found.entry[order], self._found.logprob[order])
+
+    def _threshold(self, wanted: int) -> float:
+        """The K-th best found, or a guess at where the next `wanted` leaves begin."""
+        if len(self._found.entry) >= self._k:
+            return self._found.kth_best(self._k)
+        likely = np.concatenate([nodes.likely for nodes in self._pending.values()])
+        num_leaves = np.concatenate([nodes.num_leaves for nodes in self._pending.values()])
+        order = np.argsort(-likely)
+        enough = np.searchsorted(np.cumsum(num_leaves[order]), wanted)
+        return float(likely[order[min(int(enough), len(order) - 1)]])
+
+    def _open(self, depth: int, threshold: float) -> None:
+        """Decode the pending nodes of one depth whose bound reaches the threshold."""
+        pending = self._pending.pop(depth)
+        is_reached = pending.logprob >= threshold
+        nodes = pending.take(is_reached)
+        if len(nodes.at) < len(pending.at):
+            self._pending[depth] = pending.take(~is_reached)
+        if not len(nodes.at):
+            return
+        self.num_decoded += len(nodes.at)
+        decoded = self._runtime.decode(
+            self._state, self._tree.codes(depth, nodes.at), self._near(depth, nodes.above)
+        )
+        parent_C, at_C, code_C = self._tree.children(depth, nodes.at)
+        logp_C = nodes.logprob[parent_C] + decoded.logp_MV[parent_C, code_C]
+        slot_M = self._remember(depth, decoded.own, nodes.above)
+        self._reach(depth + 1, at_C, slot_M[parent_C], logp_C)
+
+    def _reach(self, depth: int, at_C: Ints, above_C: Ints, logp_C: Logprobs) -> None:
+        """Children of opened nodes: results at the goal, pending before it."""
+        is_number = np.isfinite(logp_C)
+        if not is_number.all():
+            at_C, above_C, logp_C = at_C[is_number], above_C[is_number], logp_C[is_number]
+        if depth == self._goal:
+            found = self._keep(at_C, logp_C)
+            self._found = self._found.join(found.best(self._k))
+            return
+        num_leaves = self._tree.num_leaves(depth, at_C)
+        likely_C = logp_C - self._spread * np.log1p(num_leaves)
+        nodes = _Pending(at_C, above_C, logp_C, likely_C, num_leaves)
+        if (older := self._pending.get(depth)) is not None:
+            nodes = older.join(nodes)
+        if len(nodes.at):
+            self._pending[depth] = nodes
+
+    def _near(self, depth: int, above_M: Ints) -> list[Near]:
+        """Keys and values of the nodes on the way, from depth 1 to the parents."""
+        way: list[Near] = []
+        for at in range(depth - 1, 0, -1):
+            keys, values = self._opened[at].near
+            way.insert(0, Near(keys[:, above_M], values[:, above_M]))
+            above_M = self._opened[at].above[above_M]
+        return way
+
+    def _remember(self, depth: int, own: Near | None, above_M: Ints) -> Ints:
+        """Keep what nodes below will attend to; the slots that it has."""
+        older = self._opened.get(depth)
+        first = len(older.above) if older else 0
+        slot_M = np.arange(first, first + len(above_M), dtype=np.int64)
+        if own is not None and depth < self._goal - 1:
+            if older:
+                own = Near(
+                    np.concatenate([older.near.keys, own.keys], axis=1),
+                    np.concatenate([older.near.values, own.values], axis=1),
+                )
+                above_M = np.concatenate([older.above, above_M])
+            self._opened[depth] = _Opened(own, above_M)
+        return slot_M
