@@ -2,7 +2,8 @@
 
 A request reads from the top down: `routes` validates, `pipeline` keeps the deadline, `users` reads
 one user's history and record (past `breaker`, falling back to `copies`), `ladder` decides which
-rungs may answer and climbs them on the thread of `worker`. `manifest` keeps up with the night,
-`outbox` holds events while the store is away, `metrics` counts, `problems` words every error,
-`serving` holds all of it, `app` puts it behind HTTP and `__main__` runs it.
+rungs may answer and climbs them, at the `pace` that they have shown, on the thread of `worker`.
+`manifest` keeps up with the night, `reload` with new releases, `outbox` holds events while the
+store is away, `metrics` counts, `problems` words every error, `serving` holds all of it, `app` puts
+it behind HTTP and `__main__` runs it.
 """

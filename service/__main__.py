@@ -1,7 +1,9 @@
 """`python -m service --release DIR [--redis URL] [--host H] [--port P]`.
 
-Exits 0 after SIGTERM or SIGINT, once the requests in flight are answered; 78 when settings or
-release are bad; 75 when the embedded server does not start. Both print one line to stderr.
+SIGHUP makes it look at the release directory again and serve what that holds now, if it is sound
+and of the same SID space. Exits 0 after SIGTERM or SIGINT, once the requests in flight are
+answered; 78 when settings or release are bad; 75 when the embedded server does not start. Both
+print one line to stderr.
 """
 
 import logging
@@ -49,12 +51,12 @@ def main(arguments: Sequence[str]) -> int:
 def _serve(settings: ServiceSettings) -> None:
     """Blocks until a signal. Raises before anything is served, or not at all."""
     with _bind(settings) as listener:
-        # torch takes seconds to import, and bad settings are refused before that
+        # these take a second to import, and bad settings are refused before that
         from models.store import RedisStore
         from service.app import create_app
-        from service.engine import load_engine
+        from service.reload import load_configured
 
-        engine = load_engine(settings.release_dir)
+        engine = load_configured(settings)
         with resolve(settings.redis_url, settings.state_dir) as server:
             store = RedisStore(server.url, settings.redis_timeout_ms)
             _log_from_now_on()
@@ -74,6 +76,7 @@ def _run(app: "FastAPI", listener: socket.socket) -> None:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_DRAIN_S,
     )
+    signal.signal(signal.SIGHUP, lambda _number, _frame: app.state.serving.reload_soon())
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -103,6 +106,7 @@ def _stop_on_signals() -> None:
     """uvicorn drains on a signal and then raises it again: exit in order, so that all is closed."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit_in_order)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the release is being read anyway
 
 
 def _exit_in_order(_number: int, _frame: FrameType | None) -> None:

@@ -5,25 +5,23 @@
 Pure decisions over a user's state and an engine: no store, no queue, no clock of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
-from models.history import window_start
+from models.candidates import Candidates
+from models.catalog import Catalog
 from models.records import PrefixRecord
-from models.sid import Prefix
+from models.runtime import HistoryState
+from service.categories import Category
 from service.engine import Engine
+from service.pace import Pace
 from service.reasons import Reason, Source
 from service.users import UserView
 
-HasTime = Callable[[], bool]
-
-
-class Rung(NamedTuple):
-    """prefixes: what to finish; None lets the online model pick its own."""
-
-    source: Source
-    prefixes: tuple[Prefix, ...] | None
+Clock = Callable[[], float]
+RECORDED = (Source.PERSONAL, Source.STALE)  # the rungs of a record
 
 
 class Pick(NamedTuple):
@@ -42,35 +40,52 @@ class Plan:
     is_impaired: a fault or an over-age record keeps the user from a better rung or fresher data.
     """
 
-    rungs: tuple[Rung, ...]
+    rungs: tuple[Source, ...]
     rows: tuple[int, ...]
     record: PrefixRecord | None
     reasons: tuple[Reason, ...]
     is_impaired: bool
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What an answer may hold. exclude: catalog rows. category: None for the whole catalog.
+
+    is_union: a record's prefixes together with the online model's own, not alone.
+    num_own: how many of its own prefixes the online model takes.
+    """
+
+    num_items: int
+    exclude: frozenset[int]
+    category: Category | None
+    is_union: bool
+    num_own: int
+
+
+def known_rows(catalog: Catalog, item_ids: Iterable[str]) -> tuple[int, ...]:
+    """Rows of those items that the catalog holds, in the order given."""
+    return tuple(row for item_id in item_ids if (row := catalog.row(item_id)) is not None)
+
+
 def plan_rungs(view: UserView, engine: Engine, *, is_over_age: bool) -> Plan:
     """Decide the rungs for one user; `is_over_age` speaks of the view's record."""
-    rows = tuple(
-        row for event in view.history if (row := engine.catalog.row(event.item_id)) is not None
-    )
+    rows = known_rows(engine.catalog, (event.item_id for event in view.history))
     record = view.record if view.record is not None and view.record.prefixes else None
     reasons, rungs = list(view.troubles), []
     if record is not None:
         if is_over_age:
             reasons.append(Reason.OVER_AGE)
-        source = Source.STALE if reasons else Source.PERSONAL
-        rungs.append(Rung(source, tuple(prefix.codes for prefix in record.prefixes)))
+        rungs.append(Source.STALE if reasons else Source.PERSONAL)
     if view.has_lost_history:
         reasons.append(Reason.LOST_HISTORY)
     is_impaired = bool(reasons)
     if record is None:
         reasons.append(Reason.NO_RECORD)
     if rows:
-        rungs.append(Rung(Source.ONLINE, None))
+        rungs.append(Source.ONLINE)
     elif record is None:
         reasons.append(Reason.NO_HISTORY)
-    rungs.append(Rung(Source.GLOBAL, engine.release.global_prefixes))
+    rungs.append(Source.GLOBAL)
     return Plan(tuple(rungs), rows, record, tuple(reasons), is_impaired)
 
 
@@ -78,54 +93,121 @@ class Climb:
     """One walk down the rungs of a plan.
 
     It runs on the worker thread. `picks` and `reasons` only grow, rung by rung, so a caller who
-    stops waiting takes what is there.
+    stops waiting takes what is there. answered: the first rung that gave an item.
     """
 
     def __init__(
-        self, plan: Plan, engine: Engine, *, num_items: int, exclude: frozenset[int], num_own: int
+        self, plan: Plan, engine: Engine, wanted: Wanted, *, pace: Pace, clock: Clock
     ) -> None:
         self.picks: list[Pick] = []
         self.reasons: list[Reason] = []
+        self.answered: Source | None = None
+        self.encode_s = 0.0
         self._plan = plan
         self._engine = engine
-        self._num_items = num_items
-        self._taken = set(exclude)
-        self._num_own = num_own
+        self._wanted = wanted
+        self._pace = pace
+        self._clock = clock
+        self._taken = set(wanted.exclude)
+        self._is_united = wanted.is_union and plan.record is not None
 
-    def run(self, has_time: HasTime) -> None:
-        """Down the model's rungs until enough items are found or the time is up."""
+    def run(self, deadline: float) -> None:
+        """Down the model's rungs until enough items are found or the time is up.
+
+        A rung that would not be through by the deadline, as far as the pace tells, is passed over
+        for a cheaper one.
+        """
+        if self._wanted.category is not None and not len(self._wanted.category.rows):
+            self.reasons.append(Reason.EMPTY)
+            return
         for rung in self._plan.rungs:
-            if not has_time():
-                self.reasons.append(Reason.NO_TIME)
-                return
-            found = self._finish(rung)
+            if self._is_united and rung == Source.ONLINE:
+                continue  # its prefixes were among those of the record's rung
+            if not self._has_time_for(rung, deadline):
+                continue
+            found = self._find_in_time(rung)
+            if found and self.answered is None:
+                self.answered = rung
             self._taken.update(pick.row for pick in found)
             self.picks.extend(found)
-            if len(self.picks) >= self._num_items:
+            if len(self.picks) >= self._wanted.num_items:
                 return
             self.reasons.append(Reason.SHORT if found else Reason.EMPTY)
 
-    def _finish(self, rung: Rung) -> list[Pick]:
-        finisher, rows = self._engine.finisher, self._plan.rows
-        state = finisher.encode(rows[window_start(len(rows), finisher.window) :])
-        if rung.prefixes is None:
-            candidates = finisher.own_prefixes(state, count=self._num_own)
-        else:
-            candidates = finisher.candidates(rung.prefixes)
-        found = finisher.finish(
-            state, candidates, k=self._num_items - len(self.picks), exclude=self._taken
+    def _has_time_for(self, rung: Source, deadline: float) -> bool:
+        now = self._clock()
+        if now + self._pace.expected_s(rung) < deadline:
+            return True
+        if now < deadline:
+            self._pace.was_skipped(rung)
+        if Reason.NO_TIME not in self.reasons:
+            self.reasons.append(Reason.NO_TIME)
+        return False
+
+    def _find_in_time(self, rung: Source) -> list[Pick]:
+        began_at = self._clock()
+        found = self._find(rung)
+        self._pace.took(rung, self._clock() - began_at)
+        return found
+
+    def _find(self, rung: Source) -> list[Pick]:
+        engine, wanted = self._engine, self._wanted
+        began_at = self._clock()
+        state = engine.encode(self._plan.rows)
+        self.encode_s += self._clock() - began_at
+        found = engine.finisher.finish(
+            state,
+            self._candidates(rung, state),
+            k=wanted.num_items - len(self.picks),
+            exclude=self._taken,
+            allowed_N=wanted.category.mask if wanted.category is not None else None,
         )
-        return [Pick(scored.row, scored.logprob, rung.source) for scored in found]
+        return [
+            Pick(scored.row, scored.logprob, self._source(rung, scored.row)) for scored in found
+        ]
+
+    def _candidates(self, rung: Source, state: HistoryState) -> Candidates:
+        if rung == Source.GLOBAL:
+            return self._engine.global_candidates
+        if rung == Source.ONLINE:
+            return self._own_candidates(state)
+        assert self._plan.record is not None
+        recorded = self._engine.candidates(self._plan.record)
+        if self._is_united:
+            return self._engine.finisher.union(recorded, self._own_candidates(state))
+        return recorded
+
+    def _own_candidates(self, state: HistoryState) -> Candidates:
+        """The model's own prefixes; all of a category's, which it then ranks item by item."""
+        if self._wanted.category is not None:
+            return self._wanted.category.candidates
+        return self._engine.finisher.own_prefixes(state, count=self._wanted.num_own)
+
+    def _source(self, rung: Source, row: int) -> Source:
+        """The rung, but for an item that came to a record's by the model's own prefixes."""
+        if not self._is_united or rung not in RECORDED:
+            return rung
+        return rung if self._prefix_of(row) in self._recorded else Source.ONLINE
+
+    def _prefix_of(self, row: int) -> tuple[int, ...]:
+        catalog = self._engine.catalog
+        return tuple(catalog.sids[row, : catalog.space.prefix_depth].tolist())
+
+    @cached_property
+    def _recorded(self) -> frozenset[tuple[int, ...]]:
+        record = self._plan.record
+        return frozenset(prefix.codes for prefix in record.prefixes) if record else frozenset()
 
 
-def top_up(
-    picks: Sequence[Pick], engine: Engine, *, num_items: int, exclude: frozenset[int]
-) -> list[Pick]:
-    """The lowest rung: fill up to `num_items` from the popular list, which takes no time."""
-    filled = list(picks[:num_items])
-    taken = exclude | {pick.row for pick in filled}
-    for row in engine.popular_rows:
-        if len(filled) >= num_items:
+def top_up(picks: Sequence[Pick], engine: Engine, wanted: Wanted) -> list[Pick]:
+    """The lowest rung: fill up with the most popular items, which takes no time."""
+    filled = list(picks[: wanted.num_items])
+    if len(filled) == wanted.num_items:
+        return filled
+    taken = wanted.exclude | {pick.row for pick in filled}
+    popular = engine.popular_rows if wanted.category is None else wanted.category.popular_rows
+    for row in popular:
+        if len(filled) >= wanted.num_items:
             break
         if row not in taken:
             filled.append(Pick(row, None, Source.POPULAR))

@@ -73,6 +73,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._reloads = Counter(
+            "thinkahead_reloads",
+            "Looks at the release directory on SIGHUP: taken, unchanged or refused.",
+            ["outcome"],
+            registry=self.registry,
+        )
         # Children are looked up once: `labels` takes longer than counting. Those of the reasons
         # are made at once, so that a rate exists before the first fault.
         self._reason = {reason: self._fallbacks.labels(reason.value) for reason in Reason}
@@ -119,6 +125,9 @@ class Metrics:
 
     def manifest_refused(self, reason: str) -> None:
         self._manifest_refused.labels(reason).inc()
+
+    def reload(self, outcome: str) -> None:
+        self._reloads.labels(outcome).inc()
 
     def render(self) -> bytes:
         """Prometheus text format."""

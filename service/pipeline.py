@@ -11,22 +11,29 @@ from typing import NamedTuple
 
 from models.records import PrefixRecord
 from service.engine import Engine
-from service.ladder import Climb, Pick, Plan, plan_rungs, top_up
+from service.ladder import RECORDED, Climb, Pick, Plan, Wanted, known_rows, plan_rungs, top_up
 from service.manifest import ManifestWatch
 from service.metrics import Metrics
-from service.reasons import Reason, Source
+from service.pace import Pace
+from service.reasons import Mode, Reason, Source
 from service.users import Users, UserView
 from service.worker import JobFailedError, OutOfTimeError, QueueFullError, Spent, Worker
 
-ANSWER_RESERVE_S = 0.01  # of the budget, to fill up and to write the answer
+ANSWER_RESERVE_S = 0.002  # of the budget, to fill up and to write the answer
+_BY_FILTER = (Reason.SHORT, Reason.EMPTY)  # what a filter explains, and no fault
 
 
 @dataclass(frozen=True)
 class Query:
+    """exclude: item ids; those that the catalog lacks are ignored. category: any level's text."""
+
     user_id: str
     num_items: int
     exclude_seen: bool = True
     explain: bool = False
+    exclude: tuple[str, ...] = ()
+    category: str | None = None
+    mode: Mode | None = None  # None: as configured
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,13 @@ class Served:
 
 
 class _Climbed(NamedTuple):
+    """source: the rung that the answer is from."""
+
     picks: tuple[Pick, ...]
+    source: Source
     reasons: tuple[Reason, ...]
     spent: Spent
+    encode_s: float
 
 
 class Pipeline:
@@ -66,6 +77,7 @@ class Pipeline:
         metrics: Metrics,
         record_max_age_s: float,
         num_own_prefixes: int,
+        mode: Mode,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -76,42 +88,46 @@ class Pipeline:
         self._metrics = metrics
         self._record_max_age_s = record_max_age_s
         self._num_own_prefixes = num_own_prefixes
+        self._mode = mode
+        self._pace = Pace()
         self._monotonic = monotonic
         self._wall = wall
 
     async def recommend(self, query: Query, *, deadline: float) -> Served:
         """Always an answer; `deadline` is a time of the monotonic clock."""
         engine, began_at = self.engine, self._monotonic()
-        view = await self._read(query.user_id)
+        in_time = deadline - ANSWER_RESERVE_S
+        view = await self._read(query.user_id, deadline=in_time)
         store_s = self._monotonic() - began_at
         age_s = self._wall() - view.record.created_at if view.record else 0.0
         plan = plan_rungs(view, engine, is_over_age=age_s > self._record_max_age_s)
-        climbed = await self._climb(query, plan, engine, deadline=deadline - ANSWER_RESERVE_S)
-        source = climbed.picks[0].source if climbed.picks else Source.POPULAR
-        record = plan.record if source in (Source.PERSONAL, Source.STALE) else None
+        climbed = await self._climb(query, plan, engine, deadline=in_time)
+        record = plan.record if climbed.source in RECORDED else None
         explained_at = self._monotonic()
-        thoughts = await self._explain(query, record)
+        thoughts = await self._explain(query, record, deadline=in_time)
         ended_at = self._monotonic()
         served = Served(
             engine=engine,
             picks=climbed.picks,
-            source=source,
-            is_degraded=plan.is_impaired or source != plan.rungs[0].source,
+            source=climbed.source,
+            is_degraded=plan.is_impaired or _fell(climbed, plan, query),
             record=record,
             record_age_s=age_s,
             thoughts=thoughts,
             seconds={
                 "store": store_s + ended_at - explained_at,
                 "queue": climbed.spent.queue_s,
-                "finish": climbed.spent.run_s,
+                "encode": climbed.encode_s,
+                "finish": max(climbed.spent.run_s - climbed.encode_s, 0.0),
                 "total": ended_at - began_at,
             },
         )
         self._count(served, plan.reasons + climbed.reasons)
         return served
 
-    async def _read(self, user_id: str) -> UserView:
-        view = await self._users.read(user_id, self._manifest.layers)
+    async def _read(self, user_id: str, *, deadline: float) -> UserView:
+        patience_s = deadline - self._monotonic()
+        view = await self._users.read(user_id, self._manifest.layers, patience_s=patience_s)
         if self._manifest.current is None and self._manifest.refusal:
             return replace(view, troubles=(*view.troubles, Reason.MANIFEST))
         return view
@@ -120,16 +136,11 @@ class Pipeline:
         self, query: Query, plan: Plan, engine: Engine, *, deadline: float
     ) -> _Climbed:
         """The model's rungs on the worker thread, then the popular list."""
-        exclude = frozenset(plan.rows) if query.exclude_seen else frozenset()
-        climb = Climb(
-            plan, engine, num_items=query.num_items, exclude=exclude, num_own=self._num_own_prefixes
-        )
+        wanted = self._wanted(query, plan, engine)
+        climb = Climb(plan, engine, wanted, pace=self._pace, clock=self._monotonic)
         spent, failures = Spent(0.0, 0.0), []
         try:
-            done = await self._worker.run(
-                lambda: climb.run(lambda: self._monotonic() < deadline), deadline=deadline
-            )
-            spent = done.spent
+            spent = (await self._worker.run(lambda: climb.run(deadline), deadline=deadline)).spent
         except QueueFullError:
             failures.append(Reason.QUEUE_FULL)
         except OutOfTimeError as exc:
@@ -137,16 +148,35 @@ class Pipeline:
             failures.append(Reason.NO_TIME)
         except JobFailedError:
             failures.append(Reason.FINISH)
-        reasons = (*climb.reasons, *failures)
-        picks = top_up(tuple(climb.picks), engine, num_items=query.num_items, exclude=exclude)
-        return _Climbed(tuple(picks), reasons, spent)
+        found = tuple(climb.picks)  # the thread may still be adding
+        return _Climbed(
+            picks=tuple(top_up(found, engine, wanted)),
+            source=(found and climb.answered) or Source.POPULAR,
+            reasons=(*climb.reasons, *failures),
+            spent=spent,
+            encode_s=climb.encode_s,
+        )
 
-    async def _explain(self, query: Query, record: PrefixRecord | None) -> tuple[str, ...] | None:
+    def _wanted(self, query: Query, plan: Plan, engine: Engine) -> Wanted:
+        seen = plan.rows if query.exclude_seen else ()
+        return Wanted(
+            num_items=query.num_items,
+            exclude=frozenset((*seen, *known_rows(engine.catalog, query.exclude))),
+            category=engine.categories.get(query.category) if query.category is not None else None,
+            is_union=(query.mode or self._mode) == Mode.UNION,
+            num_own=self._num_own_prefixes,
+        )
+
+    async def _explain(
+        self, query: Query, record: PrefixRecord | None, *, deadline: float
+    ) -> tuple[str, ...] | None:
         if not query.explain:
             return None
         if record is None:
             return ()
-        texts = await self._users.read_thoughts(query.user_id, record.generation)
+        texts = await self._users.read_thoughts(
+            query.user_id, record.generation, patience_s=deadline - self._monotonic()
+        )
         if texts is None:
             self._metrics.fallback(Reason.THOUGHTS)
         return texts or ()
@@ -158,3 +188,15 @@ class Pipeline:
         self._metrics.stages(served.seconds)
         if served.record is not None:
             self._metrics.record_age(served.record_age_s)
+
+
+def _fell(climbed: _Climbed, plan: Plan, query: Query) -> bool:
+    """Whether a fault or the time, and not the caller's filters, kept the best rung from answering.
+
+    Without filters a rung that gives nothing counts as a fault: all its items are seen, or none of
+    its scores is a number.
+    """
+    if climbed.source == plan.rungs[0]:
+        return False
+    is_filtered = bool(query.exclude) or query.category is not None
+    return not is_filtered or any(reason not in _BY_FILTER for reason in climbed.reasons)

@@ -1,6 +1,6 @@
 """Where an answer can come from, and every reason to come from lower down.
 
-Both are labels of metrics and words of the API: a new one is a change that users see.
+Words of the API and labels of metrics: a new one is a change that users see.
 """
 
 from enum import StrEnum
@@ -14,6 +14,13 @@ class Source(StrEnum):
     ONLINE = "online"  # the online model's own prefixes for this history
     GLOBAL = "global"  # prefixes shipped with the release
     POPULAR = "popular"  # a fixed list, no model
+
+
+class Mode(StrEnum):
+    """What the rungs of a record finish."""
+
+    STRICT = "strict"  # its prefixes alone, as in the paper
+    UNION = "union"  # its prefixes and the online model's own
 
 
 class Reason(StrEnum):

@@ -10,21 +10,21 @@ from typing import Annotated, Any, cast
 from urllib.parse import unquote_to_bytes
 
 import orjson
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from models.errors import InvalidUserId
 from models.events import Event, check_event, check_user_id
 from service import pipeline
+from service.ladder import RECORDED
 from service.middleware import MAX_BODY_BYTES
 from service.pipeline import Served
 from service.problems import NOT_ACCEPTED, documented, problem
-from service.reasons import Source
 from service.schemas import (
     Alive,
     Generation,
@@ -35,13 +35,16 @@ from service.schemas import (
     Recommendation,
     RecommendQuery,
     TakenEvent,
+    TimeoutMs,
     Timings,
 )
 from service.serving import Serving
 
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_TIMEOUT_NAME = TIMEOUT_HEADER.lower().encode()
+_TIMEOUT: TypeAdapter[int] = TypeAdapter(TimeoutMs)
 _DEFAULTS = RecommendQuery()
 _NUM_SEGMENTS = 3  # of the raw path of a user: "", "recommend" or "events", the id
-_WITH_PATH = (Source.PERSONAL, Source.STALE)
 
 
 class _BoundByHand(APIRoute):
@@ -52,7 +55,9 @@ class _BoundByHand(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def handle(request: Request) -> Response:
-            return await recommend(request, _exact_user_id(request), _read_query(request))
+            return await recommend(
+                request, _exact_user_id(request), _read_query(request), _read_timeout(request)
+            )
 
         return handle
 
@@ -89,13 +94,31 @@ UserId = Annotated[str, Depends(_user_id)]
     responses=documented({404: "Not Found", 422: NOT_ACCEPTED}),
 )
 async def recommend(
-    request: Request, user_id: UserIdText, query: Annotated[RecommendQuery, Query()]
+    request: Request,
+    user_id: UserIdText,
+    query: Annotated[RecommendQuery, Query()],
+    timeout_ms: Annotated[
+        TimeoutMs | None,
+        Header(
+            alias=TIMEOUT_HEADER,
+            description="Milliseconds that the caller has. It shortens the configured budget, "
+            "never lengthens it; a rung that would come late is passed over for a cheaper one.",
+            examples=[40],
+        ),
+    ] = None,
 ) -> Response:
     """Always 200 for a valid request: see `source` and `degraded` for what the answer is worth."""
     serving: Serving = request.app.state.serving
-    served = await serving.recommend(
-        pipeline.Query(user_id, query.n, exclude_seen=query.exclude_seen, explain=query.explain)
+    asked = pipeline.Query(
+        user_id,
+        query.n,
+        exclude_seen=query.exclude_seen,
+        explain=query.explain,
+        exclude=query.exclude,
+        category=query.category,
+        mode=query.mode,
     )
+    served = await serving.recommend(asked, timeout_ms=timeout_ms)
     state = request.scope["state"]
     state["source"] = served.source.value
     answer = write_recommendation(served, user_id=user_id, request_id=state["request_id"])
@@ -116,14 +139,32 @@ def _exact_user_id(request: Request) -> str:
 
 
 def _read_query(request: Request) -> RecommendQuery:
-    """Raises RequestValidationError as FastAPI would."""
+    """Raises RequestValidationError as FastAPI would, as does the next."""
     if not request.scope["query_string"]:
         return _DEFAULTS
+    params: dict[str, Any] = dict(request.query_params)
+    if "exclude" in params:
+        params["exclude"] = request.query_params.getlist("exclude")
     try:
-        return RecommendQuery.model_validate(dict(request.query_params))
+        return RecommendQuery.model_validate(params)
     except ValidationError as exc:
-        errors = [{**error, "loc": ("query", *error["loc"])} for error in exc.errors()]
-        raise RequestValidationError(errors) from exc
+        raise _refusal(exc, "query") from exc
+
+
+def _read_timeout(request: Request) -> int | None:
+    for name, value in request.scope["headers"]:
+        if name == _TIMEOUT_NAME:
+            try:
+                return _TIMEOUT.validate_python(value.decode("latin-1"))
+            except ValidationError as exc:
+                raise _refusal(exc, "header", TIMEOUT_HEADER) from exc
+    return None
+
+
+def _refusal(exc: ValidationError, *where: str) -> RequestValidationError:
+    return RequestValidationError(
+        [{**error, "loc": (*where, *error["loc"])} for error in exc.errors()]
+    )
 
 
 @router.post(
@@ -242,7 +283,7 @@ def _items(served: Served) -> list[Item]:
             sid=sid,
             source=pick.source,
             title=catalog.titles[pick.row],
-            path=paths.get(tuple(sid[:depth])) if pick.source in _WITH_PATH else None,
+            path=paths.get(tuple(sid[:depth])) if pick.source in RECORDED else None,
         )
         for rank, (pick, sid) in enumerate(zip(served.picks, sids, strict=True), start=1)
     ]

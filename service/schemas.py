@@ -7,12 +7,14 @@ nothing of how an answer came about.
 
 from typing import Annotated, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from service.reasons import Source
+from service.reasons import Mode, Source
 
 MAX_ITEMS = 100
+MAX_EXCLUDED = 200
+TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
 _LAST_SECOND = 253_402_300_799  # of the year 9999; milliseconds taken for seconds lie beyond
 
 
@@ -52,10 +54,14 @@ class PathText(TypedDict):
 
 
 class Timings(TypedDict):
-    """Milliseconds of this answer: reading, waiting for the model, the model, all of it."""
+    """Milliseconds of this answer.
+
+    Reading the store, waiting for the model, encoding what is new of the history, finishing, all.
+    """
 
     store: float
     queue: float
+    encode: float
     finish: float
     total: float
 
@@ -72,7 +78,7 @@ class Recommendation(TypedDict):
             "`stale`: such, but over age, or this process's last good copy, or behind an "
             "unreadable record; `online`: the online model's own prefixes; `global`: the "
             "release's; `popular`: a fixed list. Later items may come from lower rungs, see each "
-            "item's `source`."
+            "item's `source`; in `union` mode items by the model's own prefixes are `online`."
         ),
     ]
     degraded: Annotated[
@@ -88,7 +94,13 @@ class Recommendation(TypedDict):
         Generation | None, Field(description="Null for the rungs without a record.")
     ]
     release: Annotated[str, Field(description="Release that answered, `name@version`.")]
-    items: list[Item]
+    items: Annotated[
+        list[Item],
+        Field(
+            description="Best first, `n` of them wherever that many items pass the filters; empty "
+            "when none does."
+        ),
+    ]
     paths: NotRequired[
         Annotated[
             list[PathText],
@@ -109,6 +121,41 @@ class RecommendQuery(BaseModel):
     n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="How many items.")] = 10
     explain: Annotated[bool, Field(description="Add the reasoning paths.")] = False
     exclude_seen: Annotated[bool, Field(description="Leave out items of the history.")] = True
+    exclude: Annotated[
+        tuple[str, ...],
+        Field(
+            description=f"Item ids to leave out, {MAX_EXCLUDED} at most: repeated, or with commas "
+            "between them. Unknown ones are ignored.",
+            examples=[["B004OHQR1Q", "B0009V1YR8"]],
+        ),
+    ] = ()
+    category: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=256,
+            description="Only items of this category: the exact text of any level of their "
+            "category path. `items` is empty when the catalog has none.",
+            examples=["Hair Care"],
+        ),
+    ] = None
+    mode: Annotated[
+        Mode | None,
+        Field(
+            description="`strict`: the record's prefixes alone; `union`: together with the online "
+            "model's own. Default: as the service is configured.",
+            examples=["union"],
+        ),
+    ] = None
+
+    @field_validator("exclude")
+    @classmethod
+    def _split(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        """Both forms at once; an id that holds a comma itself is found in its whole form."""
+        parts = [part for value in values for part in value.split(",") if part]
+        if len(parts) > MAX_EXCLUDED:
+            raise ValueError(f"{len(parts)} items, expected at most {MAX_EXCLUDED}")
+        return tuple(dict.fromkeys((*values, *parts)))
 
 
 class NewEvent(BaseModel):

@@ -16,6 +16,7 @@ from service.manifest import ManifestWatch
 from service.metrics import Metrics
 from service.outbox import Outbox
 from service.pipeline import Pipeline, Query, Served
+from service.reload import renew
 from service.settings import ServiceSettings
 from service.users import Appended, Users
 from service.worker import NotDoneError, Worker
@@ -37,6 +38,8 @@ class Serving:
         self._outbox = Outbox(settings.outbox_limit)
         self._worker = Worker(limit=settings.queue_limit)
         self._stopping = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._users = Users(
             store, space=space, breaker=self._breaker, copies=self._copies, outbox=self._outbox
@@ -52,6 +55,7 @@ class Serving:
             metrics=self.metrics,
             record_max_age_s=settings.record_max_age_hours * 3600,
             num_own_prefixes=settings.online_prefixes,
+            mode=settings.mode,
         )
         self._watch_gauges()
 
@@ -61,25 +65,36 @@ class Serving:
 
     async def start(self) -> None:
         """Returns at once but for one look at the store; readiness follows by itself."""
+        self._loop = asyncio.get_running_loop()
         self._worker.start()
         await self.manifest.poll()
         self._tasks = [
             asyncio.create_task(self._become_ready()),
             asyncio.create_task(self._keep_up()),
+            asyncio.create_task(self._reload_when_wanted()),
         ]
 
     async def stop(self) -> None:
         """After the last request: hand over what waits, then let go of everything."""
-        self._stopping.set()  # no cancelling: it would tear a connection out of a reply
+        self._stopping.set()  # no cancelling: whatever is under way ends in order
+        self._reload_wanted.set()
         await asyncio.gather(*self._tasks)
         if num_lost := len(self._outbox) - await self._users.flush():
             logger.error("%d events are lost: the store is away", num_lost)
         await asyncio.to_thread(self._worker.stop)
         await self._store.close()
 
-    async def recommend(self, query: Query) -> Served:
-        budget_s = self._settings.request_budget_ms / 1000
-        return await self._pipeline.recommend(query, deadline=time.monotonic() + budget_s)
+    async def recommend(self, query: Query, *, timeout_ms: int | None = None) -> Served:
+        """`timeout_ms`: what the caller has; it only ever shortens the configured budget."""
+        budget_ms = self._settings.request_budget_ms
+        if timeout_ms is not None:
+            budget_ms = min(budget_ms, timeout_ms)
+        return await self._pipeline.recommend(query, deadline=time.monotonic() + budget_ms / 1000)
+
+    def reload_soon(self) -> None:
+        """Look at the release directory again. May be called from a signal handler."""
+        if self._loop is not None:  # before that it is being read for the first time
+            self._loop.call_soon_threadsafe(self._reload_wanted.set)
 
     async def append(self, user_id: str, event: Event) -> Appended:
         appended = await self._users.append(user_id, event)
@@ -111,6 +126,14 @@ class Serving:
             pause_s = poll_s if is_reachable else min(poll_s, _RETRY_S)
             await asyncio.wait([stopping], timeout=pause_s)
         stopping.cancel()
+
+    async def _reload_when_wanted(self) -> None:
+        while await self._reload_wanted.wait() and not self._stopping.is_set():
+            self._reload_wanted.clear()
+            renewal = await asyncio.to_thread(renew, self._settings, self.engine)
+            self.metrics.reload(renewal.outcome)
+            if renewal.outcome == "taken":
+                self._pipeline.engine, self.unready = renewal.engine, None
 
     def _watch_gauges(self) -> None:
         watch = self.metrics.watch

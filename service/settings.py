@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import InvalidSettings
+from service.reasons import Mode
 
 ENV_PREFIX = "THINKAHEAD_"
 
@@ -24,17 +25,20 @@ class ServiceSettings(BaseSettings):
 
     release_dir: Path
     redis_url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://.+")] | None = None
+    precision: Annotated[str, Field(min_length=1)] = "onnx-float32"  # one that the release names
     state_dir: Path | None = None  # of the embedded server, used when there is no redis_url
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000  # 0 takes a free one
 
-    request_budget_ms: Annotated[int, Field(ge=10, le=60_000)] = 100
+    request_budget_ms: Annotated[int, Field(ge=10, le=60_000)] = 100  # a request may give less
     redis_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20  # of the budget above
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 16
+    mode: Mode = Mode.STRICT  # what a record's rungs finish; a request may say otherwise
     online_prefixes: Annotated[int, Field(ge=1, le=1000)] = 100
     record_max_age_hours: Annotated[float, Field(gt=0)] = 48
     manifest_poll_ms: Annotated[int, Field(ge=10, le=60_000)] = 1000
     copies_limit: Annotated[int, Field(ge=1)] = 4096  # users; 100 prefixes take about 20 kB
+    history_cache_mb: Annotated[int, Field(ge=0)] = 256  # encoded histories; about 65 kB a user
     outbox_limit: Annotated[int, Field(ge=1)] = 10_000  # events
 
 

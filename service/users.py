@@ -4,6 +4,8 @@ Every call to the store on the request path goes through here: past the breaker,
 last good copy behind it. Knows nothing of models, rungs or HTTP.
 """
 
+import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -49,16 +51,24 @@ class Users:
         self._copies = copies
         self._outbox = outbox
 
-    async def read(self, user_id: str, layers: Sequence[int]) -> UserView:
-        """Newest valid record of the live `layers` and the history; never raises for the store."""
+    async def read(
+        self, user_id: str, layers: Sequence[int], *, patience_s: float = math.inf
+    ) -> UserView:
+        """Newest valid record of the live `layers` and the history; never raises for the store.
+
+        A store that is slower than `patience_s` has done nothing wrong: the breaker is not told.
+        """
         if self._breaker.is_open:
             return self._from_copy(user_id, Reason.BREAKER)
         copy = self._copies.get(user_id)
         try:
-            state = await self._store.read_user(user_id, layers, self._space, known=copy)
+            async with _within(patience_s):
+                state = await self._store.read_user(user_id, layers, self._space, known=copy)
         except StoreUnavailable:
             self._breaker.failed()
             return self._from_copy(user_id, Reason.STORE)
+        except TimeoutError:
+            return self._from_copy(user_id, Reason.NO_TIME)
         self._breaker.succeeded()
         if state.record is None and state.skipped:
             state = replace(state, record=copy.record if copy else None)
@@ -79,14 +89,19 @@ class Users:
         self._outbox.put(user_id, event)
         return Appended(stored=False, new=None)
 
-    async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...] | None:
-        """Texts by path number; None when the store cannot be asked."""
+    async def read_thoughts(
+        self, user_id: str, generation: int, *, patience_s: float = math.inf
+    ) -> tuple[str, ...] | None:
+        """Texts by path number; None when the store cannot be asked, or not in time."""
         if self._breaker.is_open:
             return None
         try:
-            texts = await self._store.read_thoughts(user_id, generation)
+            async with _within(patience_s):
+                texts = await self._store.read_thoughts(user_id, generation)
         except StoreUnavailable:
             self._breaker.failed()
+            return None
+        except TimeoutError:
             return None
         self._breaker.succeeded()
         return texts
@@ -118,3 +133,7 @@ class Users:
         waiting = self._outbox.waiting(user_id)
         history = merge_events((*state.history, *waiting)) if waiting else state.history
         return UserView(history, state.record, troubles, state.has_lost_history)
+
+
+def _within(patience_s: float) -> asyncio.Timeout:
+    return asyncio.timeout(None if math.isinf(patience_s) else max(patience_s, 0.0))

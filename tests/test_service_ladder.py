@@ -12,13 +12,12 @@ import torch
 from models.candidates import Candidates
 from models.finish import Finisher
 from models.layout import record_key
-from models.one_pass import CatalogScorer
 from models.runtime import HistoryState
-from models.sid import Prefix
 from models.store import RedisStore
-from models.torch_runtime import TorchRuntime, load_recommender
+from models.torch_runtime import TorchRuntime
 from service.engine import Engine
-from service.ladder import Climb, plan_rungs
+from service.ladder import Climb, Wanted, plan_rungs
+from service.pace import Pace
 from service.reasons import Reason
 from service.users import UserView
 from tests.service_harness import (
@@ -30,6 +29,7 @@ from tests.service_harness import (
     give_record,
     item_ids,
     new_record,
+    scores_of,
     serving,
     some_prefixes,
     toy_engine,
@@ -61,22 +61,6 @@ async def service(store: RedisStore) -> AsyncIterator[InProcess]:
 
 async def fallbacks(service: InProcess, reason: Reason) -> float:
     return await service.metric(f'thinkahead_fallbacks_total{{reason="{reason}"}}')
-
-
-def scores_of(history: list[str], prefixes: list[Prefix]) -> list[tuple[str, float]]:
-    """Brute force: every catalog item below `prefixes` and outside the history, best first."""
-    engine = toy_engine()
-    catalog = engine.catalog
-    rows = [row for item in history if (row := catalog.row(item)) is not None]
-    recommender = load_recommender(engine.release)
-    logp_N = CatalogScorer(recommender, catalog).score([rows])[0]
-    allowed = [
-        row
-        for row in range(len(catalog))
-        if tuple(catalog.sids[row, :2].tolist()) in prefixes and row not in rows
-    ]
-    ranked = sorted(allowed, key=lambda row: (-logp_N[row], row))
-    return [(catalog.item_ids[row], float(logp_N[row])) for row in ranked]
 
 
 async def test_a_record_is_finished_exactly_and_each_item_names_its_path(
@@ -245,13 +229,13 @@ async def test_seen_items_come_back_when_asked_for(service: InProcess, store: Re
 async def test_a_budget_that_is_spent_gives_the_popular_list(store: RedisStore) -> None:
     await activate(store, GENERATION)
     await give_record(store, "user", new_record())
-    async with serving(store, request_budget_ms=10) as service:  # all of it is reserved
-        answer = await service.recommend("user", n=5)
+    async with serving(store) as service:
+        answer = await service.recommend("user", timeout_ms=1, n=5)  # all of it is reserved
         popular = toy_engine().release.popular[:5]
         assert [item["item_id"] for item in answer["items"]] == list(popular)
         assert (answer["source"], answer["degraded"]) == ("popular", True)
         assert answer["items"][0]["score"] is None
-        assert await fallbacks(service, Reason.NO_TIME) == 1
+        assert await fallbacks(service, Reason.NO_TIME) == 2  # of the store and of the model
 
 
 class GatedFinisher(Finisher):
@@ -363,6 +347,7 @@ async def test_a_record_from_the_future_is_fresh_and_counted(
 
 def test_a_climb_without_time_touches_no_model() -> None:
     plan = plan_rungs(UserView((), new_record()), toy_engine(), is_over_age=False)
-    climb = Climb(plan, toy_engine(), num_items=5, exclude=frozenset(), num_own=5)
-    climb.run(lambda: False)
+    wanted = Wanted(5, frozenset(), category=None, is_union=False, num_own=5)
+    climb = Climb(plan, toy_engine(), wanted, pace=Pace(), clock=lambda: 7.0)
+    climb.run(7.0)
     assert (climb.picks, climb.reasons) == ([], [Reason.NO_TIME])

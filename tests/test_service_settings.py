@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InvalidSettings
+from models.runtime import ONNX
 from service.settings import ServiceSettings, load_settings
 
 
@@ -51,4 +52,9 @@ def test_every_quantity_carries_its_unit_or_is_a_count() -> None:
     counts = {"port", "queue_limit", "online_prefixes", "copies_limit", "outbox_limit"}
     for name, field in ServiceSettings.model_fields.items():
         if field.annotation in (int, float) and name not in counts:
-            assert name.endswith(("_ms", "_hours")), name
+            assert name.endswith(("_ms", "_hours", "_mb")), name
+
+
+def test_the_default_precision_is_that_of_the_graphs() -> None:
+    """Written out in the settings, which are read before anything heavy is imported."""
+    assert ServiceSettings.model_fields["precision"].default == ONNX

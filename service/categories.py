@@ -1,0 +1,74 @@
+"""The items of each category, as masks for the finish and as lists for the popular rung.
+
+An item belongs to every level of its category path. Knows nothing of users or requests.
+"""
+
+from collections import OrderedDict
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.candidates import Candidates, from_nodes
+from models.catalog import Catalog
+
+MAX_POPULAR = 1000  # more than a history, a request's exclusions and its answer take together
+MAX_KEPT = 32  # masks and trees; a mask takes one byte an item of the catalog
+
+
+class Category:
+    """What a request may choose from: `rows` of the catalog, most popular first."""
+
+    def __init__(self, catalog: Catalog, rows: NDArray[np.int64]) -> None:
+        self.rows = rows
+        self._catalog = catalog
+
+    @property
+    def popular_rows(self) -> list[int]:
+        """As many as an answer can need beside a history and a request's exclusions."""
+        rows: list[int] = self.rows[:MAX_POPULAR].tolist()
+        return rows
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Over the catalog's rows."""
+        allowed_N = np.zeros(len(self._catalog), dtype=bool)
+        allowed_N[self.rows] = True
+        return allowed_N
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """Every prefix that holds an item of the category."""
+        trie, depth = self._catalog.trie, self._catalog.space.prefix_depth
+        return from_nodes(trie, trie.nodes(self._catalog.sids[self.rows, :depth]))
+
+
+class Categories:
+    """The categories of one catalog; those asked for last keep their masks."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._kept: OrderedDict[str, Category] = OrderedDict()
+
+    def get(self, name: str) -> Category:
+        """One without items for a name that no item has."""
+        if name not in self._kept:
+            rows = self._rows.get(name, np.empty(0, dtype=np.int64))
+            self._kept[name] = Category(self._catalog, rows)
+            if len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(name)
+        return self._kept[name]
+
+    @cached_property
+    def _rows(self) -> dict[str, NDArray[np.int64]]:
+        found: dict[str, list[int]] = {}
+        for row in by_popularity(self._catalog).tolist():
+            for name in dict.fromkeys(self._catalog.categories[row]):
+                found.setdefault(name, []).append(row)
+        return {name: np.array(rows, dtype=np.int64) for name, rows in found.items()}
+
+
+def by_popularity(catalog: Catalog) -> NDArray[np.int64]:
+    """All rows, the one with the most training interactions first; ties by row."""
+    return np.argsort(-catalog.popularity, kind="stable")

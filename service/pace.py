@@ -1,0 +1,26 @@
+"""How long a rung takes, as far as one can tell from how long it took.
+
+Used from the worker thread only. Knows nothing of what the rungs do.
+"""
+
+from service.reasons import Source
+
+_WEIGHT = 0.2  # of the newest time
+_DOUBT = 0.95  # of an estimate that kept a rung from being tried: a stall does not bar it for ever
+
+
+class Pace:
+    """Moving averages in seconds, one a rung; nothing is expected of a rung not yet seen."""
+
+    def __init__(self) -> None:
+        self._expected_s: dict[Source, float] = {}
+
+    def expected_s(self, source: Source) -> float:
+        return self._expected_s.get(source, 0.0)
+
+    def took(self, source: Source, seconds: float) -> None:
+        before = self._expected_s.get(source, seconds)
+        self._expected_s[source] = before + _WEIGHT * (seconds - before)
+
+    def was_skipped(self, source: Source) -> None:
+        self._expected_s[source] = self.expected_s(source) * _DOUBT

@@ -1,0 +1,61 @@
+"""A release from the settings, and another one in its place while requests are answered.
+
+The new one is loaded, verified and tried beside the old one; whoever holds the engine swaps it by
+one assignment. Knows nothing of requests.
+"""
+
+import logging
+from typing import Literal, NamedTuple
+
+from models.errors import InvalidRelease, ReleaseMismatch
+from service.engine import MIB, Engine, load_engine, self_test
+from service.settings import ServiceSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Renewal(NamedTuple):
+    """engine: the one to serve from now on; the old one unless the outcome is `taken`."""
+
+    engine: Engine
+    outcome: Literal["taken", "unchanged", "refused"]
+
+
+def load_configured(settings: ServiceSettings) -> Engine:
+    """Raises InvalidRelease."""
+    return load_engine(
+        settings.release_dir,
+        precision=settings.precision,
+        history_cache_bytes=settings.history_cache_mb * MIB,
+        candidates_limit=settings.copies_limit,
+    )
+
+
+def renew(settings: ServiceSettings, current: Engine) -> Renewal:
+    """What the release directory holds now, in place of `current` if it can be.
+
+    Not on the thread that finishes: the old engine goes on meanwhile. Never raises.
+    """
+    try:
+        engine = load_configured(settings)
+        if engine.label == current.label:
+            return Renewal(current, "unchanged")
+        _check_space(engine, current)
+        self_test(engine)
+    except InvalidRelease as exc:
+        logger.error("reload refused, %s stays: %s", current.label, exc)
+        return Renewal(current, "refused")
+    except Exception:
+        logger.exception("reload failed, %s stays", current.label)
+        return Renewal(current, "refused")
+    logger.info("%s takes over from %s", engine.label, current.label)
+    return Renewal(engine, "taken")
+
+
+def _check_space(engine: Engine, current: Engine) -> None:
+    """Records and manifest are of one SID space: another one takes a restart."""
+    found, expected = engine.catalog.space.fingerprint, current.catalog.space.fingerprint
+    if found != expected:
+        raise ReleaseMismatch(
+            f"{engine.label}: SID space fingerprint {found:016x}, expected {expected:016x}"
+        )
