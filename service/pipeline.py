@@ -55,9 +55,11 @@ class Served:
 
 
 class _Climbed(NamedTuple):
-    """source: the rung that the answer is from."""
+    """rung: the first that gave an item. source: the same, but where none of a record's items made
+    it into a union, the one that did."""
 
     picks: tuple[Pick, ...]
+    rung: Source
     source: Source
     reasons: tuple[Reason, ...]
     spent: Spent
@@ -149,9 +151,12 @@ class Pipeline:
         except JobFailedError:
             failures.append(Reason.FINISH)
         found = tuple(climb.picks)  # the thread may still be adding
+        rung = (found and climb.answered) or Source.POPULAR
+        has_own = not found or any(pick.source == rung for pick in found)
         return _Climbed(
             picks=tuple(top_up(found, engine, wanted)),
-            source=(found and climb.answered) or Source.POPULAR,
+            rung=rung,
+            source=rung if has_own else found[0].source,
             reasons=(*climb.reasons, *failures),
             spent=spent,
             encode_s=climb.encode_s,
@@ -196,7 +201,7 @@ def _fell(climbed: _Climbed, plan: Plan, query: Query) -> bool:
     Without filters a rung that gives nothing counts as a fault: all its items are seen, or none of
     its scores is a number.
     """
-    if climbed.source == plan.rungs[0]:
+    if climbed.rung == plan.rungs[0]:
         return False
     is_filtered = bool(query.exclude) or query.category is not None
     return not is_filtered or any(reason not in _BY_FILTER for reason in climbed.reasons)

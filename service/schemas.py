@@ -74,11 +74,12 @@ class Recommendation(TypedDict):
     source: Annotated[
         Source,
         Field(
-            description="Rung of the first item. `personal`: prefixes that the night thought of; "
+            description="Rung that answered. `personal`: prefixes that the night thought of; "
             "`stale`: such, but over age, or this process's last good copy, or behind an "
             "unreadable record; `online`: the online model's own prefixes; `global`: the "
             "release's; `popular`: a fixed list. Later items may come from lower rungs, see each "
-            "item's `source`; in `union` mode items by the model's own prefixes are `online`."
+            "item's `source`; in `union` mode items by the model's own prefixes are `online`, and so is "
+            "an answer of nothing else."
         ),
     ]
     degraded: Annotated[

@@ -141,6 +141,15 @@ async def test_union_ranks_the_record_and_the_models_own_prefixes_together(
     assert answer["generation"]["id"] == GENERATION
 
 
+async def test_a_union_in_which_no_item_is_the_records_is_online_and_not_degraded(
+    service: InProcess,
+) -> None:
+    recorded = [item for item, _ in scores_of(item_ids(3), some_prefixes(4))]
+    answer = await service.recommend("user", n=5, mode="union", exclude=",".join(recorded))
+    assert {item["source"] for item in answer["items"]} == {"online"}
+    assert (answer["source"], answer["generation"], answer["degraded"]) == ("online", None, False)
+
+
 async def test_union_of_a_user_without_a_record_is_online(service: InProcess) -> None:
     union = await service.recommend("online", mode="union")
     strict = await service.recommend("online", mode="strict")
