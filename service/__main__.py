@@ -6,7 +6,6 @@ answered; 78 when settings or release are bad; 75 when the embedded server does 
 print one line to stderr.
 """
 
-import gc
 import logging
 import os
 import signal
@@ -63,9 +62,7 @@ def _serve(settings: ServiceSettings) -> None:
             _log_from_now_on()
             host, port = listener.getsockname()[:2]
             logger.info("%s on http://%s:%d", engine.label, host, port)
-            app = create_app(settings, engine=engine, store=store)
-            gc.freeze()  # a full collection of what stays for good took 50 ms of everybody's time
-            _run(app, listener)
+            _run(create_app(settings, engine=engine, store=store), listener)
 
 
 def _run(app: "FastAPI", listener: socket.socket) -> None:
