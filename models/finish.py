@@ -58,10 +58,15 @@ class Finisher:
         return self._runtime.config.window
 
     def encode(self, rows: Sequence[int]) -> HistoryState:
-        """Catalog rows, oldest first, fewer than two windows of them (`models.history`)."""
+        """Catalog rows, oldest first. Raises ValueError for two windows of them or more."""
         return self.extend(None, rows)
 
     def extend(self, state: HistoryState | None, rows: Sequence[int]) -> HistoryState:
+        num_items = len(rows) + (state.num_items if state else 0)
+        if num_items >= 2 * self.window:
+            raise ValueError(
+                f"{num_items} items, expected below {2 * self.window}: cut to a window"
+            )
         return self._runtime.extend(state, self._catalog.sids[np.array(rows, dtype=np.int64)])
 
     def candidates(self, prefixes: Sequence[Prefix]) -> Candidates:

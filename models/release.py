@@ -110,9 +110,9 @@ class Release:
         """
         self._check_precision(precision)
         if precision != ONNX:
-            from models.torch_runtime import DTYPES, TorchRuntime, load_recommender
+            from models.torch_runtime import load_torch_runtime
 
-            return TorchRuntime(load_recommender(self).to(DTYPES[precision]))
+            return load_torch_runtime(self, precision)
         file = self.directory / "online.safetensors"
         try:
             return OnnxRuntime(self.directory, self.recommender_config, load_file(file))

@@ -71,3 +71,12 @@ def test_a_cache_of_no_bytes_still_answers() -> None:
     cache = HistoryCache(CountingEncoder(), window=WINDOW, max_bytes=0)
     state: HistoryState = cache.state([1])
     assert (state.num_items, len(cache), cache.num_bytes) == (1, 0, 0)
+
+
+def test_a_history_of_two_windows_is_not_encoded_whole() -> None:
+    encoder = CountingEncoder()
+    assert encoder.encode(range(99)).num_items == 99
+    with pytest.raises(ValueError, match="100 items, expected below 100"):
+        encoder.encode(range(100))
+    with pytest.raises(ValueError, match="100 items"):
+        encoder.extend(encoder.encode(range(99)), [1])
