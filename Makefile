@@ -54,6 +54,8 @@ bench: $(DEV)
 	$(PY) -m bench trie --json $(RESULTS)/trie.json
 	$(PY) -m bench sids --data $(DATA) --release $(RELEASE) --json $(RESULTS)/sids.json
 	$(PY) -m bench exact --data $(DATA) --release $(RELEASE) --json $(RESULTS)/exact.json
+	$(PY) -m bench scale --json $(RESULTS)/scale.json
+	$(PY) -m bench finish --data $(DATA) --release $(RELEASE) --json $(RESULTS)/finish.json
 	$(PY) -m bench baseline --data $(DATA) --release $(RELEASE) --json $(RESULTS)/baseline.json
 	$(PY) -m bench latency --data $(DATA) --release $(RELEASE) --json $(RESULTS)/latency.json
 	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json $(RESULTS)/quality.json

@@ -151,7 +151,7 @@ def _report(
         "release": f"{release.name}@{release.version}",
         "items": len(release.catalog),
         "peak_gflops": {library: round(peak, 1) for library, peak in peaks.items()},
-        "baseline_parameters": world.generator.num_parameters,
+        "baseline_parameters": world.generator.num_parameters if world.generator else 0,
     }
     print(f"peak of this core in GFLOP/s: {meta['peak_gflops']}")
     if options.json:

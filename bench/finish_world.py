@@ -40,7 +40,7 @@ class Request(NamedTuple):
 class World:
     catalog: Catalog
     runtimes: tuple[Runtime, ...]
-    generator: Generator
+    generator: Generator | None  # None leaves `generate` out
 
     def requests(self, histories: Sequence[Sequence[int]], *, num_prefixes: int) -> list[Request]:
         """C_u of each: the online model's own best prefixes, which take no night to make."""
@@ -56,6 +56,7 @@ class World:
             Generate(self.generator, self.catalog, exact=exact, reads_prompt_once=once)
             for once in (False, True)
             for exact in (False, True)
+            if self.generator is not None
         ]
         ours = [
             Ours(runtime, self.catalog, prune=prune, new_items=new_items)

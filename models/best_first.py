@@ -27,58 +27,48 @@ class Found(NamedTuple):
     logprob: Logprobs
 
     def join(self, others: "Found") -> "Found":
+        if not len(self.entry):
+            return others
         return Found(
             np.concatenate([self.entry, others.entry]),
             np.concatenate([self.logprob, others.logprob]),
         )
 
-    def kth_best(self, k: int) -> float:
-        """-inf while there are fewer than k."""
-        num = len(self.logprob)
-        return float(np.partition(self.logprob, num - k)[num - k]) if num >= k else -np.inf
-
     def best(self, k: int) -> "Found":
         """The k best, and others that tie with the last of them."""
-        is_best = self.logprob >= self.kth_best(k)
+        is_best = self.logprob >= kth_best(self.logprob, k)
         return Found(self.entry[is_best], self.logprob[is_best])
 
 
 Keep = Callable[[Ints, Logprobs], Found]
 
 
-class _Pending(NamedTuple):
+class Pending(NamedTuple):
     """Nodes that are not decoded yet. at: as the tree numbers them; above: slot of the parent.
 
-    logprob: log P(node | history), a bound on all below. likely: a guess at the best leaves below.
-    num_leaves: how many those are.
+    logprob: log P(node | history), a bound on all below. num_leaves: how many those are.
     """
 
     at: Ints
     above: Ints
     logprob: Logprobs
-    likely: Logprobs
     num_leaves: Ints
 
-    def take(self, chosen: NDArray[np.bool_]) -> "_Pending":
-        return _Pending(
-            self.at[chosen],
-            self.above[chosen],
-            self.logprob[chosen],
-            self.likely[chosen],
-            self.num_leaves[chosen],
+    def take(self, chosen: NDArray[np.bool_]) -> "Pending":
+        return Pending(
+            self.at[chosen], self.above[chosen], self.logprob[chosen], self.num_leaves[chosen]
         )
 
-    def join(self, others: "_Pending") -> "_Pending":
-        return _Pending(
+    def join(self, others: "Pending") -> "Pending":
+        return Pending(
             np.concatenate([self.at, others.at]),
             np.concatenate([self.above, others.above]),
             np.concatenate([self.logprob, others.logprob]),
-            np.concatenate([self.likely, others.likely]),
             np.concatenate([self.num_leaves, others.num_leaves]),
         )
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
     """Decoded nodes of one depth, by slot: their keys and values, and the slot above each."""
 
     near: Near
@@ -118,8 +108,9 @@ class BestFirst:
         self._goal = goal
         self._k = k
         self._keep = keep
-        self._pending: dict[int, _Pending] = {}
-        self._opened: dict[int, _Opened] = {}
+        self._worst = -np.inf  # the K-th best found
+        self._pending: dict[int, Pending] = {}
+        self._opened: dict[int, Opened] = {}
         self._found = Found(np.empty(0, dtype=np.int64), np.empty(0))
 
     def run(self) -> Found:
@@ -134,42 +125,46 @@ class BestFirst:
                 if depth in self._pending:
                     self._open(depth, self._threshold(wanted))
             wanted *= 2
-            worst = self._found.kth_best(self._k)
-            self._pending = {
-                depth: nodes
-                for depth, nodes in self._pending.items()
-                if (nodes.logprob >= worst).any()
-            }
+            for depth, nodes in list(self._pending.items()):
+                if nodes.logprob.max() < self._worst:
+                    del self._pending[depth]
         order = np.lexsort((self._found.entry, -self._found.logprob))[: self._k]
         return Found(self._found.entry[order], self._found.logprob[order])
 
     def _threshold(self, wanted: int) -> float:
         """The K-th best found, or a guess at where the next `wanted` leaves begin."""
         if len(self._found.entry) >= self._k:
-            return self._found.kth_best(self._k)
-        likely = np.concatenate([nodes.likely for nodes in self._pending.values()])
-        num_leaves = np.concatenate([nodes.num_leaves for nodes in self._pending.values()])
+            return self._worst
+        likely, num_leaves = self._likely(*self._pending.values())
         order = np.argsort(-likely)
-        enough = np.searchsorted(np.cumsum(num_leaves[order]), wanted)
-        return float(likely[order[min(int(enough), len(order) - 1)]])
+        enough = int(np.searchsorted(np.cumsum(num_leaves[order]), wanted))
+        return float(likely[order[min(enough, len(order) - 1)]])
+
+    def _likely(self, *pending: Pending) -> tuple[Logprobs, Ints]:
+        """A guess at the best leaves below each node, and how many leaves there are."""
+        nodes = pending[0]
+        for others in pending[1:]:
+            nodes = nodes.join(others)
+        return nodes.logprob - self._spread * np.log1p(nodes.num_leaves), nodes.num_leaves
 
     def _open(self, depth: int, threshold: float) -> None:
         """Decode the pending nodes of one depth whose bound reaches the threshold."""
-        pending = self._pending.pop(depth)
-        is_reached = pending.logprob >= threshold
-        nodes = pending.take(is_reached)
-        if len(nodes.at) < len(pending.at):
-            self._pending[depth] = pending.take(~is_reached)
-        if not len(nodes.at):
+        nodes = self._pending.pop(depth)
+        is_reached = nodes.logprob >= threshold
+        num_reached = int(np.count_nonzero(is_reached))
+        if num_reached < len(is_reached):
+            self._pending[depth] = nodes.take(~is_reached)
+            nodes = nodes.take(is_reached)
+        if not num_reached:
             return
-        self.num_decoded += len(nodes.at)
+        self.num_decoded += num_reached
         decoded = self._runtime.decode(
             self._state, self._tree.codes(depth, nodes.at), self._near(depth, nodes.above)
         )
         parent_C, at_C, code_C = self._tree.children(depth, nodes.at)
         logp_C = nodes.logprob[parent_C] + decoded.logp_MV[parent_C, code_C]
-        slot_M = self._remember(depth, decoded.own, nodes.above)
-        self._reach(depth + 1, at_C, slot_M[parent_C], logp_C)
+        first_slot = self._remember(depth, decoded.own, nodes.above)
+        self._reach(depth + 1, at_C, parent_C + first_slot, logp_C)
 
     def _reach(self, depth: int, at_C: Ints, above_C: Ints, logp_C: Logprobs) -> None:
         """Children of opened nodes: results at the goal, pending before it."""
@@ -177,37 +172,38 @@ class BestFirst:
         if not is_number.all():
             at_C, above_C, logp_C = at_C[is_number], above_C[is_number], logp_C[is_number]
         if depth == self._goal:
-            found = self._keep(at_C, logp_C)
-            self._found = self._found.join(found.best(self._k))
+            self._found = self._found.join(self._keep(at_C, logp_C).best(self._k))
+            self._worst = kth_best(self._found.logprob, self._k)
             return
-        num_leaves = self._tree.num_leaves(depth, at_C)
-        likely_C = logp_C - self._spread * np.log1p(num_leaves)
-        nodes = _Pending(at_C, above_C, logp_C, likely_C, num_leaves)
+        if not len(at_C):
+            return
+        nodes = Pending(at_C, above_C, logp_C, self._tree.num_leaves(depth, at_C))
         if (older := self._pending.get(depth)) is not None:
             nodes = older.join(nodes)
-        if len(nodes.at):
-            self._pending[depth] = nodes
+        self._pending[depth] = nodes
 
     def _near(self, depth: int, above_M: Ints) -> list[Near]:
         """Keys and values of the nodes on the way, from depth 1 to the parents."""
         way: list[Near] = []
         for at in range(depth - 1, 0, -1):
-            keys, values = self._opened[at].near
-            way.insert(0, Near(keys[:, above_M], values[:, above_M]))
-            above_M = self._opened[at].above[above_M]
+            opened = self._opened[at]
+            way.insert(0, opened.near.take(above_M))
+            above_M = opened.above[above_M]
         return way
 
-    def _remember(self, depth: int, own: Near | None, above_M: Ints) -> Ints:
-        """Keep what nodes below will attend to; the slots that it has."""
+    def _remember(self, depth: int, own: Near | None, above_M: Ints) -> int:
+        """Keep what nodes below will attend to; the first slot that it has."""
+        if own is None or depth == self._goal - 1:
+            return 0
         older = self._opened.get(depth)
-        first = len(older.above) if older else 0
-        slot_M = np.arange(first, first + len(above_M), dtype=np.int64)
-        if own is not None and depth < self._goal - 1:
-            if older:
-                own = Near(
-                    np.concatenate([older.near.keys, own.keys], axis=1),
-                    np.concatenate([older.near.values, own.values], axis=1),
-                )
-                above_M = np.concatenate([older.above, above_M])
-            self._opened[depth] = _Opened(own, above_M)
-        return slot_M
+        first_slot = len(older.above) if older else 0
+        if older:
+            own, above_M = older.near.join(own), np.concatenate([older.above, above_M])
+        self._opened[depth] = Opened(own, above_M)
+        return first_slot
+
+
+def kth_best(logprob: Logprobs, k: int) -> float:
+    """-inf while there are fewer than k."""
+    num = len(logprob)
+    return float(np.partition(logprob, num - k)[num - k]) if num >= k else -np.inf

@@ -10,6 +10,7 @@ decoder on nodes of depth d. They hold no weights: every tensor is a byte range 
 
 import json
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ class _Builder:
         self._tensors: dict[str, TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._renamed: dict[str, str] = {}
 
     def input(self, name: str, shape: list[int | str], *, is_code: bool = False) -> str:
         kind = TensorProto.INT64 if is_code else TensorProto.FLOAT
@@ -100,7 +102,8 @@ class _Builder:
         return name
 
     def output(self, name: str, value: str, shape: list[int | str]) -> None:
-        self._nodes.append(helper.make_node("Identity", [value], [name]))
+        """Give a result its name outside; no copy is made for it."""
+        self._renamed[value] = name
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def op(self, kind: str, *inputs: str, num: int = 1, **attributes: Any) -> list[str]:
@@ -149,15 +152,10 @@ class _Builder:
         c = self.constant
         return self.one("Slice", x, c([start]), c([end]), c([axis]))
 
-    def layer(self, x: str, at: int) -> str:
-        """Entry `at` of the leading axis."""
-        return self.one("Gather", x, self.constant(at), axis=0)
-
-    def stack(self, parts: list[str]) -> str:
-        lifted = [self.one("Unsqueeze", part, self.constant([0])) for part in parts]
-        return lifted[0] if len(lifted) == 1 else self.one("Concat", *lifted, axis=0)
-
     def model(self, name: str) -> onnx.ModelProto:
+        for node in self._nodes:
+            node.input[:] = [self._renamed.get(value, value) for value in node.input]
+            node.output[:] = [self._renamed.get(value, value) for value in node.output]
         graph = helper.make_graph(
             self._nodes, name, self._inputs, self._outputs, list(self._tensors.values())
         )
@@ -167,118 +165,121 @@ class _Builder:
 def _extend_graph(config: RecommenderConfig, weights: _Weights) -> onnx.ModelProto:
     """M more history rows: their keys and values behind the old ones, and the root's node.
 
-    Inputs: `items_MW` (code sums, or the start vector), `mask_BNMH` (bias by distance, -inf ahead),
-    `tail_DNH` (the decoder's bias, the root last), and the state so far. Outputs: the new state.
+    Inputs: `items` (code sums, or the start vector), `mask_<layer>` (bias by distance, -inf ahead),
+    `tail_<layer>` (the decoder's bias, the root last), and the state so far. Outputs: the new one.
     """
     b = _Builder(weights)
     width, num, e = config.width, config.heads, config.width // config.heads
     x = b.input("items", ["M", width])
-    mask = b.input("mask", [config.encoder_layers, num, "M", "H"])
-    tail = b.input("tail", [config.decoder_layers, num, 1, "T"])
-    past_keys = b.input("past_keys", [config.encoder_layers, num, e, "P"])
-    past_values = b.input("past_values", [config.encoder_layers, num, "P", e])
-    past_attend_keys = b.input("past_attend_keys", [config.decoder_layers, num, e, "Q"])
-    past_attend_values = b.input("past_attend_values", [config.decoder_layers, num, "Q", e])
-    keys, values = [], []
     for at in range(config.encoder_layers):
         name = f"encoder.{at}"
-        qkv = b.heads(b.linear(b.norm(x, f"{name}.norm"), f"{name}.qkv"), 3 * num, e)
-        q, k, v = b.op("Split", qkv, num=3, axis=0, num_outputs=3)
-        key = b.one("Transpose", k, perm=[0, 2, 1])
-        keys.append(b.one("Concat", b.layer(past_keys, at), key, axis=2))
-        values.append(b.one("Concat", b.layer(past_values, at), v, axis=1))
-        scaled = b.one("Mul", q, b.constant(1 / math.sqrt(e)))
-        scores = b.one("Add", b.one("MatMul", scaled, keys[-1]), b.layer(mask, at))
-        mixed = b.one("MatMul", b.one("Softmax", scores, axis=-1), values[-1])
-        x = b.one("Add", x, b.linear(b.merge(mixed, width), f"{name}.out"))
-        x = b.gelu_mlp(x, f"{name}.mlp")
+        q, k, v = _project(b, b.norm(x, f"{name}.norm"), f"{name}.qkv", 3, config)
+        past_key = b.input(f"past_keys_{at}", [num, e, "P"])
+        past_value = b.input(f"past_values_{at}", [num, "P", e])
+        mask = b.input(f"mask_{at}", [num, "M", "H"])
+        key = b.one("Concat", past_key, b.one("Transpose", k, perm=[0, 2, 1]), axis=2)
+        value = b.one("Concat", past_value, v, axis=1)
+        b.output(f"keys_{at}", key, [num, e, "H"])
+        b.output(f"values_{at}", value, [num, "H", e])
+        x = _attend(b, x, q, key, value, mask, name, config)
     states = b.norm(x, "encoder_norm")
-    b.output("keys", b.stack(keys), [config.encoder_layers, num, e, "H"])
-    b.output("values", b.stack(values), [config.encoder_layers, num, "H", e])
+    _root(b, states, config)
+    return b.model("extend")
 
-    last = b.slices(states, 0, -1, _NEWEST)
-    projected = b.linear(last, "state_projection")
-    b.output("projected", projected, [1, width])
+
+def _root(b: _Builder, states: str, config: RecommenderConfig) -> None:
+    """The decoder's keys and values of the new rows, and behind them the root's own."""
+    num, e = config.heads, config.width // config.heads
+    projected = b.linear(b.slices(states, 0, -1, _NEWEST), "state_projection")
+    b.output("projected", projected, [1, config.width])
     node = b.one("Add", projected, b.slices(b.weight("depth_embedding.weight"), 0, 0, 1))
-    attend_keys, attend_values = [], []
     for at in range(config.decoder_layers):
         name = f"decoder.{at}"
-        kv = b.heads(b.linear(states, f"{name}.history_kv"), 2 * num, e)
-        k, v = b.op("Split", kv, num=2, axis=0, num_outputs=2)
-        root = b.heads(b.linear(b.norm(node, f"{name}.norm"), f"{name}.qkv"), 3 * num, e)
-        q, root_k, root_v = b.op("Split", root, num=3, axis=0, num_outputs=3)
-        old_keys = b.slices(b.layer(past_attend_keys, at), 2, 0, -1)
-        old_values = b.slices(b.layer(past_attend_values, at), 1, 0, -1)
+        k, v = _project(b, states, f"{name}.history_kv", 2, config)
+        normed = b.norm(node, f"{name}.norm")
+        q, root_k, root_v = _project(b, normed, f"{name}.qkv", 3, config)
+        past_key = b.input(f"past_attend_keys_{at}", [num, e, "Q"])
+        past_value = b.input(f"past_attend_values_{at}", [num, "Q", e])
+        tail = b.input(f"tail_{at}", [num, 1, "T"])
         new_key = b.one("Transpose", b.one("Concat", k, root_k, axis=1), perm=[0, 2, 1])
-        attend_keys.append(b.one("Concat", old_keys, new_key, axis=2))
-        attend_values.append(b.one("Concat", old_values, v, root_v, axis=1))
-        scaled = b.one("Mul", q, b.constant(1 / math.sqrt(e)))
-        scores = b.one("Add", b.one("MatMul", scaled, attend_keys[-1]), b.layer(tail, at))
-        mixed = b.one("MatMul", b.one("Softmax", scores, axis=-1), attend_values[-1])
-        node = b.one("Add", node, b.linear(b.merge(mixed, width), f"{name}.out"))
-        node = b.gelu_mlp(node, f"{name}.mlp")
-    b.output("attend_keys", b.stack(attend_keys), [config.decoder_layers, num, e, "T"])
-    b.output("attend_values", b.stack(attend_values), [config.decoder_layers, num, "T", e])
+        key = b.one("Concat", b.slices(past_key, 2, 0, -1), new_key, axis=2)
+        value = b.one("Concat", b.slices(past_value, 1, 0, -1), v, root_v, axis=1)
+        b.output(f"attend_keys_{at}", key, [num, e, "T"])
+        b.output(f"attend_values_{at}", value, [num, "T", e])
+        node = _attend(b, node, q, key, value, tail, name, config)
     b.output("logp", _code_logprobs(b, node, 0), [1, config.sizes[0]])
-    return b.model("extend")
 
 
 def _decode_graph(config: RecommenderConfig, weights: _Weights, depth: int) -> onnx.ModelProto:
     """M nodes of one depth below a history: log P(next code | history, codes of the node).
 
-    Inputs: `codes_MD`, the history's state, and for nodes below depth 1 the keys and values of the
-    nodes on the way (`near_keys`: layer, ancestor, node). The root stands among the history's keys.
+    Inputs: `codes`, the history's state, and for nodes below depth 1 the keys and values of the
+    nodes on the way (`near_keys_<layer>_<depth>`). The root stands among the history's keys.
     """
     b = _Builder(weights)
     width, num, e = config.width, config.heads, config.width // config.heads
-    layers, num_near = config.decoder_layers, depth - 1
     codes = b.input("codes", ["M", depth], is_code=True)
     projected = b.input("projected", [1, width])
-    keys = b.input("attend_keys", [layers, num, e, "T"])
-    values = b.input("attend_values", [layers, num, "T", e])
-    tail = b.input("tail", [layers, num, 1, "T"])
-    if num_near:
-        near_keys = b.input("near_keys", [layers, num_near, "M", width])
-        near_values = b.input("near_values", [layers, num_near, "M", width])
     x = b.one("Add", projected, b.slices(b.weight("depth_embedding.weight"), 0, depth, depth + 1))
     for level in range(depth):
         code = b.one("Gather", codes, b.constant(level), axis=1)
         table = b.weight(f"code_embeddings.{level}.weight")
         x = b.one("Add", b.one("Gather", table, code, axis=0), x)
-    own_keys, own_values = [], []
-    for at in range(layers):
+    for at in range(config.decoder_layers):
         name = f"decoder.{at}"
+        keys = b.input(f"attend_keys_{at}", [num, e, "T"])
+        values = b.input(f"attend_values_{at}", [num, "T", e])
+        tail = b.input(f"tail_{at}", [num, 1, "T"])
         flat = b.linear(b.norm(x, f"{name}.norm"), f"{name}.qkv")
         q, k, v = b.op("Split", b.heads(flat, 3 * num, e), num=3, axis=0, num_outputs=3)
-        if depth < len(config.sizes) - 1:
-            own_keys.append(b.slices(flat, 1, width, 2 * width))
-            own_values.append(b.slices(flat, 1, 2 * width, 3 * width))
-        q = b.one("Mul", q, b.constant(1 / math.sqrt(e)))
-        scores = [b.one("Add", b.one("MatMul", q, b.layer(keys, at)), b.layer(tail, at))]
-        seen = [v]
-        for near in range(num_near):
-            near_k = b.heads(b.layer(b.layer(near_keys, at), near), num, e)
-            seen.append(b.heads(b.layer(b.layer(near_values, at), near), num, e))
-            scores.append(_dot(b, q, near_k))
-        scores.insert(1, _dot(b, q, k))
-        weights_NMT = b.one("Softmax", b.one("Concat", *scores, axis=2), axis=-1)
-        mixed = b.one("MatMul", b.slices(weights_NMT, 2, 0, -len(seen)), b.layer(values, at))
-        for back, value in enumerate(reversed(seen), start=1):
-            end = -back + 1 if back > 1 else _NEWEST
-            share = b.slices(weights_NMT, 2, -back, end)
-            mixed = b.one("Add", mixed, b.one("Mul", share, value))
-        x = b.one("Add", x, b.linear(b.merge(mixed, width), f"{name}.out"))
-        x = b.gelu_mlp(x, f"{name}.mlp")
+        if depth < config.levels - 1:
+            own_key, own_value = (b.slices(flat, 1, n * width, (n + 1) * width) for n in (1, 2))
+            b.output(f"own_keys_{at}", own_key, ["M", width])
+            b.output(f"own_values_{at}", own_value, ["M", width])
+        on_way = [(k, v)]
+        for above in range(1, depth):
+            near_k = b.input(f"near_keys_{at}_{above}", ["M", width])
+            near_v = b.input(f"near_values_{at}_{above}", ["M", width])
+            on_way.append((b.heads(near_k, num, e), b.heads(near_v, num, e)))
+        x = _attend(b, x, q, keys, values, tail, name, config, on_way)
     b.output("logp", _code_logprobs(b, x, depth), ["M", config.sizes[depth]])
-    if own_keys:
-        b.output("own_keys", b.stack(own_keys), [layers, "M", width])
-        b.output("own_values", b.stack(own_values), [layers, "M", width])
     return b.model(f"decode_{depth}")
 
 
-def _dot(b: _Builder, q: str, k: str) -> str:
-    """(N, M, E) and (N, M, E) to (N, M, 1)."""
-    return b.one("ReduceSum", b.one("Mul", q, k), b.constant([2]), keepdims=1)
+def _project(b: _Builder, x: str, module: str, parts: int, config: RecommenderConfig) -> list[str]:
+    """(M, W) to `parts` times (N, M, E)."""
+    heads = b.heads(b.linear(x, module), parts * config.heads, config.width // config.heads)
+    return b.op("Split", heads, num=parts, axis=0, num_outputs=parts)
+
+
+def _attend(
+    b: _Builder,
+    x: str,
+    q: str,
+    keys: str,
+    values: str,
+    bias: str,
+    name: str,
+    config: RecommenderConfig,
+    on_way: Sequence[tuple[str, str]] = (),
+) -> str:
+    """x plus one softmax over history rows, and over the key of each row's own on the way; MLP."""
+    q = b.one("Mul", q, b.constant(1 / math.sqrt(config.width // config.heads)))
+    scores = b.one("Add", b.one("MatMul", q, keys), bias)
+    if on_way:
+        near = [
+            b.one("ReduceSum", b.one("Mul", q, key), b.constant([2]), keepdims=1)
+            for key, _ in on_way
+        ]
+        weights = b.one("Softmax", b.one("Concat", scores, *near, axis=2), axis=-1)
+        mixed = b.one("MatMul", b.slices(weights, 2, 0, -len(on_way)), values)
+        for back, (_, value) in enumerate(reversed(on_way), start=1):
+            share = b.slices(weights, 2, -back, -back + 1 if back > 1 else _NEWEST)
+            mixed = b.one("Add", mixed, b.one("Mul", share, value))
+    else:
+        mixed = b.one("MatMul", b.one("Softmax", scores, axis=-1), values)
+    x = b.one("Add", x, b.linear(b.merge(mixed, config.width), f"{name}.out"))
+    return b.gelu_mlp(x, f"{name}.mlp")
 
 
 def _code_logprobs(b: _Builder, x: str, depth: int) -> str:

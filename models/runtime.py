@@ -9,6 +9,8 @@ out: whoever holds one needs no torch. Knows nothing of catalogs, users or reque
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -27,34 +29,54 @@ Floats = NDArray[np.floating[Any]]
 class HistoryState:
     """An encoded history, ready to be extended and to be decoded from. Never changed.
 
-    keys, values: of the encoder (layer, N, E, H) and (layer, N, H, E). attend_keys, attend_values:
-    of the decoder, the root's node last (layer, N, E, T) and (layer, N, T, E). tail: the decoder's
-    bias by distance (layer, N, 1, T), 0 for the root. projected: what every node adds (1, W).
-    logp_V: log P(first code | history).
+    By layer: keys, values: of the encoder (N, E, H) and (N, H, E). attend_keys, attend_values: of
+    the decoder, the root's node last (N, E, T) and (N, T, E). tail: the decoder's bias by distance
+    (N, 1, T), 0 for the root. And projected: what every node adds (1, W); logp_V: log P(first code
+    | history).
     """
 
-    keys: Floats
-    values: Floats
-    attend_keys: Floats
-    attend_values: Floats
-    tail: Floats
+    keys: tuple[Floats, ...]
+    values: tuple[Floats, ...]
+    attend_keys: tuple[Floats, ...]
+    attend_values: tuple[Floats, ...]
+    tail: tuple[Floats, ...]
     projected: Floats
     logp_V: Floats
 
     @property
     def num_items(self) -> int:
-        return int(self.keys.shape[-1]) - 1
+        return int(self.keys[0].shape[-1]) - 1
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
-        return sum(array.nbytes for array in vars(self).values())
+        layered = (self.keys, self.values, self.attend_keys, self.attend_values, self.tail)
+        arrays = [*chain.from_iterable(layered), self.projected, self.logp_V]
+        return sum(array.nbytes for array in arrays)
+
+    @cached_property
+    def feeds(self) -> dict[str, Floats]:
+        """What decoding reads of it, by the names of the graphs' inputs."""
+        by_name = {"attend_keys": self.attend_keys, "attend_values": self.attend_values}
+        return {"projected": self.projected} | _by_layer(by_name | {"tail": self.tail})
 
 
 class Near(NamedTuple):
-    """Decoder keys and values of nodes: (layer, M, W) each."""
+    """Decoder keys and values of nodes, by layer: (M, W) each."""
 
-    keys: Floats
-    values: Floats
+    keys: tuple[Floats, ...]
+    values: tuple[Floats, ...]
+
+    def take(self, at_M: NDArray[np.int64]) -> "Near":
+        return Near(
+            tuple(keys.take(at_M, axis=0) for keys in self.keys),
+            tuple(values.take(at_M, axis=0) for values in self.values),
+        )
+
+    def join(self, others: "Near") -> "Near":
+        return Near(
+            tuple(map(np.concatenate, zip(self.keys, others.keys, strict=True))),
+            tuple(map(np.concatenate, zip(self.values, others.values, strict=True))),
+        )
 
 
 class Decoded(NamedTuple):
@@ -92,23 +114,25 @@ class BiasTables:
         rows = np.arange(config.max_rows)
         distance = rows[:, None] - rows[None, :]
         clipped = np.clip(distance, 0, config.max_distance)
-        encoder = [weights[f"encoder.{at}.bias.weight"] for at in range(config.encoder_layers)]
-        mask = np.stack([table[clipped].transpose(2, 0, 1) for table in encoder])
-        mask[:, :, distance < 0] = -np.inf
-        self._mask = mask
+        self._mask = []
+        for at in range(config.encoder_layers):
+            mask = weights[f"encoder.{at}.bias.weight"][clipped].transpose(2, 0, 1)
+            mask[:, distance < 0] = -np.inf
+            self._mask.append(mask)
         back = np.minimum(rows[::-1], config.max_distance)
-        decoder = [weights[f"decoder.{at}.bias.weight"] for at in range(config.decoder_layers)]
-        tail = np.stack([table[back].T for table in decoder])[:, :, None, :]
-        self._tail = np.concatenate([tail, np.zeros_like(tail[..., :1])], axis=-1)
+        self._tail = []
+        for at in range(config.decoder_layers):
+            tail = weights[f"decoder.{at}.bias.weight"][back].T[:, None, :]
+            self._tail.append(np.concatenate([tail, np.zeros_like(tail[..., :1])], axis=-1))
 
-    def mask(self, num_past: int, num_new: int) -> Floats:
-        """(layer, N, num_new, num_past + num_new)."""
+    def mask(self, num_past: int, num_new: int) -> tuple[Floats, ...]:
+        """By layer: (N, num_new, num_past + num_new)."""
         end = num_past + num_new
-        return np.ascontiguousarray(self._mask[:, :, num_past:end, :end])
+        return tuple(np.ascontiguousarray(mask[:, num_past:end, :end]) for mask in self._mask)
 
-    def tail(self, num_rows: int) -> Floats:
-        """(layer, N, 1, num_rows + 1)."""
-        return np.ascontiguousarray(self._tail[..., -(num_rows + 1) :])
+    def tail(self, num_rows: int) -> tuple[Floats, ...]:
+        """By layer: (N, 1, num_rows + 1)."""
+        return tuple(np.ascontiguousarray(tail[..., -(num_rows + 1) :]) for tail in self._tail)
 
 
 class OnnxRuntime:
@@ -132,22 +156,26 @@ class OnnxRuntime:
         items_MW = sum(table[sids_ML[:, level]] for level, table in enumerate(self._tables))
         if past is None:
             past, items_MW = self._empty, np.concatenate([self._start_1W, items_MW])
-        num_past, num_new = past.keys.shape[-1], len(items_MW)
+        num_past, num_new = past.num_items + 1, len(items_MW)
         tail = self._bias.tail(num_past + num_new)
         made = self._extend.run(
-            items=items_MW,
-            mask=self._bias.mask(num_past, num_new),
-            tail=tail,
-            past_keys=past.keys,
-            past_values=past.values,
-            past_attend_keys=past.attend_keys,
-            past_attend_values=past.attend_values,
+            {"items": items_MW}
+            | _by_layer(
+                {
+                    "mask": self._bias.mask(num_past, num_new),
+                    "tail": tail,
+                    "past_keys": past.keys,
+                    "past_values": past.values,
+                    "past_attend_keys": past.attend_keys,
+                    "past_attend_values": past.attend_values,
+                }
+            )
         )
         return HistoryState(
-            keys=made["keys"],
-            values=made["values"],
-            attend_keys=made["attend_keys"],
-            attend_values=made["attend_values"],
+            keys=_layers(made, "keys", self.config.encoder_layers),
+            values=_layers(made, "values", self.config.encoder_layers),
+            attend_keys=_layers(made, "attend_keys", self.config.decoder_layers),
+            attend_values=_layers(made, "attend_values", self.config.decoder_layers),
             tail=tail,
             projected=made["projected"],
             logp_V=made["logp"][0],
@@ -156,36 +184,44 @@ class OnnxRuntime:
     def decode(
         self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
     ) -> Decoded:
-        feeds = {
-            "codes": codes_MD,
-            "projected": state.projected,
-            "attend_keys": state.attend_keys,
-            "attend_values": state.attend_values,
-            "tail": state.tail,
-        }
-        if near:
-            feeds["near_keys"] = np.stack([above.keys for above in near], axis=1)
-            feeds["near_values"] = np.stack([above.values for above in near], axis=1)
-        made = self._decode[codes_MD.shape[1] - 1].run(**feeds)
-        own = Near(made["own_keys"], made["own_values"]) if "own_keys" in made else None
+        feeds: dict[str, NDArray[Any]] = {"codes": codes_MD, **state.feeds}
+        for depth, above in enumerate(near, start=1):
+            for at, (keys, values) in enumerate(zip(above.keys, above.values, strict=True)):
+                feeds[f"near_keys_{at}_{depth}"] = keys
+                feeds[f"near_values_{at}_{depth}"] = values
+        depth = codes_MD.shape[1]
+        made = self._decode[depth - 1].run(feeds)
+        if depth == self.config.levels - 1:
+            return Decoded(made["logp"], None)
+        layers = self.config.decoder_layers
+        own = Near(_layers(made, "own_keys", layers), _layers(made, "own_values", layers))
         return Decoded(made["logp"], own)
 
     def _no_history(self) -> HistoryState:
         """No row at all, not even the start; the root's column holds nothing that is read."""
         config = self.config
         heads, width = config.heads, config.width // config.heads
-        keys = np.zeros((config.encoder_layers, heads, width, 0), dtype=np.float32)
-        attend = np.zeros((config.decoder_layers, heads, width, 1), dtype=np.float32)
+        keys = np.zeros((heads, width, 0), dtype=np.float32)
+        attend = np.zeros((heads, width, 1), dtype=np.float32)
         nothing = np.zeros(0, dtype=np.float32)
         return HistoryState(
-            keys=keys,
-            values=keys.swapaxes(2, 3),
-            attend_keys=attend,
-            attend_values=attend.swapaxes(2, 3),
-            tail=nothing,
+            keys=(keys,) * config.encoder_layers,
+            values=(keys.swapaxes(1, 2),) * config.encoder_layers,
+            attend_keys=(attend,) * config.decoder_layers,
+            attend_values=(attend.swapaxes(1, 2),) * config.decoder_layers,
+            tail=(),
             projected=nothing,
             logp_V=nothing,
         )
+
+
+def _by_layer(arrays: Mapping[str, Sequence[Floats]]) -> dict[str, Floats]:
+    """As the graphs name their inputs: `<name>_<layer>`."""
+    return {f"{name}_{at}": one for name, each in arrays.items() for at, one in enumerate(each)}
+
+
+def _layers(made: Mapping[str, Floats], name: str, num: int) -> tuple[Floats, ...]:
+    return tuple(made[f"{name}_{at}"] for at in range(num))
 
 
 class _Session:
@@ -203,5 +239,5 @@ class _Session:
             raise InvalidRelease(f"{file}: {' '.join(str(exc).split())[:200]}") from exc
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def run(self, **feeds: NDArray[Any]) -> dict[str, Floats]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:
         return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))

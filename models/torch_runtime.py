@@ -58,7 +58,7 @@ class TorchRuntime:
         if past is None:
             x_MW = torch.cat([model.start.unsqueeze(0), x_MW])
         num_past = past.num_items + 1 if past else 0
-        mask = self._tensor(self._bias.mask(num_past, len(x_MW)))
+        mask = self._bias.mask(num_past, len(x_MW))
         keys, values = [], []
         for at, layer in enumerate(cast("Sequence[EncoderLayer]", model.encoder)):
             q, k, v = split_heads(layer.qkv(layer.norm(x_MW)), layer.num_heads, 3)
@@ -67,16 +67,20 @@ class TorchRuntime:
                 v = torch.cat([self._tensor(past.values[at]), v], dim=1)
             keys.append(k.transpose(1, 2))
             values.append(v)
-            weights = (q * q.shape[-1] ** -0.5 @ keys[-1] + mask[at]).softmax(dim=-1)
+            weights = (q * q.shape[-1] ** -0.5 @ keys[-1] + self._tensor(mask[at])).softmax(dim=-1)
             x_MW = x_MW + layer.out(_merge(weights @ v))
             x_MW = x_MW + layer.mlp(x_MW)
         states_MW = model.encoder_norm(x_MW)
-        return self._with_root(past, states_MW, torch.stack(keys), torch.stack(values))
+        return self._with_root(past, states_MW, keys, values)
 
     def _with_root(
-        self, past: HistoryState | None, states_MW: Tensor, keys: Tensor, values: Tensor
+        self,
+        past: HistoryState | None,
+        states_MW: Tensor,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
     ) -> HistoryState:
-        model, tail = self._model, self._bias.tail(keys.shape[-1])
+        model, tail = self._model, self._bias.tail(keys[0].shape[-1])
         projected = model.state_projection(states_MW[-1:])
         x_1W = projected + model.depth_embedding.weight[:1]
         attend_keys, attend_values = [], []
@@ -85,18 +89,18 @@ class TorchRuntime:
             q, root_k, root_v = split_heads(layer.qkv(layer.norm(x_1W)), layer.num_heads, 3)
             k, v = torch.cat([k, root_k], dim=1), torch.cat([v, root_v], dim=1)
             if past:
-                k = torch.cat([self._tensor(past.attend_keys[at, :, :, :-1]).mT, k], dim=1)
-                v = torch.cat([self._tensor(past.attend_values[at, :, :-1]), v], dim=1)
+                k = torch.cat([self._tensor(past.attend_keys[at][:, :, :-1]).mT, k], dim=1)
+                v = torch.cat([self._tensor(past.attend_values[at][:, :-1]), v], dim=1)
             attend_keys.append(k.transpose(1, 2))
             attend_values.append(v)
             scores = q * q.shape[-1] ** -0.5 @ attend_keys[-1] + self._tensor(tail[at])
             x_1W = x_1W + layer.out(_merge(scores.softmax(dim=-1) @ v))
             x_1W = x_1W + layer.mlp(x_1W)
         return HistoryState(
-            keys=_numpy(keys),
-            values=_numpy(values),
-            attend_keys=_numpy(torch.stack(attend_keys)),
-            attend_values=_numpy(torch.stack(attend_values)),
+            keys=tuple(map(_numpy, keys)),
+            values=tuple(map(_numpy, values)),
+            attend_keys=tuple(map(_numpy, attend_keys)),
+            attend_values=tuple(map(_numpy, attend_values)),
             tail=tail,
             projected=_numpy(projected),
             logp_V=_numpy(model.code_logprobs(model.decoder_norm(x_1W), 0)[0]),
@@ -128,9 +132,8 @@ class TorchRuntime:
             x_MW = x_MW + layer.out(_merge(mixed))
             x_MW = x_MW + layer.mlp(x_MW)
         logp_MV = _numpy(model.code_logprobs(model.decoder_norm(x_MW), depth))
-        return Decoded(
-            logp_MV, Near(_numpy(torch.stack(own_keys)), _numpy(torch.stack(own_values)))
-        )
+        own = Near(tuple(map(_numpy, own_keys)), tuple(map(_numpy, own_values)))
+        return Decoded(logp_MV, own)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._dtype)

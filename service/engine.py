@@ -4,6 +4,7 @@ A request holds one engine from start to end, so an answer never mixes two relea
 of users or HTTP.
 """
 
+import gc
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +103,9 @@ def load_engine(
 def self_test(engine: Engine) -> None:
     """Climb the two rungs that need no store. Raises InvalidRelease naming the one that fails.
 
-    It also warms the model, with a history and without, so that no request pays for it.
+    It also warms the model, with a history and without, so that no request pays for it, and takes
+    what is loaded by now out of the collector's sight: each full collection of it would stop all
+    requests for 0.2 to 0.3 s, every 10 to 20 s under load.
     """
     if not engine.popular_rows:
         raise InvalidRelease(f"{engine.label}: the catalog holds no item")
@@ -112,3 +115,5 @@ def self_test(engine: Engine) -> None:
         engine.finisher.own_prefixes(state, count=1)
         if not engine.finisher.finish(state, engine.global_candidates, k=_SELF_TEST_ITEMS):
             raise InvalidRelease(f"{engine.label}: the global prefixes finish to no item")
+    gc.collect()
+    gc.freeze()

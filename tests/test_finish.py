@@ -104,7 +104,7 @@ def test_pruning_changes_nothing_but_the_number_of_nodes(
 
 def test_a_peaked_model_decodes_a_fraction_of_the_nodes() -> None:
     catalog = toy_catalog(num_items=2000)
-    runtime = TorchRuntime(toy_recommender(catalog).double())
+    runtime = TorchRuntime(toy_recommender(catalog, scale=12.0).double())
     pruned, full = Finisher(runtime, catalog), Finisher(runtime, catalog, prune=False)
     for history in toy_histories(catalog):
         state = pruned.encode(history)

@@ -42,7 +42,15 @@ def test_publishing_again_replaces_and_leaves_no_draft(published: Release, copy:
 
 
 @pytest.mark.parametrize(
-    "name", ["online.safetensors", "catalog.parquet", "reasoner/model.safetensors", "README.md"]
+    "name",
+    [
+        "online.safetensors",
+        "extend.onnx",
+        "decode_2.onnx",
+        "catalog.parquet",
+        "reasoner/model.safetensors",
+        "README.md",
+    ],
 )
 def test_a_flipped_byte_anywhere_is_refused(copy: Path, name: str) -> None:
     raw = bytearray((copy / name).read_bytes())
@@ -109,3 +117,44 @@ def test_popularity_ranks_items_and_prefixes_as_counting_does() -> None:
     counts = dict(zip(catalog.item_ids, catalog.popularity.tolist(), strict=True))
     best = [counts[item] for item in popular_items(catalog, 10)]
     assert best == sorted(counts.values(), reverse=True)[:10]
+
+
+def edit_manifest(directory: Path, **changes: object) -> None:
+    file = directory / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_release_names_the_precisions_it_was_judged_at(published: Release) -> None:
+    judged = published.manifest.precisions
+    assert set(judged) == {"onnx-float32", "torch-float32", "torch-bfloat16"}
+    assert judged["onnx-float32"].overlap > 0.99
+    assert (
+        judged["onnx-float32"].max_abs_difference
+        < 1e-3
+        < judged["torch-bfloat16"].max_abs_difference
+    )
+    assert published.load_runtime("torch-float32").precision == "torch-float32"
+
+
+def test_a_precision_that_keeps_too_little_of_the_top_ten_is_refused(copy: Path) -> None:
+    poor = {"overlap": 0.984, "max_abs_difference": 0.06, "users": 1000}
+    edit_manifest(copy, precisions={"torch-bfloat16": poor})
+    release = Release.load(copy)
+    with pytest.raises(InvalidRelease, match=r"torch-bfloat16 keeps 98\.4% .* at least 99%"):
+        release.load_runtime("torch-bfloat16")
+    with pytest.raises(InvalidRelease, match="not validated at onnx-float32"):
+        release.load_runtime()
+
+
+def test_a_release_of_the_first_format_is_read_but_not_served(copy: Path) -> None:
+    edit_manifest(copy, format=1, precisions={})
+    release = Release.load(copy)
+    assert release.catalog.item_ids == toy_catalog().item_ids
+    with pytest.raises(InvalidRelease, match="training renew --keep-weights"):
+        release.load_runtime()
+
+
+def test_graphs_hold_no_weights_of_their_own(published: Release) -> None:
+    sizes = [file.stat().st_size for file in published.directory.glob("*.onnx")]
+    assert len(sizes) == 3
+    assert max(sizes) < 20_000

@@ -1,6 +1,7 @@
 """`python -m training all` as a user runs it, and the service on what it made."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,9 +40,13 @@ def write_slice(source: Path, target: Path) -> Path:
 
 
 def train(data: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    options = ["--config", "training/runs/tiny.toml", "--seed", "1"]
+    return run_stage("all", data, out, "--seed", "1")
+
+
+def run_stage(stage: str, data: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    where = ["--data", str(data), "--out", str(out), "--config", "training/runs/tiny.toml"]
     return subprocess.run(
-        [sys.executable, "-m", "training", "all", "--data", str(data), "--out", str(out), *options],
+        [sys.executable, "-m", "training", stage, *where, *options],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -109,6 +114,25 @@ def test_the_service_serves_what_was_trained(trained: Release, tmp_path: Path) -
         assert len(body["items"]) == 5
         assert all(item["title"] is None for item in body["items"])
         assert service.stop() == 0
+
+
+def test_a_renewed_release_keeps_catalog_and_reasoner(
+    trained: Release, data: Path, tmp_path: Path
+) -> None:
+    """With its old weights it is the same model; trained again it is another one."""
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.directory, copy)
+    assert run_stage("renew", data, copy, "--keep-weights").returncode == 0
+    again = Release.load(copy)
+    same = "catalog.parquet", "online.safetensors", "reasoner/model.safetensors", "extend.onnx"
+    assert [again.manifest.files[name] == trained.manifest.files[name] for name in same] == [
+        True
+    ] * 4
+    assert run_stage("renew", data, copy, "--seed", "2").returncode == 0
+    other = Release.load(copy)
+    changed = [name for name in same if other.manifest.files[name] != again.manifest.files[name]]
+    assert changed == ["online.safetensors"]
+    assert other.load_runtime().precision == "onnx-float32"
 
 
 def test_a_folder_that_is_no_data_set_is_one_line_and_exit_78(tmp_path: Path) -> None:
