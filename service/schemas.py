@@ -78,8 +78,8 @@ class Recommendation(TypedDict):
             "`stale`: such, but over age, or this process's last good copy, or behind an "
             "unreadable record; `online`: the online model's own prefixes; `global`: the "
             "release's; `popular`: a fixed list. Later items may come from lower rungs, see each "
-            "item's `source`; in `union` mode items by the model's own prefixes are `online`, and so "
-            "is an answer of nothing else."
+            "item's `source`; in `union` mode items by the model's own prefixes are `online`, and "
+            "so is an answer of nothing else."
         ),
     ]
     degraded: Annotated[
