@@ -191,8 +191,9 @@ def _root(b: _Builder, states: str, config: RecommenderConfig) -> None:
     """The decoder's keys and values of the new rows, and behind them the root's own."""
     num, e = config.heads, config.width // config.heads
     projected = b.linear(b.slices(states, 0, -1, _NEWEST), "state_projection")
-    b.output("projected", projected, [1, config.width])
-    node = b.one("Add", projected, b.slices(b.weight("depth_embedding.weight"), 0, 0, 1))
+    bases = b.one("Add", projected, b.weight("depth_embedding.weight"))
+    b.output("bases", bases, [config.levels, config.width])
+    node = b.slices(bases, 0, 0, 1)
     for at in range(config.decoder_layers):
         name = f"decoder.{at}"
         k, v = _project(b, states, f"{name}.history_kv", 2, config)
@@ -213,16 +214,14 @@ def _root(b: _Builder, states: str, config: RecommenderConfig) -> None:
 def _decode_graph(config: RecommenderConfig, weights: _Weights, depth: int) -> onnx.ModelProto:
     """M nodes of one depth below a history: log P(next code | history, codes of the node).
 
-    Inputs: `codes`, the history's state, and for nodes below depth 1 the keys and values of the
-    nodes on the way (`near_keys_<layer>_<depth>`). The root stands among the history's keys.
+    Inputs: `code_<level>`, the history's state, and for nodes below depth 1 the keys and values of
+    the nodes on the way (`near_keys_<layer>_<depth>`). The root stands among the history's keys.
     """
     b = _Builder(weights)
     width, num, e = config.width, config.heads, config.width // config.heads
-    codes = b.input("codes", ["M", depth], is_code=True)
-    projected = b.input("projected", [1, width])
-    x = b.one("Add", projected, b.slices(b.weight("depth_embedding.weight"), 0, depth, depth + 1))
+    x = b.input("base", [1, width])
     for level in range(depth):
-        code = b.one("Gather", codes, b.constant(level), axis=1)
+        code = b.input(f"code_{level}", ["M"], is_code=True)
         table = b.weight(f"code_embeddings.{level}.weight")
         x = b.one("Add", b.one("Gather", table, code, axis=0), x)
     for at in range(config.decoder_layers):

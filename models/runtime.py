@@ -31,8 +31,8 @@ class HistoryState:
 
     By layer: keys, values: of the encoder (N, E, H) and (N, H, E). attend_keys, attend_values: of
     the decoder, the root's node last (N, E, T) and (N, T, E). tail: the decoder's bias by distance
-    (N, 1, T), 0 for the root. And projected: what every node adds (1, W); logp_V: log P(first code
-    | history).
+    (N, 1, T), 0 for the root. And bases_LW: what the nodes of each depth begin with; logp_V: log
+    P(first code | history).
     """
 
     keys: tuple[Floats, ...]
@@ -40,7 +40,7 @@ class HistoryState:
     attend_keys: tuple[Floats, ...]
     attend_values: tuple[Floats, ...]
     tail: tuple[Floats, ...]
-    projected: Floats
+    bases_LW: Floats
     logp_V: Floats
 
     @property
@@ -50,14 +50,19 @@ class HistoryState:
     @cached_property
     def num_bytes(self) -> int:
         layered = (self.keys, self.values, self.attend_keys, self.attend_values, self.tail)
-        arrays = [*chain.from_iterable(layered), self.projected, self.logp_V]
+        arrays = [*chain.from_iterable(layered), self.bases_LW, self.logp_V]
         return sum(array.nbytes for array in arrays)
 
     @cached_property
     def feeds(self) -> dict[str, Floats]:
         """What decoding reads of it, by the names of the graphs' inputs."""
-        by_name = {"attend_keys": self.attend_keys, "attend_values": self.attend_values}
-        return {"projected": self.projected} | _by_layer(by_name | {"tail": self.tail})
+        return _by_layer(
+            {
+                "attend_keys": self.attend_keys,
+                "attend_values": self.attend_values,
+                "tail": self.tail,
+            }
+        )
 
 
 class Near(NamedTuple):
@@ -177,19 +182,21 @@ class OnnxRuntime:
             attend_keys=_layers(made, "attend_keys", self.config.decoder_layers),
             attend_values=_layers(made, "attend_values", self.config.decoder_layers),
             tail=tail,
-            projected=made["projected"],
+            bases_LW=made["bases"],
             logp_V=made["logp"][0],
         )
 
     def decode(
         self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
     ) -> Decoded:
-        feeds: dict[str, NDArray[Any]] = {"codes": codes_MD, **state.feeds}
-        for depth, above in enumerate(near, start=1):
-            for at, (keys, values) in enumerate(zip(above.keys, above.values, strict=True)):
-                feeds[f"near_keys_{at}_{depth}"] = keys
-                feeds[f"near_values_{at}_{depth}"] = values
         depth = codes_MD.shape[1]
+        feeds: dict[str, NDArray[Any]] = {"base": state.bases_LW[depth : depth + 1], **state.feeds}
+        for level in range(depth):
+            feeds[f"code_{level}"] = codes_MD[:, level]
+        for number, above in enumerate(near, start=1):
+            for at, (keys, values) in enumerate(zip(above.keys, above.values, strict=True)):
+                feeds[f"near_keys_{at}_{number}"] = keys
+                feeds[f"near_values_{at}_{number}"] = values
         made = self._decode[depth - 1].run(feeds)
         if depth == self.config.levels - 1:
             return Decoded(made["logp"], None)
@@ -210,7 +217,7 @@ class OnnxRuntime:
             attend_keys=(attend,) * config.decoder_layers,
             attend_values=(attend.swapaxes(1, 2),) * config.decoder_layers,
             tail=(),
-            projected=nothing,
+            bases_LW=nothing,
             logp_V=nothing,
         )
 

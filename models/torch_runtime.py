@@ -88,8 +88,8 @@ class TorchRuntime:
         values: Sequence[Tensor],
     ) -> HistoryState:
         model, tail = self._model, self._bias.tail(keys[0].shape[-1])
-        projected = model.state_projection(states_MW[-1:])
-        x_1W = projected + model.depth_embedding.weight[:1]
+        bases_LW = model.state_projection(states_MW[-1:]) + model.depth_embedding.weight
+        x_1W = bases_LW[:1]
         attend_keys, attend_values = [], []
         for at, layer in enumerate(cast("Sequence[DecoderLayer]", model.decoder)):
             k, v = split_heads(layer.history_kv(states_MW), layer.num_heads, 2)
@@ -109,7 +109,7 @@ class TorchRuntime:
             attend_keys=tuple(map(_numpy, attend_keys)),
             attend_values=tuple(map(_numpy, attend_values)),
             tail=tail,
-            projected=_numpy(projected),
+            bases_LW=_numpy(bases_LW),
             logp_V=_numpy(model.code_logprobs(model.decoder_norm(x_1W), 0)[0]),
         )
 
@@ -119,7 +119,7 @@ class TorchRuntime:
     ) -> Decoded:
         model, depth = self._model, codes_MD.shape[1]
         x_MW = model.sum_codes(torch.from_numpy(codes_MD))
-        x_MW = x_MW + model.depth_embedding.weight[depth] + self._tensor(state.projected)
+        x_MW = x_MW + self._tensor(state.bases_LW[depth])
         own_keys, own_values = [], []
         for at, layer in enumerate(cast("Sequence[DecoderLayer]", model.decoder)):
             flat = layer.qkv(layer.norm(x_MW))

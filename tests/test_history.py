@@ -34,7 +34,7 @@ def test_a_grown_history_finishes_as_one_encoded_afresh(name: str, tmp_path: Pat
         state = cache.state(rows[:num])
         fresh = exact.encode(rows[window_start(num, WINDOW) : num])
         assert state.num_items == num - window_start(num, WINDOW)
-        assert state.projected == pytest.approx(fresh.projected, abs=1e-5)
+        assert state.bases_LW == pytest.approx(fresh.bases_LW, abs=1e-5)
         if num % 10 == 0:
             own = exact.own_prefixes(fresh, count=20)
             found, expected = finisher.finish(state, own, k=5), exact.finish(fresh, own, k=5)
