@@ -142,7 +142,7 @@ def _meta(
         "skew": mix.skew,
         "event_share": mix.event_share,
         "num_items": mix.num_items,
-        "records": f"history's prefixes, then popular ones, {NUM_PREFIXES} in all; no reasoner",
+        "records": f"the online model's own {NUM_PREFIXES} best prefixes; no reasoner",
         "connections": NUM_CONNECTIONS,
         "service_core": cores.service,
         "generator_core": cores.generator,

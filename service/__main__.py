@@ -54,11 +54,13 @@ def _serve(settings: ServiceSettings) -> None:
         # these take a second to import, and bad settings are refused before that
         from models.store import RedisStore
         from service.app import create_app
+        from service.engine import spare_collections
         from service.reload import load_configured
 
         engine = load_configured(settings)
         with resolve(settings.redis_url, settings.state_dir) as server:
             store = RedisStore(server.url, settings.redis_timeout_ms)
+            spare_collections()
             _log_from_now_on()
             host, port = listener.getsockname()[:2]
             logger.info("%s on http://%s:%d", engine.label, host, port)

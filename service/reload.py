@@ -8,7 +8,7 @@ import logging
 from typing import Literal, NamedTuple
 
 from models.errors import InvalidRelease, ReleaseMismatch
-from service.engine import MIB, Engine, load_engine, self_test
+from service.engine import MIB, Engine, load_engine, self_test, spare_collections
 from service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def renew(settings: ServiceSettings, current: Engine) -> Renewal:
             return Renewal(current, "unchanged")
         _check_space(engine, current)
         self_test(engine)
+        spare_collections()
     except InvalidRelease as exc:
         logger.error("reload refused, %s stays: %s", current.label, exc)
         return Renewal(current, "refused")

@@ -17,13 +17,14 @@ import pytest
 from bench.arrivals import Kind, Mix, Request, arrival_times, draw_requests, skewed
 from bench.connection import Address, Answer, read_head
 from bench.open_loop import Outcome, run_open_loop
-from bench.population import NUM_PREFIXES, cheap_prefixes
+from bench.population import NUM_PREFIXES, own_prefixes
 from bench.report import Row, write_markdown
 from bench.sweep import Spent, describe, next_rate, saturation
-from models.catalog import popular_prefixes
+from models.finish import Finisher
+from models.torch_runtime import TorchRuntime
 from tests.service_harness import toy_release_dir
 from tests.test_demo import write_dataset
-from tests.toy import toy_catalog
+from tests.toy import toy_catalog, toy_recommender
 
 ROOT = Path(__file__).parents[1]
 MIX = Mix([f"user-{rank}" for rank in range(100)], ["item-0", "item/1"])
@@ -190,16 +191,15 @@ def test_saturation_is_the_highest_rate_that_goodput_follows() -> None:
     assert saturation(rows[2:]) == 0
 
 
-def test_cheap_prefixes_are_the_own_ones_newest_first_then_popular_ones() -> None:
+def test_records_hold_the_online_models_best_prefixes() -> None:
     catalog = toy_catalog()
-    depth = catalog.space.prefix_depth
-    history = [catalog.item_ids[row] for row in (150, 3, 80, 150)]
-    found = cheap_prefixes(catalog, history, popular_prefixes(catalog, NUM_PREFIXES))
-    codes = [prefix.codes for prefix in found]
-    assert codes[:3] == [tuple(catalog.sids[row, :depth].tolist()) for row in (150, 80, 3)]
-    assert len(codes) == len(set(codes)) <= NUM_PREFIXES
-    assert [prefix.path for prefix in found[:4]] == [0, 0, 0, 1]
-    assert found[0].logprob > found[-1].logprob
+    finisher = Finisher(TorchRuntime(toy_recommender(catalog)), catalog)
+    found = own_prefixes(finisher, catalog, [*catalog.item_ids[5:8], "unknown"])
+    state = finisher.encode([5, 6, 7])
+    best = catalog.trie.prefixes()[finisher.rank_prefixes(state, count=NUM_PREFIXES)].tolist()
+    assert [list(prefix.codes) for prefix in found] == best
+    logprobs = [prefix.logprob for prefix in found]
+    assert logprobs == sorted(logprobs, reverse=True)
 
 
 def test_a_markdown_table_holds_the_columns_and_the_meta(tmp_path: Path) -> None:
