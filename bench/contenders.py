@@ -3,6 +3,7 @@
 A contender is made ready for a request, which is not timed, and then answers it, which is.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from bench.cost import node_flop, row_flop
 from bench.generate import Generator
 from models.candidates import Candidates
 from models.catalog import Catalog
-from models.finish import Finisher
+from models.finish import WHOLE_NODES, Finisher
 from models.runtime import Decoded, HistoryState, Near, Runtime
 from models.shape import RecommenderConfig
 from models.sid import Prefix
@@ -55,7 +56,9 @@ class Ours:
         self, runtime: Runtime, catalog: Catalog, *, prune: bool, new_items: int | None
     ) -> None:
         self._counting = _CountingRuntime(runtime)
-        self._finisher = Finisher(self._counting, catalog, prune=prune)
+        self._finisher = Finisher(
+            self._counting, catalog, whole_nodes=WHOLE_NODES if prune else math.inf
+        )
         self._new_items = new_items
         self.name = runtime.precision + ("+event" if new_items else "")
         self.pruned, self.kept_history = prune, new_items is not None

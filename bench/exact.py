@@ -7,6 +7,7 @@ and no prefix. Real users, the release's own weights, their best prefixes as C_u
 # N = catalog rows, M = chain nodes of a chunk of items, L = levels
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def _served(release: Release) -> dict[str, Finisher]:
     finishers = {
         name: Finisher(release.load_runtime(name), release.catalog) for name in sorted(loadable)
     }
-    unpruned = Finisher(release.load_runtime(), release.catalog, prune=False)
+    unpruned = Finisher(release.load_runtime(), release.catalog, whole_nodes=math.inf)
     return {**finishers, f"{ONNX}-unpruned": unpruned}
 
 

@@ -39,6 +39,11 @@ class Found(NamedTuple):
         is_best = self.logprob >= kth_best(self.logprob, k)
         return Found(self.entry[is_best], self.logprob[is_best])
 
+    def sorted(self) -> "Found":
+        """Best first; ties by entry."""
+        order = np.lexsort((self.entry, -self.logprob))
+        return Found(self.entry[order], self.logprob[order])
+
 
 Keep = Callable[[Ints, Logprobs], Found]
 
@@ -96,8 +101,8 @@ class BestFirst:
         """goal: the depth of what is searched for; keep: turns nodes of it into results.
 
         spread: a node's best leaves are guessed to have p / n ** spread of its p, n being how many
-        there are: 0 where one has it all, 1 where they share evenly, inf decodes every node. The
-        guess costs time when it is wrong, never a result.
+        there are: 0 where one has it all, 1 where they share evenly. A wrong guess costs time,
+        never a result.
         """
         self.num_decoded = 0
         self.num_sweeps = 0
@@ -114,7 +119,7 @@ class BestFirst:
         self._found = Found(np.empty(0, dtype=np.int64), np.empty(0))
 
     def run(self) -> Found:
-        """The k best, best first; ties by entry."""
+        """The k best, and others that tie with the last of them; best first, ties by entry."""
         first = self._tree.first
         logp_C = self._state.logp_V[first.code_C].astype(np.float64)
         self._reach(1, first.node_C, first.parent_C, logp_C)
@@ -128,8 +133,7 @@ class BestFirst:
             for depth, nodes in list(self._pending.items()):
                 if nodes.logprob.max() < self._worst:
                     del self._pending[depth]
-        order = np.lexsort((self._found.entry, -self._found.logprob))[: self._k]
-        return Found(self._found.entry[order], self._found.logprob[order])
+        return self._found.sorted()
 
     def _threshold(self, wanted: int) -> float:
         """The K-th best found, or a guess at where the next `wanted` leaves begin."""
@@ -172,7 +176,7 @@ class BestFirst:
         if not is_number.all():
             at_C, above_C, logp_C = at_C[is_number], above_C[is_number], logp_C[is_number]
         if depth == self._goal:
-            self._found = self._found.join(self._keep(at_C, logp_C).best(self._k))
+            self._found = self._found.join(self._keep(at_C, logp_C).best(self._k)).best(self._k)
             self._worst = kth_best(self._found.logprob, self._k)
             return
         if not len(at_C):

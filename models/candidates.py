@@ -33,6 +33,23 @@ class Stage(NamedTuple):
     first_child: Ints | None
 
 
+class Level(NamedTuple):
+    """All nodes of one depth of a flat tree: their parents' places in the level above, their last
+    codes, and all of them, column by column in memory."""
+
+    parent_M: Ints
+    code_M: NDArray[np.int32]
+    codes_MD: Ints
+
+
+class Flat(NamedTuple):
+    """A tree laid out whole. levels[d - 1]: of depth d, the leaves last. leaf_C: as the trie
+    numbers them."""
+
+    levels: tuple[Level, ...]
+    leaf_C: Ints
+
+
 class Candidates:
     """A tree of nodes, numbered by depth: within the stage down to the prefixes, and as the trie
     numbers them below. Without stages it is the whole catalog."""
@@ -57,6 +74,21 @@ class Candidates:
         at_M = np.arange(len(self._stages[0].node_M), dtype=np.int64)
         return Children(np.zeros_like(at_M), at_M, self._stages[0].code_M)
 
+    @cached_property
+    def num_nodes(self) -> int:
+        """Nodes to decode for every leaf: all below the root and above the leaves."""
+        if len(self._stages) < self._trie.space.levels - 1:
+            return sum(len(level.parent_M) for level in self.flat.levels[:-1])
+        return sum(len(stage.node_M) for stage in self._stages)
+
+    @cached_property
+    def flat(self) -> Flat:
+        levels, at_M = [], np.zeros(1, dtype=np.int64)
+        for depth in range(1, self._trie.space.levels + 1):
+            parent_C, at_M, code_C = self.children(depth - 1, at_M)
+            levels.append(Level(parent_C, code_C, np.asfortranarray(self.codes(depth, at_M))))
+        return Flat(tuple(levels), at_M)
+
     def codes(self, depth: int, at_M: Ints) -> Ints:
         """(M, depth)."""
         if depth <= len(self._stages):
@@ -65,7 +97,9 @@ class Candidates:
         return self._trie.space.unpack(packed, depth).astype(np.int64)
 
     def children(self, depth: int, at_M: Ints) -> Children:
-        """Children that count of nodes at `depth` >= 1, as this tree numbers the next depth."""
+        """Children that count of nodes at `depth`, as this tree numbers the next depth."""
+        if depth == 0:
+            return self.first
         if depth > len(self._stages):
             return self._trie.expand(depth, at_M)
         stage = self._stages[depth - 1]

@@ -27,8 +27,9 @@ def test_brute_force_sums_to_one_over_a_full_catalog() -> None:
 
 def test_the_finish_equals_brute_force_on_the_toy_release() -> None:
     release = Release.load(Path(toy_release_dir()))
-    exact, *served = compare(release, [*toy_histories(release.catalog, num_users=6), []])
+    exact, *others = compare(release, [*toy_histories(release.catalog, num_users=6), []])
     assert exact["max_abs_difference"] == pytest.approx(0, abs=1e-10)
+    served = [row for row in others if "float32" in str(row["name"])]
     assert {"onnx-float32", "onnx-float32-unpruned"} <= {row["name"] for row in served}
     for row in served:
         assert row["max_abs_difference"] == pytest.approx(0, abs=1e-4)

@@ -1,5 +1,6 @@
 """The best-first finish against scoring every item on its own, in every runtime."""
 
+import math
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -52,21 +53,24 @@ def onnx_runtime(sizes: tuple[int, ...], depth: int, layers: int) -> Runtime:
 
 
 def exact_finisher(catalog: Catalog, *, scale: float = PEAKED) -> Finisher:
-    return Finisher(TorchRuntime(toy_recommender(catalog, scale=scale).double()), catalog)
+    runtime = TorchRuntime(toy_recommender(catalog, scale=scale).double())
+    return Finisher(runtime, catalog, whole_nodes=0)
 
 
+@pytest.mark.parametrize("whole_nodes", [0, math.inf])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("name", ["torch-float64", "onnx-float32"])
 @pytest.mark.parametrize(("sizes", "depth"), SHAPES)
 def test_finish_equals_scoring_every_item(
-    sizes: tuple[int, ...], depth: int, name: str, layers: int
+    sizes: tuple[int, ...], depth: int, name: str, layers: int, whole_nodes: float
 ) -> None:
     catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=120)
     recommender = toy_recommender(catalog, decoder_layers=layers).double()
     is_exact = name == "torch-float64"
     runtime = TorchRuntime(recommender) if is_exact else onnx_runtime(sizes, depth, layers)
     assert runtime.precision == name
-    finisher, tolerance = Finisher(runtime, catalog), 1e-9 if is_exact else 1e-4
+    finisher = Finisher(runtime, catalog, whole_nodes=whole_nodes)
+    tolerance = 1e-9 if is_exact else 1e-4
     with torch.inference_mode():
         for seed, history in enumerate(toy_histories(catalog, num_users=4)):
             scores = brute_force(recommender, catalog, history)
@@ -89,7 +93,8 @@ def test_pruning_changes_nothing_but_the_number_of_nodes(
 ) -> None:
     catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=400)
     runtime = TorchRuntime(toy_recommender(catalog, scale=scale).double())
-    pruned, full = Finisher(runtime, catalog), Finisher(runtime, catalog, prune=False)
+    pruned = Finisher(runtime, catalog, whole_nodes=0)
+    full = Finisher(runtime, catalog, whole_nodes=math.inf)
     prefixes = pruned.candidates(some_prefixes(catalog, 40, seed=1))
     for k, history in enumerate(toy_histories(catalog), start=1):
         state = pruned.encode(history)
@@ -105,7 +110,8 @@ def test_pruning_changes_nothing_but_the_number_of_nodes(
 def test_a_peaked_model_decodes_a_fraction_of_the_nodes() -> None:
     catalog = toy_catalog(num_items=2000)
     runtime = TorchRuntime(toy_recommender(catalog, scale=12.0).double())
-    pruned, full = Finisher(runtime, catalog), Finisher(runtime, catalog, prune=False)
+    pruned = Finisher(runtime, catalog, whole_nodes=0)
+    full = Finisher(runtime, catalog, whole_nodes=math.inf)
     for history in toy_histories(catalog):
         state = pruned.encode(history)
         prefixes = pruned.candidates(some_prefixes(catalog, 50, seed=len(history)))
@@ -119,7 +125,7 @@ def test_a_flat_model_costs_no_second_look() -> None:
     catalog = toy_catalog(num_items=2000)
     runtime = CountingRuntime(toy_recommender(catalog, scale=0.01).double())
     prefixes = some_prefixes(catalog, 50, seed=0)
-    finisher = Finisher(runtime, catalog)
+    finisher = Finisher(runtime, catalog, whole_nodes=0)
     finisher.finish(finisher.encode([1, 2]), finisher.candidates(prefixes), k=len(catalog))
     assert runtime.num_calls == catalog.space.levels - 1
 
@@ -130,6 +136,19 @@ class CountingRuntime(TorchRuntime):
     def decode(self, *arguments):  # type: ignore[no-untyped-def]
         self.num_calls += 1
         return super().decode(*arguments)
+
+
+def test_a_small_tree_is_decoded_whole_and_a_large_one_searched() -> None:
+    catalog = toy_catalog(num_items=2000)
+    runtime = CountingRuntime(toy_recommender(catalog).double())
+    finisher = Finisher(runtime, catalog, whole_nodes=30)
+    state = finisher.encode([1, 2])
+    for count, is_whole in ((20, True), (40, False)):
+        candidates = finisher.candidates(some_prefixes(catalog, count, seed=0))
+        assert (candidates.num_nodes <= 30) == is_whole
+        before = finisher.num_decoded
+        finisher.finish(state, candidates, k=1)
+        assert (finisher.num_decoded - before == candidates.num_nodes) == is_whole
 
 
 def test_a_filter_that_leaves_little_is_filled_as_far_as_the_space_allows() -> None:
