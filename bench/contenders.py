@@ -76,6 +76,8 @@ class Ours:
 
     def prepare(self, rows: Sequence[int], candidates: Candidates) -> None:
         self._rows, self._candidates, self._state = rows, candidates, None
+        if not self.pruned:
+            candidates.flat()
         if self._new_items is not None:
             num_old = len(rows) - self._new_items
             self._state, self._rows = self._finisher.encode(rows[:num_old]), rows[num_old:]

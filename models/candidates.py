@@ -78,11 +78,15 @@ class Candidates:
     def num_nodes(self) -> int:
         """Nodes to decode for every leaf: all below the root and above the leaves."""
         if len(self._stages) < self._trie.space.levels - 1:
-            return sum(len(level.parent_M) for level in self.flat.levels[:-1])
+            return sum(len(level.parent_M) for level in self.flat().levels[:-1])
         return sum(len(stage.node_M) for stage in self._stages)
 
-    @cached_property
     def flat(self) -> Flat:
+        """Laid out at the first call."""
+        return self._flat
+
+    @cached_property
+    def _flat(self) -> Flat:
         levels, at_M = [], np.zeros(1, dtype=np.int64)
         for depth in range(1, self._trie.space.levels + 1):
             parent_C, at_M, code_C = self.children(depth - 1, at_M)

@@ -76,11 +76,12 @@ class Finisher:
 
     def candidates(self, prefixes: Sequence[Prefix]) -> Candidates:
         """The tree below `prefixes`, to be kept; prefixes that the catalog lacks are left out."""
-        return resolve(self._catalog.trie, prefixes)
+        return self._ready(resolve(self._catalog.trie, prefixes))
 
     def own_prefixes(self, state: HistoryState, *, count: int) -> Candidates:
         """Below the online model's own `count` best legal prefixes by log P(prefix | history)."""
-        return from_nodes(self._catalog.trie, self.rank_prefixes(state, count=count))
+        nodes = self.rank_prefixes(state, count=count)
+        return self._ready(from_nodes(self._catalog.trie, nodes))
 
     def rank_prefixes(self, state: HistoryState, *, count: int) -> Ints:
         """The `count` best prefixes as trie nodes, best first; ties by SID."""
@@ -90,7 +91,7 @@ class Finisher:
 
     def union(self, first: Candidates, second: Candidates) -> Candidates:
         both = np.concatenate([first.prefix_nodes, second.prefix_nodes])
-        return from_nodes(self._catalog.trie, both)
+        return self._ready(from_nodes(self._catalog.trie, both))
 
     def finish(
         self,
@@ -112,7 +113,7 @@ class Finisher:
             first_row = self._catalog.first_row if self._has_shared_sids else None
             keep = _AllowedRows(first_row, self._banned_N, allowed_N).keep
             if candidates.num_nodes <= self._whole_nodes:
-                found = self._decode_whole(state, candidates.flat, k=k, keep=keep)
+                found = self._decode_whole(state, candidates.flat(), k=k, keep=keep)
             else:
                 found = self._search(state, candidates, levels, k=k, keep=keep)
         best = zip(found.entry[:k].tolist(), found.logprob[:k].tolist(), strict=True)
@@ -126,6 +127,12 @@ class Finisher:
             yield
         finally:
             self._banned_N[banned] = False
+
+    def _ready(self, candidates: Candidates) -> Candidates:
+        """With all that a request would otherwise have to lay out."""
+        if candidates.num_nodes <= self._whole_nodes:
+            candidates.flat()
+        return candidates
 
     def _decode_whole(self, state: HistoryState, flat: Flat, *, k: int, keep: Keep) -> Found:
         """Every node of a tree, a depth at a time: nothing to decide, nothing to look up."""
