@@ -4,7 +4,7 @@
 #   make serve   the service on 127.0.0.1:8000 over the same store
 #   make test    lint, types, tests
 #   make train   the release again, from the data
-#   make bench   quality, semantic ids, trie, latency
+#   make bench   quality, finish, latency, semantic ids, trie
 #   make locust  simulated users for 20 s, on a service of its own or at URL=http://...
 #   make clean   forget the environment, the store and the caches
 
