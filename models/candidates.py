@@ -77,9 +77,14 @@ class Candidates:
     @cached_property
     def num_nodes(self) -> int:
         """Nodes to decode for every leaf: all below the root and above the leaves."""
-        if len(self._stages) < self._trie.space.levels - 1:
-            return sum(len(level.parent_M) for level in self.flat().levels[:-1])
-        return sum(len(stage.node_M) for stage in self._stages)
+        levels = self._trie.space.levels
+        if not self._stages:
+            return sum(len(self._trie.packed[depth]) for depth in range(1, levels))
+        num, at_M = sum(len(stage.node_M) for stage in self._stages), self.prefix_nodes
+        for depth in range(len(self._stages), levels - 1):
+            at_M = self._trie.expand(depth, at_M).node_C
+            num += len(at_M)
+        return num
 
     def flat(self) -> Flat:
         """Laid out at the first call."""

@@ -1,0 +1,70 @@
+"""C_u as a tree, against sets of tuples."""
+
+import numpy as np
+import pytest
+
+from models.candidates import Candidates, resolve
+from models.catalog import Catalog
+from models.sid import Prefix
+from tests.toy import toy_catalog
+
+SHAPES = [((8, 8, 16), 2), ((6, 5, 4, 7), 2), ((6, 5, 4, 7), 3), ((9, 30), 1)]
+
+
+def codes_below(catalog: Catalog, chosen: set[Prefix], depth: int) -> set[Prefix]:
+    """Distinct prefixes of `depth` codes of the SIDs below the chosen ones."""
+    levels = catalog.space.prefix_depth
+    sids = [tuple(sid) for sid in catalog.sids.tolist()]
+    return {sid[:depth] for sid in sids if sid[:levels] in chosen}
+
+
+@pytest.mark.parametrize(("sizes", "depth"), SHAPES)
+def test_a_tree_holds_what_lies_at_and_below_its_prefixes(
+    sizes: tuple[int, ...], depth: int
+) -> None:
+    catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=150)
+    table = [tuple(codes) for codes in catalog.trie.prefixes().tolist()]
+    chosen = set(table[::3])
+    tree = resolve(catalog.trie, [*chosen, table[0], (99,) * depth])
+    expected = [codes_below(catalog, chosen, at) for at in range(1, len(sizes) + 1)]
+    flat = tree.flat()
+    assert [{*map(tuple, level.codes_MD.tolist())} for level in flat.levels] == expected
+    assert [len(level.parent_M) for level in flat.levels] == [len(codes) for codes in expected]
+    assert tree.num_nodes == sum(len(codes) for codes in expected[:-1])
+    assert {tuple(codes) for codes in table if codes in chosen} == {
+        tuple(codes) for codes in catalog.trie.prefixes()[tree.prefix_nodes].tolist()
+    }
+
+
+@pytest.mark.parametrize(("sizes", "depth"), SHAPES)
+def test_every_node_of_a_flat_tree_hangs_below_its_parent(
+    sizes: tuple[int, ...], depth: int
+) -> None:
+    catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=150)
+    tree = resolve(catalog.trie, [tuple(c) for c in catalog.trie.prefixes()[::2].tolist()])
+    above = np.empty((1, 0), dtype=np.int64)
+    for level in tree.flat().levels:
+        assert np.array_equal(level.codes_MD[:, :-1], above[level.parent_M])
+        assert np.array_equal(level.codes_MD[:, -1], level.code_M)
+        above = level.codes_MD
+
+
+def test_the_whole_catalog_needs_no_list_of_its_prefixes() -> None:
+    catalog = toy_catalog(sizes=(6, 5, 4, 7), num_items=150)
+    whole, listed = (
+        Candidates(catalog.trie),
+        resolve(catalog.trie, [tuple(codes) for codes in catalog.trie.prefixes().tolist()]),
+    )
+    assert whole.num_nodes == listed.num_nodes
+    assert whole.prefix_nodes.tolist() == listed.prefix_nodes.tolist()
+    assert whole.flat().leaf_C.tolist() == listed.flat().leaf_C.tolist()
+
+
+def test_leaves_are_counted_over_the_whole_catalog() -> None:
+    """Also those outside of C_u: a first code's share goes to all that it leads to."""
+    catalog = toy_catalog(num_items=150)
+    tree = resolve(catalog.trie, [tuple(catalog.trie.prefixes()[0].tolist())])
+    first = tree.first.node_C
+    sids = {tuple(sid) for sid in catalog.sids.tolist()}
+    code = int(tree.codes(1, first)[0, 0])
+    assert tree.num_leaves(1, first).tolist() == [sum(sid[0] == code for sid in sids)]
