@@ -26,7 +26,7 @@ _IR_VERSION = 10
 _NEWEST = 2**62  # the end of an axis, for Slice
 
 
-def write_graphs(directory: Path, config: RecommenderConfig) -> list[Path]:
+def write_graphs(directory: Path, config: RecommenderConfig) -> None:
     """Write `extend.onnx` and one `decode_<d>.onnx` a depth beside `online.safetensors`.
 
     Must be loaded from `directory`: the weights are found by relative path.
@@ -37,7 +37,6 @@ def write_graphs(directory: Path, config: RecommenderConfig) -> list[Path]:
         models[f"decode_{depth}.onnx"] = _decode_graph(config, weights, depth)
     for name, model in models.items():
         (directory / name).write_bytes(model.SerializeToString(deterministic=True))
-    return [directory / name for name in models]
 
 
 def product_graph() -> bytes:

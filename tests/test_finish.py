@@ -2,19 +2,21 @@
 
 import math
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from models.candidates import Candidates
 from models.catalog import Catalog
 from models.finish import Finisher, Scored
 from models.one_pass import CatalogScorer
 from models.recommender import OnlineRecommender, chain_nodes
-from models.runtime import Runtime
+from models.runtime import Decoded, HistoryState, Near, Runtime
 from models.sid import Prefix
 from models.torch_runtime import TorchRuntime
 from tests.toy import toy_catalog, toy_histories, toy_onnx, toy_recommender
@@ -133,9 +135,11 @@ def test_a_flat_model_costs_no_second_look() -> None:
 class CountingRuntime(TorchRuntime):
     num_calls = 0
 
-    def decode(self, *arguments):  # type: ignore[no-untyped-def]
+    def decode(
+        self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
+    ) -> Decoded:
         self.num_calls += 1
-        return super().decode(*arguments)
+        return super().decode(state, codes_MD, near)
 
 
 def test_a_small_tree_is_decoded_whole_and_a_large_one_searched() -> None:
