@@ -313,6 +313,7 @@ async def test_a_stream_that_is_not_the_known_one_continued_is_read_as_a_whole(
 
     async def start_again(key: str) -> None:
         await client.delete(key)
+        await asyncio.sleep(0.005)  # entry ids are milliseconds: within one, they would be the same
         await redis_store.append_events("ann", make_events(5, start=50))
 
     async def lose_the_first(key: str) -> None:
