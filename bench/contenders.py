@@ -3,20 +3,17 @@
 A contender is made ready for a request, which is not timed, and then answers it, which is.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cost import node_flop, row_flop
+from bench.cost import head_flop, node_flop, row_flop
 from bench.generate import Generator
 from models.candidates import Candidates
 from models.catalog import Catalog
-from models.finish import WHOLE_NODES, Finisher
-from models.runtime import Decoded, HistoryState, Near, Runtime
-from models.shape import RecommenderConfig
+from models.finish import Finisher, KeptHistory, Searcher
 from models.sid import Prefix
 
 K = 10
@@ -44,7 +41,7 @@ class Contender(Protocol):
 
 
 class Ours:
-    """The best-first finish.
+    """The exact finish.
 
     new_items: how many of the newest items have to be encoded within the answer, the rest being
     kept from the request before; None keeps nothing.
@@ -53,35 +50,41 @@ class Ours:
     exact = True
 
     def __init__(
-        self, runtime: Runtime, catalog: Catalog, *, prune: bool, new_items: int | None
+        self, searcher: Searcher, catalog: Catalog, *, prunes: bool, new_items: int | None
     ) -> None:
-        self._counting = _CountingRuntime(runtime)
-        self._finisher = Finisher(
-            self._counting, catalog, whole_nodes=WHOLE_NODES if prune else math.inf
-        )
+        self._config = searcher.config
+        self._finisher = Finisher(searcher, catalog)
         self._new_items = new_items
-        self.name = runtime.precision + ("+event" if new_items else "")
-        self.pruned, self.kept_history = prune, new_items is not None
+        self.name = searcher.precision + ("+event" if new_items else "")
+        self.pruned, self.kept_history = prunes, new_items is not None
         self._rows: Sequence[int] = ()
         self._candidates: Candidates | None = None
-        self._state: HistoryState | None = None
+        self._state: KeptHistory | None = None
+        self._num_rows = 0
 
     @property
     def nodes(self) -> int:
-        return self._counting.nodes
+        return self._finisher.num_decoded
 
     @property
     def flop(self) -> float:
-        return self._counting.flop
+        """Every node, and every row that was new."""
+        config, num_rows = self._config, self._num_rows
+        per_depth = enumerate(self._finisher.num_decoded_L.tolist())
+        total = sum(num * node_flop(config, num_rows, depth) for depth, num in per_depth)
+        if self._new_items == 0:
+            return total
+        num_new = self._new_items or num_rows
+        return total + num_new * row_flop(config, num_rows) + head_flop(config, 0)
 
     def prepare(self, rows: Sequence[int], candidates: Candidates) -> None:
         self._rows, self._candidates, self._state = rows, candidates, None
-        if not self.pruned:
-            candidates.flat()
+        self._num_rows = len(rows) + 1
+        self._finisher.prepare(candidates)
         if self._new_items is not None:
             num_old = len(rows) - self._new_items
             self._state, self._rows = self._finisher.encode(rows[:num_old]), rows[num_old:]
-        self._counting.nodes, self._counting.flop = 0, 0.0
+        self._finisher.num_decoded_L[:] = 0
 
     def answer(self) -> list[int]:
         assert self._candidates is not None
@@ -128,29 +131,3 @@ class Generate:
         sids = np.array([item.sid for item in found], dtype=np.int64)
         rows: list[int] = self._catalog.first_row[self._catalog.trie.nodes(sids)].tolist()
         return rows
-
-
-class _CountingRuntime:
-    """Counts nodes and the work that they stand for."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.config: RecommenderConfig = runtime.config
-        self.precision = runtime.precision
-        self.nodes, self.flop = 0, 0.0
-        self._runtime = runtime
-
-    def extend(self, past: HistoryState | None, sids_ML: NDArray[np.integer]) -> HistoryState:
-        state = self._runtime.extend(past, sids_ML)
-        num_rows = state.num_items + 1
-        num_new = num_rows if past is None else len(sids_ML)
-        self.flop += num_new * row_flop(self.config, num_rows)
-        self.flop += node_flop(self.config, num_rows, 0)
-        return state
-
-    def decode(
-        self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
-    ) -> Decoded:
-        num, depth = codes_MD.shape
-        self.nodes += num
-        self.flop += num * node_flop(self.config, state.num_items + 1, depth)
-        return self._runtime.decode(state, codes_MD, near)

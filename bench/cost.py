@@ -18,18 +18,19 @@ _TRIES = 7
 
 
 def row_flop(config: RecommenderConfig, num_rows: int) -> float:
-    """Encoding one history row that sees `num_rows`, with the decoder's keys and values."""
-    square = config.width**2
-    layer = 2 * (4 + 2 * config.encoder_mlp) * square + 4 * num_rows * config.width
-    return config.encoder_layers * layer + config.decoder_layers * 4 * square
+    """One row that attends to `num_rows`, itself included."""
+    layer = 2 * (4 + 2 * config.mlp) * config.width**2 + 4 * num_rows * config.width
+    return config.layers * layer
 
 
 def node_flop(config: RecommenderConfig, num_rows: int, depth: int) -> float:
-    """Decoding one node of `depth` over `num_rows` history rows, with its output head."""
-    square = config.width**2
-    seen = num_rows + depth + 1
-    layer = 2 * (4 + 2 * config.decoder_mlp) * square + 4 * seen * config.width
-    return config.decoder_layers * layer + 2 * config.width * config.sizes[depth]
+    """One node of `depth` over `num_rows` history rows, with its output head."""
+    return row_flop(config, num_rows + depth) + head_flop(config, depth)
+
+
+def head_flop(config: RecommenderConfig, depth: int) -> float:
+    """The log-probabilities of all codes that may follow `depth` codes."""
+    return 2 * config.width * config.sizes[depth]
 
 
 def measured_peak() -> dict[str, float]:

@@ -15,18 +15,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
+from safetensors.numpy import load_file
 
 from bench.histories import cut_histories
 from bench.report import open_console, print_table, write_json
+from models.best_first import NumpySearch
+from models.build_kernel import built_library
 from models.candidates import Candidates
 from models.catalog import Catalog
 from models.dataset import load_dataset
 from models.finish import Finisher, Scored
 from models.history import window_start
+from models.native_runtime import NATIVE
 from models.one_pass import CatalogScorer
-from models.recommender import Memory, Nodes, OnlineRecommender
+from models.recommender import (
+    Memory,
+    Nodes,
+    OnlineRecommender,
+    chain_nodes,
+    last_row,
+)
 from models.release import MIN_OVERLAP, Release
-from models.runtime import ONNX
+from models.runtime import ONNX, OnnxRuntime
 from models.torch_runtime import TorchRuntime, copy_recommender, load_recommender
 
 NUM_PREFIXES = 100
@@ -41,9 +51,11 @@ def brute_force(
 ) -> NDArray[np.float64]:
     """log P(SID | history) of every catalog row for one user: (N,)."""
     sids_NL = torch.from_numpy(catalog.sids.astype(np.int64))
+    root_11W = memory.states_BHW[:, last_row(memory)]
     parts = []
     for chunk_NL in sids_NL.split(_CHUNK_ITEMS):
-        hidden = recommender.decode(memory, _chains(chunk_NL))[0].unflatten(0, chunk_NL.shape)
+        below = recommender.decode(memory, _chains(chunk_NL))[0].unflatten(0, (len(chunk_NL), -1))
+        hidden = torch.cat([root_11W.expand(len(below), 1, -1), below], dim=1)
         steps = [
             recommender.code_logprobs(hidden[:, level], level)
             .gather(1, chunk_NL[:, level : level + 1])
@@ -55,15 +67,8 @@ def brute_force(
 
 
 def _chains(sids_NL: torch.Tensor) -> Nodes:
-    """L nodes an item, each below the last vector of the history."""
-    num, levels = sids_NL.shape
-    depth_M = torch.arange(levels).repeat(num)
-    first_M1 = (torch.arange(num) * levels).repeat_interleave(levels).unsqueeze(1)
-    steps_ML = torch.arange(levels).expand(num * levels, levels)
-    mask_ML = steps_ML <= depth_M.unsqueeze(1)
-    ancestors_ML = first_M1 + torch.where(mask_ML, steps_ML, depth_M.unsqueeze(1))
-    codes_1ML = sids_NL[:, :-1].repeat_interleave(levels, dim=0).unsqueeze(0)
-    return Nodes(codes_1ML, depth_M, ancestors_ML, mask_ML, None)
+    """L - 1 nodes an item, below the last row of the history."""
+    return chain_nodes(sids_NL.unsqueeze(0))._replace(position_M=None)
 
 
 def expected_top(
@@ -94,7 +99,8 @@ def compare(
     """One row a runtime: float64, and what the release may serve with."""
     catalog, window = release.catalog, release.recommender_config.window
     reference = copy_recommender(load_recommender(release), torch.float64)
-    scorer, exact = CatalogScorer(reference, catalog), Finisher(TorchRuntime(reference), catalog)
+    scorer = CatalogScorer(reference, catalog)
+    exact = Finisher(NumpySearch(TorchRuntime(reference)), catalog)
     finishers = {"torch-float64": exact, **_served(release)}
     worst, num_differing = dict.fromkeys(finishers, 0.0), dict.fromkeys(finishers, 0)
     for history in track(histories, description="brute force"):
@@ -120,13 +126,20 @@ def compare(
 
 
 def _served(release: Release) -> dict[str, Finisher]:
-    """Every precision that a service may load, and the default one without pruning."""
+    """Every precision that a service may load, and one of them without pruning."""
     precisions = release.manifest.precisions
     loadable = [name for name, judged in precisions.items() if judged.overlap >= MIN_OVERLAP]
+    if built_library() is None:
+        loadable = [name for name in loadable if name != NATIVE]
     finishers = {
-        name: Finisher(release.load_runtime(name), release.catalog) for name in sorted(loadable)
+        name: Finisher(release.load_searcher(name), release.catalog) for name in sorted(loadable)
     }
-    unpruned = Finisher(release.load_runtime(), release.catalog, whole_nodes=math.inf)
+    runtime = OnnxRuntime(
+        release.directory,
+        release.recommender_config,
+        load_file(release.directory / "online.safetensors"),
+    )
+    unpruned = Finisher(NumpySearch(runtime, whole_nodes=math.inf), release.catalog)
     return {**finishers, f"{ONNX}-unpruned": unpruned}
 
 

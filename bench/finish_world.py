@@ -4,7 +4,8 @@ The real world is a release with its trained weights; one of other codebooks has
 random weights and shows cost alone.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +18,16 @@ from safetensors.torch import save_file
 
 from bench.contenders import Contender, Generate, Ours
 from bench.generate import Generator
+from models.best_first import NumpySearch
+from models.build_kernel import built_library
 from models.candidates import Candidates
 from models.catalog import Catalog
-from models.finish import Finisher
+from models.finish import Finisher, Searcher
 from models.graphs import write_graphs
+from models.native_runtime import NativeRuntime
 from models.recommender import OnlineRecommender
 from models.release import Release
-from models.runtime import OnnxRuntime, Runtime
+from models.runtime import Floats, OnnxRuntime, Runtime
 from models.shape import RecommenderConfig
 from models.sid import SidSpace
 from models.torch_runtime import TorchRuntime, load_recommender
@@ -39,12 +43,12 @@ class Request(NamedTuple):
 @dataclass(frozen=True)
 class World:
     catalog: Catalog
-    runtimes: tuple[Runtime, ...]
+    searchers: tuple[tuple[Searcher, Searcher], ...]  # pruning, and decoding every node
     generator: Generator | None  # None leaves `generate` out
 
     def requests(self, histories: Sequence[Sequence[int]], *, num_prefixes: int) -> list[Request]:
         """C_u of each: the online model's own best prefixes, which take no night to make."""
-        finisher = Finisher(self.runtimes[0], self.catalog)
+        finisher = Finisher(self.searchers[0][0], self.catalog)
         return [
             Request(tuple(rows), finisher.own_prefixes(finisher.encode(rows), count=num_prefixes))
             for rows in histories
@@ -59,10 +63,10 @@ class World:
             if self.generator is not None
         ]
         ours = [
-            Ours(runtime, self.catalog, prune=prune, new_items=new_items)
-            for runtime in self.runtimes
+            Ours(searcher, self.catalog, prunes=prunes, new_items=new_items)
+            for both in self.searchers
             for new_items in (0, 1, None)
-            for prune in (True, False)
+            for searcher, prunes in zip(both, (True, False), strict=True)
         ]
         return [*generate, *ours]
 
@@ -75,7 +79,7 @@ def real_world(release: Release, baseline: Path) -> World:
     recommender.load_state_dict(load_recommender(release).state_dict())
     return World(
         release.catalog,
-        (OnnxRuntime(release.directory, config, weights), TorchRuntime(recommender)),
+        searchers(config, weights, OnnxRuntime(release.directory, config, weights), recommender),
         Generator.load(baseline, release.catalog),
     )
 
@@ -90,20 +94,38 @@ def random_world(release: Release, baseline: Path, *, codebook: int, seed: int) 
     config = replace(release.recommender_config, sizes=space.sizes, window=MAX_HISTORY)
     torch.manual_seed(seed)
     recommender = OnlineRecommender(config).eval()
+    weights = {name: value.numpy() for name, value in recommender.state_dict().items()}
     return World(
         catalog,
-        (_untrained_onnx(recommender, config), TorchRuntime(recommender)),
+        searchers(config, weights, _untrained_onnx(recommender), recommender),
         Generator.untrained(baseline, catalog),
     )
 
 
-def _untrained_onnx(recommender: OnlineRecommender, config: RecommenderConfig) -> OnnxRuntime:
+def searchers(
+    config: RecommenderConfig,
+    weights: Mapping[str, Floats],
+    onnx: OnnxRuntime,
+    recommender: OnlineRecommender,
+) -> tuple[tuple[Searcher, Searcher], ...]:
+    """Of every runtime one that prunes and one that does not; the fastest first."""
+    runtimes: tuple[Runtime, ...] = (onnx, TorchRuntime(recommender))
+    both: list[tuple[Searcher, Searcher]] = [
+        (NumpySearch(runtime), NumpySearch(runtime, whole_nodes=math.inf)) for runtime in runtimes
+    ]
+    if built_library() is not None:
+        native = (NativeRuntime(config, weights, prunes=prunes) for prunes in (True, False))
+        both.insert(0, (next(native), next(native)))
+    return tuple(both)
+
+
+def _untrained_onnx(recommender: OnlineRecommender) -> OnnxRuntime:
     with TemporaryDirectory(prefix="bench-finish-") as folder:
         directory = Path(folder)
         save_file(recommender.state_dict(), directory / "online.safetensors")
-        write_graphs(directory, config)
+        write_graphs(directory, recommender.config)
         weights = load_file(directory / "online.safetensors")
-        return OnnxRuntime(directory, config, weights)
+        return OnnxRuntime(directory, recommender.config, weights)
 
 
 def histories_of(

@@ -64,7 +64,7 @@ async def _write_layer(
     layer = Layer(generation=now_ms, created_at=now_ms // 1000, users=len(histories))
 
     def rows() -> Iterator[UserRow]:
-        finisher = Finisher(release.load_runtime(), release.catalog)
+        finisher = Finisher(release.load_searcher(), release.catalog)
         for user_id, history in track(histories.items(), description="write records"):
             items = [interaction.item_id for interaction in history]
             prefixes = own_prefixes(finisher, release.catalog, items)

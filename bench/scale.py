@@ -18,10 +18,13 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from bench.report import open_console, print_table, write_json, write_markdown
+from models.best_first import NumpySearch
+from models.build_kernel import built_library
 from models.candidates import Candidates, from_nodes
 from models.catalog import Catalog
-from models.finish import Finisher
+from models.finish import Finisher, Searcher
 from models.graphs import write_graphs
+from models.native_runtime import NativeRuntime
 from models.recommender import OnlineRecommender
 from models.runtime import OnnxRuntime
 from models.shape import RecommenderConfig
@@ -74,12 +77,12 @@ def some_candidates(catalog: Catalog, *, has_largest: bool, seed: int) -> Candid
 
 
 def measure(
-    runtime: OnnxRuntime, num_items: int, *, is_skewed: bool, seed: int
+    searcher: Searcher, num_items: int, *, is_skewed: bool, seed: int
 ) -> dict[str, str | int | float]:
     sids_NL = random_sids(num_items, is_skewed=is_skewed, seed=seed)
     started = time.perf_counter()
     catalog = bare_catalog(sids_NL)
-    finisher = Finisher(runtime, catalog)
+    finisher = Finisher(searcher, catalog)
     build_s = time.perf_counter() - started
     candidates = some_candidates(catalog, has_largest=is_skewed, seed=seed)
     rows = np.random.default_rng(seed).integers(num_items, size=HISTORY).tolist()
@@ -110,23 +113,29 @@ def _median_ms(call: Callable[[], object]) -> float:
     return float(np.median(milliseconds))
 
 
-def _random_runtime(seed: int) -> OnnxRuntime:
+def _random_searcher(seed: int) -> Searcher:
+    """Native where this machine has a kernel."""
     torch.manual_seed(seed)
     config = RecommenderConfig(sizes=SPACE.sizes)
+    recommender = OnlineRecommender(config)
+    if built_library() is not None:
+        weights = {name: value.numpy() for name, value in recommender.state_dict().items()}
+        return NativeRuntime(config, weights)
     with TemporaryDirectory(prefix="bench-scale-") as folder:
         directory = Path(folder)
-        save_file(OnlineRecommender(config).state_dict(), directory / "online.safetensors")
+        save_file(recommender.state_dict(), directory / "online.safetensors")
         write_graphs(directory, config)
-        return OnnxRuntime(directory, config, load_file(directory / "online.safetensors"))
+        weights = load_file(directory / "online.safetensors")
+        return NumpySearch(OnnxRuntime(directory, config, weights))
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    runtime = _random_runtime(options.seed)
+    searcher = _random_searcher(options.seed)
     plans = [(num, False) for num in options.items]
     plans.append((min(options.items[-1], _MOST_SKEWED), True))
     rows = [
-        measure(runtime, num_items, is_skewed=is_skewed, seed=options.seed)
+        measure(searcher, num_items, is_skewed=is_skewed, seed=options.seed)
         for num_items, is_skewed in track(plans, description="catalogs")
     ]
     title = f"finish of {NUM_PREFIXES} prefixes over random SIDs of 3 x 8192, history of {HISTORY}"

@@ -3,9 +3,10 @@
 Resolved once per C_u, then only read. Knows nothing of models or users.
 """
 
-# P = prefixes, M = nodes of one depth, C = children
+# P = prefixes, M = nodes of one depth, C = children or leaves, R = rows, N = catalog rows
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -50,39 +51,63 @@ class Flat(NamedTuple):
     leaf_C: Ints
 
 
+@dataclass(frozen=True)
+class AllowedRows:
+    """Which catalog rows may be recommended, and whose SID is whose.
+
+    first_row: of each leaf, and one past the last; None where every leaf is one row, of the same
+    number.
+    """
+
+    first_row: Ints | None
+    banned_N: NDArray[np.bool_]
+    allowed_N: NDArray[np.bool_] | None
+
+    def expand(self, leaf_C: Ints) -> tuple[Ints, Ints]:
+        """The allowed rows of these leaves, and which of the leaves each belongs to."""
+        if self.first_row is None:
+            owner_R, row_R = np.arange(len(leaf_C)), leaf_C
+        else:
+            owner_R, row_R = expand_ranges(self.first_row, leaf_C)
+        is_kept = ~self.banned_N[row_R]
+        if self.allowed_N is not None:
+            is_kept &= self.allowed_N[row_R]
+        return owner_R[is_kept], row_R[is_kept]
+
+
 class Candidates:
     """A tree of nodes, numbered by depth: within the stage down to the prefixes, and as the trie
     numbers them below. Without stages it is the whole catalog."""
 
     def __init__(self, trie: CatalogTrie, stages: Sequence[Stage] = ()) -> None:
         """stages[d - 1]: of depth d, down to the prefixes."""
-        self._trie = trie
-        self._stages = tuple(stages)
+        self.trie = trie
+        self.stages = tuple(stages)
 
     @cached_property
     def prefix_nodes(self) -> Ints:
         """Trie nodes of the prefixes, sorted: (P,)."""
-        if self._stages:
-            return self._stages[-1].node_M
-        return np.arange(len(self._trie.packed[self._trie.space.prefix_depth]), dtype=np.int64)
+        if self.stages:
+            return self.stages[-1].node_M
+        return np.arange(len(self.trie.packed[self.trie.space.prefix_depth]), dtype=np.int64)
 
     @cached_property
     def first(self) -> Children:
         """The nodes of depth 1."""
-        if not self._stages:
-            return self._trie.expand(0, np.zeros(1, dtype=np.int64))
-        at_M = np.arange(len(self._stages[0].node_M), dtype=np.int64)
-        return Children(np.zeros_like(at_M), at_M, self._stages[0].code_M)
+        if not self.stages:
+            return self.trie.expand(0, np.zeros(1, dtype=np.int64))
+        at_M = np.arange(len(self.stages[0].node_M), dtype=np.int64)
+        return Children(np.zeros_like(at_M), at_M, self.stages[0].code_M)
 
     @cached_property
     def num_nodes(self) -> int:
         """Nodes to decode for every leaf: all below the root and above the leaves."""
-        levels = self._trie.space.levels
-        if not self._stages:
-            return sum(len(self._trie.packed[depth]) for depth in range(1, levels))
-        num, at_M = sum(len(stage.node_M) for stage in self._stages), self.prefix_nodes
-        for depth in range(len(self._stages), levels - 1):
-            at_M = self._trie.expand(depth, at_M).node_C
+        levels = self.trie.space.levels
+        if not self.stages:
+            return sum(len(self.trie.packed[depth]) for depth in range(1, levels))
+        num, at_M = sum(len(stage.node_M) for stage in self.stages), self.prefix_nodes
+        for depth in range(len(self.stages), levels - 1):
+            at_M = self.trie.expand(depth, at_M).node_C
             num += len(at_M)
         return num
 
@@ -93,35 +118,35 @@ class Candidates:
     @cached_property
     def _flat(self) -> Flat:
         levels, at_M = [], np.zeros(1, dtype=np.int64)
-        for depth in range(1, self._trie.space.levels + 1):
+        for depth in range(1, self.trie.space.levels + 1):
             parent_C, at_M, code_C = self.children(depth - 1, at_M)
             levels.append(Level(parent_C, code_C, np.asfortranarray(self.codes(depth, at_M))))
         return Flat(tuple(levels), at_M)
 
     def codes(self, depth: int, at_M: Ints) -> Ints:
         """(M, depth)."""
-        if depth <= len(self._stages):
-            return self._stages[depth - 1].codes_MD[at_M]
-        packed = self._trie.packed[depth][at_M]
-        return self._trie.space.unpack(packed, depth).astype(np.int64)
+        if depth <= len(self.stages):
+            return self.stages[depth - 1].codes_MD[at_M]
+        packed = self.trie.packed[depth][at_M]
+        return self.trie.space.unpack(packed, depth).astype(np.int64)
 
     def children(self, depth: int, at_M: Ints) -> Children:
         """Children that count of nodes at `depth`, as this tree numbers the next depth."""
         if depth == 0:
             return self.first
-        if depth > len(self._stages):
-            return self._trie.expand(depth, at_M)
-        stage = self._stages[depth - 1]
+        if depth > len(self.stages):
+            return self.trie.expand(depth, at_M)
+        stage = self.stages[depth - 1]
         if stage.first_child is None:
-            return self._trie.expand(depth, stage.node_M[at_M])
+            return self.trie.expand(depth, stage.node_M[at_M])
         parent_C, child_C = expand_ranges(stage.first_child, at_M)
-        return Children(parent_C, child_C, self._stages[depth].code_M[child_C])
+        return Children(parent_C, child_C, self.stages[depth].code_M[child_C])
 
     def num_leaves(self, depth: int, at_M: Ints) -> Ints:
         """SIDs of the whole catalog below each node: (M,)."""
-        if depth <= len(self._stages):
-            return self._stages[depth - 1].num_leaves_M[at_M]
-        return self._trie.num_leaves(depth, at_M)
+        if depth <= len(self.stages):
+            return self.stages[depth - 1].num_leaves_M[at_M]
+        return self.trie.num_leaves(depth, at_M)
 
 
 def resolve(trie: CatalogTrie, prefixes: Sequence[Prefix]) -> Candidates:

@@ -1,11 +1,11 @@
 """The online recommender as ONNX graphs over the release's own weights.
 
-Two kinds of graph: `extend` takes a history further by some items, `decode_<d>` runs the SID
-decoder on nodes of depth d. They hold no weights: every tensor is a byte range of
+Two kinds of graph: `extend` takes a history further by some items, `decode_<d>` runs nodes of
+depth d. They hold no weights: every tensor is a byte range of
 `online.safetensors`, so a release stores each number once. The only file that imports onnx.
 """
 
-# M = new history rows or decoder nodes, P = history rows so far, H = P + M, N = heads,
+# M = new history rows or nodes, P = history rows so far, H = P + M, N = heads,
 # E = head width, W = model width, L = levels, D = depth of a node, V = codes of a level
 
 import json
@@ -162,17 +162,17 @@ class _Builder:
 
 
 def _extend_graph(config: RecommenderConfig, weights: _Weights) -> onnx.ModelProto:
-    """M more history rows: their keys and values behind the old ones, and the root's node.
+    """M more history rows: their keys and values behind the old ones, and log P(first code).
 
-    Inputs: `items` (code sums, or the start vector), `mask_<layer>` (bias by distance, -inf ahead),
-    `tail_<layer>` (the decoder's bias, the root last), and the state so far. Outputs: the new one.
+    Inputs: `items` (code sums, or the start vector), `mask_<layer>` (bias by distance, -inf ahead)
+    and the state so far. Outputs: the new one.
     """
     b = _Builder(weights)
     width, num, e = config.width, config.heads, config.width // config.heads
     x = b.input("items", ["M", width])
-    for at in range(config.encoder_layers):
-        name = f"encoder.{at}"
-        q, k, v = _project(b, b.norm(x, f"{name}.norm"), f"{name}.qkv", 3, config)
+    for at in range(config.layers):
+        name = f"layers.{at}"
+        q, k, v = _project(b, x, name, config)
         past_key = b.input(f"past_keys_{at}", [num, e, "P"])
         past_value = b.input(f"past_values_{at}", [num, "P", e])
         mask = b.input(f"mask_{at}", [num, "M", "H"])
@@ -181,53 +181,28 @@ def _extend_graph(config: RecommenderConfig, weights: _Weights) -> onnx.ModelPro
         b.output(f"keys_{at}", key, [num, e, "H"])
         b.output(f"values_{at}", value, [num, "H", e])
         x = _attend(b, x, q, key, value, mask, name, config)
-    states = b.norm(x, "encoder_norm")
-    _root(b, states, config)
+    b.output("logp", _code_logprobs(b, b.slices(x, 0, -1, _NEWEST), 0), [1, config.sizes[0]])
     return b.model("extend")
-
-
-def _root(b: _Builder, states: str, config: RecommenderConfig) -> None:
-    """The decoder's keys and values of the new rows, and behind them the root's own."""
-    num, e = config.heads, config.width // config.heads
-    projected = b.linear(b.slices(states, 0, -1, _NEWEST), "state_projection")
-    bases = b.one("Add", projected, b.weight("depth_embedding.weight"))
-    b.output("bases", bases, [config.levels, config.width])
-    node = b.slices(bases, 0, 0, 1)
-    for at in range(config.decoder_layers):
-        name = f"decoder.{at}"
-        k, v = _project(b, states, f"{name}.history_kv", 2, config)
-        normed = b.norm(node, f"{name}.norm")
-        q, root_k, root_v = _project(b, normed, f"{name}.qkv", 3, config)
-        past_key = b.input(f"past_attend_keys_{at}", [num, e, "Q"])
-        past_value = b.input(f"past_attend_values_{at}", [num, "Q", e])
-        tail = b.input(f"tail_{at}", [num, 1, "T"])
-        new_key = b.one("Transpose", b.one("Concat", k, root_k, axis=1), perm=[0, 2, 1])
-        key = b.one("Concat", b.slices(past_key, 2, 0, -1), new_key, axis=2)
-        value = b.one("Concat", b.slices(past_value, 1, 0, -1), v, root_v, axis=1)
-        b.output(f"attend_keys_{at}", key, [num, e, "T"])
-        b.output(f"attend_values_{at}", value, [num, "T", e])
-        node = _attend(b, node, q, key, value, tail, name, config)
-    b.output("logp", _code_logprobs(b, node, 0), [1, config.sizes[0]])
 
 
 def _decode_graph(config: RecommenderConfig, weights: _Weights, depth: int) -> onnx.ModelProto:
     """M nodes of one depth below a history: log P(next code | history, codes of the node).
 
     Inputs: `code_<level>`, the history's state, and for nodes below depth 1 the keys and values of
-    the nodes on the way (`near_keys_<layer>_<depth>`). The root stands among the history's keys.
+    the nodes on the way (`near_keys_<layer>_<depth>`).
     """
     b = _Builder(weights)
     width, num, e = config.width, config.heads, config.width // config.heads
-    x = b.input("base", [1, width])
+    x = b.slices(b.weight("depth_embedding.weight"), 0, depth - 1, depth)
     for level in range(depth):
         code = b.input(f"code_{level}", ["M"], is_code=True)
         table = b.weight(f"code_embeddings.{level}.weight")
         x = b.one("Add", b.one("Gather", table, code, axis=0), x)
-    for at in range(config.decoder_layers):
-        name = f"decoder.{at}"
-        keys = b.input(f"attend_keys_{at}", [num, e, "T"])
-        values = b.input(f"attend_values_{at}", [num, "T", e])
-        tail = b.input(f"tail_{at}", [num, 1, "T"])
+    for at in range(config.layers):
+        name = f"layers.{at}"
+        keys = b.input(f"keys_{at}", [num, e, "H"])
+        values = b.input(f"values_{at}", [num, "H", e])
+        tail = b.input(f"tail_{at}", [num, 1, "H"])
         flat = b.linear(b.norm(x, f"{name}.norm"), f"{name}.qkv")
         q, k, v = b.op("Split", b.heads(flat, 3 * num, e), num=3, axis=0, num_outputs=3)
         if depth < config.levels - 1:
@@ -244,10 +219,11 @@ def _decode_graph(config: RecommenderConfig, weights: _Weights, depth: int) -> o
     return b.model(f"decode_{depth}")
 
 
-def _project(b: _Builder, x: str, module: str, parts: int, config: RecommenderConfig) -> list[str]:
-    """(M, W) to `parts` times (N, M, E)."""
-    heads = b.heads(b.linear(x, module), parts * config.heads, config.width // config.heads)
-    return b.op("Split", heads, num=parts, axis=0, num_outputs=parts)
+def _project(b: _Builder, x: str, layer: str, config: RecommenderConfig) -> list[str]:
+    """Queries, keys and values of rows (M, W): (N, M, E) each."""
+    flat = b.linear(b.norm(x, f"{layer}.norm"), f"{layer}.qkv")
+    heads = b.heads(flat, 3 * config.heads, config.width // config.heads)
+    return b.op("Split", heads, num=3, axis=0, num_outputs=3)
 
 
 def _attend(
@@ -281,4 +257,4 @@ def _attend(
 
 
 def _code_logprobs(b: _Builder, x: str, depth: int) -> str:
-    return b.one("LogSoftmax", b.linear(b.norm(x, "decoder_norm"), f"heads.{depth}"), axis=-1)
+    return b.one("LogSoftmax", b.linear(b.norm(x, "norm"), f"heads.{depth}"), axis=-1)

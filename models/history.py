@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from models.runtime import HistoryState
+from models.finish import KeptHistory
 
 
 def window_start(num_items: int, window: int) -> int:
@@ -24,10 +24,10 @@ def window_start(num_items: int, window: int) -> int:
 
 
 class Encoder(Protocol):
-    def encode(self, rows: Sequence[int]) -> HistoryState:
+    def encode(self, rows: Sequence[int]) -> KeptHistory:
         """Catalog rows, oldest first, all of which count."""
 
-    def extend(self, state: HistoryState, rows: Sequence[int]) -> HistoryState: ...
+    def extend(self, state: KeptHistory, rows: Sequence[int]) -> KeptHistory: ...
 
 
 class HistoryCache:
@@ -40,12 +40,12 @@ class HistoryCache:
         self._encoder = encoder
         self._window = window
         self._max_bytes = max_bytes
-        self._states: OrderedDict[bytes, HistoryState] = OrderedDict()
+        self._states: OrderedDict[bytes, KeptHistory] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._states)
 
-    def state(self, rows: Sequence[int]) -> HistoryState:
+    def state(self, rows: Sequence[int]) -> KeptHistory:
         """Of a whole history: kept, extended by its newest item, or encoded afresh."""
         recent = rows[window_start(len(rows), self._window) :]
         digest = _digest(recent)
@@ -62,14 +62,14 @@ class HistoryCache:
         self._keep(digest, state)
         return state
 
-    def _take(self, digest: bytes) -> HistoryState | None:
+    def _take(self, digest: bytes) -> KeptHistory | None:
         """Out of the cache: what an event has made old is not asked for again."""
         state = self._states.pop(digest, None)
         if state is not None:
             self.num_bytes -= state.num_bytes
         return state
 
-    def _keep(self, digest: bytes, state: HistoryState) -> None:
+    def _keep(self, digest: bytes, state: KeptHistory) -> None:
         self._states[digest] = state
         self.num_bytes += state.num_bytes
         while self.num_bytes > self._max_bytes:

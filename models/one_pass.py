@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.catalog import Catalog
 from models.history import window_start
-from models.recommender import Memory, Nodes, OnlineRecommender
+from models.recommender import Memory, Nodes, OnlineRecommender, last_row
 from models.trie import CatalogTrie
 
 
@@ -32,9 +32,9 @@ class Hang(NamedTuple):
 class PrefixTree:
     """The part of the trie that a set of prefixes spans.
 
-    nodes: decoder input, by depth, each depth in trie order; offsets: first node of each depth,
-    then M. hang[d]: how depth d + 1 hangs below depth d; the last one is of the leaves (C,).
-    leaf_C: each candidate's index among the trie's leaves.
+    nodes: all between the root and the leaves, by depth, each depth in trie order; those of depth d
+    begin at offsets[d - 1]. hang[d]: how depth d + 1 hangs below depth d; the last one is of the
+    leaves (C,). leaf_C: each candidate's index among the trie's leaves.
     """
 
     nodes: Nodes
@@ -52,8 +52,8 @@ def span_tree(trie: CatalogTrie, prefix_nodes: NDArray[np.int64], depth: int) ->
     for below in range(depth, levels):
         per_depth.append(trie.expand(below, per_depth[-1]).node_C)
     hang = tuple(_hang(trie, level, per_depth) for level in range(levels))
-    offsets = tuple(np.cumsum([0, *(len(nodes) for nodes in per_depth[:-1])]).tolist())
-    return PrefixTree(_decoder_nodes(hang, offsets), offsets, hang, per_depth[-1])
+    offsets = tuple(np.cumsum([0, *(len(nodes) for nodes in per_depth[1:-1])]).tolist())
+    return PrefixTree(_nodes(hang, offsets), offsets, hang, per_depth[-1])
 
 
 def _hang(trie: CatalogTrie, level: int, per_depth: list[NDArray[np.int64]]) -> Hang:
@@ -63,20 +63,21 @@ def _hang(trie: CatalogTrie, level: int, per_depth: list[NDArray[np.int64]]) -> 
     return Hang(torch.from_numpy(parent), torch.from_numpy(code))
 
 
-def _decoder_nodes(hang: tuple[Hang, ...], offsets: tuple[int, ...]) -> Nodes:
-    """Ancestors, codes on the path and depth of every node above the leaves."""
-    levels, num = len(hang), offsets[-1]
-    ancestors_ML = torch.arange(num).unsqueeze(1).repeat(1, levels)
-    codes_ML = torch.zeros(num, levels - 1, dtype=torch.int64)
-    depth_M = torch.repeat_interleave(torch.arange(levels), torch.tensor(offsets).diff())
-    for depth in range(1, levels):
-        here = slice(offsets[depth], offsets[depth + 1])
-        parent = hang[depth - 1].parent + offsets[depth - 1]
-        ancestors_ML[here, :depth] = ancestors_ML[parent, :depth]
-        codes_ML[here] = codes_ML[parent]
-        codes_ML[here, depth - 1] = hang[depth - 1].code
-    mask_ML = torch.arange(levels) <= depth_M.unsqueeze(1)
-    return Nodes(codes_ML.unsqueeze(0), depth_M, ancestors_ML, mask_ML, None)
+def _nodes(hang: tuple[Hang, ...], offsets: tuple[int, ...]) -> Nodes:
+    """The way, the codes on it and the depth of every node."""
+    deepest, num = len(hang) - 1, offsets[-1]
+    way_MD = torch.arange(num).unsqueeze(1).repeat(1, deepest)
+    codes_MD = torch.zeros(num, deepest, dtype=torch.int64)
+    depth_M = torch.repeat_interleave(torch.arange(deepest), torch.tensor(offsets).diff()) + 1
+    for depth in range(1, deepest + 1):
+        here = slice(offsets[depth - 1], offsets[depth])
+        if depth > 1:
+            parent = hang[depth - 1].parent + offsets[depth - 2]
+            way_MD[here, : depth - 1] = way_MD[parent, : depth - 1]
+            codes_MD[here] = codes_MD[parent]
+        codes_MD[here, depth - 1] = hang[depth - 1].code
+    mask_MD = torch.arange(deepest) < depth_M.unsqueeze(1)
+    return Nodes(codes_MD.unsqueeze(0), depth_M, way_MD, mask_MD, None)
 
 
 def tree_logprobs(
@@ -88,24 +89,27 @@ def tree_logprobs(
     prefix on its own would change the order between prefixes (Eq. 11). Nodes at or below `depth`
     are not decoded.
     """
-    num_levels = len(tree.offsets) - 1 if depth is None else depth
-    hidden_BMW = recommender.decode(memory, _upper(tree.nodes, tree.offsets[num_levels]))
+    num_levels = len(tree.hang) if depth is None else depth
+    hidden_BMW = recommender.decode(memory, _upper(tree.nodes, tree.offsets[num_levels - 1]))
+    users_B = torch.arange(len(memory.states_BHW))
+    here_BMW = memory.states_BHW[users_B, last_row(memory)].unsqueeze(1)
     joint_BM = hidden_BMW.new_zeros(len(hidden_BMW), 1)
     for level in range(num_levels):
-        lo, hi = tree.offsets[level], tree.offsets[level + 1]
-        logp_BMV = recommender.code_logprobs(hidden_BMW[:, lo:hi], level)
+        if level:
+            here_BMW = hidden_BMW[:, tree.offsets[level - 1] : tree.offsets[level]]
+        logp_BMV = recommender.code_logprobs(here_BMW, level)
         parent, code = tree.hang[level]
         joint_BM = joint_BM[:, parent] + logp_BMV[:, parent, code]
     return joint_BM
 
 
 def _upper(nodes: Nodes, num: int) -> Nodes:
-    """The first `num` nodes of a tree: those above some depth, ancestors included."""
+    """The first `num` nodes of a tree: those above some depth."""
     return Nodes(
         nodes.codes_BML[:, :num],
         nodes.depth_M[:num],
-        nodes.ancestors_MD[:num],
-        nodes.ancestor_mask_MD[:num],
+        nodes.way_MD[:num],
+        nodes.way_mask_MD[:num],
         nodes.position_M,
     )
 

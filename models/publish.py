@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from models.best_first import NumpySearch
+from models.build_kernel import built_library
 from models.catalog import Catalog, popular_items, popular_prefixes
-from models.finish import Finisher
+from models.finish import Finisher, Searcher
 from models.graphs import write_graphs
 from models.history import window_start
+from models.native_runtime import NativeRuntime
 from models.recommender import OnlineRecommender
 from models.release import (
     FORMAT,
@@ -93,11 +96,12 @@ def judge_precisions(
 
     Each finishes the 100 prefixes that float64 ranks first, excluding the history.
     """
-    weights = {key: value.numpy() for key, value in recommender.state_dict().items()}
-    runtimes: list[Runtime] = [OnnxRuntime(directory, recommender.config, weights)]
-    runtimes += [TorchRuntime(copy_recommender(recommender, dtype)) for dtype in DTYPES.values()]
-    finishers = {runtime.precision: Finisher(runtime, catalog) for runtime in runtimes}
-    exact = Finisher(TorchRuntime(copy_recommender(recommender, torch.float64)), catalog)
+    finishers = {
+        searcher.precision: Finisher(searcher, catalog)
+        for searcher in _searchers(directory, recommender)
+    }
+    reference = TorchRuntime(copy_recommender(recommender, torch.float64))
+    exact = Finisher(NumpySearch(reference), catalog)
     overlaps: dict[str, list[float]] = {precision: [] for precision in finishers}
     worst = dict.fromkeys(finishers, 0.0)
     chosen = histories[:NUM_VALIDATED_USERS]
@@ -122,6 +126,17 @@ def judge_precisions(
         )
         for precision, values in overlaps.items()
     }
+
+
+def _searchers(directory: Path, recommender: OnlineRecommender) -> list[Searcher]:
+    """Whatever may serve; natively only where this machine has a kernel."""
+    weights = {key: value.numpy() for key, value in recommender.state_dict().items()}
+    runtimes: list[Runtime] = [OnnxRuntime(directory, recommender.config, weights)]
+    runtimes += [TorchRuntime(copy_recommender(recommender, dtype)) for dtype in DTYPES.values()]
+    searchers: list[Searcher] = [NumpySearch(runtime) for runtime in runtimes]
+    if built_library() is not None:
+        searchers.append(NativeRuntime(recommender.config, weights))
+    return searchers
 
 
 def _files(directory: Path) -> list[Path]:

@@ -1,14 +1,15 @@
-"""The online recommender: a causal encoder over items and a decoder over SIDs.
+"""The online recommender: one causal transformer over the items of a history and the SIDs below it.
 
-One vector per *item* of the history, so an event adds one vector; one decoder node per SID prefix,
-attending to the history and to its own ancestors, so a whole prefix tree is one pass. Knows
-nothing of catalogs, users or requests.
+One row per *item* of the history, so an event adds one row; one row per SID prefix of a tree,
+attending to the history and to its own ancestors, so a whole tree is one pass. All rows go through
+the same layers. Knows nothing of catalogs, users or requests.
 """
 
-# B = users, H = history vectors (start + items), M = decoder nodes, L = levels,
-# D = ancestors a node, N = heads, E = head width, W = model width
+# B = users, H = history rows (start + items), M = SID nodes, L = levels, D = nodes on a node's way,
+# N = heads, E = head width, W = model width
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +19,30 @@ from models.shape import BIAS_ROWS, RecommenderConfig
 
 
 class Memory(NamedTuple):
-    """An encoded history. Vector 0 is the start, vector h follows the h-th item."""
+    """An encoded history. Row 0 is the start, row h follows the h-th item.
+
+    states_BHW: what the next first code is read from. keys, values: by layer, (B, N, H, E).
+    """
 
     states_BHW: Tensor
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
     valid_BH: Tensor  # bool
 
 
 class Nodes(NamedTuple):
-    """Decoder nodes. Leading dimension 1 where all users share the tree.
+    """SID prefixes of depth 1 and more. Leading dimension 1 where all users share the tree.
 
-    codes: (1 or B, M, L - 1) the codes on a node's path; only its first `depth` count.
-    ancestors: (M, D) nodes on the way from the root to the node itself, padded with the node.
-    ancestor_mask: (M, D) bool, False where padded.
-    position: (M,) which history vector the node follows, or None for the last valid one.
+    codes: (1 or B, M, L - 1) the codes of a node; only its first `depth` count.
+    way: (M, D) nodes from depth 1 down to the node itself, padded with the node.
+    way_mask: (M, D) bool, False where padded.
+    position: (M,) which history row the node follows, or None for the last valid one.
     """
 
     codes_BML: Tensor
     depth_M: Tensor
-    ancestors_MD: Tensor
-    ancestor_mask_MD: Tensor
+    way_MD: Tensor
+    way_mask_MD: Tensor
     position_M: Tensor | None
 
 
@@ -46,54 +52,49 @@ class OnlineRecommender(nn.Module):
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
         self.config = config
-        width, levels = config.width, len(config.sizes)
+        width = config.width
         self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in config.sizes)
         self.start = nn.Parameter(torch.zeros(width))
-        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
-        self.encoder_norm = nn.LayerNorm(width)
-        self.depth_embedding = nn.Embedding(levels, width)
-        self.state_projection = nn.Linear(width, width)
-        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
-        self.decoder_norm = nn.LayerNorm(width)
+        self.depth_embedding = nn.Embedding(config.levels - 1, width)  # from depth 1 on
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in config.sizes)
         self.dropout = _Dropout(config.dropout)
         self.apply(_initialise)
 
     def encode(self, sids_BHL: Tensor, lengths_B: Tensor) -> Memory:
-        """Histories, oldest first and padded on the right, to one causal vector per item.
+        """Histories, oldest first and padded on the right, to one causal row per item.
 
         sids_BHL: int64 (B, H, L), H at most the window. lengths_B: int64 (B,), zero allowed.
-        Returns H + 1 vectors a user; entry h depends on the first h items alone.
+        Returns H + 1 rows a user; row h depends on the first h items alone.
         """
         items_BHW = self.sum_codes(sids_BHL)
         start_B1W = self.start.expand(len(sids_BHL), 1, -1)
         x_BHW = self.dropout(torch.cat([start_B1W, items_BHW], dim=1))
-        num = x_BHW.shape[1]
-        index_H = torch.arange(num)
+        index_H = torch.arange(x_BHW.shape[1])
         distance_HH = index_H.unsqueeze(1) - index_H.unsqueeze(0)
-        for layer in self.encoder:
-            x_BHW = layer(x_BHW, distance_HH)
+        keys, values = [], []
+        for layer in cast("Sequence[Layer]", self.layers):
+            x_BHW, keys_BNHE, values_BNHE = layer.encode(x_BHW, distance_HH)
+            keys.append(keys_BNHE)
+            values.append(values_BNHE)
         valid_BH = index_H.unsqueeze(0) <= lengths_B.unsqueeze(1)
-        return Memory(self.encoder_norm(x_BHW), valid_BH)
+        return Memory(self.norm(x_BHW), tuple(keys), tuple(values), valid_BH)
 
     def decode(self, memory: Memory, nodes: Nodes) -> Tensor:
-        """Hidden state of every node: (B, M, W)."""
-        states_BHW, valid_BH = memory
-        last_B = valid_BH.sum(dim=1) - 1
-        if nodes.position_M is None:
-            position_BM = last_B.unsqueeze(1)
-            state_BMW = states_BHW[torch.arange(len(last_B)), last_B].unsqueeze(1)
-        else:
+        """What the next code of every node is read from: (B, M, W)."""
+        position_BM = last_row(memory).unsqueeze(1)
+        if nodes.position_M is not None:
             position_BM = nodes.position_M.unsqueeze(0)
-            state_BMW = states_BHW[:, nodes.position_M]
-        x_BMW = self.sum_codes(nodes.codes_BML, nodes.depth_M) + self.depth_embedding(nodes.depth_M)
-        x_BMW = self.dropout(x_BMW) + self.state_projection(state_BMW)
-        index_H = torch.arange(states_BHW.shape[1])
-        distance_BMH = position_BM.unsqueeze(-1) - index_H
-        visible_BMH = (distance_BMH >= 0) & valid_BH.unsqueeze(1)
-        for layer in self.decoder:
-            x_BMW = layer(x_BMW, states_BHW, distance_BMH, visible_BMH, nodes)
-        normed: Tensor = self.decoder_norm(x_BMW)
+        x_BMW = self.sum_codes(nodes.codes_BML, nodes.depth_M)
+        x_BMW = self.dropout(x_BMW + self.depth_embedding(nodes.depth_M - 1))
+        x_BMW = x_BMW.expand(len(memory.states_BHW), -1, -1)
+        distance_BMH = position_BM.unsqueeze(-1) - torch.arange(memory.states_BHW.shape[1])
+        visible_BMH = (distance_BMH >= 0) & memory.valid_BH.unsqueeze(1)
+        layers = cast("Sequence[Layer]", self.layers)
+        for layer, keys, values in zip(layers, memory.keys, memory.values, strict=True):
+            x_BMW = layer.decode(x_BMW, keys, values, distance_BMH, visible_BMH, nodes)
+        normed: Tensor = self.norm(x_BMW)
         return normed
 
     def code_logprobs(self, hidden: Tensor, depth: int) -> Tensor:
@@ -112,23 +113,31 @@ class OnlineRecommender(nn.Module):
         return total
 
 
-def chain_nodes(targets_BHL: Tensor) -> Nodes:
-    """Teacher forcing: for each history vector, the L nodes on the way to its target SID.
+def last_row(memory: Memory) -> Tensor:
+    """The last valid history row of each user: (B,)."""
+    return memory.valid_BH.sum(dim=1) - 1
 
-    targets_BHL: int64 (B, H, L). Node h * L + l predicts code l of target h.
+
+def chain_nodes(targets_BHL: Tensor) -> Nodes:
+    """Teacher forcing: for each history row, the L - 1 nodes on the way to its target SID.
+
+    targets_BHL: int64 (B, H, L). Node h * (L - 1) + d - 1 predicts code d of target h.
     """
     num, levels = targets_BHL.shape[1:]
-    codes_BML = targets_BHL[..., : levels - 1].repeat_interleave(levels, dim=1)
-    depth_M = torch.arange(levels).repeat(num)
-    position_M = torch.arange(num).repeat_interleave(levels)
-    steps_ML = torch.arange(levels).expand(num * levels, levels)
-    mask_ML = steps_ML <= depth_M.unsqueeze(1)
-    first_M1 = (position_M * levels).unsqueeze(1)
-    ancestors_ML = torch.where(mask_ML, first_M1 + steps_ML, first_M1 + depth_M.unsqueeze(1))
-    return Nodes(codes_BML, depth_M, ancestors_ML, mask_ML, position_M)
+    deepest = levels - 1
+    codes_BML = targets_BHL[..., :deepest].repeat_interleave(deepest, dim=1)
+    step_M = torch.arange(deepest).repeat(num)
+    position_M = torch.arange(num).repeat_interleave(deepest)
+    steps_MD = torch.arange(deepest).expand(num * deepest, deepest)
+    mask_MD = steps_MD <= step_M.unsqueeze(1)
+    first_M1 = (position_M * deepest).unsqueeze(1)
+    way_MD = first_M1 + torch.where(mask_MD, steps_MD, step_M.unsqueeze(1))
+    return Nodes(codes_BML, step_M + 1, way_MD, mask_MD, position_M)
 
 
-class EncoderLayer(nn.Module):
+class Layer(nn.Module):
+    """Attention with a learned bias by distance, then an MLP; for rows of both kinds."""
+
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
         self.num_heads = config.heads
@@ -137,74 +146,61 @@ class EncoderLayer(nn.Module):
         self.out = nn.Linear(config.width, config.width)
         self.bias = nn.Embedding(BIAS_ROWS, config.heads)
         self.max_distance = config.max_distance
-        self.mlp = _Mlp(config, config.encoder_mlp)
+        self.mlp = _Mlp(config)
         self.dropout = _Dropout(config.dropout)
 
-    def forward(self, x_BHW: Tensor, distance_HH: Tensor) -> Tensor:
-        q, k, v = (
-            _split(part, self.num_heads) for part in self.qkv(self.norm(x_BHW)).chunk(3, dim=-1)
-        )
-        mask_NHH = _distance_bias(self.bias, distance_HH, self.max_distance).masked_fill(
-            distance_HH < 0, -torch.inf
-        )
+    def encode(self, x_BHW: Tensor, distance_HH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows after this layer; their keys and values (B, N, H, E)."""
+        q, k, v = self._project(x_BHW)
+        mask_NHH = self._bias(distance_HH).masked_fill(distance_HH < 0, -torch.inf)
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask_NHH)
-        x_BHW = x_BHW + self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
-        result: Tensor = x_BHW + self.mlp(x_BHW)
-        return result
+        return self._finish(x_BHW, mixed), k, v
 
-
-class DecoderLayer(nn.Module):
-    """One softmax over the history and the node's own ancestors, then an MLP."""
-
-    def __init__(self, config: RecommenderConfig) -> None:
-        super().__init__()
-        self.num_heads = config.heads
-        self.norm = nn.LayerNorm(config.width)
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.history_kv = nn.Linear(config.width, 2 * config.width)
-        self.out = nn.Linear(config.width, config.width)
-        self.bias = nn.Embedding(BIAS_ROWS, config.heads)
-        self.max_distance = config.max_distance
-        self.mlp = _Mlp(config, config.decoder_mlp)
-        self.dropout = _Dropout(config.dropout)
-
-    def forward(
+    def decode(
         self,
         x_BMW: Tensor,
-        states_BHW: Tensor,
+        keys_BNHE: Tensor,
+        values_BNHE: Tensor,
         distance_BMH: Tensor,
         visible_BMH: Tensor,
         nodes: Nodes,
     ) -> Tensor:
-        q, k, v = (
-            _split(part, self.num_heads) for part in self.qkv(self.norm(x_BMW)).chunk(3, dim=-1)
-        )
-        keys, values = (
-            _split(p, self.num_heads) for p in self.history_kv(states_BHW).chunk(2, dim=-1)
-        )
+        """One softmax over the history and the nodes on each node's way, itself included."""
+        q, k, v = self._project(x_BMW)
         q = q * q.shape[-1] ** -0.5
-        bias_BNMH = _distance_bias(self.bias, distance_BMH, self.max_distance)
-        to_history = (q @ keys.transpose(-1, -2) + bias_BNMH).masked_fill(
+        to_history = (q @ keys_BNHE.transpose(-1, -2) + self._bias(distance_BMH)).masked_fill(
             ~visible_BMH.unsqueeze(1), -torch.inf
         )
-        near_k, near_v = k[:, :, nodes.ancestors_MD], v[:, :, nodes.ancestors_MD]  # (B, N, M, D, E)
-        to_ancestors = (near_k @ q.unsqueeze(-1)).squeeze(-1)
-        to_ancestors = to_ancestors.masked_fill(~nodes.ancestor_mask_MD, -torch.inf)
-        weights = torch.cat([to_history, to_ancestors], dim=-1).softmax(dim=-1)
-        num = keys.shape[2]
-        mixed = weights[..., :num] @ values
+        near_k, near_v = k[:, :, nodes.way_MD], v[:, :, nodes.way_MD]  # (B, N, M, D, E)
+        to_way = (near_k @ q.unsqueeze(-1)).squeeze(-1)
+        to_way = to_way.masked_fill(~nodes.way_mask_MD, -torch.inf)
+        weights = torch.cat([to_history, to_way], dim=-1).softmax(dim=-1)
+        num = keys_BNHE.shape[2]
+        mixed = weights[..., :num] @ values_BNHE
         mixed = mixed + (weights[..., num:].unsqueeze(-2) @ near_v).squeeze(-2)
-        x_BMW = x_BMW + self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
-        result: Tensor = x_BMW + self.mlp(x_BMW)
+        return self._finish(x_BMW, mixed)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values by head: (B, N, M, E) each."""
+        return tuple(_split(part, self.num_heads) for part in self.qkv(self.norm(x)).chunk(3, -1))
+
+    def _bias(self, distance: Tensor) -> Tensor:
+        """By head, clipped: (..., Q, K) to (..., N, Q, K)."""
+        bias: Tensor = self.bias(distance.clamp(0, self.max_distance))
+        return bias.movedim(-1, -3)
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+        result: Tensor = x + self.mlp(x)
         return result
 
 
 class _Mlp(nn.Module):
-    def __init__(self, config: RecommenderConfig, times: int) -> None:
+    def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.width)
-        self.up = nn.Linear(config.width, times * config.width)
-        self.down = nn.Linear(times * config.width, config.width)
+        self.up = nn.Linear(config.width, config.mlp * config.width)
+        self.down = nn.Linear(config.mlp * config.width, config.width)
         self.dropout = _Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -243,12 +239,6 @@ def _split(x: Tensor, num_heads: int) -> Tensor:
     """(B, M, W) to (B, N, M, E)."""
     heads: Tensor = x.unflatten(-1, (num_heads, -1))
     return heads.transpose(1, 2)
-
-
-def _distance_bias(table: nn.Embedding, distance: Tensor, longest: int) -> Tensor:
-    """Learned bias per head by how many items back, clipped: (..., Q, K) to (..., N, Q, K)."""
-    bias: Tensor = table(distance.clamp(0, longest))
-    return bias.movedim(-1, -3)
 
 
 def _initialise(module: nn.Module) -> None:

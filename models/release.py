@@ -20,13 +20,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from models.best_first import NumpySearch
+from models.build_kernel import built_library
 from models.catalog import Catalog, load_catalog
 from models.errors import InvalidCatalog, InvalidRelease, InvalidSid, ReleaseMismatch
-from models.runtime import ONNX, OnnxRuntime, Runtime
+from models.finish import Searcher
+from models.native_runtime import NATIVE, NativeRuntime
+from models.runtime import ONNX, OnnxRuntime
 from models.shape import RecommenderConfig
 from models.sid import Prefix, SidSpace
 
-FORMAT = 2  # 1 had no graphs and no precisions: it is read, and renewed, but not served
+FASTEST = "fastest"  # of the precisions, on the machine at hand
+FORMAT = 3  # older ones hold another online model: they are read, and renewed, but not served
 MIN_OVERLAP = 0.99  # of the top tens, between a precision that serves and float64
 
 
@@ -103,21 +108,36 @@ class Release:
     def recommender_config(self) -> RecommenderConfig:
         return RecommenderConfig.from_json(self.manifest.recommender)
 
-    def load_runtime(self, precision: str = ONNX) -> Runtime:
+    def load_searcher(self, precision: str = FASTEST) -> Searcher:
         """What serves the online recommender; only the torch precisions import torch.
 
-        Raises InvalidRelease for one that this release was not found good at.
+        FASTEST: native where this machine has a kernel and the release was validated with it, else
+        ONNX Runtime. Raises InvalidRelease for a precision that this release was not found good at.
         """
+        if precision == FASTEST:
+            is_native = built_library() is not None and NATIVE in self.manifest.precisions
+            precision = NATIVE if is_native else ONNX
+        self._check_format()
         self._check_precision(precision)
-        if precision != ONNX:
+        if precision not in (NATIVE, ONNX):
             from models.torch_runtime import load_torch_runtime
 
-            return load_torch_runtime(self, precision)
+            return NumpySearch(load_torch_runtime(self, precision))
         file = self.directory / "online.safetensors"
         try:
-            return OnnxRuntime(self.directory, self.recommender_config, load_file(file))
+            config = self.recommender_config
+            if precision == NATIVE:
+                return NativeRuntime(config, load_file(file))
+            return NumpySearch(OnnxRuntime(self.directory, config, load_file(file)))
         except (SafetensorError, TypeError, KeyError, OSError) as exc:
             raise InvalidRelease(f"{file}: {type(exc).__name__}: {one_line(exc)}") from exc
+
+    def _check_format(self) -> None:
+        if self.manifest.format < FORMAT:
+            raise InvalidRelease(
+                f"{self.directory}: format {self.manifest.format} has an older online recommender, "
+                f"expected {FORMAT}; `python -m training renew` trains it anew"
+            )
 
     def _check_precision(self, precision: str) -> None:
         known = self.manifest.precisions

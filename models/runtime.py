@@ -4,8 +4,8 @@ A runtime takes a history further item by item and decodes SID nodes below it. n
 out: whoever holds one needs no torch. Knows nothing of catalogs, users or requests.
 """
 
-# M = new items or nodes, H = history rows (start + items), T = H + the root's node, N = heads,
-# E = head width, W = model width, L = levels, D = depth of a node, V = codes of a level
+# M = new rows or nodes, H = history rows (start + items), N = heads, E = head width,
+# W = model width, L = levels, D = depth of a node, V = codes of a level
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,18 +29,13 @@ Floats = NDArray[np.floating[Any]]
 class HistoryState:
     """An encoded history, ready to be extended and to be decoded from. Never changed.
 
-    By layer: keys, values: of the encoder (N, E, H) and (N, H, E). attend_keys, attend_values: of
-    the decoder, the root's node last (N, E, T) and (N, T, E). tail: the decoder's bias by distance
-    (N, 1, T), 0 for the root. And bases_LW: what the nodes of each depth begin with; logp_V: log
-    P(first code | history).
+    By layer: keys (N, E, H), values (N, H, E), and tail, the bias by distance from the last row
+    (N, 1, H). logp_V: log P(first code | history).
     """
 
     keys: tuple[Floats, ...]
     values: tuple[Floats, ...]
-    attend_keys: tuple[Floats, ...]
-    attend_values: tuple[Floats, ...]
     tail: tuple[Floats, ...]
-    bases_LW: Floats
     logp_V: Floats
 
     @property
@@ -49,24 +44,17 @@ class HistoryState:
 
     @cached_property
     def num_bytes(self) -> int:
-        layered = (self.keys, self.values, self.attend_keys, self.attend_values, self.tail)
-        arrays = [*chain.from_iterable(layered), self.bases_LW, self.logp_V]
+        arrays = [*chain(self.keys, self.values, self.tail), self.logp_V]
         return sum(array.nbytes for array in arrays)
 
     @cached_property
     def feeds(self) -> dict[str, Floats]:
         """What decoding reads of it, by the names of the graphs' inputs."""
-        return _by_layer(
-            {
-                "attend_keys": self.attend_keys,
-                "attend_values": self.attend_values,
-                "tail": self.tail,
-            }
-        )
+        return _by_layer({"keys": self.keys, "values": self.values, "tail": self.tail})
 
 
 class Near(NamedTuple):
-    """Decoder keys and values of nodes, by layer: (M, W) each."""
+    """Keys and values of nodes, by layer: (M, W) each."""
 
     keys: tuple[Floats, ...]
     values: tuple[Floats, ...]
@@ -120,15 +108,10 @@ class BiasTables:
         distance = rows[:, None] - rows[None, :]
         clipped = np.clip(distance, 0, config.max_distance)
         self._mask = []
-        for at in range(config.encoder_layers):
-            mask = weights[f"encoder.{at}.bias.weight"][clipped].transpose(2, 0, 1)
+        for at in range(config.layers):
+            mask = weights[f"layers.{at}.bias.weight"][clipped].transpose(2, 0, 1)
             mask[:, distance < 0] = -np.inf
             self._mask.append(mask)
-        back = np.minimum(rows[::-1], config.max_distance)
-        self._tail = []
-        for at in range(config.decoder_layers):
-            tail = weights[f"decoder.{at}.bias.weight"][back].T[:, None, :]
-            self._tail.append(np.concatenate([tail, np.zeros_like(tail[..., :1])], axis=-1))
 
     def mask(self, num_past: int, num_new: int) -> tuple[Floats, ...]:
         """By layer: (N, num_new, num_past + num_new)."""
@@ -136,8 +119,8 @@ class BiasTables:
         return tuple(np.ascontiguousarray(mask[:, num_past:end, :end]) for mask in self._mask)
 
     def tail(self, num_rows: int) -> tuple[Floats, ...]:
-        """By layer: (N, 1, num_rows + 1)."""
-        return tuple(np.ascontiguousarray(tail[..., -(num_rows + 1) :]) for tail in self._tail)
+        """The last row's, which is that of all nodes below it; by layer: (N, 1, num_rows)."""
+        return self.mask(num_rows - 1, 1)
 
 
 class OnnxRuntime:
@@ -162,27 +145,13 @@ class OnnxRuntime:
         if past is None:
             past, items_MW = self._empty, np.concatenate([self._start_1W, items_MW])
         num_past, num_new = past.num_items + 1, len(items_MW)
-        tail = self._bias.tail(num_past + num_new)
-        made = self._extend.run(
-            {"items": items_MW}
-            | _by_layer(
-                {
-                    "mask": self._bias.mask(num_past, num_new),
-                    "tail": tail,
-                    "past_keys": past.keys,
-                    "past_values": past.values,
-                    "past_attend_keys": past.attend_keys,
-                    "past_attend_values": past.attend_values,
-                }
-            )
-        )
+        mask = self._bias.mask(num_past, num_new)
+        past_rows = {"mask": mask, "past_keys": past.keys, "past_values": past.values}
+        made = self._extend.run({"items": items_MW} | _by_layer(past_rows))
         return HistoryState(
-            keys=_layers(made, "keys", self.config.encoder_layers),
-            values=_layers(made, "values", self.config.encoder_layers),
-            attend_keys=_layers(made, "attend_keys", self.config.decoder_layers),
-            attend_values=_layers(made, "attend_values", self.config.decoder_layers),
-            tail=tail,
-            bases_LW=made["bases"],
+            keys=_layers(made, "keys", self.config.layers),
+            values=_layers(made, "values", self.config.layers),
+            tail=self._bias.tail(num_past + num_new),
             logp_V=made["logp"][0],
         )
 
@@ -190,7 +159,7 @@ class OnnxRuntime:
         self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
     ) -> Decoded:
         depth = codes_MD.shape[1]
-        feeds: dict[str, NDArray[Any]] = {"base": state.bases_LW[depth : depth + 1], **state.feeds}
+        feeds: dict[str, NDArray[Any]] = dict(state.feeds)
         for level in range(depth):
             feeds[f"code_{level}"] = codes_MD[:, level]
         for number, above in enumerate(near, start=1):
@@ -200,26 +169,16 @@ class OnnxRuntime:
         made = self._decode[depth - 1].run(feeds)
         if depth == self.config.levels - 1:
             return Decoded(made["logp"], None)
-        layers = self.config.decoder_layers
+        layers = self.config.layers
         own = Near(_layers(made, "own_keys", layers), _layers(made, "own_values", layers))
         return Decoded(made["logp"], own)
 
     def _no_history(self) -> HistoryState:
-        """No row at all, not even the start; the root's column holds nothing that is read."""
+        """No row at all, not even the start."""
         config = self.config
-        heads, width = config.heads, config.width // config.heads
-        keys = np.zeros((heads, width, 0), dtype=np.float32)
-        attend = np.zeros((heads, width, 1), dtype=np.float32)
-        nothing = np.zeros(0, dtype=np.float32)
-        return HistoryState(
-            keys=(keys,) * config.encoder_layers,
-            values=(keys.swapaxes(1, 2),) * config.encoder_layers,
-            attend_keys=(attend,) * config.decoder_layers,
-            attend_values=(attend.swapaxes(1, 2),) * config.decoder_layers,
-            tail=(),
-            bases_LW=nothing,
-            logp_V=nothing,
-        )
+        keys = np.zeros((config.heads, config.width // config.heads, 0), dtype=np.float32)
+        layers = config.layers
+        return HistoryState((keys,) * layers, (keys.swapaxes(1, 2),) * layers, (), keys)
 
 
 def _by_layer(arrays: Mapping[str, Sequence[Floats]]) -> dict[str, Floats]:

@@ -8,7 +8,7 @@ BIAS_ROWS = 64  # of each table of attention biases by distance
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """encoder_mlp, decoder_mlp: inner width of the MLPs, in model widths.
+    """mlp: inner width of the MLPs, in model widths.
 
     window: a history grows to one item short of two windows before its older half is let go
     (`models.history`); training crops histories to one.
@@ -17,12 +17,10 @@ class RecommenderConfig:
     sizes: tuple[int, ...]
     width: int = 192
     heads: int = 4
-    encoder_layers: int = 2
-    decoder_layers: int = 1
-    encoder_mlp: int = 4
-    decoder_mlp: int = 4
+    layers: int = 3
+    mlp: int = 2
     window: int = 50
-    dropout: float = 0.5
+    dropout: float = 0.3
 
     @property
     def levels(self) -> int:

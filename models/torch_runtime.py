@@ -3,7 +3,7 @@
 Also where the online recommender of a release becomes a torch module again.
 """
 
-# M = new items or nodes, H = history rows, N = heads, E = head width, W = model width, D = depth
+# M = new rows or nodes, H = history rows, N = heads, E = head width, W = model width, D = depth
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import InvalidRelease
-from models.recommender import DecoderLayer, EncoderLayer, OnlineRecommender, split_heads
+from models.recommender import Layer, OnlineRecommender, split_heads
 from models.release import Release, one_line
 from models.runtime import BiasTables, Decoded, Floats, HistoryState, Near
 
@@ -67,7 +67,7 @@ class TorchRuntime:
         num_past = past.num_items + 1 if past else 0
         mask = self._bias.mask(num_past, len(x_MW))
         keys, values = [], []
-        for at, layer in enumerate(cast("Sequence[EncoderLayer]", model.encoder)):
+        for at, layer in enumerate(cast("Sequence[Layer]", model.layers)):
             q, k, v = split_heads(layer.qkv(layer.norm(x_MW)), layer.num_heads, 3)
             if past:
                 k = torch.cat([self._tensor(past.keys[at]).transpose(1, 2), k], dim=1)
@@ -77,40 +77,11 @@ class TorchRuntime:
             weights = (q * q.shape[-1] ** -0.5 @ keys[-1] + self._tensor(mask[at])).softmax(dim=-1)
             x_MW = x_MW + layer.out(_merge(weights @ v))
             x_MW = x_MW + layer.mlp(x_MW)
-        states_MW = model.encoder_norm(x_MW)
-        return self._with_root(past, states_MW, keys, values)
-
-    def _with_root(
-        self,
-        past: HistoryState | None,
-        states_MW: Tensor,
-        keys: Sequence[Tensor],
-        values: Sequence[Tensor],
-    ) -> HistoryState:
-        model, tail = self._model, self._bias.tail(keys[0].shape[-1])
-        bases_LW = model.state_projection(states_MW[-1:]) + model.depth_embedding.weight
-        x_1W = bases_LW[:1]
-        attend_keys, attend_values = [], []
-        for at, layer in enumerate(cast("Sequence[DecoderLayer]", model.decoder)):
-            k, v = split_heads(layer.history_kv(states_MW), layer.num_heads, 2)
-            q, root_k, root_v = split_heads(layer.qkv(layer.norm(x_1W)), layer.num_heads, 3)
-            k, v = torch.cat([k, root_k], dim=1), torch.cat([v, root_v], dim=1)
-            if past:
-                k = torch.cat([self._tensor(past.attend_keys[at][:, :, :-1]).mT, k], dim=1)
-                v = torch.cat([self._tensor(past.attend_values[at][:, :-1]), v], dim=1)
-            attend_keys.append(k.transpose(1, 2))
-            attend_values.append(v)
-            scores = q * q.shape[-1] ** -0.5 @ attend_keys[-1] + self._tensor(tail[at])
-            x_1W = x_1W + layer.out(_merge(scores.softmax(dim=-1) @ v))
-            x_1W = x_1W + layer.mlp(x_1W)
         return HistoryState(
             keys=tuple(map(_numpy, keys)),
             values=tuple(map(_numpy, values)),
-            attend_keys=tuple(map(_numpy, attend_keys)),
-            attend_values=tuple(map(_numpy, attend_values)),
-            tail=tail,
-            bases_LW=_numpy(bases_LW),
-            logp_V=_numpy(model.code_logprobs(model.decoder_norm(x_1W), 0)[0]),
+            tail=self._bias.tail(num_past + len(x_MW)),
+            logp_V=_numpy(model.code_logprobs(model.norm(x_MW[-1]), 0)),
         )
 
     @torch.inference_mode()
@@ -118,10 +89,9 @@ class TorchRuntime:
         self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
     ) -> Decoded:
         model, depth = self._model, codes_MD.shape[1]
-        x_MW = model.sum_codes(torch.from_numpy(codes_MD))
-        x_MW = x_MW + self._tensor(state.bases_LW[depth])
+        x_MW = model.sum_codes(torch.from_numpy(codes_MD)) + model.depth_embedding.weight[depth - 1]
         own_keys, own_values = [], []
-        for at, layer in enumerate(cast("Sequence[DecoderLayer]", model.decoder)):
+        for at, layer in enumerate(cast("Sequence[Layer]", model.layers)):
             flat = layer.qkv(layer.norm(x_MW))
             q, k, v = split_heads(flat, layer.num_heads, 3)
             own_keys.append(flat.chunk(3, dim=-1)[1])
@@ -129,16 +99,16 @@ class TorchRuntime:
             q = q * q.shape[-1] ** -0.5
             near_k = [split_heads(self._tensor(n.keys[at]), layer.num_heads, 1)[0] for n in near]
             near_v = [split_heads(self._tensor(n.values[at]), layer.num_heads, 1)[0] for n in near]
-            to_history = q @ self._tensor(state.attend_keys[at]) + self._tensor(state.tail[at])
+            to_history = q @ self._tensor(state.keys[at]) + self._tensor(state.tail[at])
             to_way = [(q * key).sum(dim=-1, keepdim=True) for key in (*near_k, k)]
             weights = torch.cat([to_history, *to_way], dim=-1).softmax(dim=-1)
             num = to_history.shape[-1]
-            mixed = weights[..., :num] @ self._tensor(state.attend_values[at])
+            mixed = weights[..., :num] @ self._tensor(state.values[at])
             for column, value in enumerate((*near_v, v), start=num):
                 mixed = mixed + weights[..., column : column + 1] * value
             x_MW = x_MW + layer.out(_merge(mixed))
             x_MW = x_MW + layer.mlp(x_MW)
-        logp_MV = _numpy(model.code_logprobs(model.decoder_norm(x_MW), depth))
+        logp_MV = _numpy(model.code_logprobs(model.norm(x_MW), depth))
         own = Near(tuple(map(_numpy, own_keys)), tuple(map(_numpy, own_values)))
         return Decoded(logp_MV, own)
 

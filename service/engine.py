@@ -14,11 +14,10 @@ from pathlib import Path
 from models.candidates import Candidates
 from models.catalog import Catalog
 from models.errors import InvalidRelease
-from models.finish import Finisher
+from models.finish import Finisher, KeptHistory
 from models.history import HistoryCache
 from models.records import PrefixRecord, RecordedPrefix
-from models.release import Release
-from models.runtime import ONNX, HistoryState
+from models.release import FASTEST, Release
 from service.categories import MAX_POPULAR, Categories, by_popularity
 
 MIB = 1 << 20
@@ -63,7 +62,7 @@ class Engine:
     def global_candidates(self) -> Candidates:
         return self.finisher.candidates(self.release.global_prefixes)
 
-    def encode(self, rows: Sequence[int]) -> HistoryState:
+    def encode(self, rows: Sequence[int]) -> KeptHistory:
         """A whole history, by catalog row; kept, or extended by an event, where it can be."""
         return self._histories.state(rows)
 
@@ -91,13 +90,13 @@ class Engine:
 def load_engine(
     release_dir: Path,
     *,
-    precision: str = ONNX,
+    precision: str = FASTEST,
     history_cache_bytes: int = 256 * MIB,
     candidates_limit: int = 4096,
 ) -> Engine:
     """Raises InvalidRelease, also for a precision that the release was not found good at."""
     release = Release.load(release_dir)
-    finisher = Finisher(release.load_runtime(precision), release.catalog)
+    finisher = Finisher(release.load_searcher(precision), release.catalog)
     return Engine(release, finisher, history_cache_bytes, candidates_limit)
 
 

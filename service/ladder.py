@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from models.candidates import Candidates
 from models.catalog import Catalog
+from models.finish import KeptHistory
 from models.records import PrefixRecord
-from models.runtime import HistoryState
 from service.categories import Category
 from service.engine import Engine
 from service.pace import Pace
@@ -166,7 +166,7 @@ class Climb:
             Pick(scored.row, scored.logprob, self._source(rung, scored.row)) for scored in found
         ]
 
-    def _candidates(self, rung: Source, state: HistoryState) -> Candidates:
+    def _candidates(self, rung: Source, state: KeptHistory) -> Candidates:
         if rung == Source.GLOBAL:
             return self._engine.global_candidates
         if rung == Source.ONLINE:
@@ -177,7 +177,7 @@ class Climb:
             return self._engine.finisher.union(recorded, self._own_candidates(state))
         return recorded
 
-    def _own_candidates(self, state: HistoryState) -> Candidates:
+    def _own_candidates(self, state: KeptHistory) -> Candidates:
         """The model's own prefixes; all of a category's, which it then ranks item by item."""
         if self._wanted.category is not None:
             return self._wanted.category.candidates

@@ -10,7 +10,9 @@ from bench import scale
 from bench.contenders import K, Ours
 from bench.cost import measured_peak, node_flop, row_flop
 from bench.finish import Setting, Timing, measure, rows_of
-from bench.finish_world import World, histories_of
+from bench.finish_world import World, histories_of, searchers
+from models.best_first import NumpySearch
+from models.build_kernel import built_library
 from models.finish import Finisher
 from models.shape import RecommenderConfig
 from models.torch_runtime import TorchRuntime
@@ -21,18 +23,21 @@ from tests.toy import toy_catalog, toy_histories, toy_onnx, toy_recommender
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     catalog = toy_catalog(num_items=400)
     recommender = toy_recommender(catalog)
-    runtimes = (toy_onnx(recommender, tmp_path_factory.mktemp("graphs")), TorchRuntime(recommender))
-    return World(catalog, runtimes, generator=None)
+    onnx = toy_onnx(recommender, tmp_path_factory.mktemp("graphs"))
+    weights = {name: value.numpy() for name, value in recommender.state_dict().items()}
+    return World(catalog, searchers(recommender.config, weights, onnx, recommender), generator=None)
 
 
 def test_every_way_of_ours_gives_the_same_answer(world: World) -> None:
     histories = [rows for rows in toy_histories(world.catalog) if len(rows) > 1][:4]
     for request in world.requests(histories, num_prefixes=20):
-        finisher = Finisher(TorchRuntime(toy_recommender(world.catalog).double()), world.catalog)
+        finisher = Finisher(
+            NumpySearch(TorchRuntime(toy_recommender(world.catalog).double())), world.catalog
+        )
         state = finisher.encode(request.rows)
         expected = [item.row for item in finisher.finish(state, request.candidates, k=K)]
         ours = [contender for contender in world.contenders() if isinstance(contender, Ours)]
-        assert len(ours) == 12
+        assert len(ours) == (12 if built_library() is None else 18)
         for contender in ours:
             contender.prepare(*request)
             assert contender.answer() == expected, contender.name
@@ -41,10 +46,10 @@ def test_every_way_of_ours_gives_the_same_answer(world: World) -> None:
 
 def test_work_is_counted_by_answer_and_pruning_saves_some(world: World) -> None:
     requests = world.requests(toy_histories(world.catalog)[:6], num_prefixes=30)
-    runtime = world.runtimes[1]
+    prunes, decodes_all = world.searchers[0]
     pruned, full, stateless = (
-        Ours(runtime, world.catalog, prune=prune, new_items=new_items)
-        for prune, new_items in ((True, 0), (False, 0), (False, None))
+        Ours(searcher, world.catalog, prunes=searcher is prunes, new_items=new_items)
+        for searcher, new_items in ((prunes, 0), (decodes_all, 0), (decodes_all, None))
     )
     timings = list(measure([pruned, full, stateless], requests))
     assert timings[0].nodes <= timings[1].nodes == timings[2].nodes
@@ -56,7 +61,7 @@ def test_work_is_counted_by_answer_and_pruning_saves_some(world: World) -> None:
 def test_ratios_are_of_medians_to_generate(world: World) -> None:
     names = ("generate", "generate_exact", "ours")
     contenders = [
-        replace_name(Ours(world.runtimes[0], world.catalog, prune=True, new_items=0), name)
+        replace_name(Ours(world.searchers[0][0], world.catalog, prunes=True, new_items=0), name)
         for name in names
     ]
     timings = [
@@ -86,9 +91,10 @@ def test_histories_are_as_long_as_asked_and_joined_only_where_they_must_be() -> 
 
 def test_a_wider_mlp_and_a_larger_codebook_cost_more_on_paper() -> None:
     config = RecommenderConfig(sizes=(64, 64, 256))
-    wide = replace(config, decoder_mlp=8)
-    assert node_flop(wide, 51, 2) - node_flop(config, 51, 2) == 2 * 8 * 192**2
-    assert node_flop(config, 51, 2) - node_flop(config, 51, 1) == pytest.approx(2 * 192 * 192 + 768)
+    wide = replace(config, mlp=config.mlp + 1)
+    assert node_flop(wide, 51, 2) - node_flop(config, 51, 2) == config.layers * 4 * 192**2
+    deeper = node_flop(config, 51, 2) - node_flop(config, 51, 1)
+    assert deeper == pytest.approx(2 * 192 * 192 + config.layers * 768)
     assert row_flop(config, 100) > row_flop(config, 10)
 
 

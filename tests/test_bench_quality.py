@@ -24,6 +24,7 @@ from bench.thoughts import (
     plan_chunks,
 )
 from models import prompts
+from models.best_first import NumpySearch
 from models.catalog import Catalog
 from models.dataset import load_dataset
 from models.finish import Finisher
@@ -91,7 +92,7 @@ def place(ranked_rows: list[int], target: int | None) -> float:
 
 
 def toy_finisher(catalog: Catalog) -> Finisher:
-    return Finisher(TorchRuntime(toy_recommender(catalog)), catalog)
+    return Finisher(NumpySearch(TorchRuntime(toy_recommender(catalog))), catalog)
 
 
 def finish_places(world: World, prefixes: list[tuple[Prefix, ...]]) -> list[float]:

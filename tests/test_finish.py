@@ -1,9 +1,7 @@
 """The best-first finish against scoring every item on its own, in every runtime."""
 
 import math
-import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +9,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from models.best_first import NumpySearch
 from models.candidates import Candidates
 from models.catalog import Catalog
 from models.finish import Finisher, Scored
 from models.one_pass import CatalogScorer
 from models.recommender import OnlineRecommender, chain_nodes
-from models.runtime import Decoded, HistoryState, Near, Runtime
+from models.runtime import Decoded, HistoryState, Near
 from models.sid import Prefix
 from models.torch_runtime import TorchRuntime
-from tests.toy import toy_catalog, toy_histories, toy_onnx, toy_recommender
+from tests.toy import toy_catalog, toy_histories, toy_recommender, toy_searcher
 
 SHAPES = [((8, 8, 16), 2), ((6, 5, 4, 7), 2), ((6, 5, 4, 7), 3), ((9, 30), 1), ((4, 3, 3, 3, 4), 1)]
 PEAKED, FLAT = 8.0, 1.0
@@ -35,7 +34,8 @@ def brute_force(
     scores = []
     for sid in sids:
         targets = sid.repeat(1, len(history) + 1, 1)
-        hidden = recommender.decode(memory, chain_nodes(targets))[0, -len(sid) :]
+        below = recommender.decode(memory, chain_nodes(targets))[0, 1 - len(sid) :]
+        hidden = torch.cat([memory.states_BHW[0, -1:], below])
         steps = [recommender.code_logprobs(hidden[at], at)[code] for at, code in enumerate(sid)]
         scores.append(float(sum(steps)))
     return scores
@@ -47,32 +47,30 @@ def some_prefixes(catalog: Catalog, count: int, seed: int) -> list[Prefix]:
     return [tuple(codes) for codes in table[chosen].tolist()]
 
 
-@cache
-def onnx_runtime(sizes: tuple[int, ...], depth: int, layers: int) -> Runtime:
-    catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=120)
-    recommender = toy_recommender(catalog, decoder_layers=layers)
-    return toy_onnx(recommender, Path(tempfile.mkdtemp(prefix="toy-graphs-")))
-
-
 def exact_finisher(catalog: Catalog, *, scale: float = PEAKED) -> Finisher:
     runtime = TorchRuntime(toy_recommender(catalog, scale=scale).double())
-    return Finisher(runtime, catalog, whole_nodes=0)
+    return Finisher(NumpySearch(runtime, whole_nodes=0), catalog)
 
 
 @pytest.mark.parametrize("whole_nodes", [0, math.inf])
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("name", ["torch-float64", "onnx-float32"])
+@pytest.mark.parametrize("name", ["torch-float64", "onnx-float32", "native-float32"])
 @pytest.mark.parametrize(("sizes", "depth"), SHAPES)
 def test_finish_equals_scoring_every_item(
-    sizes: tuple[int, ...], depth: int, name: str, layers: int, whole_nodes: float
+    sizes: tuple[int, ...],
+    depth: int,
+    name: str,
+    layers: int,
+    whole_nodes: float,
+    tmp_path: Path,
 ) -> None:
     catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=120)
-    recommender = toy_recommender(catalog, decoder_layers=layers).double()
-    is_exact = name == "torch-float64"
-    runtime = TorchRuntime(recommender) if is_exact else onnx_runtime(sizes, depth, layers)
-    assert runtime.precision == name
-    finisher = Finisher(runtime, catalog, whole_nodes=whole_nodes)
-    tolerance = 1e-9 if is_exact else 1e-4
+    recommender = toy_recommender(catalog, layers=layers).double()
+    served = toy_recommender(catalog, layers=layers)
+    searcher = toy_searcher(served, name, tmp_path, whole_nodes=whole_nodes)
+    assert searcher.precision == name
+    finisher = Finisher(searcher, catalog)
+    tolerance = 1e-9 if name == "torch-float64" else 1e-4
     with torch.inference_mode():
         for seed, history in enumerate(toy_histories(catalog, num_users=4)):
             scores = brute_force(recommender, catalog, history)
@@ -88,15 +86,22 @@ def test_finish_equals_scoring_every_item(
             )
 
 
+@pytest.mark.parametrize("name", ["torch-float64", "native-float32"])
 @pytest.mark.parametrize("scale", [PEAKED, FLAT])
 @pytest.mark.parametrize(("sizes", "depth"), SHAPES)
 def test_pruning_changes_nothing_but_the_number_of_nodes(
-    sizes: tuple[int, ...], depth: int, scale: float
+    sizes: tuple[int, ...], depth: int, scale: float, name: str, tmp_path: Path
 ) -> None:
     catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=400)
-    runtime = TorchRuntime(toy_recommender(catalog, scale=scale).double())
-    pruned = Finisher(runtime, catalog, whole_nodes=0)
-    full = Finisher(runtime, catalog, whole_nodes=math.inf)
+    pruned, full = (
+        Finisher(
+            toy_searcher(
+                toy_recommender(catalog, scale=scale), name, tmp_path, whole_nodes=whole_nodes
+            ),
+            catalog,
+        )
+        for whole_nodes in (0, math.inf)
+    )
     prefixes = pruned.candidates(some_prefixes(catalog, 40, seed=1))
     for k, history in enumerate(toy_histories(catalog), start=1):
         state = pruned.encode(history)
@@ -112,8 +117,8 @@ def test_pruning_changes_nothing_but_the_number_of_nodes(
 def test_a_peaked_model_decodes_a_fraction_of_the_nodes() -> None:
     catalog = toy_catalog(num_items=2000)
     runtime = TorchRuntime(toy_recommender(catalog, scale=12.0).double())
-    pruned = Finisher(runtime, catalog, whole_nodes=0)
-    full = Finisher(runtime, catalog, whole_nodes=math.inf)
+    pruned = Finisher(NumpySearch(runtime, whole_nodes=0), catalog)
+    full = Finisher(NumpySearch(runtime, whole_nodes=math.inf), catalog)
     for history in toy_histories(catalog):
         state = pruned.encode(history)
         prefixes = pruned.candidates(some_prefixes(catalog, 50, seed=len(history)))
@@ -127,7 +132,7 @@ def test_a_flat_model_costs_no_second_look() -> None:
     catalog = toy_catalog(num_items=2000)
     runtime = CountingRuntime(toy_recommender(catalog, scale=0.01).double())
     prefixes = some_prefixes(catalog, 50, seed=0)
-    finisher = Finisher(runtime, catalog, whole_nodes=0)
+    finisher = Finisher(NumpySearch(runtime, whole_nodes=0), catalog)
     finisher.finish(finisher.encode([1, 2]), finisher.candidates(prefixes), k=len(catalog))
     assert runtime.num_calls == catalog.space.levels - 1
 
@@ -145,7 +150,7 @@ class CountingRuntime(TorchRuntime):
 def test_a_small_tree_is_decoded_whole_and_a_large_one_searched() -> None:
     catalog = toy_catalog(num_items=2000)
     runtime = CountingRuntime(toy_recommender(catalog).double())
-    finisher = Finisher(runtime, catalog, whole_nodes=30)
+    finisher = Finisher(NumpySearch(runtime, whole_nodes=30), catalog)
     state = finisher.encode([1, 2])
     for count, is_whole in ((20, True), (40, False)):
         candidates = finisher.candidates(some_prefixes(catalog, count, seed=0))
@@ -236,7 +241,8 @@ def test_the_whole_catalog_is_a_tree_like_any_other() -> None:
     state = finisher.encode([5, 6])
     prefixes = [tuple(codes) for codes in catalog.trie.prefixes().tolist()]
     explicit = finisher.finish(state, finisher.candidates(prefixes), k=20)
-    assert finisher.finish(state, Candidates(catalog.trie), k=20) == explicit
+    whole = finisher.finish(state, Candidates(catalog.trie), k=20)
+    assert [item.row for item in whole] == [item.row for item in explicit]
 
 
 def test_scores_that_are_not_numbers_never_come_out() -> None:
@@ -244,6 +250,6 @@ def test_scores_that_are_not_numbers_never_come_out() -> None:
     recommender = toy_recommender(catalog)
     with torch.no_grad():
         dict(recommender.named_parameters())["heads.2.bias"][:8] = float("nan")
-    finisher = Finisher(TorchRuntime(recommender), catalog)
+    finisher = Finisher(NumpySearch(TorchRuntime(recommender)), catalog)
     prefixes = finisher.candidates(some_prefixes(catalog, 9, 0))
     assert finisher.finish(finisher.encode([1, 2]), prefixes, k=10) == []

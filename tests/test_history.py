@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from models.best_first import NumpySearch
 from models.finish import Finisher
 from models.history import HistoryCache, window_start
-from models.runtime import HistoryState
 from models.torch_runtime import TorchRuntime
-from tests.toy import toy_catalog, toy_onnx, toy_recommender
+from tests.toy import toy_catalog, toy_recommender, toy_searcher
 
 WINDOW = 50
 
@@ -20,28 +20,27 @@ def test_a_history_grows_to_99_items_and_begins_again_with_50() -> None:
     assert all(counted[num + 1] in (counted[num] + 1, WINDOW) for num in range(259))
 
 
-@pytest.mark.parametrize("name", ["torch", "onnx"])
+@pytest.mark.parametrize("name", ["torch-float32", "onnx-float32", "native-float32"])
 def test_a_grown_history_finishes_as_one_encoded_afresh(name: str, tmp_path: Path) -> None:
     """Over two windows' ends; the reference is float64, stateless."""
     catalog = toy_catalog()
     recommender = toy_recommender(catalog, scale=3.0)
-    runtime = TorchRuntime(recommender) if name == "torch" else toy_onnx(recommender, tmp_path)
-    finisher = Finisher(runtime, catalog)
-    exact = Finisher(TorchRuntime(toy_recommender(catalog, scale=3.0).double()), catalog)
+    finisher = Finisher(toy_searcher(recommender, name, tmp_path), catalog)
+    exact = Finisher(
+        NumpySearch(TorchRuntime(toy_recommender(catalog, scale=3.0).double())), catalog
+    )
     cache = HistoryCache(finisher, window=WINDOW, max_bytes=10_000_000)
     rows = [(7 * at) % len(catalog) for at in range(160)]
     for num in range(len(rows) + 1):
         state = cache.state(rows[:num])
         fresh = exact.encode(rows[window_start(num, WINDOW) : num])
         assert state.num_items == num - window_start(num, WINDOW)
-        assert state.bases_LW == pytest.approx(fresh.bases_LW, abs=1e-5)
-        if num % 10 == 0:
-            own = exact.own_prefixes(fresh, count=20)
-            found, expected = finisher.finish(state, own, k=5), exact.finish(fresh, own, k=5)
-            assert [item.row for item in found] == [item.row for item in expected]
-            assert [item.logprob for item in found] == pytest.approx(
-                [item.logprob for item in expected], abs=1e-5
-            )
+        own = exact.own_prefixes(fresh, count=20)
+        found, expected = finisher.finish(state, own, k=5), exact.finish(fresh, own, k=5)
+        assert [item.row for item in found] == [item.row for item in expected]
+        assert [item.logprob for item in found] == pytest.approx(
+            [item.logprob for item in expected], abs=1e-5
+        )
     assert (cache.num_encoded, cache.num_extended) == (3, 158)
     assert len(cache) == 3, "what an event made old is dropped"
 
@@ -49,7 +48,7 @@ def test_a_grown_history_finishes_as_one_encoded_afresh(name: str, tmp_path: Pat
 class CountingEncoder(Finisher):
     def __init__(self) -> None:
         catalog = toy_catalog()
-        super().__init__(TorchRuntime(toy_recommender(catalog)), catalog)
+        super().__init__(NumpySearch(TorchRuntime(toy_recommender(catalog))), catalog)
 
 
 def test_a_known_history_costs_nothing_and_the_least_recently_used_goes_first() -> None:
@@ -69,7 +68,7 @@ def test_a_known_history_costs_nothing_and_the_least_recently_used_goes_first() 
 
 def test_a_cache_of_no_bytes_still_answers() -> None:
     cache = HistoryCache(CountingEncoder(), window=WINDOW, max_bytes=0)
-    state: HistoryState = cache.state([1])
+    state = cache.state([1])
     assert (state.num_items, len(cache), cache.num_bytes) == (1, 0, 0)
 
 

@@ -20,6 +20,7 @@ from bench.open_loop import Outcome, run_open_loop
 from bench.population import NUM_PREFIXES, own_prefixes
 from bench.report import Row, write_markdown
 from bench.sweep import Spent, describe, next_rate, saturation
+from models.best_first import NumpySearch
 from models.finish import Finisher
 from models.torch_runtime import TorchRuntime
 from tests.service_harness import toy_release_dir
@@ -193,7 +194,7 @@ def test_saturation_is_the_highest_rate_that_goodput_follows() -> None:
 
 def test_records_hold_the_online_models_best_prefixes() -> None:
     catalog = toy_catalog()
-    finisher = Finisher(TorchRuntime(toy_recommender(catalog)), catalog)
+    finisher = Finisher(NumpySearch(TorchRuntime(toy_recommender(catalog))), catalog)
     found = own_prefixes(finisher, catalog, [*catalog.item_ids[5:8], "unknown"])
     state = finisher.encode([5, 6, 7])
     best = catalog.trie.prefixes()[finisher.rank_prefixes(state, count=NUM_PREFIXES)].tolist()

@@ -133,7 +133,7 @@ def test_a_release_names_the_precisions_it_was_judged_at(published: Release) -> 
         < 1e-3
         < judged["torch-bfloat16"].max_abs_difference
     )
-    assert published.load_runtime("torch-float32").precision == "torch-float32"
+    assert published.load_searcher("torch-float32").precision == "torch-float32"
 
 
 def test_a_precision_that_keeps_too_little_of_the_top_ten_is_refused(copy: Path) -> None:
@@ -141,9 +141,9 @@ def test_a_precision_that_keeps_too_little_of_the_top_ten_is_refused(copy: Path)
     edit_manifest(copy, precisions={"torch-bfloat16": poor})
     release = Release.load(copy)
     with pytest.raises(InvalidRelease, match=r"torch-bfloat16 keeps 98\.4% .* at least 99%"):
-        release.load_runtime("torch-bfloat16")
+        release.load_searcher("torch-bfloat16")
     with pytest.raises(InvalidRelease, match="not validated at onnx-float32"):
-        release.load_runtime()
+        release.load_searcher()
 
 
 def test_a_release_of_the_first_format_is_read_but_not_served(copy: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_release_of_the_first_format_is_read_but_not_served(copy: Path) -> Non
     release = Release.load(copy)
     assert release.catalog.item_ids == toy_catalog().item_ids
     with pytest.raises(InvalidRelease, match="training renew --keep-weights"):
-        release.load_runtime()
+        release.load_searcher()
 
 
 def test_graphs_hold_no_weights_of_their_own(published: Release) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from models.best_first import NumpySearch
 from models.candidates import Candidates
-from models.finish import Finisher
+from models.finish import Finisher, KeptHistory
 from models.history import window_start
 from models.memory_store import MemoryStore
-from models.runtime import HistoryState
 from models.sid import SidSpace
 from models.torch_runtime import TorchRuntime
 from models.user_state import UserState
@@ -39,7 +39,7 @@ class SlowFinisher(Finisher):
 
     def __init__(self, delay_s: float) -> None:
         catalog = toy_engine().catalog
-        super().__init__(TorchRuntime(toy_recommender(catalog)), catalog)
+        super().__init__(NumpySearch(TorchRuntime(toy_recommender(catalog))), catalog)
         self.delay_s = 0.0
         self.num_searches = 0
         self._delay_s = delay_s
@@ -47,7 +47,7 @@ class SlowFinisher(Finisher):
     def slow_down(self) -> None:
         self.delay_s = self._delay_s
 
-    def own_prefixes(self, state: HistoryState, *, count: int) -> Candidates:
+    def own_prefixes(self, state: KeptHistory, *, count: int) -> Candidates:
         self.num_searches += 1
         time.sleep(self.delay_s)
         return super().own_prefixes(state, count=count)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from models.best_first import NumpySearch
 from models.candidates import Candidates
-from models.finish import Finisher
+from models.finish import Finisher, KeptHistory
 from models.layout import record_key
-from models.runtime import HistoryState
 from models.store import RedisStore
 from models.torch_runtime import TorchRuntime
 from service.engine import Engine
@@ -243,12 +243,12 @@ class GatedFinisher(Finisher):
 
     def __init__(self) -> None:
         catalog = toy_engine().catalog
-        super().__init__(TorchRuntime(toy_recommender(catalog)), catalog)
+        super().__init__(NumpySearch(TorchRuntime(toy_recommender(catalog))), catalog)
         self.gate = threading.Event()
         self.gate.set()
         self.reached = threading.Event()
 
-    def own_prefixes(self, state: HistoryState, *, count: int) -> Candidates:
+    def own_prefixes(self, state: KeptHistory, *, count: int) -> Candidates:
         self.reached.set()
         self.gate.wait(timeout=60)
         return super().own_prefixes(state, count=count)
@@ -302,7 +302,7 @@ async def test_a_full_queue_gives_the_popular_list_at_once(
 
 
 class FailingFinisher(Finisher):
-    def encode(self, rows: Sequence[int]) -> HistoryState:
+    def encode(self, rows: Sequence[int]) -> KeptHistory:
         raise RuntimeError("a bug")
 
 
@@ -311,7 +311,8 @@ async def test_a_finish_that_raises_is_logged_and_gives_the_popular_list(
 ) -> None:
     catalog = toy_engine().catalog
     engine = Engine(
-        toy_engine().release, FailingFinisher(TorchRuntime(toy_recommender(catalog)), catalog)
+        toy_engine().release,
+        FailingFinisher(NumpySearch(TorchRuntime(toy_recommender(catalog))), catalog),
     )
     async with serving(store, engine=engine) as service:
         answer = await service.recommend("user")
@@ -326,7 +327,7 @@ async def test_a_model_of_nothing_but_nan_gives_the_popular_list(store: RedisSto
     release, broken = toy_engine().release, toy_recommender(toy_engine().catalog)
     with torch.no_grad():
         broken.start.fill_(torch.nan)
-    engine = Engine(release, Finisher(TorchRuntime(broken), release.catalog))
+    engine = Engine(release, Finisher(NumpySearch(TorchRuntime(broken)), release.catalog))
     async with serving(store, engine=engine) as service:
         answer = await service.recommend("user")
         assert (answer["source"], answer["degraded"]) == ("popular", True)

@@ -91,7 +91,7 @@ def test_popularity_counts_no_target(trained: Release, data: Path) -> None:
 def test_the_trained_recommender_prefers_the_catalog(trained: Release) -> None:
     """Two short epochs teach which codes go together: the catalog's share of probability is more
     than its share of the address space."""
-    finisher = Finisher(trained.load_runtime(), trained.catalog)
+    finisher = Finisher(trained.load_searcher(), trained.catalog)
     state = finisher.encode([0, 1, 2])
     assert len(finisher.finish(state, finisher.own_prefixes(state, count=20), k=10)) == 10
 
@@ -132,7 +132,7 @@ def test_a_renewed_release_keeps_catalog_and_reasoner(
     other = Release.load(copy)
     changed = [name for name in same if other.manifest.files[name] != again.manifest.files[name]]
     assert changed == ["online.safetensors"]
-    assert other.load_runtime().precision == "onnx-float32"
+    assert other.load_searcher().precision == "onnx-float32"
 
 
 def test_a_folder_that_is_no_data_set_is_one_line_and_exit_78(tmp_path: Path) -> None:

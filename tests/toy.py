@@ -7,20 +7,26 @@ trained for seconds.
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
+from models.best_first import NumpySearch
+from models.build_kernel import built_library
 from models.catalog import Catalog, build_catalog
 from models.dataset import ItemText
+from models.finish import Searcher
 from models.graphs import write_graphs
+from models.native_runtime import NATIVE, NativeRuntime
 from models.prompts import caption, category_rationale, rationale_text
 from models.publish import publish
 from models.recommender import OnlineRecommender
 from models.release import Release
-from models.runtime import OnnxRuntime
+from models.runtime import ONNX, OnnxRuntime
 from models.shape import RecommenderConfig
 from models.sid import SidSpace
+from models.torch_runtime import TorchRuntime
 from training.activate import ActivateRecipe, activate
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
 from training.tasks import Tasks
@@ -51,7 +57,7 @@ def toy_catalog(
 
 
 def toy_recommender(
-    catalog: Catalog, *, seed: int = 0, scale: float = 8.0, decoder_layers: int = 1
+    catalog: Catalog, *, seed: int = 0, scale: float = 8.0, layers: int = 2
 ) -> OnlineRecommender:
     """Random weights, scaled up so that distributions are far from flat."""
     torch.manual_seed(seed)
@@ -59,8 +65,7 @@ def toy_recommender(
         sizes=catalog.space.sizes,
         width=32,
         heads=2,
-        decoder_layers=decoder_layers,
-        decoder_mlp=2,
+        layers=layers,
         dropout=0.0,
     )
     recommender = OnlineRecommender(config)
@@ -77,6 +82,26 @@ def toy_onnx(recommender: OnlineRecommender, directory: Path) -> OnnxRuntime:
     save_file(recommender.state_dict(), file)
     write_graphs(directory, recommender.config)
     return OnnxRuntime(directory, recommender.config, load_file(file))
+
+
+def toy_native(recommender: OnlineRecommender, *, prunes: bool = True) -> NativeRuntime:
+    """Skips the test where no kernel could be built."""
+    if built_library() is None:
+        pytest.skip("no C compiler built a kernel for this processor")
+    weights = {name: value.numpy() for name, value in recommender.float().state_dict().items()}
+    return NativeRuntime(recommender.config, weights, prunes=prunes)
+
+
+def toy_searcher(
+    recommender: OnlineRecommender, precision: str, directory: Path, *, whole_nodes: float = 0
+) -> Searcher:
+    """Any precision; directory: for the graphs."""
+    if precision == NATIVE:
+        return toy_native(recommender, prunes=whole_nodes == 0)
+    if precision == ONNX:
+        return NumpySearch(toy_onnx(recommender.float(), directory), whole_nodes=whole_nodes)
+    dtype = {"torch-float64": torch.float64, "torch-float32": torch.float32}[precision]
+    return NumpySearch(TorchRuntime(recommender.to(dtype)), whole_nodes=whole_nodes)
 
 
 def toy_histories(catalog: Catalog, *, num_users: int = 20, seed: int = 0) -> list[list[int]]:

@@ -139,11 +139,12 @@ def next_sid_loss(recommender: OnlineRecommender, batch: Batch) -> Tensor:
     sids_BHL, lengths_B = batch
     memory = recommender.encode(sids_BHL[:, :-1], lengths_B - 1)
     hidden_BMW = recommender.decode(memory, chain_nodes(sids_BHL))
-    levels = sids_BHL.shape[2]
+    deepest = sids_BHL.shape[2] - 1
     real_BH = torch.arange(sids_BHL.shape[1]) < lengths_B.unsqueeze(1)
     total = hidden_BMW.new_zeros(())
-    for level in range(levels):
-        logits = recommender.heads[level](hidden_BMW[:, level::levels][real_BH])
+    for level in range(deepest + 1):
+        here_BHW = hidden_BMW[:, level - 1 :: deepest] if level else memory.states_BHW
+        logits = recommender.heads[level](here_BHW[real_BH])
         total = total + functional.cross_entropy(logits, sids_BHL[..., level][real_BH])
     return total
 

@@ -31,12 +31,10 @@ class ShapeRecipe:
 
     width: int = 192
     heads: int = 4
-    encoder_layers: int = 2
-    decoder_layers: int = 1
-    encoder_mlp: int = 4
-    decoder_mlp: int = 4
+    layers: int = 3
+    mlp: int = 2
     window: int = 50
-    dropout: float = 0.5
+    dropout: float = 0.3
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+/* The online recommender's layers (models/recommender.py) over packed weights.
+ *
+ * M = rows, W = model width, N = heads, E = head width, L = levels
+ */
+#ifndef LAYERS_H
+#define LAYERS_H
+
+#include "matrix.h"
+
+#define MAX_LEVELS 8
+#define MAX_LAYERS 8
+
+/* bias: (N, bias_stride) by head, column c for a key `max_rows - 1 - c` rows back; -infinity for
+ * the columns behind, which are rows ahead. */
+typedef struct {
+    Norm norm;
+    Linear qkv, out;
+    Norm mlp_norm;
+    Linear up, down;
+    const float *bias;
+} Layer;
+
+typedef struct {
+    int32_t width, heads, levels, max_rows, bias_stride, num_layers;
+    int32_t sizes[MAX_LEVELS];
+    const float *start;
+    const float *codes[MAX_LEVELS]; /* (size, W) */
+    const float *depth_embedding;   /* (L - 1, W), from depth 1 on */
+    Norm norm;
+    Linear heads_of[MAX_LEVELS];
+    Layer layers[MAX_LAYERS];
+} Model;
+
+/* The keys and values that a row attends to. keys: (N * E, stride), a column a key; values: (keys,
+ * W); bias: (N, bias_stride), -infinity where there is no key. */
+typedef struct {
+    const float *keys, *values, *bias;
+    int64_t stride, bias_stride;
+    int32_t num;
+} Attended;
+
+/* Keys and values of a row's own, one vector of W each. */
+typedef struct {
+    const float *key, *value;
+} Own;
+
+static inline int32_t padded(int32_t num) { return (num + LANES - 1) / LANES * LANES; }
+
+/* Up to four vectors of scores at once, so that the additions do not wait for each other. */
+INLINE void score_block(int num_vecs, const float *q, const float *keys, int64_t stride,
+                        int32_t head_width, const float *bias, float *scores) {
+    vec total[4];
+    for (int at = 0; at < num_vecs; at++) total[at] = load(bias + at * LANES);
+    for (int32_t e = 0; e < head_width; e++) {
+        vec value = splat(q[e]);
+        for (int at = 0; at < num_vecs; at++)
+            total[at] += value * load(keys + e * stride + at * LANES);
+    }
+    for (int at = 0; at < num_vecs; at++) store(scores + at * LANES, total[at]);
+}
+
+static void score(const float *q, const float *keys, int64_t stride, int32_t head_width,
+                  const float *bias, int32_t num, float *scores) {
+    int32_t at = 0;
+    for (; at + 4 * LANES <= num; at += 4 * LANES)
+        score_block(4, q, keys + at, stride, head_width, bias + at, scores + at);
+    for (; at < num; at += LANES)
+        score_block(1, q, keys + at, stride, head_width, bias + at, scores + at);
+}
+
+/* weights of one softmax, not yet divided by their sum, which is returned. num: whole vectors. */
+static float exponents(float *scores, int32_t num) {
+    vec most = splat(-INFINITY), total = splat(0);
+    for (int32_t at = 0; at < num; at += LANES) most = larger(load(scores + at), most);
+    float largest = largest_lane(most);
+    for (int32_t at = 0; at < num; at += LANES) {
+        vec share = exp_vec(load(scores + at) - largest);
+        store(scores + at, share);
+        total += share;
+    }
+    return sum_lanes(total);
+}
+
+/* out (E) = the mean of the values by weight. */
+static void mix(const float *weights, const float *values, int64_t stride, int32_t num,
+                int32_t head_width, float *out) {
+    int32_t e = 0;
+    for (; e + 3 * LANES <= head_width; e += 3 * LANES) {
+        vec a = splat(0), b = splat(0), c = splat(0);
+        for (int32_t at = 0; at < num; at++) {
+            const float *value = values + at * stride + e;
+            vec weight = splat(weights[at]);
+            a += weight * load(value);
+            b += weight * load(value + LANES);
+            c += weight * load(value + 2 * LANES);
+        }
+        store(out + e, a);
+        store(out + e + LANES, b);
+        store(out + e + 2 * LANES, c);
+    }
+    for (; e < head_width; e++) {
+        float total = 0;
+        for (int32_t at = 0; at < num; at++) total += weights[at] * values[at * stride + e];
+        out[e] = total;
+    }
+}
+
+/* One row's attention over a history and over vectors of its own: one softmax (M = 1).
+ * scores: room for the history's keys and one whole vector more. */
+static void attend_row(const Model *model, const float *q, const Attended *history, const Own *own,
+                       int32_t num_own, float *scores, float *out) {
+    int32_t head_width = model->width / model->heads, num = padded(history->num);
+    float scale = 1.0f / sqrtf(head_width), scaled[head_width];
+    for (int32_t head = 0; head < model->heads; head++) {
+        int32_t first = head * head_width;
+        for (int32_t e = 0; e < head_width; e++) scaled[e] = q[first + e] * scale;
+        score(scaled, history->keys + first * history->stride, history->stride, head_width,
+              history->bias + head * history->bias_stride, num, scores);
+        store(scores + num, splat(-INFINITY));
+        for (int32_t at = 0; at < num_own; at++) {
+            float total = 0;
+            for (int32_t e = 0; e < head_width; e++) total += scaled[e] * own[at].key[first + e];
+            scores[num + at] = total;
+        }
+        float sum = exponents(scores, num + (num_own ? LANES : 0));
+        mix(scores, history->values + first, model->width, history->num, head_width, out + first);
+        for (int32_t at = 0; at < num_own; at++)
+            for (int32_t e = 0; e < head_width; e++)
+                out[first + e] += scores[num + at] * own[at].value[first + e];
+        for (int32_t e = 0; e < head_width; e++) out[first + e] /= sum;
+    }
+}
+
+/* x (M, W) plus what the attention mixed and plus the MLP, in place. normed: room for (M, W);
+ * inner: for (M, up.outputs) and a vector more. */
+static void finish_layer(const Layer *layer, int32_t width, int32_t num_rows, const float *mixed,
+                         float *x, float *normed, float *inner) {
+    int32_t inner_width = layer->up.outputs;
+    product(&layer->out, mixed, width, num_rows, x, width, 1);
+    layer_norm(&layer->mlp_norm, x, num_rows, width, normed);
+    product(&layer->up, normed, width, num_rows, inner, inner_width, 0);
+    gelu(inner, (int64_t)num_rows * inner_width);
+    product(&layer->down, inner, inner_width, num_rows, x, width, 1);
+}
+
+/* x (W) = the sum of the embeddings of the first `depth` codes. */
+static void sum_codes(const Model *model, const int32_t *codes, int32_t depth, float *x) {
+    int32_t width = model->width;
+    memset(x, 0, sizeof(float) * width);
+    for (int32_t level = 0; level < depth; level++) {
+        const float *row = model->codes[level] + (int64_t)codes[level] * width;
+        for (int32_t at = 0; at < width; at++) x[at] += row[at];
+    }
+}
+
+#endif
