@@ -23,6 +23,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
 BASE := $(VENV)/.base
 DEV := $(VENV)/.dev
 LOCUST := $(VENV)/.locust
+KERNEL := models/kernel/built/.made
 
 .PHONY: help demo serve test lint types train bench locust clean
 .DELETE_ON_ERROR:
@@ -30,14 +31,14 @@ LOCUST := $(VENV)/.locust
 help:
 	@sed -n 's/^#   //p' Makefile
 
-demo: $(BASE)
+demo: $(BASE) $(KERNEL)
 	$(PY) -m bench demo --release $(RELEASE) --data $(DATA)
 
-serve: $(BASE)
+serve: $(BASE) $(KERNEL)
 	$(PY) -m offline import --data $(DATA)
 	$(PY) -m service --release $(RELEASE) --host $(HOST) --port $(PORT)
 
-test: lint types
+test: lint types $(KERNEL)
 	$(PY) -m pytest
 
 lint: $(DEV)
@@ -47,10 +48,10 @@ lint: $(DEV)
 types: $(DEV)
 	$(PY) -m mypy
 
-train: $(DEV)
+train: $(DEV) $(KERNEL)
 	$(PY) -m training all --data $(DATA) --out $(RELEASE) --seed $(SEED)
 
-bench: $(DEV)
+bench: $(DEV) $(KERNEL)
 	$(PY) -m bench trie --json $(RESULTS)/trie.json
 	$(PY) -m bench sids --data $(DATA) --release $(RELEASE) --json $(RESULTS)/sids.json
 	$(PY) -m bench exact --data $(DATA) --release $(RELEASE) --json $(RESULTS)/exact.json
@@ -60,11 +61,11 @@ bench: $(DEV)
 	$(PY) -m bench latency --data $(DATA) --release $(RELEASE) --json $(RESULTS)/latency.json
 	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json $(RESULTS)/quality.json
 
-locust: $(LOCUST)
+locust: $(LOCUST) $(KERNEL)
 	$(PY) -m bench scenario --data $(DATA) --release $(RELEASE) $(if $(URL),--host $(URL))
 
 clean:
-	rm -rf $(VENV) .state .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .state models/kernel/built .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A half-made environment has no stamp and is made again from nothing.
@@ -87,6 +88,12 @@ $(BASE): requirements.lock $(VENV)/.made
 $(DEV): requirements-dev.lock $(BASE)
 	@echo "Installing requirements-dev.lock (once)"
 	@$(PIP) --no-deps --requirement requirements-dev.lock
+	@touch $@
+
+# Says so, and is no error, where there is no C compiler: ONNX Runtime then does the finish.
+$(KERNEL): models/build_kernel.py $(wildcard models/kernel/*.[ch]) | $(BASE)
+	@$(PY) -m models.build_kernel
+	@mkdir -p $(@D)
 	@touch $@
 
 # What Locust brings along is nobody else's, so it is in no lock; it may move nothing that is.

@@ -52,12 +52,14 @@ def test_published_ports_stay_on_the_loopback_interface(compose: dict[str, Any])
 @pytest.mark.parametrize("name", ["Dockerfile.service", "Dockerfile.offline"])
 def test_an_image_copies_paths_that_exist_and_reach_the_build(name: str) -> None:
     lines = (ROOT / "deploy" / name).read_text().splitlines()
-    sources = [line.split()[1] for line in lines if line.startswith("COPY ")]
+    copies = [line.split()[1] for line in lines if line.startswith("COPY ")]
+    sources = [source for source in copies if not source.startswith("--from=")]
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert sources
     for source in sources:
         assert (ROOT / source).exists(), f"{name} copies {source}"
-        assert f"!{source}" in ignored, f".dockerignore keeps {source} from the build"
+        reaching = {f"!{source}", *(f"!{folder}" for folder in Path(source).parents)}
+        assert reaching & set(ignored), f".dockerignore keeps {source} from the build"
 
 
 def test_containers_set_only_settings_that_exist(compose: dict[str, Any]) -> None:
