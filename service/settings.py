@@ -13,7 +13,6 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import InvalidSettings
-from models.release import FASTEST
 from service.reasons import Mode
 
 ENV_PREFIX = "THINKAHEAD_"
@@ -26,7 +25,7 @@ class ServiceSettings(BaseSettings):
 
     release_dir: Path
     redis_url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://.+")] | None = None
-    precision: Annotated[str, Field(min_length=1)] = FASTEST  # or one that the release names
+    precision: Annotated[str, Field(min_length=1)] = "fastest"  # or one that the release names
     state_dir: Path | None = None  # of the embedded server, used when there is no redis_url
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000  # 0 takes a free one

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InvalidSettings
-from models.runtime import ONNX
+from models.release import FASTEST
 from service.settings import ServiceSettings, load_settings
 
 
@@ -55,6 +55,6 @@ def test_every_quantity_carries_its_unit_or_is_a_count() -> None:
             assert name.endswith(("_ms", "_hours", "_mb")), name
 
 
-def test_the_default_precision_is_that_of_the_graphs() -> None:
+def test_the_default_precision_is_the_fastest_of_the_machine() -> None:
     """Written out in the settings, which are read before anything heavy is imported."""
-    assert ServiceSettings.model_fields["precision"].default == ONNX
+    assert ServiceSettings.model_fields["precision"].default == FASTEST

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from models.build_kernel import built_library
 from models.catalog import Catalog
 from models.dataset import load_dataset
-from models.build_kernel import built_library
 from models.finish import Finisher
 from models.release import Release
 from models.sid import ITEM_BEGIN
