@@ -198,6 +198,8 @@ def _decode_graph(config: RecommenderConfig, weights: _Weights, depth: int) -> o
         code = b.input(f"code_{level}", ["M"], is_code=True)
         table = b.weight(f"code_embeddings.{level}.weight")
         x = b.one("Add", b.one("Gather", table, code, axis=0), x)
+    if depth > 1:
+        x = b.one("Add", _pairs(b, config), x)
     for at in range(config.layers):
         name = f"layers.{at}"
         keys = b.input(f"keys_{at}", [num, e, "H"])
@@ -217,6 +219,13 @@ def _decode_graph(config: RecommenderConfig, weights: _Weights, depth: int) -> o
         x = _attend(b, x, q, keys, values, tail, name, config, on_way)
     b.output("logp", _code_logprobs(b, x, depth), ["M", config.sizes[depth]])
     return b.model(f"decode_{depth}")
+
+
+def _pairs(b: _Builder, config: RecommenderConfig) -> str:
+    """The embedding of the first two codes together: (M, W)."""
+    first = b.one("Mul", "code_0", b.constant(config.sizes[1]))
+    pair = b.one("Mod", b.one("Add", first, "code_1"), b.constant(config.pair_rows))
+    return b.one("Gather", b.weight("pair_embedding.weight"), pair, axis=0)
 
 
 def _project(b: _Builder, x: str, layer: str, config: RecommenderConfig) -> list[str]:

@@ -73,6 +73,8 @@ class _Model(Structure):
         ("start", _Float),
         ("codes", _Float * _MAX_LEVELS),
         ("depth_embedding", _Float),
+        ("pair_embedding", _Float),
+        ("pair_rows", c_int64),
         ("norm", _Norm),
         ("heads_of", _Linear * _MAX_LEVELS),
         ("layers", _Layer * _MAX_LAYERS),
@@ -227,6 +229,8 @@ class _Packed:
             sizes=(c_int32 * _MAX_LEVELS)(*config.sizes),
             start=self._floats(weights["start"]),
             depth_embedding=self._floats(weights["depth_embedding.weight"]),
+            pair_embedding=self._floats(weights["pair_embedding.weight"]),
+            pair_rows=config.pair_rows,
             norm=self._norm("norm"),
         )
         for level in range(config.levels):

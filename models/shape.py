@@ -8,7 +8,8 @@ BIAS_ROWS = 64  # of each table of attention biases by distance
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """mlp: inner width of the MLPs, in model widths.
+    """mlp: inner width of the MLPs, in model widths. pair_rows: of the table of two-code prefixes;
+    spaces of more pairs share its rows.
 
     window: a history grows to one item short of two windows before its older half is let go
     (`models.history`); training crops histories to one.
@@ -19,6 +20,7 @@ class RecommenderConfig:
     heads: int = 4
     layers: int = 3
     mlp: int = 2
+    pair_rows: int = 4096
     window: int = 50
     dropout: float = 0.3
 

@@ -89,7 +89,10 @@ class TorchRuntime:
         self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
     ) -> Decoded:
         model, depth = self._model, codes_MD.shape[1]
-        x_MW = model.sum_codes(torch.from_numpy(codes_MD)) + model.depth_embedding.weight[depth - 1]
+        codes = torch.from_numpy(codes_MD)
+        x_MW = model.sum_codes(codes) + model.depth_embedding.weight[depth - 1]
+        if depth > 1:
+            x_MW = x_MW + model.embed_pairs(codes)
         own_keys, own_values = [], []
         for at, layer in enumerate(cast("Sequence[Layer]", model.layers)):
             flat = layer.qkv(layer.norm(x_MW))

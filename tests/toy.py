@@ -66,6 +66,7 @@ def toy_recommender(
         width=32,
         heads=2,
         layers=layers,
+        pair_rows=50,
         dropout=0.0,
     )
     recommender = OnlineRecommender(config)

@@ -33,6 +33,7 @@ class ShapeRecipe:
     heads: int = 4
     layers: int = 3
     mlp: int = 2
+    pair_rows: int = 4096
     window: int = 50
     dropout: float = 0.3
 

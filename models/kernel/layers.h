@@ -26,6 +26,8 @@ typedef struct {
     const float *start;
     const float *codes[MAX_LEVELS]; /* (size, W) */
     const float *depth_embedding;   /* (L - 1, W), from depth 1 on */
+    const float *pair_embedding;    /* (pair_rows, W) */
+    int64_t pair_rows;
     Norm norm;
     Linear heads_of[MAX_LEVELS];
     Layer layers[MAX_LAYERS];

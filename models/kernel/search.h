@@ -192,6 +192,16 @@ static float *slot_keys(const Search *search, int64_t slot, int32_t layer) {
     return AT(search, ROOM_KV, float) + (slot * search->model->num_layers + layer) * 2 * width;
 }
 
+static void embed_node(const Model *model, const int32_t *codes, int32_t depth, float *x) {
+    int64_t width = model->width;
+    int64_t pair = ((int64_t)codes[0] * model->sizes[1] + codes[1]) % model->pair_rows;
+    const float *depth_row = model->depth_embedding + (depth - 1) * width;
+    const float *pair_row = model->pair_embedding + pair * width;
+    sum_codes(model, codes, depth, x);
+    for (int32_t at = 0; at < width; at++) x[at] += depth_row[at];
+    for (int32_t at = 0; depth > 1 && at < width; at++) x[at] += pair_row[at];
+}
+
 static void decode_layer(Search *search, int32_t at, int64_t first_slot, int32_t num, float *x) {
     const Model *model = search->model;
     const Layer *layer = &model->layers[at];
@@ -244,10 +254,7 @@ static int open_batch(Search *search, int32_t num) {
     float *x = AT(search, ROOM_X, float);
     Slot *batch = AT(search, ROOM_SLOTS, Slot) + first_slot;
     for (int32_t row = 0; row < num; row++) {
-        float *node = x + (int64_t)row * width;
-        const float *base = model->depth_embedding + (int64_t)(batch[row].depth - 1) * width;
-        sum_codes(model, batch[row].codes, batch[row].depth, node);
-        for (int32_t at = 0; at < width; at++) node[at] += base[at];
+        embed_node(model, batch[row].codes, batch[row].depth, x + (int64_t)row * width);
     }
     for (int32_t at = 0; at < model->num_layers; at++)
         decode_layer(search, at, first_slot, num, x);
