@@ -93,6 +93,62 @@ def test_a_user_gets_the_same_thoughts_in_any_batch(
     assert think(reasoner, catalog, who) == together
 
 
+def test_the_same_batch_leaves_the_same_bytes(
+    reasoner: TransformersReasoner, catalog: Catalog
+) -> None:
+    """A micro-batch that is thought about again, after a kill, must not differ in one bit."""
+    who = users(catalog, 6)
+    assert think(reasoner, catalog, who) == think(reasoner, catalog, who)
+
+
+def test_no_token_is_read_twice_and_none_is_padding(
+    reasoner: TransformersReasoner, catalog: Catalog
+) -> None:
+    """Prompts once, paths without their last token, then `</think>`, `<|item_begin|>`, beams."""
+    prompts = [render_history(catalog, user.rows) for user in users(catalog, 5)]
+    read: list[int] = []
+    hook = reasoner.model.register_forward_pre_hook(
+        lambda _module, _args, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    thoughts = reasoner.think(prompts, paths=3, seeds=range(5))
+    asked = sum(len(reasoner.tokenizer.encode(prompt)) for prompt in prompts)
+    assert sum(read) == asked + sum(thoughts.num_tokens) - 15
+    read.clear()
+    beams = beam_search(thoughts.scorer(), catalog.trie, depth=2, width=4)
+    hook.remove()
+    assert sum(read) == 2 * len(beams) + 4 * len(beams)
+
+
+def test_two_scorers_of_one_batch_agree(reasoner: TransformersReasoner, catalog: Catalog) -> None:
+    prompts = [render_history(catalog, user.rows) for user in users(catalog, 5)]
+    thoughts = reasoner.think(prompts, paths=3, seeds=range(5))
+    first, second = (
+        beam_search(thoughts.scorer(), catalog.trie, depth=2, width=4) for _ in range(2)
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 1.0])
+def test_a_draw_equals_ranking_every_token(directory: Path, catalog: Catalog, top_p: float) -> None:
+    """Only the rows whose best few tokens do not fill the nucleus are ranked further."""
+    sampling = Sampling(temperature=0.7, top_p=top_p, top_k=50)
+    reasoner = TransformersReasoner.load(directory, catalog.space, sampling=sampling)
+    made = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, 400, generator=made) * torch.linspace(0.1, 6, 200).unsqueeze(1)
+    uniform = torch.rand(200, generator=made)
+    probs, order = (logits / 0.7).softmax(dim=1).sort(dim=1, descending=True)
+    expected = []
+    for row in range(200):
+        kept = [probs[row, 0]]
+        while len(kept) < 50 and sum(kept) < top_p:
+            kept.append(probs[row, len(kept)])
+        edges = torch.stack(kept).cumsum(dim=0)
+        at = int((edges <= uniform[row] * edges[-1]).sum())
+        expected.append(int(order[row, at]))
+    found = reasoner._draw(logits, uniform).tolist()
+    assert sum(one != other for one, other in zip(found, expected, strict=True)) <= 1  # rounding
+
+
 def test_paths_of_one_user_differ(reasoner: TransformersReasoner, catalog: Catalog) -> None:
     thoughts = think(reasoner, catalog, users(catalog, 6))
     assert sum(len(set(user.texts)) for user in thoughts) > len(thoughts)
