@@ -1,7 +1,7 @@
 """Thoughts about the users of an evaluation, kept on disk so that no path is sampled twice.
 
 A chunk of users is one micro-batch and one Parquet file, named by the digest of what was asked, in
-a folder named by release and settings. A broken run goes on where it stopped, a larger sample
+a folder named by settings and by what thinks: the release's reasoner and its catalog. A broken run goes on where it stopped, a larger sample
 reuses the smaller one. Delete the folder to think again after a change of the code that thinks.
 """
 
@@ -81,7 +81,7 @@ class Thoughts:
 
 @dataclass(frozen=True)
 class ThoughtCache:
-    """Where the thoughts of one release under one set of settings lie."""
+    """Where the thoughts of one reasoner over one catalog, under one set of settings, lie."""
 
     folder: Path
     release_dir: Path
@@ -90,7 +90,7 @@ class ThoughtCache:
     @classmethod
     def open(cls, root: Path, release: Release, settings: ThoughtSettings) -> "ThoughtCache":
         values = json.dumps(asdict(settings), sort_keys=True)
-        folder = root / f"{release.name}-{release.version}-{_digest(values)[:8]}"
+        folder = root / f"{release.name}-{_digest(_thinker(release))[:12]}-{_digest(values)[:8]}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "settings.json").write_text(values + "\n")
         return cls(folder, release.directory, settings)
@@ -251,6 +251,13 @@ def _read_chunk(file: Path) -> Thoughts:
         for row in table.to_pylist()
     ]
     return Thoughts(users, float(table.schema.metadata[_SECONDS.encode()]))
+
+
+def _thinker(release: Release) -> str:
+    """What thoughts depend on: another online recommender leaves them as they are."""
+    files = release.manifest.files.items()
+    parts = [[name, sha] for name, sha in files if name.startswith(("reasoner/", "catalog."))]
+    return json.dumps(sorted(parts))
 
 
 def _digest(text: str) -> str:
