@@ -1,8 +1,9 @@
 """Thoughts about the users of an evaluation, kept on disk so that no path is sampled twice.
 
 A chunk of users is one micro-batch and one Parquet file, named by the digest of what was asked, in
-a folder named by settings and by what thinks: the release's reasoner and its catalog. A broken run goes on where it stopped, a larger sample
-reuses the smaller one. Delete the folder to think again after a change of the code that thinks.
+a folder named by settings and by what thinks: the release's reasoner and its catalog. A broken run
+goes on where it stopped, a larger sample reuses the smaller one. Delete the folder to think again
+after a change of the code that thinks.
 """
 
 import hashlib
