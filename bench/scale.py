@@ -8,27 +8,20 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from safetensors.numpy import load_file
-from safetensors.torch import save_file
 
 from bench.report import open_console, print_table, write_json, write_markdown
-from models.best_first import NumpySearch
-from models.build_kernel import built_library
 from models.candidates import Candidates, from_nodes
 from models.catalog import Catalog
 from models.finish import Finisher, Searcher
-from models.graphs import write_graphs
-from models.native_runtime import NativeRuntime
 from models.recommender import OnlineRecommender
-from models.runtime import OnnxRuntime
 from models.shape import RecommenderConfig
 from models.sid import SidSpace
+from models.torch_runtime import fastest_searcher
 
 SPACE = SidSpace((8192, 8192, 8192))
 K, NUM_PREFIXES, HISTORY = 10, 100, 50
@@ -114,19 +107,8 @@ def _median_ms(call: Callable[[], object]) -> float:
 
 
 def _random_searcher(seed: int) -> Searcher:
-    """Native where this machine has a kernel."""
     torch.manual_seed(seed)
-    config = RecommenderConfig(sizes=SPACE.sizes)
-    recommender = OnlineRecommender(config)
-    if built_library() is not None:
-        weights = {name: value.numpy() for name, value in recommender.state_dict().items()}
-        return NativeRuntime(config, weights)
-    with TemporaryDirectory(prefix="bench-scale-") as folder:
-        directory = Path(folder)
-        save_file(recommender.state_dict(), directory / "online.safetensors")
-        write_graphs(directory, config)
-        weights = load_file(directory / "online.safetensors")
-        return NumpySearch(OnnxRuntime(directory, config, weights))
+    return fastest_searcher(OnlineRecommender(RecommenderConfig(sizes=SPACE.sizes)).eval())
 
 
 def main(arguments: Sequence[str]) -> int:

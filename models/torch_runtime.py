@@ -15,7 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.best_first import NumpySearch
+from models.build_kernel import built_library
 from models.errors import InvalidRelease
+from models.finish import Searcher
+from models.native_runtime import NativeRuntime
 from models.recommender import Layer, OnlineRecommender, split_heads
 from models.release import Release, one_line
 from models.runtime import BiasTables, Decoded, Floats, HistoryState, Near
@@ -45,6 +49,14 @@ def load_torch_runtime(release: Release, precision: str) -> "TorchRuntime":
     were 20 times slower."""
     torch.set_num_threads(1)
     return TorchRuntime(load_recommender(release).to(DTYPES[precision]))
+
+
+def fastest_searcher(recommender: OnlineRecommender) -> Searcher:
+    """A recommender in memory, natively where this machine has a kernel, else in torch."""
+    if built_library() is None:
+        return NumpySearch(TorchRuntime(recommender))
+    weights = {name: _numpy(value) for name, value in recommender.state_dict().items()}
+    return NativeRuntime(recommender.config, weights)
 
 
 class TorchRuntime:

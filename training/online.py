@@ -15,13 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.candidates import Candidates
 from models.catalog import Catalog
-from models.one_pass import CatalogScorer
+from models.finish import Finisher
+from models.history import window_start
 from models.recommender import OnlineRecommender, chain_nodes
 from models.shape import RecommenderConfig
+from models.torch_runtime import fastest_searcher
 from training.data import Split, UserSplit, sample_users
 
 logger = logging.getLogger(__name__)
+_TOP = 10
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class OnlineRecipe:
     warmup_steps: int = 200
     evaluate_every: int = 4
     patience: int = 6
-    num_validation_users: int = 2000
+    num_validation_users: int = 10_000
     seed: int = 0
 
 
@@ -150,27 +154,21 @@ def next_sid_loss(recommender: OnlineRecommender, batch: Batch) -> Tensor:
 
 
 def validate(
-    recommender: OnlineRecommender,
-    catalog: Catalog,
-    users: Sequence[UserSplit],
-    batch_size: int = 16,
+    recommender: OnlineRecommender, catalog: Catalog, users: Sequence[UserSplit]
 ) -> tuple[float, float]:
     """Recall@10 and NDCG@10 of the validation targets: whole catalog, history items masked."""
-    scorer = CatalogScorer(recommender, catalog)
+    finisher = Finisher(fastest_searcher(recommender.eval()), catalog)
+    everything = Candidates(catalog.trie)
     row_of = {item: row for row, item in enumerate(catalog.item_ids)}
-    ranks: list[int] = []
-    for start in range(0, len(users), batch_size):
-        chunk = users[start : start + batch_size]
-        histories = [[row_of[item] for item in user.train] for user in chunk]
-        with torch.autocast("cpu", torch.bfloat16):
-            scores = scorer.score(histories)
-        for user, history, score_N in zip(chunk, histories, scores, strict=True):
-            target = row_of[user.valid or ""]
-            score_N[[row for row in history if row != target]] = -np.inf
-            ranks.append(int((score_N > score_N[target]).sum()))
-    hits = [rank for rank in ranks if rank < 10]
-    num = max(len(ranks), 1)
-    return len(hits) / num, sum(1 / math.log2(rank + 2) for rank in hits) / num
+    ranks = []
+    for user in users:
+        history, target = [row_of[item] for item in user.train], row_of[user.valid or ""]
+        recent = history[window_start(len(history), finisher.window) :]
+        seen = set(history) - {target}
+        found = finisher.finish(finisher.encode(recent), everything, k=_TOP, exclude=seen)
+        ranks += [rank for rank, item in enumerate(found) if item.row == target]
+    num = max(len(users), 1)
+    return len(ranks) / num, sum(1 / math.log2(rank + 2) for rank in ranks) / num
 
 
 def _cosine(
