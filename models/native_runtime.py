@@ -22,7 +22,7 @@ from models.best_first import Found, Searched
 from models.build_kernel import built_library
 from models.candidates import AllowedRows, Candidates
 from models.errors import InvalidRelease
-from models.runtime import Floats
+from models.runtime import Floats, ItemTable
 from models.shape import RecommenderConfig
 
 NATIVE: Final = "native-float32"
@@ -143,6 +143,7 @@ class NativeRuntime:
         self._prunes = prunes
         self._library = _load(file)
         self._packed = _Packed(config, weights)
+        self._items = ItemTable(config, weights)
         self._workspace = _Workspace()
         self._trees: WeakKeyDictionary[Candidates, _KeptTree] = WeakKeyDictionary()
         self._floats: dict[int, int] = {}
@@ -150,6 +151,7 @@ class NativeRuntime:
 
     def extend(self, past: NativeState | None, sids_ML: NDArray[np.integer]) -> NativeState:
         codes_ML = np.ascontiguousarray(sids_ML, dtype=np.int32)
+        own_MW = self._items.own(codes_ML)
         past_rows = past.rows if past else 0
         rows = past_rows + len(codes_ML) + (past is None)
         buffer = np.empty(self._num_floats(rows), dtype=np.float32)
@@ -158,6 +160,7 @@ class NativeRuntime:
             past.buffer.ctypes.data if past else None,
             past_rows,
             codes_ML.ctypes.data,
+            own_MW.ctypes.data,
             len(codes_ML),
             buffer.ctypes.data,
             byref(self._workspace),
@@ -326,7 +329,9 @@ def _load(file: Path) -> Any:
     model, place, workspace = POINTER(_Model), c_void_p, POINTER(_Workspace)
     library.history_floats.argtypes = (model, c_int32)
     library.history_floats.restype = c_int64
-    library.extend_history.argtypes = (model, place, c_int32, place, c_int32, place, workspace)
+    library.extend_history.argtypes = (
+        model, place, c_int32, place, place, c_int32, place, workspace,
+    )  # fmt: skip
     library.extend_history.restype = ctypes.c_int
     library.search_tree.argtypes = (
         model, place, c_int32, POINTER(_Tree), POINTER(_Rows), c_int32, c_int32, c_int64, c_double,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.shape import BIAS_ROWS, RecommenderConfig
+from models.shape import BIAS_ROWS, UNKNOWN_SID, RecommenderConfig
 
 
 class Memory(NamedTuple):
@@ -54,6 +54,9 @@ class OnlineRecommender(nn.Module):
         self.config = config
         width = config.width
         self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in config.sizes)
+        self.item_embedding = nn.Embedding(config.known_items + 1, config.item_width)
+        self.item_projection = nn.Linear(config.item_width, width, bias=False)
+        self.known_sids = nn.Buffer(torch.full((config.known_items + 1,), UNKNOWN_SID))
         self.start = nn.Parameter(torch.zeros(width))
         self.depth_embedding = nn.Embedding(config.levels - 1, width)  # from depth 1 on
         self.pair_embedding = nn.Embedding(config.pair_rows, width)  # of the first two codes
@@ -61,7 +64,14 @@ class OnlineRecommender(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in config.sizes)
         self.dropout = _Dropout(config.dropout)
+        self.item_dropout = _Dropout(config.item_dropout)
         self.apply(_initialise)
+        for layer in cast("Sequence[Layer]", self.layers):
+            layer.prefer_the_recent()
+
+    def know(self, packed_I: Tensor) -> None:
+        """Which items have an embedding of their own: packed SIDs, int64, sorted, distinct."""
+        self.known_sids[:-1] = packed_I
 
     def encode(self, sids_BHL: Tensor, lengths_B: Tensor) -> Memory:
         """Histories, oldest first and padded on the right, to one causal row per item.
@@ -69,7 +79,7 @@ class OnlineRecommender(nn.Module):
         sids_BHL: int64 (B, H, L), H at most the window. lengths_B: int64 (B,), zero allowed.
         Returns H + 1 rows a user; row h depends on the first h items alone.
         """
-        items_BHW = self.sum_codes(sids_BHL)
+        items_BHW = self.embed_items(sids_BHL)
         start_B1W = self.start.expand(len(sids_BHL), 1, -1)
         x_BHW = self.dropout(torch.cat([start_B1W, items_BHW], dim=1))
         index_H = torch.arange(x_BHW.shape[1])
@@ -96,6 +106,22 @@ class OnlineRecommender(nn.Module):
             x_BMW = layer.decode(x_BMW, keys, values, distance_BMH, visible_BMH, nodes)
         normed: Tensor = self.norm(x_BMW)
         return normed
+
+    def embed_items(self, sids: Tensor) -> Tensor:
+        """What its codes say of an item (..., L), and what is known of it alone: (..., W)."""
+        packed = sids[..., 0]
+        for level, size in enumerate(self.config.sizes[1:], start=1):
+            packed = packed * size + sids[..., level]
+        own = self.item_dropout(self._own_embedding(packed))
+        result: Tensor = self.sum_codes(sids) + self.item_projection(own)
+        return result
+
+    def _own_embedding(self, packed: Tensor) -> Tensor:
+        """Zero for an item that is not known."""
+        at = torch.searchsorted(self.known_sids, packed)
+        is_known = (self.known_sids[at] == packed).unsqueeze(-1)
+        embedded: Tensor = self.item_embedding(at)
+        return embedded * is_known
 
     def _embed_nodes(self, nodes: Nodes) -> Tensor:
         depth_MW: Tensor = self.depth_embedding(nodes.depth_M - 1)
@@ -194,6 +220,17 @@ class Layer(nn.Module):
         mixed = weights[..., :num] @ values_BNHE
         mixed = mixed + (weights[..., num:].unsqueeze(-2) @ near_v).squeeze(-2)
         return self._finish(x_BMW, mixed)
+
+    @torch.no_grad()
+    def prefer_the_recent(self) -> None:
+        """Biases to begin with: none for the first head, falling ever steeper for the others.
+
+        Left to itself a bias moves by a learning rate a step, too slowly to single out the last
+        item: where nothing singles it out, the later codes never see what the first one saw.
+        """
+        steepness_N = 2.0 ** (1 - 2 * torch.arange(self.num_heads - 1, -1, -1))
+        steepness_N[0] = 0
+        self.bias.weight.copy_(-steepness_N * torch.arange(BIAS_ROWS).unsqueeze(1))
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values by head: (B, N, M, E) each."""

@@ -123,6 +123,32 @@ class BiasTables:
         return self.mask(num_rows - 1, 1)
 
 
+class ItemTable:
+    """What the model reads of an item in a history (`OnlineRecommender.embed_items`)."""
+
+    def __init__(self, config: RecommenderConfig, weights: Mapping[str, NDArray[Any]]) -> None:
+        self._sizes = config.sizes
+        self._codes = [weights[f"code_embeddings.{at}.weight"] for at in range(config.levels)]
+        self._known = weights["known_sids"]
+        self._own = weights["item_embedding.weight"]
+        self._projection = np.ascontiguousarray(weights["item_projection.weight"].T)
+
+    def own(self, sids_ML: NDArray[np.integer]) -> Floats:
+        """What is known of each item beside its codes: (M, W)."""
+        packed_M = np.ravel_multi_index(tuple(sids_ML.T), self._sizes)
+        at_M = np.searchsorted(self._known, packed_M)
+        is_known_M1 = (self._known[at_M] == packed_M)[:, None]
+        rows_MW: Floats = (self._own[at_M] * is_known_M1) @ self._projection
+        return rows_MW
+
+    def rows(self, sids_ML: NDArray[np.integer]) -> Floats:
+        """(M, W)."""
+        total = self.own(sids_ML)
+        for level, table in enumerate(self._codes):
+            total += table[sids_ML[:, level]]
+        return total
+
+
 class OnnxRuntime:
     """The graphs of a release on ONNX Runtime, on one thread of the CPU."""
 
@@ -135,13 +161,13 @@ class OnnxRuntime:
         self.config = config
         self._bias = BiasTables(config, weights)
         self._start_1W = weights["start"][None, :]
-        self._tables = [weights[f"code_embeddings.{at}.weight"] for at in range(config.levels)]
+        self._items = ItemTable(config, weights)
         self._extend = _Session(directory / "extend.onnx")
         self._decode = [_Session(directory / f"decode_{d}.onnx") for d in range(1, config.levels)]
         self._empty = self._no_history()
 
     def extend(self, past: HistoryState | None, sids_ML: NDArray[np.integer]) -> HistoryState:
-        items_MW = sum(table[sids_ML[:, level]] for level, table in enumerate(self._tables))
+        items_MW = self._items.rows(sids_ML)
         if past is None:
             past, items_MW = self._empty, np.concatenate([self._start_1W, items_MW])
         num_past, num_new = past.num_items + 1, len(items_MW)

@@ -73,7 +73,7 @@ class TorchRuntime:
     @torch.inference_mode()
     def extend(self, past: HistoryState | None, sids_ML: NDArray[np.integer]) -> HistoryState:
         model = self._model
-        x_MW = model.sum_codes(torch.from_numpy(sids_ML.astype(np.int64)))
+        x_MW = model.embed_items(torch.from_numpy(sids_ML.astype(np.int64)))
         if past is None:
             x_MW = torch.cat([model.start.unsqueeze(0), x_MW])
         num_past = past.num_items + 1 if past else 0

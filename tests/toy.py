@@ -61,15 +61,20 @@ def toy_recommender(
 ) -> OnlineRecommender:
     """Random weights, scaled up so that distributions are far from flat."""
     torch.manual_seed(seed)
+    known = catalog.trie.packed[-1][::2]  # not every item
     config = RecommenderConfig(
         sizes=catalog.space.sizes,
         width=32,
         heads=2,
         layers=layers,
         pair_rows=50,
+        known_items=len(known),
+        item_width=8,
         dropout=0.0,
+        item_dropout=0.0,
     )
     recommender = OnlineRecommender(config)
+    recommender.know(torch.from_numpy(known))
     with torch.no_grad():
         for weight in recommender.parameters():
             if weight.dim() > 1:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ def train_online(
     """Train until the validation recall@10 stops rising; returns the best weights."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    recommender = OnlineRecommender(config)
+    recommender = new_recommender(config, catalog)
     histories = training_histories(catalog, split)
     validation = sample_users(split, recipe.num_validation_users, recipe.seed)
     optimizer = torch.optim.AdamW(
@@ -96,6 +96,15 @@ def train_online(
     recommender.load_state_dict(best_weights)
     best["seconds"] = round(time.monotonic() - started, 1)
     return OnlineResult(recommender.eval(), best)
+
+
+def new_recommender(config: RecommenderConfig, catalog: Catalog) -> OnlineRecommender:
+    """Untrained. It knows the items that somebody had in the training split; seed torch first."""
+    sids_IL = catalog.sids[catalog.popularity > 0]
+    packed_I = np.unique(catalog.space.pack(sids_IL))
+    recommender = OnlineRecommender(replace(config, known_items=len(packed_I)))
+    recommender.know(torch.from_numpy(packed_I))
+    return recommender
 
 
 def training_histories(catalog: Catalog, split: Split) -> list[list[int]]:

@@ -34,8 +34,10 @@ class ShapeRecipe:
     layers: int = 3
     mlp: int = 2
     pair_rows: int = 4096
+    item_width: int = 64
     window: int = 50
-    dropout: float = 0.3
+    dropout: float = 0.4
+    item_dropout: float = 0.3
 
 
 @dataclass(frozen=True)

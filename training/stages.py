@@ -21,7 +21,6 @@ from models.catalog import Catalog, build_catalog, load_catalog
 from models.dataset import Dataset, load_dataset
 from models.publish import publish
 from models.reasoner import Sampling, TransformersReasoner
-from models.recommender import OnlineRecommender
 from models.release import Release
 from models.shape import RecommenderConfig
 from models.sid import SidSpace
@@ -30,7 +29,7 @@ from training.align import align
 from training.card import model_card
 from training.data import Split, data_digest, sample_users, split_dataset
 from training.nano import build_tokenizer, new_reasoner
-from training.online import train_online, training_histories
+from training.online import new_recommender, train_online, training_histories
 from training.probe import probe
 from training.quantize import embed_items, quantize
 from training.recipe import Recipe
@@ -175,7 +174,7 @@ def publish_stage(run: Run, out: Path) -> Release:
         "data_sha256": run.data_digest,
         "torch": torch.__version__,
     }
-    recommender = OnlineRecommender(_recommender_config(run))
+    recommender = new_recommender(_recommender_config(run), run.catalog())
     recommender.load_state_dict(load_file(run.work / "online.safetensors"))
     release = publish(
         out,

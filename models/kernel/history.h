@@ -81,15 +81,16 @@ static void append_keys(int32_t width, const float *old_keys, int64_t old_stride
                sizeof(float) * width);
 }
 
-/* The rows' input: the start where the history begins, then a sum of codes an item. */
-static void embed_rows(const Model *model, const int32_t *codes, int32_t num_items, int begins,
-                       float *x) {
+/* The rows' input: the start where the history begins, then the items. */
+static void embed_rows(const Model *model, const int32_t *codes, const float *own,
+                       int32_t num_items, int begins, float *x) {
     if (begins) {
         memcpy(x, model->start, sizeof(float) * model->width);
         x += model->width;
     }
     for (int32_t item = 0; item < num_items; item++)
         sum_codes(model, codes + item * model->levels, model->levels, x + item * model->width);
+    for (int64_t at = 0; at < (int64_t)num_items * model->width; at++) x[at] += own[at];
 }
 
 static void copy_tail(const Model *model, const Layer *layer, const History *made, float *tail) {
@@ -132,10 +133,12 @@ static int reserve_rows(const Model *model, int32_t num_rows, int32_t num_keys,
 }
 
 /* `num_items` more items, oldest first, behind `past_rows` rows of `past` (none: the history
- * begins). codes: (num_items, L). made_buffer: room for history_floats() of all rows. 0, or -1 for
+ * begins). codes: (num_items, L); own: what is known of each item beside them (num_items, W).
+ * made_buffer: room for history_floats() of all rows. 0, or -1 for
  * no memory. */
 int extend_history(const Model *model, float *past, int32_t past_rows, const int32_t *codes,
-                   int32_t num_items, float *made_buffer, Workspace *workspace) {
+                   const float *own, int32_t num_items, float *made_buffer,
+                   Workspace *workspace) {
     int begins = past_rows == 0;
     int32_t width = model->width, num_new = num_items + begins, rows = past_rows + num_new;
     if (!reserve_rows(model, num_new, rows, workspace)) return -1;
@@ -143,7 +146,7 @@ int extend_history(const Model *model, float *past, int32_t past_rows, const int
     lay_out(model, past, past_rows, &before);
     lay_out(model, made_buffer, rows, &made);
     float *x = workspace->room[ROOM_X];
-    embed_rows(model, codes, num_items, begins, x);
+    embed_rows(model, codes, own, num_items, begins, x);
     for (int32_t at = 0; at < model->num_layers; at++)
         encode_layer(model, at, &before, &made, num_new, x, workspace);
     float *last = x + (int64_t)(num_new - 1) * width;
