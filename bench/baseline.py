@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from bench.evaluation import CUTOFFS, length_batches
+from bench.evaluation import CUTOFFS
 from bench.generate import Generator
 from bench.histories import Case, cut_histories, target_rows
 from bench.metrics import bootstrap, ndcg_at, rank_targets, recall_at
@@ -27,6 +27,7 @@ from models.release import Release
 from models.sid_lm import LanguageModelScorer
 
 BASELINE = Path("bench/baseline")
+_BATCH_USERS = 32
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10", "seconds")
 
 
@@ -35,13 +36,19 @@ def rank_cases(
 ) -> NDArray[np.float64]:
     """Rank of each target, infinity where it is not among the first ten or so: (U,)."""
     rank_U = np.full(len(cases), np.inf)
-    batches = length_batches([len(case.history.rows) for case in cases])
+    batches = _length_batches([len(case.history.rows) for case in cases])
     for users in track(batches, description="ranking"):
         histories = [cases[user].history.rows for user in users]
         seen = [cases[user].seen for user in users]
         scores_BN = scorer.score_top(histories, seen, k=max(CUTOFFS))
         rank_U[users] = rank_targets(scores_BN, target_U[users])
     return rank_U
+
+
+def _length_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Users in batches of like history length: a batch is padded to its longest, at a price."""
+    order = sorted(range(len(lengths)), key=lambda user: lengths[user])
+    return [order[at : at + _BATCH_USERS] for at in range(0, len(order), _BATCH_USERS)]
 
 
 def quality_row(rank_U: NDArray[np.float64], *, seed: int) -> dict[str, str | int | float]:

@@ -1,11 +1,11 @@
 """The quality table: who finds the item that was left out, ranking the whole catalog.
 
-Every row masks what the user has seen. The two-tier rows rank by the online model's joint
-log-probability (Eq. 11), which one pass over the whole catalog gives exactly, and differ only in
-the prefixes that they may choose from. Knows nothing of Redis, HTTP or the disk.
+Every row masks what the user has seen. The online model's rows rank by its joint log-probability
+(Eq. 11) with the exact finish that the service runs, and differ only in the prefixes that they may
+choose from. Knows nothing of Redis, HTTP or the disk.
 """
 
-# B = users of a batch, U = all users, N = catalog rows, P = legal prefixes, C = columns
+# B = users of a batch, U = all users, N = catalog rows, C = columns
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +19,16 @@ from bench.candidates import Coverage, Nodes, PrefixMap, equally_many_popular, s
 from bench.histories import Case, mask_seen, target_rows
 from bench.metrics import Interval, bootstrap, ndcg_at, rank_targets, recall_at
 from bench.thoughts import Thoughts
+from models.candidates import Candidates, from_nodes
 from models.catalog import Catalog
-from models.one_pass import CatalogScorer
+from models.finish import Finisher, KeptHistory
+from models.history import window_start
 
-BATCH_USERS = 32
 CUTOFFS = (5, 10)
-STRICT, SHUFFLED, POPULAR = "two_tier_strict", "two_tier_shuffled", "two_tier_popular_prefixes"
+STRICT, UNION = "two_tier_strict", "two_tier_union"
+SHUFFLED, POPULAR = "two_tier_shuffled", "two_tier_popular_prefixes"
 OWN = "online_own_prefixes"
+NUM_OWN = 100  # of the online model's own prefixes, in the union
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,15 @@ class Evaluation:
     """All rows over the same cases. `thoughts.users` stands in the order of `cases`."""
 
     def __init__(
-        self, scorer: CatalogScorer, catalog: Catalog, cases: Sequence[Case], thoughts: Thoughts
+        self, finisher: Finisher, catalog: Catalog, cases: Sequence[Case], thoughts: Thoughts
     ) -> None:
-        self._scorer, self._catalog = scorer, catalog
+        self._finisher, self._catalog = finisher, catalog
+        self._whole = Candidates(catalog.trie)
         self._cases, self._thoughts = cases, thoughts
         self._map = PrefixMap(catalog)
         self._own_nodes = [self._map.nodes(user.prefixes) for user in thoughts.users]
+        self._union_nodes = list(self._own_nodes)  # and each user's own, once they are ranked
         self._target_U = target_rows(cases)
-        self._batches = length_batches([len(case.history.rows) for case in cases])
         self._ranks: dict[str, NDArray[np.float64]] = {}
         self._seconds: dict[str, float] = {}
         self._has_own_prefix_U = np.zeros(len(cases))
@@ -75,55 +79,71 @@ class Evaluation:
         """Every row, user by user."""
         chosen = {
             STRICT: self._own_nodes,
+            UNION: self._union_nodes,
             SHUFFLED: shuffled(self._own_nodes, seed=seed),
             POPULAR: equally_many_popular(self._map, self._own_nodes),
         }
-        num_done = 0
-        for users in self._batches:
-            self._rank_batch(users, chosen)
-            num_done += len(users)
-            on_progress(num_done)
+        popularity_N = self._catalog.popularity.astype(np.float64)
+        for user, case in enumerate(self._cases):
+            self._rank_by_scores("popularity", user, popularity_N.copy)
+            self._rank_by_scores("reasoner", user, partial(self._reasoner_scores, user))
+            state = self._encode(case)
+            self._rank_own_prefixes(user, state)
+            self._rank_below("online", user, state, self._whole)
+            for name, nodes in chosen.items():
+                self._rank_below(name, user, state, from_nodes(self._catalog.trie, nodes[user]))
+            on_progress(user + 1)
         return self._outcomes(chosen)
 
-    def _rank_batch(self, users: list[int], chosen: Mapping[str, Sequence[Nodes]]) -> None:
-        popularity = self._catalog.popularity.astype(np.float64)
-        self._rank("popularity", users, lambda: np.tile(popularity, (len(users), 1)))
-        histories = [self._cases[user].history.rows for user in users]
-        online_BN = self._rank("online", users, lambda: self._scorer.score(histories))
-        self._rank("reasoner", users, lambda: self._reasoner_scores(users))
-        for name, nodes in chosen.items():
-            below = partial(self._scores_below, [nodes[user] for user in users], online_BN)
-            self._rank(name, users, below)
-        self._has_own_prefix_U[users] = self._finds_own_prefix(users, histories)
-
-    def _rank(
-        self, name: str, users: list[int], score: Callable[[], NDArray[np.floating]]
-    ) -> NDArray[np.floating]:
-        """Score, mask, rank and take the time; returns the masked scores."""
+    def _encode(self, case: Case) -> KeptHistory:
         started = time.perf_counter()
-        scores_BN = score()
-        mask_seen(scores_BN, [self._cases[user] for user in users])
-        rank_U = self._ranks.setdefault(name, np.full(len(self._cases), np.inf))
-        rank_U[users] = rank_targets(scores_BN, self._target_U[users])
+        rows = case.history.rows
+        state = self._finisher.encode(rows[window_start(len(rows), self._finisher.window) :])
+        self._count("encode", started)
+        return state
+
+    def _rank_below(self, name: str, user: int, state: KeptHistory, candidates: Candidates) -> None:
+        """Rank of the target among the best below some prefixes; infinity beyond the cutoffs."""
+        started = time.perf_counter()
+        found = self._finisher.finish(
+            state, candidates, k=max(CUTOFFS), exclude=self._cases[user].seen
+        )
+        rows, target = [item.row for item in found], self._target_U[user]
+        self._note(name, user, rows.index(target) + 1 if target in rows else np.inf)
+        self._count(name, started)
+
+    def _rank_by_scores(
+        self, name: str, user: int, score: Callable[[], NDArray[np.float64]]
+    ) -> None:
+        started = time.perf_counter()
+        scores_1N = score()[None, :]
+        mask_seen(scores_1N, [self._cases[user]])
+        self._note(name, user, rank_targets(scores_1N, self._target_U[user : user + 1])[0])
+        self._count(name, started)
+
+    def _rank_own_prefixes(self, user: int, state: KeptHistory) -> None:
+        """Whether the online model's own prefixes hold the target, as many as C_u has."""
+        own, target = self._own_nodes[user], self._target_U[user]
+        best = self._finisher.rank_prefixes(state, count=max(NUM_OWN, len(own)))
+        self._union_nodes[user] = np.concatenate([own, best[:NUM_OWN]])
+        wanted = self._map.prefix_of_row[target] if target >= 0 else -1
+        self._has_own_prefix_U[user] = wanted in best[: len(own)]
+
+    def _note(self, name: str, user: int, rank: float) -> None:
+        self._ranks.setdefault(name, np.full(len(self._cases), np.inf))[user] = rank
+
+    def _count(self, name: str, started: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
-        return scores_BN
 
-    def _scores_below(
-        self, nodes: Sequence[Nodes], online_BN: NDArray[np.floating]
-    ) -> NDArray[np.floating]:
-        """Exact Eq. 11 below each user's prefixes, -inf elsewhere."""
-        return np.where(self._map.rows_below(nodes), online_BN, -np.inf)
-
-    def _reasoner_scores(self, users: list[int]) -> NDArray[np.float64]:
-        """The reasoner's own log P(SID) of the SIDs that its beams ended in, -inf elsewhere."""
-        scores_BN = np.full((len(users), len(self._catalog)), -np.inf)
-        first_row = self._catalog.first_row
-        for at, user in enumerate(self._thoughts.users[user] for user in users):
-            codes = np.array(user.sids, dtype=np.int64).reshape(-1, self._catalog.space.levels)
-            leaves = self._catalog.trie.nodes(codes).tolist()
-            for leaf, logprob in zip(leaves, user.sid_logprobs, strict=True):
-                scores_BN[at, first_row[leaf] : first_row[leaf + 1]] = logprob
-        return scores_BN
+    def _reasoner_scores(self, user: int) -> NDArray[np.float64]:
+        """The reasoner's own log P(SID) of what its beams ended in, -inf elsewhere: (N,)."""
+        scores_N = np.full(len(self._catalog), -np.inf)
+        first_row, found = self._catalog.first_row, self._thoughts.users[user]
+        codes = np.array(found.sids, dtype=np.int64).reshape(-1, self._catalog.space.levels)
+        leaves = self._catalog.trie.nodes(codes).tolist()
+        for leaf, logprob in zip(leaves, found.sid_logprobs, strict=True):
+            scores_N[first_row[leaf] : first_row[leaf + 1]] = logprob
+        return scores_N
 
     def _outcomes(self, chosen: Mapping[str, Sequence[Nodes]]) -> dict[str, Outcome]:
         everything = self._map.cover_everything(self._target_U)
@@ -136,7 +156,10 @@ class Evaluation:
             "popularity": everything,
             "online": everything,
             "reasoner": self._map.cover(beams, self._target_U),
-            **{name: self._map.cover(nodes, self._target_U) for name, nodes in chosen.items()},
+            **{
+                name: self._map.cover([np.unique(own) for own in nodes], self._target_U)
+                for name, nodes in chosen.items()
+            },
         }
         return {
             name: Outcome(self._ranks[name], covered, self._total_seconds(name))
@@ -146,29 +169,11 @@ class Evaluation:
     def _total_seconds(self, name: str) -> float:
         """What a row costs by itself: its ranking and the models behind it."""
         seconds = self._seconds[name]
-        if name in (STRICT, SHUFFLED, POPULAR):
-            seconds += self._seconds["online"]
-        if name in ("reasoner", STRICT, SHUFFLED):
+        if name not in ("popularity", "reasoner"):
+            seconds += self._seconds["encode"]
+        if name in ("reasoner", STRICT, UNION, SHUFFLED):
             seconds += self._thoughts.seconds
         return seconds
-
-    def _finds_own_prefix(
-        self, users: list[int], histories: Sequence[Sequence[int]]
-    ) -> NDArray[np.bool_]:
-        """Whether the online model's own prefixes hold the target, as many as each C_u has."""
-        order_BP = self._scorer.rank_prefixes(histories)
-        size_B1 = np.array([[len(self._own_nodes[user])] for user in users])
-        is_first_BP = np.arange(order_BP.shape[1]) < size_B1
-        target_B = self._target_U[users]
-        wanted_B1 = np.where(target_B >= 0, self._map.prefix_of_row[target_B], -1)[:, None]
-        found_B: NDArray[np.bool_] = ((order_BP == wanted_B1) & is_first_BP).any(axis=1)
-        return found_B
-
-
-def length_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Users in batches of like history length: a batch is padded to its longest, at a price."""
-    order = sorted(range(len(lengths)), key=lambda user: lengths[user])
-    return [order[at : at + BATCH_USERS] for at in range(0, len(order), BATCH_USERS)]
 
 
 def summarise(

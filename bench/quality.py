@@ -30,10 +30,9 @@ from bench.thoughts import CaseThoughts, ThoughtCache, Thoughts, ThoughtSettings
 from models.catalog import Catalog
 from models.dataset import load_dataset
 from models.errors import InvalidDataset
-from models.one_pass import CatalogScorer
+from models.finish import Finisher
 from models.prompts import ground
 from models.release import Release
-from models.torch_runtime import load_recommender
 
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10")
 _PREFIX_COLUMNS = ("name", "prefix_recall", "prefixes", "fan_out", "seconds")
@@ -56,8 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     settings = ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
     cache = ThoughtCache.open(options.cache, release, settings)
     thoughts = _think(console, cache, cases, workers=options.workers)
-    scorer = CatalogScorer(load_recommender(release), release.catalog)
-    evaluation = Evaluation(scorer, release.catalog, cases, thoughts)
+    finisher = Finisher(release.load_searcher(), release.catalog)
+    evaluation = Evaluation(finisher, release.catalog, cases, thoughts)
     with _progress(console, "ranking", len(cases)) as on_progress:
         table = evaluation.run(seed=options.seed, on_progress=on_progress)
     meta = {

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.candidates import PrefixMap, another_user, equally_many_popular, shuffled
-from bench.evaluation import POPULAR, SHUFFLED, STRICT, Evaluation
+from bench.evaluation import POPULAR, SHUFFLED, STRICT, UNION, Evaluation
 from bench.histories import Case, cut_histories
 from bench.quality import describe_grounding, main
 from bench.thoughts import (
@@ -60,7 +60,6 @@ def _file(folder: Path) -> Path:
 @dataclass(frozen=True)
 class World:
     catalog: Catalog
-    scorer: CatalogScorer
     cases: list[Case]
     thoughts: Thoughts
 
@@ -72,8 +71,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     cases = cut_histories(load_dataset(folder), catalog, split="test")
     rng = np.random.default_rng(2)
     users = [random_thoughts(catalog, case.history.user_id, rng) for case in cases]
-    scorer = CatalogScorer(toy_recommender(catalog), catalog)
-    return World(catalog, scorer, cases, Thoughts(users, 1.5))
+    return World(catalog, cases, Thoughts(users, 1.5))
 
 
 def random_thoughts(catalog: Catalog, user_id: str, rng: np.random.Generator) -> CaseThoughts:
@@ -95,17 +93,18 @@ def toy_finisher(catalog: Catalog) -> Finisher:
     return Finisher(NumpySearch(TorchRuntime(toy_recommender(catalog))), catalog)
 
 
-def finish_places(world: World, prefixes: list[tuple[Prefix, ...]]) -> list[float]:
-    """The service's own exact finish, user by user."""
-    places, finisher = [], toy_finisher(world.catalog)
+def places_below(world: World, prefixes: list[tuple[Prefix, ...]]) -> list[float]:
+    """Every item of the catalog scored, those below the prefixes sorted, user by user."""
+    places, scorer = [], CatalogScorer(toy_recommender(world.catalog), world.catalog)
     for case, own in zip(world.cases, prefixes, strict=True):
-        found = finisher.finish(
-            finisher.encode(case.history.rows),
-            finisher.candidates(own),
-            k=len(world.catalog),
-            exclude=case.seen,
-        )
-        places.append(place([scored.row for scored in found], case.target))
+        scores = scorer.score([case.history.rows])[0].tolist()
+        legal = [
+            row
+            for row, sid in enumerate(world.catalog.sids.tolist())
+            if tuple(sid[:2]) in own and row not in case.seen
+        ]
+        best = sorted(legal, key=lambda row: (-scores[row], row))[:10]
+        places.append(place(best, case.target))
     return places
 
 
@@ -118,24 +117,24 @@ def ranks(world: World) -> Ranks:
 
 
 def rank_all(world: World) -> Ranks:
-    evaluation = Evaluation(world.scorer, world.catalog, world.cases, world.thoughts)
+    evaluation = Evaluation(toy_finisher(world.catalog), world.catalog, world.cases, world.thoughts)
     outcomes = evaluation.rank_all(seed=3, on_progress=lambda _: None)
     return {name: outcome.rank_U.tolist() for name, outcome in outcomes.items()}
 
 
-def test_two_tier_ranks_equal_the_finish_below_each_users_prefixes(
+def test_two_tier_ranks_equal_scoring_every_item_below_each_users_prefixes(
     world: World, ranks: Ranks
 ) -> None:
     own = [user.prefixes for user in world.thoughts.users]
-    assert ranks[STRICT] == finish_places(world, own)
+    assert ranks[STRICT] == places_below(world, own)
     other = another_user(len(own), seed=3)
-    assert ranks[SHUFFLED] == finish_places(world, [own[at] for at in other])
+    assert ranks[SHUFFLED] == places_below(world, [own[at] for at in other])
     assert any(rank < math.inf for rank in ranks[STRICT])
 
 
 def test_online_ranks_equal_the_finish_below_all_prefixes(world: World, ranks: Ranks) -> None:
     every = tuple(tuple(codes) for codes in world.catalog.trie.prefixes().tolist())
-    assert ranks["online"] == finish_places(world, [every] * len(world.cases))
+    assert ranks["online"] == places_below(world, [every] * len(world.cases))
 
 
 def test_reasoner_ranks_equal_its_sids_expanded_in_serving_order(
@@ -171,7 +170,7 @@ def test_own_prefixes_are_the_online_models_best_as_many_as_each_user_has(world:
         state = finisher.encode(case.history.rows)
         best = finisher.rank_prefixes(state, count=len(user.prefixes))
         found.append(world.catalog.trie.nodes(world.catalog.sids[[case.target], :2])[0] in best)
-    evaluation = Evaluation(world.scorer, world.catalog, world.cases, world.thoughts)
+    evaluation = Evaluation(toy_finisher(world.catalog), world.catalog, world.cases, world.thoughts)
     table = evaluation.run(seed=0, on_progress=lambda _: None)
     assert table.own_prefix_recall.mean == pytest.approx(np.mean(found))
 
@@ -190,7 +189,7 @@ def test_coverage_counts_prefixes_items_below_them_and_targets_under_them(world:
 
 def test_a_target_that_the_catalog_lacks_is_missed_by_every_row(world: World) -> None:
     lost = [Case(case.history, case.seen, None) for case in world.cases]
-    found = rank_all(World(world.catalog, world.scorer, lost, world.thoughts))
+    found = rank_all(World(world.catalog, lost, world.thoughts))
     assert {rank for row in found.values() for rank in row} == {math.inf}
 
 
@@ -292,7 +291,7 @@ def test_quality_writes_every_row_and_thinks_only_once(
 
 
 NAMES = ("first", "second")
-ROWS = ["popularity", "online", "reasoner", STRICT, SHUFFLED, POPULAR]
+ROWS = ["popularity", "online", "reasoner", STRICT, UNION, SHUFFLED, POPULAR]
 MEASURED = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "prefix_recall")
 COLUMNS = {"name", "prefixes", "fan_out", "seconds"} | {
     f"{column}{end}" for column in MEASURED for end in ("", "_low", "_high")

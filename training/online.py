@@ -39,7 +39,7 @@ class OnlineRecipe:
     warmup_steps: int = 200
     evaluate_every: int = 4
     patience: int = 6
-    num_validation_users: int = 10_000
+    num_validation_users: int = 5000
     seed: int = 0
 
 
