@@ -3,6 +3,6 @@
 `python -m offline import` fills the histories from a data folder (`importer`); `refresh` runs a
 night in stages that are commands as well: `plan` (`planning`) decides who is due and what will
 come of it, `think` turns the plan's shards into parts, `validate` accounts for everybody; then
-`going_live` loads, verifies and activates. What was stopped goes on where it was. `status` says what
-is live. `cli` and `nightly` parse; `exits` turns errors into one line and an exit code.
+`going_live` loads, verifies and activates. What was stopped goes on where it was. `status` says
+what is live. `cli` and `nightly` parse; `exits` turns errors into one line and an exit code.
 """

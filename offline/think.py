@@ -53,13 +53,6 @@ def share(plan: Plan, *, index: int, of: int) -> list[int]:
     return [shard for shard in range(len(plan.shards)) if shard % of == index]
 
 
-def is_thought(folder: Path, plan: Plan, shards: Sequence[int]) -> bool:
-    """Nothing is left to think about in these shards."""
-    return all(
-        part_file(folder, shard).exists() for shard in shards if not plan.shards[shard].sources
-    )
-
-
 def _finish_shard(job: ThinkJob, shard: int, total: Outcome) -> None:
     part = part_file(job.folder, shard)
     lease_file = part.with_suffix(".lease")
