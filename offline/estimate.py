@@ -39,7 +39,7 @@ def estimate(
     price = settings.price_per_hour
     num_records = round(outcome.refreshed * factor) + len(agenda.to_carry)
     return {
-        "users_due": len(agenda.due),
+        "users_chosen": len(agenda.due),
         "users_to_think_about": len(due),
         "users_to_carry": len(agenda.to_carry),
         "sample_users": len(sample),

@@ -96,7 +96,7 @@ def _describe(plan: Plan, out_dir: Path) -> dict[str, Any]:
     return {
         "run": plan.run_id,
         "generation": plan.generation,
-        "users_due": plan.users_due,
+        "users_chosen": plan.users_chosen,
         "users_to_think_about": plan.num_thought,
         "users_to_carry": plan.num_carried,
         "shards": len(plan.shards),

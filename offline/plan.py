@@ -61,7 +61,7 @@ class Plan(BaseModel):
 
     is_base: the new layer replaces all layers. replaced: the delta that the new one takes the
     place of, and whose other users it carries on. unknown: asked for by name, without a history.
-    unreadable: due users with a history of which the catalog knows no item. release: name@version.
+    unreadable: chosen users of whose history the catalog knows no item. release: name@version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,7 +76,7 @@ class Plan(BaseModel):
     is_base: bool
     replaced: Layer | None
     held: Manifest | None
-    users_due: int
+    users_chosen: int
     unreadable: int
     unknown: tuple[str, ...]
     shards: tuple[Shard, ...]

@@ -133,7 +133,7 @@ def write_agenda(settings: RefreshSettings, agenda: Agenda) -> Plan:
         is_base=agenda.layer.is_base,
         replaced=agenda.layer.replaced,
         held=agenda.held,
-        users_due=len(agenda.due),
+        users_chosen=len(agenda.due),
         unreadable=agenda.unreadable,
         unknown=agenda.unknown,
         shards=tuple(shards),

@@ -74,7 +74,7 @@ class ThinkMeter:
         closed, dropped = self.outcome.closed_paths, self.outcome.dropped_paths
         facts = [
             f"{self.outcome.tokens / max(seconds, 0.1):,.0f} tokens/s",
-            f"{closed / max(closed + dropped, 1):.0%} of {closed + dropped:,} paths closed",
+            f"{closed / max(closed + dropped, 1):.0%} of paths closed",
         ]
         if self._price_per_hour is not None:
             facts.append(f"cost {seconds / 3600 * self._price_per_hour:,.2f}")

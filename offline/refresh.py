@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from models.errors import ReleaseMismatch
 from models.manifest import Manifest
 from models.release import Release
 from models.store import UserStore
+from models.think import UserHistory
 from offline.going_live import Live, go_live
 from offline.lease import Lease
 from offline.plan import Plan, newest_plan, read_plan
@@ -25,8 +27,8 @@ from offline.planning import Agenda, FolderHistories, make_agenda, write_agenda
 from offline.progress import Stopwatch, ThinkMeter
 from offline.settings import RefreshSettings
 from offline.shards import write_text
-from offline.think import ThinkJob, share, think_shards
-from offline.thinking import Think
+from offline.think import ThinkJob, pending_batches, share, think_shards
+from offline.thinking import Think, ThinksAhead
 from offline.validate import validate
 
 logger = logging.getLogger(__name__)
@@ -131,19 +133,29 @@ def think_night(
             f"{settings.release_dir}: {release.name}@{release.version}, expected {plan.release}, "
             "with which this night was planned"
         )
-    asked = replace(settings, paths=plan.paths, width=plan.width, seed=plan.seed)
-
-    @cache
-    def think() -> Think:
-        with watch("model"):
-            return (load or load_think)(release, asked)
-
+    folder = settings.out_dir / str(plan.generation)
     shards = share(plan, index=index, of=of)
     num_users = sum(plan.shards[at].users for at in shards if not plan.shards[at].sources)
     meter = ThinkMeter(progress, num_users, price_per_hour=settings.price_per_hour)
-    folder = settings.out_dir / str(plan.generation)
-    think_shards(ThinkJob(folder, plan, think, watch, meter.report), shards)
+    asked = replace(settings, paths=plan.paths, width=plan.width, seed=plan.seed)
+    with ExitStack() as closing:
+
+        @cache
+        def think() -> Think:
+            with watch("model"):
+                loaded = (load or load_think)(release, asked)
+            _tell(loaded, pending_batches(folder, plan, shards), closing)
+            return loaded
+
+        think_shards(ThinkJob(folder, plan, think, watch, meter.report), shards)
     return meter
+
+
+def _tell(think: object, batches: list[list[UserHistory]], closing: ExitStack) -> None:
+    """What is coming, to an engine that wants to know."""
+    if isinstance(think, ThinksAhead):
+        closing.callback(think.close)
+        think.expect(batches)
 
 
 def load_think(release: Release, settings: RefreshSettings) -> Think:

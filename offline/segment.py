@@ -110,6 +110,15 @@ class Segment:
         os.close(self._descriptor)
 
 
+def count_batches(file: Path, *, run_id: str, shard: int) -> int:
+    """Whole batches of a segment that somebody may be writing at this moment."""
+    frames = _decode(file.read_bytes() if file.exists() else b"")
+    head = next(frames, None)
+    if head is None or head.content != {"plan": run_id, "shard": shard}:
+        return 0
+    return sum(1 for _ in _whole_batches(frames))
+
+
 def _encode(content: dict[str, Any]) -> bytes:
     body = json.dumps(content, separators=(",", ":")).encode()
     return _FRAME.pack(len(body), google_crc32c.value(body)) + body

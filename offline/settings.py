@@ -5,6 +5,7 @@ from pathlib import Path
 
 DEFAULT_PATHS = 5
 DEFAULT_WIDTH = 10
+MICRO_BATCH = 16  # users
 PREFIX_TTL_S = 3 * 24 * 3600  # three refresh periods
 
 
@@ -32,5 +33,5 @@ class RefreshSettings:
     rethink: bool = False
     is_resumed: bool = False
     price_per_hour: float | None = None
-    micro_batch: int = 16
+    micro_batch: int = MICRO_BATCH
     shard_batches: int = 64

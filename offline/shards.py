@@ -74,6 +74,7 @@ def write_part(
     outcome: what thinking about its users came to, if they were thought about for this part.
     guard: see `write_durably`.
     """
+    file.parent.mkdir(parents=True, exist_ok=True)
     about = {_OUTCOME: json.dumps(asdict(outcome or Outcome()), sort_keys=True).encode()}
     table = pa.Table.from_pylist(list(map(to_columns, rows)), schema=_SCHEMA.with_metadata(about))
     sink = pa.BufferOutputStream()

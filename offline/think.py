@@ -14,7 +14,7 @@ from offline.lease import Lease
 from offline.living import carry_rows
 from offline.plan import Plan, PlannedUser, read_users
 from offline.progress import Stopwatch
-from offline.segment import Batch, Segment
+from offline.segment import Batch, Segment, count_batches
 from offline.shards import ShardRow, part_file, read_outcome, write_part
 from offline.thinking import Outcome, Think, think_about
 
@@ -53,6 +53,27 @@ def share(plan: Plan, *, index: int, of: int) -> list[int]:
     return [shard for shard in range(len(plan.shards)) if shard % of == index]
 
 
+def pending_batches(folder: Path, plan: Plan, shards: Sequence[int]) -> list[list[UserHistory]]:
+    """Micro-batches of these shards that are not on the disk, in the order of thinking."""
+    pending: list[list[UserHistory]] = []
+    for shard in shards:
+        part = part_file(folder, shard)
+        if plan.shards[shard].sources or part.exists():
+            continue
+        num_done = count_batches(part.with_suffix(".segment"), run_id=plan.run_id, shard=shard)
+        batches = _batches(read_users(folder, plan, shard))
+        pending += [list(map(_to_history, batch)) for batch in batches[num_done:]]
+    return pending
+
+
+def _batches(users: Sequence[PlannedUser]) -> list[list[PlannedUser]]:
+    return [list(batch) for _, batch in groupby(users, key=lambda user: user.group)]
+
+
+def _to_history(user: PlannedUser) -> UserHistory:
+    return UserHistory(user.user_id, user.rows)
+
+
 def _finish_shard(job: ThinkJob, shard: int, total: Outcome) -> None:
     part = part_file(job.folder, shard)
     lease_file = part.with_suffix(".lease")
@@ -77,8 +98,7 @@ def _carry_shard(job: ThinkJob, shard: int, lease: Lease) -> None:
 
 
 def _think_shard(job: ThinkJob, shard: int, lease: Lease, total: Outcome) -> None:
-    users = read_users(job.folder, job.plan, shard)
-    batches = [list(batch) for _, batch in groupby(users, key=lambda user: user.group)]
+    batches = _batches(read_users(job.folder, job.plan, shard))
     file = part_file(job.folder, shard)
     run_id = job.plan.run_id
     with Segment(
@@ -104,8 +124,7 @@ def _think_batch(job: ThinkJob, users: Sequence[PlannedUser]) -> Batch:
     think = job.think()
     outcome = Outcome()
     with job.watch("think"):
-        histories = [UserHistory(user.user_id, user.rows) for user in users]
-        found = think_about(histories, think, outcome)
+        found = think_about(list(map(_to_history, users)), think, outcome)
     digests = {user.user_id: user.digest for user in users}
     rows = tuple(
         ShardRow(job.plan.created_at, thoughts, digests[thoughts.user_id])

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +32,15 @@ MAX_PREFIXES = 100  # a user
 _HOPELESS = 32  # failures before the first success
 
 Think = Callable[[Sequence[UserHistory]], list[UserThoughts]]
+
+
+@runtime_checkable
+class ThinksAhead(Protocol):
+    """A `Think` whose micro-batches are under way before they are asked for, in that order."""
+
+    def expect(self, batches: Sequence[Sequence[UserHistory]]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass

@@ -35,8 +35,9 @@ def validate(
         total.add(_check_shard(folder, plan, shard, catalog, seen))
     if not seen:
         raise InvalidInput(
-            f"nothing to make live: of {plan.users_due} users {total.empty + plan.unreadable} came "
-            f"out empty and {len(total.failed)} failed (see {folder})"
+            f"nothing to make live: of {plan.users_chosen} users "
+            f"{total.empty + plan.unreadable} came out empty and {len(total.failed)} failed "
+            f"(see {folder})"
         )
     if guard is not None:
         guard()
@@ -89,7 +90,8 @@ def _describe(
         "fingerprint": f"{catalog.space.fingerprint:016x}",
         "release": plan.release,
         "users": num_users,
-        "users_due": plan.users_due,
+        "users_chosen": plan.users_chosen,
+        "users_due": plan.num_thought,
         "refreshed": total.refreshed,
         "carried": plan.num_carried,
         "empty": total.empty,

@@ -28,8 +28,8 @@ from offline.planning import Agenda, FolderHistories, make_agenda, write_agenda
 from offline.progress import make_progress
 from offline.shards import read_rows
 from offline.thinking import Think
-from tests.night_world import HOUR_MS, NOW_MS, NUM_USERS, NightWorld, user_name
 from tests.toy import toy_catalog, toy_histories, toy_release
+from tests.toy_night import HOUR_MS, NOW_MS, NUM_USERS, NightWorld, user_name
 
 DAY_MS = 24 * HOUR_MS
 
@@ -200,7 +200,7 @@ def test_users_of_whom_the_catalog_knows_nothing_are_counted(world: NightWorld) 
     world.add("stranger", "no such item", at=1)
     summary = world.night()
     assert (summary["unreadable"], summary["users"]) == (1, NUM_USERS)
-    assert summary["users_due"] == NUM_USERS + 1
+    assert summary["users_chosen"] == NUM_USERS + 1
 
 
 # --- order and micro-batches
@@ -266,7 +266,7 @@ def test_one_plan_has_one_text_and_one_run_id(world: NightWorld, tmp_path: Path)
         replace(settings, out_dir=tmp_path / "other", seed=1), agenda_of(world, seed=1)
     )
     assert (plan.run_id == again.run_id, plan.run_id == other.run_id) == (True, False)
-    assert plan.num_thought == plan.users_due == NUM_USERS + 1
+    assert plan.num_thought == plan.users_chosen == NUM_USERS + 1
 
 
 def test_another_history_is_another_run(world: NightWorld, tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_dry_run_scales_up_a_sample(world: NightWorld) -> None:
     )
     assert len(world.thought) == len(set(world.thought)) == found["sample_users"] == SAMPLE_USERS
     expected = {
-        "users_due": 128,
+        "users_chosen": 128,
         "users_to_think_about": 128,
         "users_to_carry": 0,
         "tokens": 1280,
