@@ -14,6 +14,7 @@ ThinkAheadError
     ReleaseMismatch           sound by itself, but not for this SID space or store
   StoreUnavailable            transient: fall back or retry (exit 75)
   ManifestConflict            another writer won the compare-and-set (exit 75)
+  LeaseTaken                  another job works on the same plan (exit 75)
 """
 
 
@@ -71,3 +72,7 @@ class StoreUnavailable(ThinkAheadError):
 
 class ManifestConflict(ThinkAheadError):
     """Somebody else changed the manifest first."""
+
+
+class LeaseTaken(ThinkAheadError):
+    """Another job holds the lease, or took it over."""

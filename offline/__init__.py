@@ -1,7 +1,8 @@
 """The offline tier: histories in, one night of thinking, a live generation out.
 
 `python -m offline import` fills the histories from a data folder (`importer`); `refresh` runs a
-night: `plan` decides who is due and what the new layer will be, `thinking` thinks in micro-batches,
-`shards` keeps the result on disk, `refresh` itself lists the steps, loads, verifies and activates;
-`status` says what is live. `cli` parses and turns errors into one line and an exit code.
+night in stages that are commands as well: `plan` (`planning`) decides who is due and what will
+come of it, `think` turns the plan's shards into parts, `validate` accounts for everybody; then
+`going_live` loads, verifies and activates. What was stopped goes on where it was. `status` says
+what is live. `cli` and `nightly` parse; `exits` turns errors into one line and an exit code.
 """

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -17,11 +18,20 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from offline.thinking import Outcome
+
 
 class _UsersPerSecond(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed or task.completed / max(task.elapsed or 0.0, 0.1)
         return Text(f"{speed:,.1f} users/s", style="progress.data.speed")
+
+
+class _Facts(ProgressColumn):
+    """What only thinking has to say."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("facts", ""))
 
 
 def make_progress(console: Console) -> Progress:
@@ -33,8 +43,53 @@ def make_progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        _Facts(),
         console=console,
     )
+
+
+class ThinkMeter:
+    """Thinking as it goes: what was on the disk before counts as done, but not as fast."""
+
+    def __init__(
+        self, progress: Progress, num_users: int, *, price_per_hour: float | None = None
+    ) -> None:
+        self.outcome = Outcome()  # of this process
+        self._progress = progress
+        self._price_per_hour = price_per_hour
+        self._task = progress.add_task("think", total=num_users)
+        self._num_done = 0
+        self._started = time.monotonic()
+
+    def report(self, outcome: Outcome, is_earlier: bool) -> None:
+        self._num_done += outcome.num_users
+        if is_earlier:
+            self._progress.reset(self._task, completed=self._num_done)
+            return
+        self.outcome.add(outcome)
+        facts = self._facts(time.monotonic() - self._started)
+        self._progress.update(self._task, completed=self._num_done, facts=facts)
+
+    def _facts(self, seconds: float) -> str:
+        closed, dropped = self.outcome.closed_paths, self.outcome.dropped_paths
+        facts = [
+            f"{self.outcome.tokens / max(seconds, 0.1):,.0f} tokens/s",
+            f"{closed / max(closed + dropped, 1):.0%} of paths closed",
+        ]
+        if self._price_per_hour is not None:
+            facts.append(f"cost {seconds / 3600 * self._price_per_hour:,.2f}")
+        return ", ".join(facts)
+
+    def rates(self, think_s: float) -> dict[str, Any]:
+        """Of this process alone. think_s: seconds that it thought. cost: null without a price."""
+        users, tokens = self.outcome.num_users, self.outcome.tokens
+        price = self._price_per_hour
+        return {
+            "users_thought_now": users,
+            "users_per_s": round(users / think_s, 3) if think_s else None,
+            "tokens_per_s": round(tokens / think_s, 1) if think_s else None,
+            "cost": round(think_s / 3600 * price, 4) if price is not None else None,
+        }
 
 
 class Stopwatch:

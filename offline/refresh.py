@@ -1,71 +1,39 @@
-"""One night, step by step: plan, think, write, load, verify, activate.
+"""One night, step by step: plan, think, validate, load, verify, activate.
 
-Whatever fails, what was live stays live: a generation is invisible until the manifest names it.
+Each step may be done again: stopped anywhere, a night goes on where it was.
 """
 
 import asyncio
+import json
 import logging
-import os
-import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import Progress
-from transformers.utils import logging as transformers_logging
 
-from models.errors import InvalidInput, InvalidRelease, StoreUnavailable
-from models.layout import UserRow
-from models.manifest import Layer, Manifest
-from models.reasoner import TransformersReasoner
-from models.records import PrefixRecord
+from models.errors import ReleaseMismatch
+from models.manifest import Manifest
 from models.release import Release
 from models.store import UserStore
 from models.think import UserHistory
-from offline.plan import Plan, make_plan, next_manifest, to_history
-from offline.progress import Stopwatch
+from offline.going_live import Live, go_live
+from offline.lease import Lease
+from offline.plan import Plan, newest_plan, read_plan
+from offline.planning import Agenda, FolderHistories, make_agenda, write_agenda
+from offline.progress import Stopwatch, ThinkMeter
 from offline.settings import RefreshSettings
-from offline.shards import (
-    ShardRow,
-    ShardWriter,
-    is_finished,
-    last_epoch,
-    read_rows,
-    write_failed,
-    write_summary,
-    write_text,
-)
-from offline.thinking import Outcome, Think, bind_think, micro_batches, think_about, to_record
+from offline.shards import write_text
+from offline.think import ThinkJob, pending_batches, share, think_shards
+from offline.thinking import Think, ThinksAhead
+from offline.validate import validate
 
 logger = logging.getLogger(__name__)
 
 LoadThink = Callable[[Release, RefreshSettings], Think]
-
-PREFIX_TTL_S = 3 * 24 * 3600
-
-_USERS_PER_READ = 512
-_SAMPLE = 100  # records decoded again after loading
-
-
-@dataclass(frozen=True)
-class Night:
-    """What every step of a night needs. Thinking is synchronous, so that Ctrl-C reaches it; the
-    store is asked through `runner`, between."""
-
-    settings: RefreshSettings
-    release: Release
-    store: UserStore
-    runner: asyncio.Runner
-    progress: Progress
-    plan: Plan
-    watch: Stopwatch
-    outcome: Outcome = field(default_factory=Outcome)
-
-    @property
-    def folder(self) -> Path:
-        return self.settings.out_dir / str(self.plan.generation)
 
 
 def refresh(
@@ -77,220 +45,135 @@ def refresh(
     now_ms: int,
     load: LoadThink | None = None,
 ) -> dict[str, Any]:
-    """Run a night and make its generation live; the summary. load: `load_think` if not given.
+    """Run a night and make its generation live; the summary. load: the release's own reasoner if
+    not given.
 
     Raises:
         InvalidRelease, InvalidInput: nothing was thought, or nothing that could go live.
         StoreUnavailable: the store went away, or does not hold what was written; try again.
         ManifestConflict: another job activated meanwhile; try again.
+        LeaseTaken: another night is at work in this folder.
     """
     watch = Stopwatch()
-    with watch("plan"):
-        release = Release.load(settings.release_dir)
-        plan = runner.run(
-            _plan(settings, store, fingerprint=release.space.fingerprint, now_ms=now_ms)
-        )
-        _check_replaced(plan, settings.out_dir)
-    with watch("model"):
-        think = (load or load_think)(release, settings)
-    night = Night(settings, release, store, runner, progress, plan, watch)
-    carried = _think_and_write(night, think)
-    layer = Layer(
-        generation=plan.generation,
-        created_at=plan.created_at,
-        users=night.outcome.refreshed + carried,
-    )
-    write_summary(night.folder, _summarise(night, layer, carried, None))
-    user_ids = _load(night, layer)
-    with watch("verify"):
-        runner.run(_verify(night, user_ids))
-    with watch("activate"):
-        manifest = _activate(night, layer)
-    summary = _summarise(night, layer, carried, manifest)
-    write_summary(night.folder, summary)
+    with night_lease(settings.out_dir) as lease:
+        with watch("plan"):
+            release = Release.load(settings.release_dir)
+            plan = _resumed_plan(settings, store, runner) if settings.is_resumed else None
+            if plan is None:
+                agenda = make_night_agenda(settings, release, store, runner, now_ms=now_ms)
+                plan = write_agenda(settings, agenda)
+        folder = settings.out_dir / str(plan.generation)
+        meter = think_night(settings, release, plan, progress=progress, watch=watch, load=load)
+        with watch("validate"):
+            success = validate(folder, plan, release.catalog, guard=lease.check)
+        lease.check()
+        live = Live(folder, plan, release, store, runner, progress, watch)
+        manifest = go_live(live, num_users=success["users"])
+        summary = _summarise(success, folder, manifest, meter, watch)
+        write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 
-async def _plan(
-    settings: RefreshSettings, store: UserStore, *, fingerprint: int, now_ms: int
-) -> Plan:
-    plan = make_plan(
-        settings,
-        held=await store.read_manifest(),
-        with_history=await store.user_ids(),
-        fingerprint=fingerprint,
-        now_ms=now_ms,
-    )
-    for user_id in plan.unknown:
-        logger.warning("user %r has no history and is passed over", user_id)
-    if plan.is_base and not settings.is_whole and plan.held is not None:
-        logger.warning("the live layers speak another SID space; these users become a new base")
+def night_lease(out_dir: Path) -> Lease:
+    """One night at a time in a folder. Raises LeaseTaken."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    return Lease.take(out_dir / "night.lease")
+
+
+def make_night_agenda(
+    settings: RefreshSettings,
+    release: Release,
+    store: UserStore,
+    runner: asyncio.Runner,
+    *,
+    now_ms: int,
+) -> Agenda:
+    """What this night would do, over histories of the store or of a data folder."""
+    histories = FolderHistories(settings.data_dir) if settings.data_dir else store
+    held = runner.run(store.read_manifest())
+    return runner.run(make_agenda(settings, release, histories, held=held, now_ms=now_ms))
+
+
+def _resumed_plan(
+    settings: RefreshSettings, store: UserStore, runner: asyncio.Runner
+) -> Plan | None:
+    """The newest plan, unless its night is over or what it builds on is no longer live."""
+    folder = newest_plan(settings.out_dir)
+    if folder is None or (folder / "summary.json").exists():
+        return None
+    plan, held = read_plan(folder), runner.run(store.read_manifest())
+    is_live = held is not None and plan.generation in {layer.generation for layer in held.layers}
+    if not is_live and _base(plan.held) != _base(held):
+        logger.warning("night %d was overtaken by another: planning anew", plan.generation)
+        return None
     return plan
 
 
-def _check_replaced(plan: Plan, out_dir: Path) -> None:
-    """Before hours of thinking: the delta whose place the new one takes can be read."""
-    if plan.replaced is None:
-        return
-    folder = out_dir / str(plan.replaced.generation)
-    if not is_finished(folder):
-        raise InvalidInput(
-            f"{folder}: not there, expected the delta that this night replaces: "
-            "pass the --out it was made with, or refresh --users all"
+def _base(manifest: Manifest | None) -> int | None:
+    return manifest.base.generation if manifest is not None else None
+
+
+def think_night(
+    settings: RefreshSettings,
+    release: Release,
+    plan: Plan,
+    *,
+    progress: Progress,
+    watch: Stopwatch,
+    load: LoadThink | None = None,
+    index: int = 0,
+    of: int = 1,
+) -> ThinkMeter:
+    """Think about the shards of process `index` of `of`; what they came to.
+
+    Raises ReleaseMismatch where the plan was made with another release.
+    """
+    if plan.release != f"{release.name}@{release.version}":
+        raise ReleaseMismatch(
+            f"{settings.release_dir}: {release.name}@{release.version}, expected {plan.release}, "
+            "with which this night was planned"
         )
-    for _ in read_rows(folder):
-        pass
+    folder = settings.out_dir / str(plan.generation)
+    shards = share(plan, index=index, of=of)
+    num_users = sum(plan.shards[at].users for at in shards if not plan.shards[at].sources)
+    meter = ThinkMeter(progress, num_users, price_per_hour=settings.price_per_hour)
+    asked = replace(settings, paths=plan.paths, width=plan.width, seed=plan.seed)
+    with ExitStack() as closing:
+
+        @cache
+        def think() -> Think:
+            with watch("model"):
+                loaded = (load or load_think)(release, asked)
+            _tell(loaded, pending_batches(folder, plan, shards), closing)
+            return loaded
+
+        think_shards(ThinkJob(folder, plan, think, watch, meter.report), shards)
+    return meter
+
+
+def _tell(think: object, batches: list[list[UserHistory]], closing: ExitStack) -> None:
+    """What is coming, to an engine that wants to know."""
+    if isinstance(think, ThinksAhead):
+        closing.callback(think.close)
+        think.expect(batches)
 
 
 def load_think(release: Release, settings: RefreshSettings) -> Think:
-    """The release's reasoner, ready for micro-batches. Raises InvalidRelease if it cannot load."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # two, beside other work, were 20 times slower than one
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        reasoner = TransformersReasoner.load(release.reasoner_dir, release.space)
-    except (OSError, ValueError, KeyError, RuntimeError) as exc:
-        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
-        raise InvalidRelease(f"{release.reasoner_dir}: {reason}") from exc
-    return bind_think(reasoner, release.catalog, settings)
+    """The release's reasoner. Torch, seconds of imports, comes with the first call only."""
+    from offline.engine import load_transformers
 
-
-def _think_and_write(night: Night, think: Think) -> int:
-    """Think about everybody due and write the shards; how many users the layer carries on.
-
-    Raises InvalidInput when there is nothing to make live.
-    """
-    writer = ShardWriter(night.folder)
-    refreshed: set[str] = set()
-    task = night.progress.add_task("think", total=len(night.plan.user_ids))
-    for users, num_read in _due_users(night):
-        for batch in micro_batches(users):
-            with night.watch("think"):
-                found = [
-                    thoughts
-                    for thoughts in think_about(batch, think, night.outcome)
-                    if thoughts.prefixes
-                ]
-            with night.watch("write"):
-                for thoughts in found:
-                    writer.add(ShardRow(night.plan.created_at, thoughts))
-            refreshed.update(thoughts.user_id for thoughts in found)
-            night.progress.advance(task, len(batch))
-        night.outcome.empty += num_read - len(users)
-        night.progress.advance(task, num_read - len(users))
-    with night.watch("write"):
-        write_failed(night.folder, night.outcome.failed)
-        carried = _carry(night, writer, refreshed)
-        writer.close()
-    if not refreshed:
-        raise InvalidInput(
-            f"nothing to make live: of {len(night.plan.user_ids)} users {night.outcome.empty} came "
-            f"out empty and {len(night.outcome.failed)} failed (see {night.folder})"
-        )
-    return carried
-
-
-def _due_users(night: Night) -> Iterator[tuple[list[UserHistory], int]]:
-    """Histories of the users who are due, some at a time, beside how many users were read."""
-    user_ids = night.plan.user_ids
-    for start in range(0, len(user_ids), _USERS_PER_READ):
-        some = user_ids[start : start + _USERS_PER_READ]
-        with night.watch("plan"):
-            histories = night.runner.run(night.store.read_histories(some))
-        users = [to_history(night.release.catalog, user_id, histories[user_id]) for user_id in some]
-        yield [user for user in users if user is not None], len(some)
-
-
-def _carry(night: Night, writer: ShardWriter, refreshed: set[str]) -> int:
-    """The other users of the delta that this layer replaces, unless their time is up."""
-    if night.plan.replaced is None:
-        return 0
-    carried = 0
-    for row in read_rows(night.settings.out_dir / str(night.plan.replaced.generation)):
-        is_live = row.created_at > night.plan.created_at - PREFIX_TTL_S
-        if is_live and row.thoughts.user_id not in refreshed:
-            writer.add(row)
-            carried += 1
-    return carried
-
-
-def _load(night: Night, layer: Layer) -> list[str]:
-    """Write the shards into the store; the ids of their users."""
-    user_ids: list[str] = []
-    task = night.progress.add_task("load", total=layer.users)
-
-    def rows() -> Iterator[UserRow]:
-        for row in read_rows(night.folder):
-            user_ids.append(row.thoughts.user_id)
-            yield UserRow(row.thoughts.user_id, _to_record(night, row), row.thoughts.texts)
-            night.progress.advance(task)
-
-    with night.watch("load"):
-        night.runner.run(night.store.write_layer(layer.generation, rows(), PREFIX_TTL_S))
-    return user_ids
-
-
-def _to_record(night: Night, row: ShardRow) -> PrefixRecord:
-    return to_record(
-        row.thoughts,
-        generation=night.plan.generation,
-        fingerprint=night.release.space.fingerprint,
-        created_at=row.created_at,
-    )
-
-
-async def _verify(night: Night, user_ids: list[str]) -> None:
-    """Every record is there, and a sample decodes to what the shards say."""
-    generation, space = night.plan.generation, night.release.space
-    num_found = await night.store.count_records(generation, user_ids)
-    if num_found != len(user_ids):
-        raise StoreUnavailable(
-            f"the store holds {num_found} of {len(user_ids)} records after loading; is it full?"
-        )
-    sample = set(random.Random(generation).sample(user_ids, min(_SAMPLE, len(user_ids))))
-    for row in read_rows(night.folder):
-        if (user_id := row.thoughts.user_id) not in sample:
-            continue
-        written = _to_record(night, row).encode(user_id)
-        state = await night.store.read_user(user_id, [generation], space)
-        if state.record != PrefixRecord.decode(written, user_id=user_id, space=space):
-            raise StoreUnavailable("a record reads differently from what was written")
-
-
-def _activate(night: Night, layer: Layer) -> Manifest:
-    manifest = next_manifest(
-        night.plan,
-        layer,
-        fingerprint=night.release.space.fingerprint,
-        release=f"{night.release.name}@{night.release.version}",
-        seen_epoch=last_epoch(night.settings.out_dir),
-    )
-    night.runner.run(night.store.swap_manifest(night.plan.held, manifest))
-    write_text(night.settings.out_dir / "manifest.json", manifest.encode().decode())
-    return manifest
+    return load_transformers(release, settings)
 
 
 def _summarise(
-    night: Night, layer: Layer, carried: int, manifest: Manifest | None
+    success: dict[str, Any], folder: Path, manifest: Manifest, meter: ThinkMeter, watch: Stopwatch
 ) -> dict[str, Any]:
-    """What a night did. epoch is null until the generation is live."""
-    outcome = night.outcome
+    """What a night did, and what this run of it took."""
+    facts = {name: value for name, value in success.items() if name != "parts"}
     return {
-        "generation": layer.generation,
-        "created_at": layer.created_at,
-        "layer": "base" if night.plan.is_base else "delta",
-        "epoch": manifest.epoch if manifest else None,
-        "release": f"{night.release.name}@{night.release.version}",
-        "users_due": len(night.plan.user_ids),
-        "refreshed": outcome.refreshed,
-        "empty": outcome.empty,
-        "failed": len(outcome.failed),
-        "unknown": len(night.plan.unknown),
-        "carried": carried,
-        "dropped_paths": outcome.dropped_paths,
-        "tokens": outcome.tokens,
-        "prefixes_per_user": round(outcome.prefixes / max(outcome.refreshed, 1), 2),
-        "seconds": night.watch.report(),
-        "shards": str(night.folder),
+        **facts,
+        "epoch": manifest.epoch,
+        "seconds": watch.report(),
+        **meter.rates(watch.seconds.get("think", 0.0)),
+        "shards": str(folder),
     }

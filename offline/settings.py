@@ -5,6 +5,8 @@ from pathlib import Path
 
 DEFAULT_PATHS = 5
 DEFAULT_WIDTH = 10
+MICRO_BATCH = 16  # users
+PREFIX_TTL_S = 3 * 24 * 3600  # three refresh periods
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,10 @@ class RefreshSettings:
 
     is_whole: everybody with a history, as a new base; otherwise the first `num_users` of them in
     order of id, and `user_ids`. paths: thoughts a user (T); width: prefixes a path (m).
-    out_dir: where generations are kept.
+    out_dir: where generations are kept. data_dir: histories from there, not from the store.
+    rethink: also about users of whom nothing has changed. is_resumed: go on with the newest night
+    that is not over, if there is one. price_per_hour: of the device, in whatever money.
+    shard_batches: micro-batches of `micro_batch` users that make a shard, one Parquet file.
     """
 
     release_dir: Path
@@ -24,3 +29,9 @@ class RefreshSettings:
     paths: int = DEFAULT_PATHS
     width: int = DEFAULT_WIDTH
     seed: int = 0
+    data_dir: Path | None = None
+    rethink: bool = False
+    is_resumed: bool = False
+    price_per_hour: float | None = None
+    micro_batch: int = MICRO_BATCH
+    shard_batches: int = 64

@@ -1,4 +1,4 @@
-"""One night's thinking, in micro-batches; a user on whom it fails is set aside, and it goes on.
+"""One micro-batch's thinking; a user on whom it fails is set aside, and the night goes on.
 
 Knows nothing of stores, files or clocks.
 """
@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,30 +28,60 @@ from offline.settings import RefreshSettings
 logger = logging.getLogger(__name__)
 
 MAX_PREFIXES = 100  # a user
-MICRO_BATCH = 16  # users
 
 _HOPELESS = 32  # failures before the first success
 
 Think = Callable[[Sequence[UserHistory]], list[UserThoughts]]
 
 
+@runtime_checkable
+class ThinksAhead(Protocol):
+    """A `Think` whose micro-batches are under way before they are asked for, in that order."""
+
+    def expect(self, batches: Sequence[Sequence[UserHistory]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass
 class Outcome:
-    """What the night came to so far. failed: user id and reason."""
+    """What thinking came to: of a micro-batch, of a shard, of a night. failed: user id, reason."""
 
     refreshed: int = 0
     empty: int = 0
+    closed_paths: int = 0
     dropped_paths: int = 0
     tokens: int = 0
     prefixes: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def num_users(self) -> int:
+        return self.refreshed + self.empty + len(self.failed)
+
     def count(self, thoughts: UserThoughts) -> None:
+        self.closed_paths += len(thoughts.texts)
         self.dropped_paths += thoughts.dropped_paths
         self.tokens += thoughts.tokens
         self.prefixes += len(thoughts.prefixes)
         self.refreshed += bool(thoughts.prefixes)
         self.empty += not thoughts.prefixes
+
+    def add(self, other: "Outcome") -> None:
+        self.refreshed += other.refreshed
+        self.empty += other.empty
+        self.closed_paths += other.closed_paths
+        self.dropped_paths += other.dropped_paths
+        self.tokens += other.tokens
+        self.prefixes += other.prefixes
+        self.failed += other.failed
+
+    def check_hope(self) -> None:
+        """Raise InvalidRelease once many have failed and nobody succeeded: no user's fault."""
+        if len(self.failed) >= _HOPELESS and not self.refreshed:
+            raise InvalidRelease(
+                f"the first {len(self.failed)} users all failed, lastly by {self.failed[-1][1]}"
+            )
 
 
 def bind_think(reasoner: Reasoner, catalog: Catalog, settings: RefreshSettings) -> Think:
@@ -75,29 +106,26 @@ def _think(
     return found
 
 
-def micro_batches(users: Sequence[UserHistory]) -> Iterator[Sequence[UserHistory]]:
+def micro_batches(users: Sequence[UserHistory], size: int) -> Iterator[Sequence[UserHistory]]:
     """Users of like histories together: a batch is padded to its longest prompt."""
     ordered = sorted(users, key=lambda user: (min(len(user.rows), MAX_HISTORY), user.user_id))
-    for start in range(0, len(ordered), MICRO_BATCH):
-        yield ordered[start : start + MICRO_BATCH]
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
 
 
 def think_about(users: Sequence[UserHistory], think: Think, outcome: Outcome) -> list[UserThoughts]:
     """Thoughts of a micro-batch, without the users on whom even a try of their own failed.
 
-    Raises InvalidRelease once many have failed and nobody has succeeded: that is no user's fault.
+    Raises MemoryError: whose fault that is cannot be told, and more memory may cure it.
     """
     try:
         found = think(users)
     except Exception as exc:  # noqa: BLE001 - each user is tried again below, and then logged
+        _raise_if_out_of_memory(exc)
         logger.warning("a micro-batch failed (%s), trying its users alone", type(exc).__name__)
         found = [thoughts for user in users for thoughts in _think_alone(user, think, outcome)]
     for thoughts in found:
         outcome.count(thoughts)
-    if len(outcome.failed) >= _HOPELESS and not outcome.refreshed:
-        raise InvalidRelease(
-            f"the first {len(outcome.failed)} users all failed, lastly by {outcome.failed[-1][1]}"
-        )
     return found
 
 
@@ -105,10 +133,18 @@ def _think_alone(user: UserHistory, think: Think, outcome: Outcome) -> list[User
     try:
         return think([user])
     except Exception as exc:
+        _raise_if_out_of_memory(exc)
         reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
         logger.exception("user %s is set aside: %s", _anonymous(user.user_id), reason)
         outcome.failed.append((user.user_id, reason))
         return []
+
+
+def _raise_if_out_of_memory(exc: Exception) -> None:
+    """torch has an exception of its own on an accelerator, and a RuntimeError on the CPU."""
+    is_torch = type(exc).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(exc)
+    if is_torch or isinstance(exc, MemoryError):
+        raise MemoryError("out of memory while thinking") from exc
 
 
 def check_thoughts(catalog: Catalog, thoughts: UserThoughts) -> None:

@@ -1,0 +1,85 @@
+"""One writer at a time: a lock that dies with its holder, and a fencing epoch that outlives it.
+
+The lock (`flock`) keeps two jobs of one machine apart. Where a shared file system does not carry
+locks from host to host, both believe that they hold it; the later one has the higher epoch, and the
+earlier one finds that out before its next write and gives way. Knows nothing of plans.
+"""
+
+import fcntl
+import os
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from models.errors import LeaseTaken
+
+_EPOCH_DIGITS = 20
+
+
+class Lease:
+    """Held until the block around it ends. A block that ends well removes the file."""
+
+    def __init__(self, file: Path, descriptor: int, *, epoch: int) -> None:
+        self.epoch = epoch
+        self._file = file
+        self._descriptor = descriptor
+        # Of one length, so that it overwrites the last one in a single write. The second part
+        # tells apart two holders of one epoch, which there may be once the file was removed.
+        self._mark = f"{epoch:0{_EPOCH_DIGITS}d} {uuid.uuid4().hex}".encode()
+        os.pwrite(descriptor, self._mark, 0)
+        os.fsync(descriptor)
+
+    @classmethod
+    def take(cls, file: Path) -> "Lease":
+        """Raises LeaseTaken at once where another process holds it."""
+        while True:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_still_there(file, descriptor):
+                    return cls(file, descriptor, epoch=_read_epoch(descriptor) + 1)
+            except BlockingIOError as exc:
+                os.close(descriptor)
+                raise LeaseTaken(
+                    f"{file}: another job is at work here, this one gives way"
+                ) from exc
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # its last holder removed it between our opening and locking
+
+    def check(self) -> None:
+        """Before every write. Raises LeaseTaken once somebody else has taken it."""
+        try:
+            mark = self._file.read_bytes()
+        except FileNotFoundError:
+            mark = b""
+        if mark != self._mark:
+            raise LeaseTaken(f"{self._file}: another job took over, this one gives way")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._file.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def _is_still_there(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _read_epoch(descriptor: int) -> int:
+    """0 for a file that is new, or that nobody of ours wrote."""
+    digits = os.pread(descriptor, _EPOCH_DIGITS, 0)
+    return int(digits) if digits.isdigit() else 0

@@ -1,0 +1,150 @@
+"""What the commands of this tier may be asked, and what that comes to: settings, a store."""
+
+import argparse
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from models.embedded import resolve, state_folder
+from models.errors import InvalidSettings
+from models.records import MAX_PATHS
+from models.store import RedisStore
+from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings
+
+_MAX_WIDTH = 1024
+_REDIS_TIMEOUT_MS = 10_000  # nobody waits for an answer here; a loading server may take a while
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises InvalidSettings where argparse would exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidSettings(f"{message} (see --help)")
+
+
+@contextmanager
+def open_store(redis_url: str | None) -> Iterator[tuple[RedisStore, asyncio.Runner]]:
+    """The store at this URL (None: of the environment, else the embedded one), and who asks it."""
+    with resolve(redis_url, None) as server, asyncio.Runner() as runner:
+        store = RedisStore(server.url, _REDIS_TIMEOUT_MS)
+        try:
+            yield store, runner
+        finally:
+            runner.run(store.close())
+
+
+def add_redis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, else the embedded server"
+    )
+
+
+def add_release_and_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--release", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where generations are kept (default: state folder)"
+    )
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--generation",
+        type=number(1, 2**64 - 1),
+        metavar="G",
+        help="whose plan (default: the newest)",
+    )
+
+
+def add_who(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--users",
+        type=_users,
+        metavar="N|all",
+        help="the first N by id, as a delta; or all (the default), as a new base",
+    )
+    parser.add_argument(
+        "--user", action="append", default=[], metavar="ID", help="this user; may be repeated"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="histories from a data folder, not from the store"
+    )
+    parser.add_argument(
+        "--rethink", action="store_true", help="also about users of whom nothing has changed"
+    )
+
+
+def add_how(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--paths",
+        type=number(1, MAX_PATHS),
+        default=DEFAULT_PATHS,
+        metavar="T",
+        help=f"thoughts a user (default {DEFAULT_PATHS})",
+    )
+    parser.add_argument(
+        "--width",
+        type=number(1, _MAX_WIDTH),
+        default=DEFAULT_WIDTH,
+        metavar="M",
+        help=f"prefixes a thought (default {DEFAULT_WIDTH})",
+    )
+    parser.add_argument("--seed", type=number(0, 2**63), default=0, metavar="S")
+
+
+def add_price(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--price-per-hour", type=_price, metavar="P", help="of this device, to show what it costs"
+    )
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="think about 64 users, say what all would take, and change nothing",
+    )
+
+
+def to_settings(options: argparse.Namespace) -> RefreshSettings:
+    """Of whichever of these options the command has."""
+    given = {"users": None, "user": [], **vars(options)}
+    is_whole = given["users"] == "all" or (given["users"] is None and not given["user"])
+    return RefreshSettings(
+        release_dir=options.release,
+        out_dir=options.out or state_folder(None) / "generations",
+        is_whole=is_whole,
+        num_users=given["users"] if isinstance(given["users"], int) else 0,
+        user_ids=tuple(given["user"]),
+        paths=given.get("paths", DEFAULT_PATHS),
+        width=given.get("width", DEFAULT_WIDTH),
+        seed=given.get("seed", 0),
+        data_dir=given.get("data"),
+        rethink=given.get("rethink", False),
+        is_resumed=given.get("resume", False),
+        price_per_hour=given.get("price_per_hour"),
+    )
+
+
+def number(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number, {low}..{high}")
+        return int(text)
+
+    return parse
+
+
+def _users(text: str) -> int | str:
+    return text if text == "all" else number(1, 2**31)(text)
+
+
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a price of 0 or more")
+    return price
