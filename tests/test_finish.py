@@ -245,11 +245,12 @@ def test_the_whole_catalog_is_a_tree_like_any_other() -> None:
     assert [item.row for item in whole] == [item.row for item in explicit]
 
 
-def test_scores_that_are_not_numbers_never_come_out() -> None:
+@pytest.mark.parametrize("name", ["torch-float32", "native-float32"])
+def test_scores_that_are_not_numbers_never_come_out(name: str, tmp_path: Path) -> None:
     catalog = toy_catalog()
     recommender = toy_recommender(catalog)
     with torch.no_grad():
         dict(recommender.named_parameters())["heads.2.bias"][:8] = float("nan")
-    finisher = Finisher(NumpySearch(TorchRuntime(recommender)), catalog)
+    finisher = Finisher(toy_searcher(recommender, name, tmp_path), catalog)
     prefixes = finisher.candidates(some_prefixes(catalog, 9, 0))
     assert finisher.finish(finisher.encode([1, 2]), prefixes, k=10) == []
