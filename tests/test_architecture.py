@@ -15,7 +15,11 @@ TIERS = ("service", "offline", "training", "bench")
 PACKAGES = ("models", *TIERS)
 # Where the import name is not the distribution's.
 DISTRIBUTIONS = {"hdrh": "hdrhistogram", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-NEEDS_AN_EXTRA = {"reasoner_vllm", "locustfile"}  # that not even requirements-dev.lock has
+NEEDS_AN_EXTRA = {
+    "reasoner_vllm",
+    "pool_ray",
+    "locustfile",
+}  # that not even requirements-dev.lock has
 
 Import = tuple[Path, int, str]
 
@@ -58,6 +62,12 @@ def test_only_the_vllm_engine_imports_vllm() -> None:
     assert set(found) <= {"models/reasoner_vllm.py"}
 
 
+def test_only_the_pool_imports_ray() -> None:
+    assert {line.split(":")[0] for package in PACKAGES for line in offences(package, {"ray"})} == {
+        "models/pool_ray.py"
+    }
+
+
 def test_only_the_store_knows_redis_and_only_reports_know_rich() -> None:
     knows_redis = {
         file.relative_to(ROOT).as_posix()
@@ -72,7 +82,7 @@ def test_only_the_store_knows_redis_and_only_reports_know_rich() -> None:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("models", ("night", "train", "vllm")),
+        ("models", ("night", "train", "vllm", "ray")),
         ("service", ()),
         ("offline", ("night",)),
         ("bench", ("night", "bench", "load")),
