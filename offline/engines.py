@@ -3,6 +3,7 @@
 Torch, vLLM and Ray are imported by the engine that needs them, when it is loaded.
 """
 
+import argparse
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def load_engine(release: Release, settings: RefreshSettings, asked: EngineSettin
         reasoner = _load_reasoner(asked.engine, release, settings, asked)
     except ModuleNotFoundError as exc:
         raise InvalidSettings(
-            f"engine {asked.engine!r} needs {exc.name}: pip install 'think-ahead[{asked.engine}]'"
+            f"engine {asked.engine}: {exc.name} is not installed (extra {asked.engine!r})"
         ) from exc
     except (OSError, ValueError, KeyError, RuntimeError) as exc:
         reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
@@ -79,6 +80,29 @@ def _load_reasoner(
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     return TransformersReasoner.load(release.reasoner_dir, release.space)
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    default = EngineSettings()
+    add = parser.add_argument
+    add("--engine", choices=ENGINES, default=default.engine, help="what thinks")
+    add("--adapter", type=Path, metavar="DIR", help="a LoRA adapter (vllm)")
+    add("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs an engine (vllm)")
+    add("--on-ray", choices=get_args(LocalEngine), default=default.on_ray, help="engine of workers")
+    add("--workers", type=int, default=default.workers, metavar="N", help="of ray")
+    add("--ray-address", metavar="HOST:PORT", help="a Ray cluster; by default this machine")
+
+
+def engine_settings(options: argparse.Namespace) -> EngineSettings:
+    """What `add_engine_arguments` asked for."""
+    return EngineSettings(
+        options.engine,
+        options.adapter,
+        options.tensor_parallel,
+        options.on_ray,
+        options.workers,
+        options.ray_address,
+    )
 
 
 class RayThink:

@@ -1,7 +1,9 @@
 """One contract for every engine that thinks. vLLM runs on the bundled release (`-m vllm`)."""
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from models.beam import Beam, beam_search
 from models.catalog import Catalog
+from models.errors import InvalidSettings
 from models.reasoner import TransformersReasoner
 from models.release import Release
 from models.think import UserHistory, UserThoughts, render_history, think_users, user_seed
+from offline.engines import EngineSettings, add_engine_arguments, engine_settings, load_engine
+from offline.settings import RefreshSettings
 from tests.toy import toy_catalog, toy_histories, write_toy_reasoner
 
 ROOT = Path(__file__).parents[1]
@@ -161,6 +166,23 @@ def test_top_p_of_nothing_is_greedy(world: World, sampling: Any) -> None:
     world.engine.sampling = replace(sampling, top_p=1e-9)
     for user in world.think(world.users(3)):
         assert len(set(user.texts)) <= 1
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_an_engine_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    release = Release.load(ROOT / "releases" / "beauty")
+    settings = RefreshSettings(release.directory, tmp_path)
+    with pytest.raises(InvalidSettings, match="engine vllm: vllm is not installed"):
+        load_engine(release, settings, EngineSettings("vllm"))
+
+
+def test_the_command_line_chooses_an_engine() -> None:
+    parser = argparse.ArgumentParser()
+    add_engine_arguments(parser)
+    assert engine_settings(parser.parse_args([])) == EngineSettings()
+    words = "--engine ray --on-ray vllm --workers 4 --adapter lora --tensor-parallel 2"
+    asked = engine_settings(parser.parse_args([*words.split(), "--ray-address", "head:6379"]))
+    assert asked == EngineSettings("ray", Path("lora"), 2, "vllm", 4, "head:6379")
 
 
 @pytest.mark.vllm
