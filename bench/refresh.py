@@ -141,7 +141,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _report(options: argparse.Namespace, release: Release, rows: list[Row]) -> None:
     title = "a night's thinking: users a second of one thread, and where the seconds go"
-    print_table(open_console(), title, rows, _COLUMNS)
+    num_rates = len(_COLUMNS) - len(PHASES)
+    print_table(open_console(), title, rows, _COLUMNS[:num_rates])
+    print_table(open_console(), "seconds", rows, ("name", *_COLUMNS[num_rates:]))
     meta = {
         "command": "refresh",
         "release": f"{release.name}@{release.version}",
