@@ -3,6 +3,7 @@
 #   make demo    the whole system on this machine, with real users
 #   make serve   the service on 127.0.0.1:8000 over the same store
 #   make test    lint, types, tests
+#   make test-all  the tests that need vLLM, Ray or a Redis Cluster, in an environment of their own
 #   make train   the release again, from the data
 #   make bench   quality, finish, latency, semantic ids, trie
 #   make locust  simulated users for 20 s, on a service of its own or at URL=http://...
@@ -24,8 +25,10 @@ BASE := $(VENV)/.base
 DEV := $(VENV)/.dev
 LOCUST := $(VENV)/.locust
 KERNEL := models/kernel/built/.made
+ALL_VENV := .venv-all
+ALL := $(ALL_VENV)/.all
 
-.PHONY: help demo serve test lint types train bench locust clean
+.PHONY: help demo serve test test-all lint types train bench locust clean
 .DELETE_ON_ERROR:
 
 help:
@@ -40,6 +43,9 @@ serve: $(BASE) $(KERNEL)
 
 test: lint types $(KERNEL)
 	$(PY) -m pytest
+
+test-all: $(ALL) $(KERNEL)
+	$(ALL_VENV)/bin/python -m pytest -m "vllm or ray or cluster"
 
 lint: $(DEV)
 	$(PY) -m ruff check .
@@ -65,7 +71,8 @@ locust: $(LOCUST) $(KERNEL)
 	$(PY) -m bench scenario --data $(DATA) --release $(RELEASE) $(if $(URL),--host $(URL))
 
 clean:
-	rm -rf $(VENV) .state models/kernel/built .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ALL_VENV) .state models/kernel/built
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A half-made environment has no stamp and is made again from nothing.
@@ -94,6 +101,18 @@ $(DEV): requirements-dev.lock $(BASE)
 $(KERNEL): models/build_kernel.py $(wildcard models/kernel/*.[ch]) | $(BASE)
 	@$(PY) -m models.build_kernel
 	@mkdir -p $(@D)
+	@touch $@
+
+# vLLM's CPU build and Ray are gigabytes and nobody else's, so they get an environment of their own,
+# in which everything that they share with ours has the version that ours has.
+$(ALL): requirements.lock requirements-dev.lock requirements-all.lock
+	@echo "Making $(ALL_VENV) (once; gigabytes)"
+	@$(PYTHON) -m venv --clear $(ALL_VENV)
+	@$(ALL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+		--constraint requirements.lock torch
+	@$(ALL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+		--requirement requirements.lock --requirement requirements-dev.lock \
+		--requirement requirements-all.lock
 	@touch $@
 
 # What Locust brings along is nobody else's, so it is in no lock; it may move nothing that is.

