@@ -189,6 +189,10 @@ class MemoryStore:
             ]
         return found
 
+    async def imports(self) -> dict[str, str]:
+        await self.ping()
+        return dict(self._imports)
+
     async def clock_ms(self) -> int:
         return time.time_ns() // 1_000_000
 

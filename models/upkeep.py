@@ -10,6 +10,7 @@ from models.connection import RedisConnection, batches
 from models.errors import InvalidRecord
 from models.events import STREAM_LIMIT, Event, decode_event
 from models.layout import (
+    IMPORTS_KEY,
     LAYER_KEYS,
     PAST_MANIFESTS_KEY,
     generation_of,
@@ -76,6 +77,10 @@ class Upkeep(Protocol):
         self, user_ids: Sequence[str], since_ms: int
     ) -> dict[str, list[Arrival]]:
         """Events that came at or after `since_ms` on the store's clock, in order of arrival."""
+        ...
+
+    async def imports(self) -> dict[str, str]:
+        """Which data were imported whole: digest and note."""
         ...
 
     async def clock_ms(self) -> int:
@@ -145,6 +150,11 @@ class RedisUpkeep(RedisConnection):
             for user_id, reply in zip(batch, await self._execute(pipeline), strict=True):
                 arrivals[user_id] = _read_arrivals(reply)
         return arrivals
+
+    async def imports(self) -> dict[str, str]:
+        (reply,) = await self._ask(("HGETALL", IMPORTS_KEY))
+        pairs = [] if is_wrong_type(reply) else [part.decode(errors="replace") for part in reply]
+        return dict(zip(pairs[::2], pairs[1::2], strict=True))
 
     async def clock_ms(self) -> int:
         nodes = {"target_nodes": "random"} if self.is_cluster else {}

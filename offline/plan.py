@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from models.catalog import Catalog
 from models.errors import InvalidInput
 from models.events import Event
-from models.manifest import MAX_DELTAS, Layer, Manifest, next_epoch
+from models.manifest import MAX_DELTAS, Layer, Manifest
 from models.think import UserHistory
 from offline.settings import RefreshSettings
 
@@ -77,18 +77,6 @@ def _choose(
     if not chosen:
         raise InvalidInput(f"no history of user {unknown[0]!r}: nobody to think about")
     return tuple(sorted(chosen)), unknown
-
-
-def next_manifest(
-    plan: Plan, layer: Layer, *, fingerprint: int, release: str, seen_epoch: int
-) -> Manifest:
-    """The manifest that makes `layer` live. seen_epoch: highest one activated from here before."""
-    epoch = next_epoch(plan.held, seen=seen_epoch)
-    base, deltas = layer, tuple[Layer, ...]()
-    if plan.held is not None and not plan.is_base:
-        kept = tuple(delta for delta in plan.held.deltas if delta != plan.replaced)
-        base, deltas = plan.held.base, (layer, *kept)
-    return Manifest(epoch=epoch, fingerprint=fingerprint, base=base, deltas=deltas, release=release)
 
 
 def to_history(catalog: Catalog, user_id: str, events: Sequence[Event]) -> UserHistory | None:

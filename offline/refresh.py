@@ -1,4 +1,4 @@
-"""One night, step by step: plan, think, write, load, verify, activate.
+"""One night, step by step: plan, think, write; from there on it is `live`'s.
 
 Whatever fails, what was live stays live: a generation is invisible until the manifest names it.
 """
@@ -6,7 +6,6 @@ Whatever fails, what was live stays live: a generation is invisible until the ma
 import asyncio
 import logging
 import os
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,37 +15,32 @@ import torch
 from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
 
-from models.errors import InvalidInput, InvalidRelease, StoreUnavailable
-from models.layout import UserRow
-from models.manifest import Layer, Manifest
+from models.errors import InvalidInput, InvalidRelease
+from models.manifest import Layer
 from models.reasoner import TransformersReasoner
-from models.records import PrefixRecord
 from models.release import Release
-from models.store import UserStore
+from models.store import NightStore
 from models.think import UserHistory
-from offline.plan import Plan, make_plan, next_manifest, to_history
+from offline.generation import open_generation
+from offline.live import Launch, LiveSettings, go_live
+from offline.plan import Plan, make_plan, to_history
 from offline.progress import Stopwatch
-from offline.settings import RefreshSettings
+from offline.settings import PREFIX_TTL_S, RefreshSettings
 from offline.shards import (
     ShardRow,
     ShardWriter,
     is_finished,
-    last_epoch,
     read_rows,
     write_failed,
     write_summary,
-    write_text,
 )
-from offline.thinking import Outcome, Think, bind_think, micro_batches, think_about, to_record
+from offline.thinking import Outcome, Think, bind_think, micro_batches, think_about
 
 logger = logging.getLogger(__name__)
 
 LoadThink = Callable[[Release, RefreshSettings], Think]
 
-PREFIX_TTL_S = 3 * 24 * 3600
-
 _USERS_PER_READ = 512
-_SAMPLE = 100  # records decoded again after loading
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,7 @@ class Night:
 
     settings: RefreshSettings
     release: Release
-    store: UserStore
+    store: NightStore
     runner: asyncio.Runner
     progress: Progress
     plan: Plan
@@ -71,16 +65,18 @@ class Night:
 def refresh(
     settings: RefreshSettings,
     *,
-    store: UserStore,
+    store: NightStore,
     runner: asyncio.Runner,
     progress: Progress,
     now_ms: int,
     load: LoadThink | None = None,
+    live: LiveSettings | None = None,
 ) -> dict[str, Any]:
     """Run a night and make its generation live; the summary. load: `load_think` if not given.
 
     Raises:
         InvalidRelease, InvalidInput: nothing was thought, or nothing that could go live.
+        GatesFailed: what was thought must not go live as it is.
         StoreUnavailable: the store went away, or does not hold what was written; try again.
         ManifestConflict: another job activated meanwhile; try again.
     """
@@ -100,19 +96,15 @@ def refresh(
         created_at=plan.created_at,
         users=night.outcome.refreshed + carried,
     )
-    write_summary(night.folder, _summarise(night, layer, carried, None))
-    user_ids = _load(night, layer)
-    with watch("verify"):
-        runner.run(_verify(night, user_ids))
-    with watch("activate"):
-        manifest = _activate(night, layer)
-    summary = _summarise(night, layer, carried, manifest)
-    write_summary(night.folder, summary)
-    return summary
+    write_summary(night.folder, _summarise(night, layer, carried))
+    generation = open_generation(night.folder)
+    return go_live(
+        Launch(generation, release, store, runner, progress, live or LiveSettings(), watch)
+    )
 
 
 async def _plan(
-    settings: RefreshSettings, store: UserStore, *, fingerprint: int, now_ms: int
+    settings: RefreshSettings, store: NightStore, *, fingerprint: int, now_ms: int
 ) -> Plan:
     plan = make_plan(
         settings,
@@ -215,72 +207,16 @@ def _carry(night: Night, writer: ShardWriter, refreshed: set[str]) -> int:
     return carried
 
 
-def _load(night: Night, layer: Layer) -> list[str]:
-    """Write the shards into the store; the ids of their users."""
-    user_ids: list[str] = []
-    task = night.progress.add_task("load", total=layer.users)
-
-    def rows() -> Iterator[UserRow]:
-        for row in read_rows(night.folder):
-            user_ids.append(row.thoughts.user_id)
-            yield UserRow(row.thoughts.user_id, _to_record(night, row), row.thoughts.texts)
-            night.progress.advance(task)
-
-    with night.watch("load"):
-        night.runner.run(night.store.write_layer(layer.generation, rows(), PREFIX_TTL_S))
-    return user_ids
-
-
-def _to_record(night: Night, row: ShardRow) -> PrefixRecord:
-    return to_record(
-        row.thoughts,
-        generation=night.plan.generation,
-        fingerprint=night.release.space.fingerprint,
-        created_at=row.created_at,
-    )
-
-
-async def _verify(night: Night, user_ids: list[str]) -> None:
-    """Every record is there, and a sample decodes to what the shards say."""
-    generation, space = night.plan.generation, night.release.space
-    num_found = await night.store.count_records(generation, user_ids)
-    if num_found != len(user_ids):
-        raise StoreUnavailable(
-            f"the store holds {num_found} of {len(user_ids)} records after loading; is it full?"
-        )
-    sample = set(random.Random(generation).sample(user_ids, min(_SAMPLE, len(user_ids))))
-    for row in read_rows(night.folder):
-        if (user_id := row.thoughts.user_id) not in sample:
-            continue
-        written = _to_record(night, row).encode(user_id)
-        state = await night.store.read_user(user_id, [generation], space)
-        if state.record != PrefixRecord.decode(written, user_id=user_id, space=space):
-            raise StoreUnavailable("a record reads differently from what was written")
-
-
-def _activate(night: Night, layer: Layer) -> Manifest:
-    manifest = next_manifest(
-        night.plan,
-        layer,
-        fingerprint=night.release.space.fingerprint,
-        release=f"{night.release.name}@{night.release.version}",
-        seen_epoch=last_epoch(night.settings.out_dir),
-    )
-    night.runner.run(night.store.swap_manifest(night.plan.held, manifest))
-    write_text(night.settings.out_dir / "manifest.json", manifest.encode().decode())
-    return manifest
-
-
-def _summarise(
-    night: Night, layer: Layer, carried: int, manifest: Manifest | None
-) -> dict[str, Any]:
+def _summarise(night: Night, layer: Layer, carried: int) -> dict[str, Any]:
     """What a night did. epoch is null until the generation is live."""
     outcome = night.outcome
     return {
         "generation": layer.generation,
         "created_at": layer.created_at,
         "layer": "base" if night.plan.is_base else "delta",
-        "epoch": manifest.epoch if manifest else None,
+        "epoch": None,
+        "replaced": night.plan.replaced.generation if night.plan.replaced else None,
+        "fingerprint": f"{night.release.space.fingerprint:016x}",
         "release": f"{night.release.name}@{night.release.version}",
         "users_due": len(night.plan.user_ids),
         "refreshed": outcome.refreshed,

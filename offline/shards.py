@@ -9,6 +9,7 @@ Files appear by renaming, whole or not at all. Knows nothing of reasoners or sto
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +70,18 @@ class ShardWriter:
         part.with_suffix(".new").replace(part)
         self._num_parts += 1
         self._waiting.clear()
+
+
+def write_part(file: Path, rows: Sequence[ShardRow]) -> None:
+    """One part by itself, on the disk when this returns."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(file.name + ".new")
+    table = pa.Table.from_pylist([_to_columns(row) for row in rows], schema=_SCHEMA)
+    with draft.open("wb") as stream:
+        pq.write_table(table, stream, compression="zstd")
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(file)
 
 
 def read_rows(folder: Path) -> Iterator[ShardRow]:

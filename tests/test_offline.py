@@ -42,8 +42,8 @@ from offline.cli import main
 from offline.importer import ImportCounts, import_dataset, to_events
 from offline.plan import make_plan, to_history
 from offline.progress import make_progress
-from offline.refresh import PREFIX_TTL_S, load_think, refresh
-from offline.settings import RefreshSettings
+from offline.refresh import load_think, refresh
+from offline.settings import PREFIX_TTL_S, RefreshSettings
 from offline.shards import read_rows
 from offline.status import read_status, render_status
 from offline.thinking import (
@@ -304,7 +304,7 @@ def test_a_whole_night_makes_a_base_and_says_what_it_did(world: World) -> None:
     assert summary.items() >= expected.items()
     assert (summary["layer"], summary["epoch"], summary["carried"]) == ("base", 1, 0)
     assert (summary["dropped_paths"], summary["tokens"]) == (NUM_USERS, 10 * NUM_USERS)
-    stages = {"plan", "model", "think", "write", "load", "verify", "activate", "total"}
+    stages = {"plan", "model", "think", "write", "gates", "load", "verify", "activate", "total"}
     assert summary["seconds"].keys() == stages
     folder = Path(summary["shards"])
     assert json.loads((folder / "_SUCCESS.json").read_text()) == summary
@@ -570,8 +570,8 @@ def run_elsewhere(world: World) -> dict[str, Any]:
 class ForgetfulStore(MemoryStore):
     """Loses one record of every layer, as a server does that evicts when full."""
 
-    async def write_layer(self, *arguments: Any) -> int:
-        num_written = await super().write_layer(*arguments)
+    async def write_layer(self, *arguments: Any, **options: Any) -> int:
+        num_written = await super().write_layer(*arguments, **options)
         del self.values[next(key for key in self.values if f":p:{arguments[0]}" in key)]
         return num_written
 
