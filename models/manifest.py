@@ -18,6 +18,7 @@ from pydantic import (
 from models.errors import InvalidRecord
 
 MAX_DELTAS = 2
+_MAX_CANARY_LAYERS = 2 * (MAX_DELTAS + 1)  # what workers thought on demand lies on top of it
 
 _Count = Annotated[int, Field(ge=0)]
 
@@ -42,7 +43,7 @@ class Canary(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     percent: Annotated[float, Field(gt=0, lt=100)]
-    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=MAX_DELTAS + 1)]
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=_MAX_CANARY_LAYERS)]
 
     def takes(self, user_id: str) -> bool:
         digest = hashlib.blake2b(

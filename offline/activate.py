@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from models.errors import InvalidInput, ManifestConflict
-from models.manifest import Layer, Manifest, next_epoch
+from models.manifest import Canary, Layer, Manifest, next_epoch
 from models.store import NightStore
 from offline.erased import ADDED, living_rows
 from offline.generation import Generation, finished
@@ -41,7 +41,7 @@ async def activate(
     out_dir, users = generation.folder.parent, set(user_ids)
     for _ in range(_TRIES):
         held = await store.read_manifest()
-        if held is not None and _is_done(held, generation.number, canary_percent):
+        if held is not None and _is_done(held, generation, canary_percent):
             return keep_copy(out_dir, held)
         _check_newest(generation, held)
         layer = Layer(
@@ -62,12 +62,26 @@ async def activate(
             held=held,
             canary_percent=canary_percent,
         )
+        if generation.is_on_demand and held is not None:
+            manifest = keep_canary(manifest, held)
         try:
             await store.swap_manifest(held, manifest)
         except ManifestConflict:
             continue  # a worker has opened a layer, most likely: look again
         return keep_copy(out_dir, manifest)
     raise ManifestConflict("the manifest keeps changing: other jobs are at work")
+
+
+def keep_canary(manifest: Manifest, held: Manifest) -> Manifest:
+    """A worker's layer leaves a canary as it is and lies on top of it too."""
+    if held.canary is None or held.fingerprint != manifest.fingerprint:
+        return manifest
+    gone = {layer.generation for layer in held.layers} - manifest.generations
+    kept = [layer for layer in held.canary.layers if layer.generation not in gone]
+    layers = (manifest.layers[0], *kept)
+    return manifest.model_copy(
+        update={"canary": Canary(percent=held.canary.percent, layers=layers)}
+    )
 
 
 def keep_copy(out_dir: Path, manifest: Manifest) -> Manifest:
@@ -77,7 +91,10 @@ def keep_copy(out_dir: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _is_done(held: Manifest, number: int, canary_percent: float | None) -> bool:
+def _is_done(held: Manifest, generation: Generation, canary_percent: float | None) -> bool:
+    number = generation.number
+    if generation.is_on_demand:
+        return number in held.generations
     if canary_percent is None:
         return held.canary is None and number in held.generations
     is_there = held.canary is not None and held.canary.layers[0].generation == number

@@ -1,7 +1,7 @@
 """The command line: arguments in, one JSON line or one error line out.
 
 Exit codes: 0 done; 75 try again (the store is away, another job was faster, the disk is full);
-78 fix the input; 130 interrupted.
+78 fix the input; 65 a gate failed, so that what was live stays live; 130 interrupted.
 """
 
 import argparse
@@ -20,8 +20,9 @@ from typing import NoReturn
 from rich.console import Console
 from rich.logging import RichHandler
 
-from models.embedded import resolve, state_folder
+from models.embedded import resolve
 from models.errors import (
+    GatesFailed,
     InvalidInput,
     InvalidRelease,
     InvalidSettings,
@@ -31,10 +32,17 @@ from models.errors import (
 from models.records import MAX_PATHS
 from models.store import RedisStore
 from offline.importer import import_dataset
+from offline.live_commands import (
+    COMMANDS,
+    add_gate_arguments,
+    add_live_commands,
+    live_settings,
+    out_folder,
+)
 from offline.progress import make_progress
 from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings
-from offline.status import read_status, render_status
 
+EX_DATAERR = 65
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
 EX_INTERRUPTED = 130
@@ -53,13 +61,18 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with _prompt_interrupts():
             options = _parser().parse_args(arguments)
-            _COMMANDS[options.command](options, console)
+            if (live := COMMANDS.get(options.command)) is not None:
+                live(options, console, _store)
+            else:
+                _COMMANDS[options.command](options, console)
     except KeyboardInterrupt:
         return _fail(
             "interrupted; what was live stays live, and it can be run again", EX_INTERRUPTED
         )
     except (InvalidInput, InvalidRelease) as exc:
         return _fail(str(exc), EX_CONFIG)
+    except GatesFailed as exc:
+        return _fail(str(exc), EX_DATAERR)
     except (StoreUnavailable, ManifestConflict) as exc:
         return _fail(str(exc), EX_TEMPFAIL)
     except OSError as exc:
@@ -99,19 +112,15 @@ def _refresh(options: argparse.Namespace, console: Console) -> None:
     with console.status("starting"):  # seconds of torch and transformers; `status` has no need
         from offline.refresh import refresh
 
-    settings, now_ms = _settings(options), time.time_ns() // 1_000_000
+    settings, now_ms, live = _settings(options), time.time_ns() // 1_000_000, live_settings(options)
     with _store(options.redis) as (store, runner), make_progress(console) as progress:
-        summary = refresh(settings, store=store, runner=runner, progress=progress, now_ms=now_ms)
+        summary = refresh(
+            settings, store=store, runner=runner, progress=progress, now_ms=now_ms, live=live
+        )
     print(json.dumps(summary))
 
 
-def _status(options: argparse.Namespace, _console: Console) -> None:
-    with _store(options.redis) as (store, runner):
-        status = runner.run(read_status(store, now_s=int(time.time())))
-    print(json.dumps(status) if options.json else render_status(status))
-
-
-_COMMANDS = {"import": _import, "refresh": _refresh, "status": _status}
+_COMMANDS = {"import": _import, "refresh": _refresh}
 
 
 @contextmanager
@@ -128,7 +137,7 @@ def _settings(options: argparse.Namespace) -> RefreshSettings:
     is_whole = options.users == "all" or (options.users is None and not options.user)
     return RefreshSettings(
         release_dir=options.release,
-        out_dir=options.out or state_folder(None) / "generations",
+        out_dir=out_folder(options),
         is_whole=is_whole,
         num_users=options.users if isinstance(options.users, int) else 0,
         user_ids=tuple(options.user),
@@ -153,9 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     refreshing = commands.add_parser("refresh", help="think about users and make it live")
     _add_refresh_arguments(refreshing)
-    status = commands.add_parser("status", help="what is live")
-    status.add_argument("--json", action="store_true", help="for scripts")
-    for command in (importing, refreshing, status):
+    add_gate_arguments(refreshing)
+    add_live_commands(commands)
+    for command in (importing, refreshing):
         command.add_argument(
             "--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, else the embedded server"
         )
