@@ -5,16 +5,18 @@ that are newer than the newest live one: such may be loading in this moment.
 """
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.errors import InvalidInput
 from models.manifest import Manifest
 from models.store import NightStore
-from offline.generation import folders
-from offline.shards import is_finished
+from offline.generation import folders, open_generation
 
 KEEP = 2  # manifests before the live one
+_IDLE_S = 24 * 3600
 
 
 async def collect(store: NightStore, out_dir: Path, *, keep: int = KEEP) -> dict[str, Any]:
@@ -29,7 +31,7 @@ async def collect(store: NightStore, out_dir: Path, *, keep: int = KEEP) -> dict
     is_garbage = _judge_of(held, (await store.past_manifests())[:keep])
     gone = []
     for folder in folders(out_dir):
-        if is_garbage(int(folder.name)) or _is_abandoned(folder, held):
+        if is_garbage(int(folder.name)) and _is_done_with(folder):
             shutil.rmtree(folder)
             gone.append(folder.name)
     return {"keys": {str(number): num for number, num in sorted(keys.items())}, "folders": gone}
@@ -41,6 +43,11 @@ def _judge_of(held: Manifest, past: Sequence[Manifest]) -> Callable[[int], bool]
     return lambda generation: generation not in kept and generation < newest
 
 
-def _is_abandoned(folder: Path, held: Manifest) -> bool:
-    """Never finished, and older than all that is live."""
-    return not is_finished(folder) and int(folder.name) < min(held.generations)
+def _is_done_with(folder: Path) -> bool:
+    """It was live once, or nobody has touched it for a day: a job may still be at work on it."""
+    try:
+        has_been_live = open_generation(folder).summary.get("epoch") is not None
+    except InvalidInput:
+        has_been_live = False
+    touched_s = max(file.stat().st_mtime for file in (folder, *folder.iterdir()))
+    return has_been_live or time.time() - touched_s > _IDLE_S
