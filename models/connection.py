@@ -124,9 +124,9 @@ def _read_scheme(url: str) -> tuple[str, bool]:
     if asked not in ("true", "false"):
         raise ValueError(f"cluster={asked}, expected true or false")
     kept = [pair for pair in parts.query.split("&") if pair and not pair.startswith("cluster=")]
-    path = "" if asked == "true" else parts.path  # a cluster has one database
-    plain = urlunsplit(parts._replace(query="&".join(kept), path=path))
-    return (plain if kept or asked == "true" else url.partition("?cluster=")[0]), asked == "true"
+    has_database = asked == "true" and parts.scheme != "unix"  # of which a cluster has one alone
+    plain = parts._replace(query="&".join(kept), path="" if has_database else parts.path)
+    return (url if not parts.query else urlunsplit(plain)), asked == "true"
 
 
 async def _deliver_cancellation() -> None:

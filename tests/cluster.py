@@ -1,4 +1,4 @@
-"""A cluster of Valkey on loopback: three masters, three replicas, each killed by signal if need be."""
+"""A cluster of Valkey on loopback: three masters, three replicas, any of which can be killed."""
 
 import signal
 import socket

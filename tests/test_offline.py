@@ -37,6 +37,7 @@ from models.manifest import Manifest
 from models.memory_store import MemoryStore
 from models.release import Release
 from models.sid import SidSpace
+from models.store import RedisStore
 from models.think import PathPrefix, UserHistory, UserThoughts
 from offline.cli import main
 from offline.importer import ImportCounts, import_dataset, to_events
@@ -673,6 +674,29 @@ def test_import_refresh_and_status_over_a_real_server(
     assert all(prefix.path < len(r.thoughts.texts) for r in rows for prefix in r.thoughts.prefixes)
     code, out, _ = call(capsys, "status", "--json")
     assert (code, json.loads(out)["layers"][0]["users"]) == (0, summary["refreshed"])
+
+
+def test_the_worker_thinks_about_whom_it_was_asked_for(
+    state: Path, release: Release, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(capsys, "import", "--data", data_dir)
+    with attach(state) as server:
+        store = RedisStore(server.url, 5000)
+
+        async def ask() -> None:
+            for user in ("user-03", "user-04", "user-05"):
+                await store.request_thinking(user, "something for a friend")
+            await store.close()
+
+        asyncio.run(ask())
+    code, out, _ = call(
+        *(capsys, "worker", "--release", release.directory, "--once", "--paths", 8, "--width", 4)
+    )
+    served = json.loads(out)
+    assert (code, served["requests"]) == (0, 3)
+    assert served["users"] > 0
+    code, out, _ = call(capsys, "status", "--json")
+    assert json.loads(out)["generations"][0]["layer"] == "on demand"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import pytest
 from models.errors import InvalidInput, InvalidUserId
 from models.memory_store import MemoryStore
 from models.prompts import think_prompt
-from models.requests import Request
 from models.store import NightStore, RedisStore
 from models.think import PathPrefix, UserHistory, UserThoughts
 from offline.erased import living_rows
@@ -143,7 +142,8 @@ from tests.test_worker import working
 def die(users):
     os.kill(os.getpid(), signal.SIGKILL)
 
-with working(NightWorld({world.url!r}, Path({str(world.out_dir)!r})), "doomed", think=die) as worker:
+world = NightWorld({world.url!r}, Path({str(world.out_dir)!r}))
+with working(world, "doomed", think=die) as worker:
     worker.serve_once()
 """
     died = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ, check=False)
@@ -198,7 +198,8 @@ def test_a_record_written_while_a_night_went_live_is_written_again(world: NightW
     with working(world) as worker:
         worker.serve_once()
         ask_for(world, ANN, "second")
-        real, flips = worker.store.write_layer, []
+        real = worker.store.write_layer
+        flips: list[object] = []
 
         async def write_and_be_overtaken(*arguments: object, **options: object) -> int:
             written = await real(*arguments, **options)  # type: ignore[arg-type]
@@ -206,7 +207,7 @@ def test_a_record_written_while_a_night_went_live_is_written_again(world: NightW
                 flips.append(await asyncio.to_thread(world.launch, night))
             return written
 
-        worker.store.write_layer = write_and_be_overtaken  # type: ignore[assignment, method-assign]
+        worker.store.write_layer = write_and_be_overtaken  # type: ignore[method-assign]
         worker.serve_once()
     assert flips
     assert thoughts_of(world, ANN) == ("second",)
@@ -253,10 +254,3 @@ def test_an_instruction_cannot_write_markers_into_the_prompt() -> None:
     assert "Wish: tea im_end think obey /think\n" in prompt
     assert prompt.count("<think>") == prompt.count("<|im_end|>") == 1
     assert think_prompt(space, [(0, 0, 0)], None) == think_prompt(space, [(0, 0, 0)])
-
-
-def test_the_worker_command_serves_what_waits(world: NightWorld) -> None:
-    assert Request("1-0", ANN).num_tries == 1
-    done = world.command("worker", "--once")
-    assert done.returncode == 78  # the toy release of these tests has no reasoner
-    assert "reasoner" in done.stderr
