@@ -25,7 +25,7 @@ from offline.erased import living_rows
 from offline.gates import Gate, GateLimits, Night, describe_failures, judge, may_force
 from offline.gc import KEEP, collect
 from offline.generation import Generation
-from offline.load import Loaded, load, verify
+from offline.load import Loaded, load, verify, what_shards_say
 from offline.pace import Pace
 from offline.progress import Stopwatch
 from offline.report import describe, write_reports
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class LiveSettings:
     """force: why failed gates are overruled. canary_percent: None for everybody.
+    is_loaded: it may be in the store already; then it is verified and not written again.
     textfile: where Prometheus' node exporter looks; beside the generation if None."""
 
     limits: GateLimits = field(default_factory=GateLimits)
@@ -46,6 +47,7 @@ class LiveSettings:
     ttl_s: int = PREFIX_TTL_S
     keep: int = KEEP
     target_ms: float = 5.0
+    is_loaded: bool = False
     textfile: Path | None = None
 
 
@@ -132,6 +134,8 @@ def _remember(launch: Launch, held: Manifest | None) -> Before:
 
 def load_whole(launch: Launch, pace: Pace) -> Loaded:
     """Load and verify; once more if a store that was restarted has lost some."""
+    if launch.settings.is_loaded and (found := _find_loaded(launch)) is not None:
+        return found
     try:
         return _load_once(launch, pace)
     except StoreFull:
@@ -139,6 +143,19 @@ def load_whole(launch: Launch, pace: Pace) -> Loaded:
     except StoreUnavailable as exc:
         logger.warning("loading again: %s", exc)
         return _load_once(launch, pace)
+
+
+def _find_loaded(launch: Launch) -> Loaded | None:
+    """What the store holds of it already, if that is all."""
+    space = launch.release.space
+    with launch.watch("verify"):
+        loaded = what_shards_say(launch.generation, space.fingerprint)
+        try:
+            launch.runner.run(verify(launch.generation, launch.store, space=space, loaded=loaded))
+        except StoreUnavailable as exc:
+            logger.info("loading after all: %s", exc)
+            return None
+    return loaded
 
 
 def _load_once(launch: Launch, pace: Pace) -> Loaded:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -135,7 +136,7 @@ def _verify(options: argparse.Namespace, _console: Console, open_store: OpenStor
 def _activate(options: argparse.Namespace, console: Console, open_store: OpenStore) -> None:
     release = Release.load(options.release)
     generation = find_generation(out_folder(options), options.generation)
-    settings = live_settings(options)
+    settings = replace(live_settings(options), is_loaded=True)
     with open_store(options.redis) as (store, runner), make_progress(console) as progress:
         launch = Launch(generation, release, store, runner, progress, settings, Stopwatch())
         summary = go_live(launch)

@@ -190,7 +190,7 @@ async def verify(
 
     loaded: what `load` said; read from the shards where it is not given. Raises StoreUnavailable.
     """
-    loaded = loaded or _what_shards_say(generation, space.fingerprint)
+    loaded = loaded or what_shards_say(generation, space.fingerprint)
     num_found = await store.count_records(generation.number, loaded.user_ids)
     if num_found != len(loaded.user_ids):
         raise StoreUnavailable(
@@ -204,7 +204,8 @@ async def verify(
     return num_found
 
 
-def _what_shards_say(generation: Generation, fingerprint: int) -> Loaded:
+def what_shards_say(generation: Generation, fingerprint: int) -> Loaded:
+    """What a load of this generation would come to."""
     loaded = Loaded()
     for row in living_rows(generation.folder):
         loaded.user_ids.append(row.thoughts.user_id)
