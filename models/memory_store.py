@@ -162,6 +162,8 @@ class MemoryStore:
         for key in keys:
             self.values.pop(key, None)
             self._streams.pop(key, None)
+        for entry in [each.entry for each in self._requests.values() if each.user_id == user_id]:
+            del self._requests[entry]
         return len(keys)
 
     async def memory(self) -> Memory:

@@ -13,6 +13,7 @@ from models.layout import (
     IMPORTS_KEY,
     LAYER_KEYS,
     PAST_MANIFESTS_KEY,
+    REQUESTS_KEY,
     generation_of,
     history_key,
     keys_of_user,
@@ -64,7 +65,7 @@ class Upkeep(Protocol):
         ...
 
     async def erase_user(self, user_id: str) -> int:
-        """Delete everything that is kept under this user's name; how many keys."""
+        """Delete all that is kept of this user, a waiting request too; how many keys."""
         ...
 
     async def memory(self) -> Memory: ...
@@ -119,7 +120,16 @@ class RedisUpkeep(RedisConnection):
     async def erase_user(self, user_id: str) -> int:
         keys = [key async for key in self._scan(keys_of_user(user_id))]
         await self._unlink(keys)
+        await self._forget_requests(user_id)
         return len(keys)
+
+    async def _forget_requests(self, user_id: str) -> None:
+        (entries,) = await self._ask(("XRANGE", REQUESTS_KEY, "-", "+"))
+        named = user_id.encode()
+        found = [] if is_wrong_type(entries) else entries
+        gone = [entry for entry, pairs in found if named in pairs[1::2]]
+        if gone:
+            await self._ask(("XDEL", REQUESTS_KEY, *gone))
 
     async def memory(self) -> Memory:
         nodes = {"target_nodes": "primaries"} if self.is_cluster else {}

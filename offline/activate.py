@@ -11,7 +11,7 @@ from pathlib import Path
 from models.errors import InvalidInput, ManifestConflict
 from models.manifest import Canary, Layer, Manifest, next_epoch
 from models.store import NightStore
-from offline.erased import ADDED, living_rows
+from offline.erased import ADDED, Tombstones, living_rows
 from offline.generation import Generation, finished
 from offline.layers import Joined, join, to_manifest
 from offline.load import user_row
@@ -170,8 +170,11 @@ async def add_rows(
     *,
     fingerprint: int,
 ) -> None:
-    """Into the shards first, then into the store."""
-    found = list(rows)
+    """Into the shards first, then into the store; not who was erased since the thinking."""
+    tombstones = Tombstones.load(generation.folder.parent)
+    found = [
+        row for row in rows if not tombstones.hides(row.thoughts.user_id, row.created_at * 1000)
+    ]
     for start in range(0, len(found), _ROWS_A_WRITE):
         some = found[start : start + _ROWS_A_WRITE]
         name = f"part-{time.time_ns():020d}.parquet"

@@ -110,6 +110,7 @@ def pass_gates(launch: Launch) -> tuple[Comparison, list[Gate]]:
         arrivals.setdefault(user_id, []).append(arrival.event.item_id)
     rows = living_rows(launch.generation.folder)
     found = compare(rows, before, launch.release.catalog, arrivals)
+    found.gone = found.gone if launch.generation.is_base else 0  # a delta leaves others alone
     summary = launch.generation.summary
     due = int(summary.get("users_due", found.num_users)) - int(summary.get("unknown", 0))
     night = Night(due + int(summary.get("carried", 0)), int(summary.get("failed", 0)))

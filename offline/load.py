@@ -60,6 +60,7 @@ class _Load:
     loaded: Loaded = field(default_factory=Loaded)
     memory: Memory = field(default_factory=lambda: Memory(0, 0))
     memory_at_s: float = -1.0
+    draws: random.Random = field(default_factory=lambda: random.Random(0))
 
     async def run(self, rows: Iterator[ShardRow]) -> None:
         under_way: set[asyncio.Task[None]] = set()
@@ -88,7 +89,7 @@ class _Load:
         sample, seen = self.loaded.sample, len(self.loaded.user_ids)
         if len(sample) < SAMPLE:
             sample[row.user_id] = row.record.encode(row.user_id)
-        elif (at := random.Random(seen).randrange(seen + 1)) < SAMPLE:
+        elif (at := self.draws.randrange(seen + 1)) < SAMPLE:
             del sample[next(itertools.islice(sample, at, None))]
             sample[row.user_id] = row.record.encode(row.user_id)
 

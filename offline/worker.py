@@ -78,7 +78,10 @@ class Worker:
         )
         if not requests:
             return Served(0, 0)
-        rows = self._think_about(self.runner.run(self._histories(requests)))
+        now_s = int(
+            time.time()
+        )  # before the histories are read: who is erased later is not written
+        rows = self._think_about(self.runner.run(self._histories(requests)), now_s)
         if rows:
             self.runner.run(self._write(rows))
         self.runner.run(self.store.settle_requests(requests))
@@ -95,10 +98,9 @@ class Worker:
                 found.append(replace(history, instruction=request.instruction))
         return found
 
-    def _think_about(self, users: Sequence[UserHistory]) -> list[ShardRow]:
+    def _think_about(self, users: Sequence[UserHistory], now_s: int) -> list[ShardRow]:
         """A user on whom it fails is settled all the same: the night tries again."""
         thoughts = think_about(users, self.think, Outcome()) if users else []
-        now_s = int(time.time())
         return [ShardRow(now_s, each) for each in thoughts if each.prefixes]
 
     async def _write(self, rows: Sequence[ShardRow]) -> None:
