@@ -51,7 +51,7 @@ def _summarise(held: Manifest, number: int, now_ms: int, num_rows: int) -> dict[
         "layer": "base",
         "epoch": None,
         "release": held.release,
-        "users_due": num_rows,
+        "users_due": 0,
         "refreshed": 0,
         "carried": num_rows,
         "failed": 0,

@@ -46,7 +46,7 @@ def _judge_of(held: Manifest, past: Sequence[Manifest]) -> Callable[[int], bool]
 def _is_done_with(folder: Path) -> bool:
     """It was live once, or nobody has touched it for a day: a job may still be at work on it."""
     try:
-        has_been_live = open_generation(folder).summary.get("epoch") is not None
+        has_been_live = open_generation(folder).has_been_live
     except InvalidInput:
         has_been_live = False
     touched_s = max(file.stat().st_mtime for file in (folder, *folder.iterdir()))

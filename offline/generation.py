@@ -47,6 +47,16 @@ class Generation:
         return int(self.summary.get("refreshed", 0)) + int(self.summary.get("carried", 0))
 
     @property
+    def num_due(self) -> int:
+        """Users who should have a record in it; 0 where that is not known."""
+        return int(self.summary.get("users_due", 0)) + int(self.summary.get("carried", 0))
+
+    @property
+    def has_been_live(self) -> bool:
+        """Then summary.json says so, and `_SUCCESS.json` stays as the thinking left it."""
+        return self.is_on_demand or (self.folder / "summary.json").is_file()
+
+    @property
     def release(self) -> str:
         return str(self.summary["release"])
 

@@ -30,7 +30,6 @@ from offline.pace import Pace
 from offline.progress import Stopwatch
 from offline.report import describe, write_reports
 from offline.settings import PREFIX_TTL_S
-from offline.shards import write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ class Launch:
 
 
 def go_live(launch: Launch) -> dict[str, Any]:
-    """Make it live; the summary, which is also what `_SUCCESS.json` then says.
+    """Make it live; the summary, which summary.json then holds.
 
     Raises:
         GatesFailed: a gate failed and nothing overrules it; the report says which.
@@ -83,7 +82,7 @@ def go_live(launch: Launch) -> dict[str, Any]:
     summary = {**launch.generation.summary, **describe(found, gates, launch.settings.force)}
     failures = describe_failures(gates)
     if failures and (not launch.settings.force or not may_force(gates)):
-        write_reports(launch.generation.folder, summary, launch.settings.textfile)
+        write_reports(launch.generation.folder, summary, launch.settings.textfile, is_live=False)
         raise GatesFailed(
             f"generation {launch.generation.number} stays out: {failures}; what was live stays "
             f"live (see {launch.generation.folder / 'report.html'}; --force REASON overrules)"
@@ -94,7 +93,6 @@ def go_live(launch: Launch) -> dict[str, Any]:
     loaded = load_whole(launch, pace)
     manifest = flip(launch, loaded)
     summary |= _say(launch, loaded, pace, manifest)
-    write_summary(launch.generation.folder, summary)
     write_reports(launch.generation.folder, summary, launch.settings.textfile)
     launch.runner.run(collect(launch.store, launch.out_dir, keep=launch.settings.keep))
     return summary
@@ -111,11 +109,8 @@ def pass_gates(launch: Launch) -> tuple[Comparison, list[Gate]]:
     rows = living_rows(launch.generation.folder)
     found = compare(rows, before, launch.release.catalog, arrivals)
     found.gone = found.gone if launch.generation.is_base else 0  # a delta leaves others alone
-    summary = launch.generation.summary
-    due = int(summary.get("users_due", found.num_users)) - int(summary.get("unknown", 0))
-    night = Night(due + int(summary.get("carried", 0)), int(summary.get("failed", 0)))
-    if launch.generation.is_base and "compacted" in summary:
-        night = Night(found.num_users, 0)
+    dead = int(launch.generation.summary.get("failed", 0))
+    night = Night(launch.generation.num_due or found.num_users, dead)
     return found, judge(night, found, launch.settings.limits)
 
 

@@ -68,8 +68,12 @@ def describe(found: Comparison, gates: Sequence[Gate], force: str | None) -> dic
     }
 
 
-def write_reports(folder: Path, summary: dict[str, Any], textfile: Path | None) -> None:
-    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+def write_reports(
+    folder: Path, summary: dict[str, Any], textfile: Path | None, *, is_live: bool = True
+) -> None:
+    """summary.json says that a night is over, so one that stays out has none."""
+    if is_live:
+        write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_text(folder / "report.html", render_html(summary))
     write_text(textfile or folder / "metrics.prom", render_metrics(summary))
 

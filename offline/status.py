@@ -58,17 +58,17 @@ async def _describe_folder(
     number = int(folder.name)
     found = {"generation": number, "state": _state(number, manifest), "disk_bytes": _size(folder)}
     try:
-        summary = open_generation(folder).summary
+        generation = open_generation(folder)
     except InvalidInput:
         return found | {"state": "unfinished", "age_s": max(now_s - number // 1000, 0)}
     rows = islice(living_rows(folder), _SAMPLE)
     sample = [row.thoughts.user_id for row in rows]
-    records = summary.get("records", summary.get("refreshed", 0) + summary.get("carried", 0))
-    due = summary.get("users_due")
+    records, due = generation.num_records, generation.num_due
+    layer = "base" if generation.is_base else "delta"
     return found | {
-        "layer": "on demand" if summary.get("on_demand") else summary["layer"],
-        "age_s": max(now_s - int(summary["created_at"]), 0),
-        "records": records,
+        "layer": "on demand" if generation.is_on_demand else layer,
+        "age_s": max(now_s - generation.created_at, 0),
+        "records": None if generation.is_on_demand else records,
         "coverage": round(records / due, 4) if due else None,
         "record_bytes": round(await store.record_bytes(number, sample), 1),
     }

@@ -62,7 +62,7 @@ def test_a_night_goes_live_and_says_what_it_did(world: NightWorld) -> None:
     assert world.live() == [1]
     assert world.answered_from(USERS[7]) == 1
     assert all(gate["has_passed"] for gate in summary["gates"])
-    assert json.loads((generation.folder / "_SUCCESS.json").read_text()) == summary
+    assert json.loads((generation.folder / "summary.json").read_text()) == summary
 
 
 def test_a_load_killed_in_the_middle_is_finished_by_the_next(world: NightWorld) -> None:
@@ -191,6 +191,7 @@ def test_a_failed_gate_leaves_yesterday_live_and_says_why(world: NightWorld) -> 
         world.launch(poor)
     assert world.live() == [1]
     assert "FAILED" in (poor.folder / "report.html").read_text()
+    assert not (poor.folder / "summary.json").exists()
     done = world.command("activate")
     assert (done.returncode, "coverage" in done.stderr) == (65, True)
     summary = world.said("activate", "--force", "the import was late")

@@ -308,7 +308,7 @@ def test_a_whole_night_makes_a_base_and_says_what_it_did(world: World) -> None:
     stages = {"plan", "model", "think", "write", "gates", "load", "verify", "activate", "total"}
     assert summary["seconds"].keys() == stages
     folder = Path(summary["shards"])
-    assert json.loads((folder / "_SUCCESS.json").read_text()) == summary
+    assert json.loads((folder / "summary.json").read_text()) == summary
     assert not list(folder.glob("*.new"))
 
 
