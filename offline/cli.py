@@ -33,7 +33,6 @@ from models.records import MAX_PATHS
 from models.store import RedisStore
 from offline.importer import import_dataset
 from offline.live_commands import (
-    COMMANDS,
     add_gate_arguments,
     add_live_commands,
     live_settings,
@@ -61,10 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with _prompt_interrupts():
             options = _parser().parse_args(arguments)
-            if (live := COMMANDS.get(options.command)) is not None:
-                live(options, console, _store)
-            else:
-                _COMMANDS[options.command](options, console)
+            options.run(options, console)
     except KeyboardInterrupt:
         return _fail(
             "interrupted; what was live stays live, and it can be run again", EX_INTERRUPTED
@@ -120,9 +116,6 @@ def _refresh(options: argparse.Namespace, console: Console) -> None:
     print(json.dumps(summary))
 
 
-_COMMANDS = {"import": _import, "refresh": _refresh}
-
-
 @contextmanager
 def _store(redis_url: str | None) -> Iterator[tuple[RedisStore, asyncio.Runner]]:
     with resolve(redis_url, None) as server, asyncio.Runner() as runner:
@@ -163,7 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     refreshing = commands.add_parser("refresh", help="think about users and make it live")
     _add_refresh_arguments(refreshing)
     add_gate_arguments(refreshing)
-    add_live_commands(commands)
+    add_live_commands(commands, _store)
+    importing.set_defaults(run=_import)
+    refreshing.set_defaults(run=_refresh)
     for command in (importing, refreshing):
         command.add_argument(
             "--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, else the embedded server"

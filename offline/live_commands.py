@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -57,10 +58,11 @@ HELP = {
 _NEED_RELEASE = ("load", "verify", "activate", "compact", "worker")
 
 
-def add_live_commands(commands: Any) -> None:
-    """Subparsers for every command of HELP."""
+def add_live_commands(commands: Any, open_store: OpenStore) -> None:
+    """Subparsers for every command of HELP; `run(options, console)` of its words carries it out."""
     for name, purpose in HELP.items():
         parser = commands.add_parser(name, help=purpose)
+        parser.set_defaults(run=partial(_run, COMMANDS[name], open_store))
         parser.add_argument("--redis", metavar="URL", help="default: the embedded server")
         parser.add_argument("--out", type=Path, metavar="DIR", help="default: state folder")
         if name in _NEED_RELEASE:
@@ -70,6 +72,12 @@ def add_live_commands(commands: Any) -> None:
         if name in ("activate", "compact"):
             add_gate_arguments(parser)
     _add_own_arguments(commands.choices)
+
+
+def _run(
+    command: Command, open_store: OpenStore, options: argparse.Namespace, console: Console
+) -> None:
+    command(options, console, open_store)
 
 
 def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
