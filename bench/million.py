@@ -181,6 +181,7 @@ class _Asked:
         )
         row = describe(name, outcomes, rate=self._options.rate, seconds=asked_s, spent=spent)
         lasted_s = over_at - started
+        print(f"{name:9} {lasted_s:8.1f} s, p99 of the answers {row['p99_ms']:.1f} ms")
         return {**row, "seconds": lasted_s, "users_per_s": self._options.users / lasted_s}
 
     def _ask(self) -> list[Outcome]:
@@ -198,6 +199,7 @@ def measure_bytes(release: Release, num_users: int) -> list[Row]:
     for num_prefixes in (32, 100):
         for kind in ("record", "json"):
             size = _measure_one(release, kind, num_prefixes, num_users)
+            print(f"{kind}_{num_prefixes}: {size:.1f} bytes a user")
             rows.append({"name": f"{kind}_{num_prefixes}", "bytes_per_user": size})
     both = _measure_one(release, "record_and_thoughts", 32, num_users)
     alone = float(rows[0]["bytes_per_user"])
