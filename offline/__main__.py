@@ -1,4 +1,4 @@
-"""`python -m offline import|plan|think|validate|refresh|retry-dead|status`."""
+"""`python -m offline import|refresh|status|rollback|...`; `--help` lists all commands."""
 
 import sys
 

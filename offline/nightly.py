@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from rich.console import Console
 
 from models.errors import InvalidInput
 from models.release import Release
+from offline.engines import add_engine_arguments, engine_settings, load_engine
 from offline.estimate import estimate
+from offline.live_commands import add_gate_arguments, live_settings
 from offline.options import (
     Parser,
     add_dry_run,
@@ -30,7 +33,7 @@ from offline.options import (
 from offline.plan import Plan, newest_plan, read_plan
 from offline.planning import write_agenda
 from offline.progress import Stopwatch, make_progress
-from offline.refresh import load_think, make_night_agenda, night_lease, refresh, think_night
+from offline.refresh import LoadThink, make_night_agenda, night_lease, refresh, think_night
 from offline.settings import RefreshSettings
 from offline.shards import is_finished, read_failed
 from offline.validate import validate
@@ -74,8 +77,10 @@ def add_commands(commands: "_Commands") -> None:
         command.add_argument(
             "--resume", action="store_true", help="go on with the newest night that is not over"
         )
+        add_gate_arguments(command)
     for command in (planning, thinking, refreshing, retrying):
         add_price(command)
+        add_engine_arguments(command)
     for command in (thinking, validating):
         add_generation(command)
 
@@ -109,7 +114,7 @@ def _dry_run(settings: RefreshSettings, options: argparse.Namespace, console: Co
     with open_store(options.redis) as (store, runner):
         agenda = make_night_agenda(settings, release, store, runner, now_ms=_now_ms())
     with console.status("thinking about a sample"):
-        found = estimate(settings, agenda, lambda: load_think(release, settings))
+        found = estimate(settings, agenda, lambda: _loader(options)(release, settings))
     for name, value in found.items():
         console.print(f"{name.replace('_', ' '):>22}  {_readable(value)}", highlight=False)
     print(json.dumps(found))
@@ -133,6 +138,7 @@ def _think(options: argparse.Namespace, console: Console) -> None:
             plan,
             progress=progress,
             watch=watch,
+            load=_loader(options),
             index=options.index,
             of=options.of,
         )
@@ -175,6 +181,7 @@ def _dead_letters(out_dir: Path) -> list[str]:
 
 
 def _run_night(settings: RefreshSettings, options: argparse.Namespace, console: Console) -> None:
+    live = live_settings(options)
     with open_store(options.redis) as (store, runner), make_progress(console) as progress:
         summary = refresh(
             settings,
@@ -182,8 +189,14 @@ def _run_night(settings: RefreshSettings, options: argparse.Namespace, console: 
             runner=runner,
             progress=progress,
             now_ms=_now_ms(),
+            load=_loader(options),
+            live=live,
         )
     print(json.dumps(summary))
+
+
+def _loader(options: argparse.Namespace) -> LoadThink:
+    return partial(load_engine, asked=engine_settings(options))
 
 
 def _plan_folder(settings: RefreshSettings, generation: int | None) -> Path:

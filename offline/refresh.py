@@ -1,10 +1,9 @@
-"""One night, step by step: plan, think, validate, load, verify, activate.
+"""One night, stage by stage: plan, think, validate; from there on it is `live`'s.
 
 Each step may be done again: stopped anywhere, a night goes on where it was.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,15 +17,16 @@ from rich.progress import Progress
 from models.errors import ReleaseMismatch
 from models.manifest import Manifest
 from models.release import Release
-from models.store import UserStore
+from models.store import NightStore
 from models.think import UserHistory
-from offline.going_live import Live, go_live
+from offline.engines import EngineSettings, load_engine
+from offline.generation import open_generation
 from offline.lease import Lease
+from offline.live import Launch, LiveSettings, go_live
 from offline.plan import Plan, newest_plan, read_plan
 from offline.planning import Agenda, FolderHistories, make_agenda, write_agenda
 from offline.progress import Stopwatch, ThinkMeter
 from offline.settings import RefreshSettings
-from offline.shards import write_text
 from offline.think import ThinkJob, pending_batches, share, think_shards
 from offline.thinking import Think, ThinksAhead
 from offline.validate import validate
@@ -39,17 +39,19 @@ LoadThink = Callable[[Release, RefreshSettings], Think]
 def refresh(
     settings: RefreshSettings,
     *,
-    store: UserStore,
+    store: NightStore,
     runner: asyncio.Runner,
     progress: Progress,
     now_ms: int,
     load: LoadThink | None = None,
+    live: LiveSettings | None = None,
 ) -> dict[str, Any]:
     """Run a night and make its generation live; the summary. load: the release's own reasoner if
     not given.
 
     Raises:
         InvalidRelease, InvalidInput: nothing was thought, or nothing that could go live.
+        GatesFailed: what was thought must not go live as it is.
         StoreUnavailable: the store went away, or does not hold what was written; try again.
         ManifestConflict: another job activated meanwhile; try again.
         LeaseTaken: another night is at work in this folder.
@@ -65,13 +67,13 @@ def refresh(
         folder = settings.out_dir / str(plan.generation)
         meter = think_night(settings, release, plan, progress=progress, watch=watch, load=load)
         with watch("validate"):
-            success = validate(folder, plan, release.catalog, guard=lease.check)
+            validate(folder, plan, release.catalog, guard=lease.check)
         lease.check()
-        live = Live(folder, plan, release, store, runner, progress, watch)
-        manifest = go_live(live, num_users=success["users"])
-        summary = _summarise(success, folder, manifest, meter, watch)
-        write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-    return summary
+        chosen = replace(live or LiveSettings(), is_loaded=settings.is_resumed)
+        rates = meter.rates(watch.seconds.get("think", 0.0))
+        generation = open_generation(folder)
+        launch = Launch(generation, release, store, runner, progress, chosen, watch, rates)
+        return go_live(launch)
 
 
 def night_lease(out_dir: Path) -> Lease:
@@ -83,7 +85,7 @@ def night_lease(out_dir: Path) -> Lease:
 def make_night_agenda(
     settings: RefreshSettings,
     release: Release,
-    store: UserStore,
+    store: NightStore,
     runner: asyncio.Runner,
     *,
     now_ms: int,
@@ -95,7 +97,7 @@ def make_night_agenda(
 
 
 def _resumed_plan(
-    settings: RefreshSettings, store: UserStore, runner: asyncio.Runner
+    settings: RefreshSettings, store: NightStore, runner: asyncio.Runner
 ) -> Plan | None:
     """The newest plan, unless its night is over or what it builds on is no longer live."""
     folder = newest_plan(settings.out_dir)
@@ -160,20 +162,4 @@ def _tell(think: object, batches: list[list[UserHistory]], closing: ExitStack) -
 
 def load_think(release: Release, settings: RefreshSettings) -> Think:
     """The release's reasoner. Torch, seconds of imports, comes with the first call only."""
-    from offline.engine import load_transformers
-
-    return load_transformers(release, settings)
-
-
-def _summarise(
-    success: dict[str, Any], folder: Path, manifest: Manifest, meter: ThinkMeter, watch: Stopwatch
-) -> dict[str, Any]:
-    """What a night did, and what this run of it took."""
-    facts = {name: value for name, value in success.items() if name != "parts"}
-    return {
-        **facts,
-        "epoch": manifest.epoch,
-        "seconds": watch.report(),
-        **meter.rates(watch.seconds.get("think", 0.0)),
-        "shards": str(folder),
-    }
+    return load_engine(release, settings, EngineSettings())
