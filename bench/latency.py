@@ -71,7 +71,7 @@ class Trial:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    cores = _take_cores()
+    cores = take_cores()
     release = Release.load(options.release)
     with tempfile.TemporaryDirectory(prefix="latency-") as folder, attach(Path(folder)) as server:
         user_ids = populate(
@@ -115,7 +115,7 @@ def run_sweep(trial: Trial, *, rates: Sequence[int] | None, seconds: float) -> l
     return rows
 
 
-def _take_cores() -> Cores:
+def take_cores() -> Cores:
     """Two of the cores that we may use; from now on this process and its children keep to one.
 
     Raises InvalidSettings where there are not two, or where cores cannot be chosen.

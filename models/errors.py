@@ -13,8 +13,10 @@ ThinkAheadError
   InvalidRelease              a release that must not be loaded (exit 78)
     ReleaseMismatch           sound by itself, but not for this SID space or store
   StoreUnavailable            transient: fall back or retry (exit 75)
+    StoreFull                 out of memory: waiting alone does not help
   ManifestConflict            another writer won the compare-and-set (exit 75)
   LeaseTaken                  another job works on the same plan (exit 75)
+  GatesFailed                 a generation that must not go live as it is (exit 65)
 """
 
 
@@ -68,6 +70,14 @@ class ReleaseMismatch(InvalidRelease):
 
 class StoreUnavailable(ThinkAheadError):
     """The store did not answer in time or refused to serve."""
+
+
+class StoreFull(StoreUnavailable):
+    """The store has no memory for what was to be written."""
+
+
+class GatesFailed(ThinkAheadError):
+    """A generation failed a gate; the text says which, and what was expected."""
 
 
 class ManifestConflict(ThinkAheadError):

@@ -4,6 +4,8 @@
     ta:{user}:why:<generation>   the thoughts behind it
     ta:{user}:h                  the user's events, a stream
     ta:manifest                  which generations are live
+    ta:{ta:manifest}:past        which were before, newest first; in the manifest's cluster slot
+    ta:requests                  users to think about soon, a stream
     ta:imports                   which data were imported whole: digest -> note, a hash
 
 The user id is percent-encoded inside the hash tag, so that one user's keys share a cluster slot
@@ -11,6 +13,7 @@ whatever the id holds. Pure: knows no server.
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote
@@ -24,14 +27,20 @@ from models.errors import (
 )
 from models.events import check_user_id
 from models.manifest import Manifest
-from models.records import PrefixRecord, decode_thoughts, encode_thoughts
+from models.records import PrefixRecord, decode_thoughts, encode_thoughts, hash_user
 from models.sid import SidSpace
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_KEY = "ta:manifest"
+PAST_MANIFESTS_KEY = "ta:{ta:manifest}:past"
+PAST_LIMIT = 16
 IMPORTS_KEY = "ta:imports"
+REQUESTS_KEY = "ta:requests"
 HISTORY_KEYS = "ta:{*}:h"  # a pattern
+LAYER_KEYS = "ta:{*}:[pw]*"  # of records and thoughts; `generation_of` tells them from others
+
+_LAYER_KEY = re.compile(r"ta:\{[^{}:]+\}:(?:p|why):([0-9]{1,20})")
 
 Skipped = Literal["corrupt", "foreign", "skew"]
 
@@ -56,6 +65,11 @@ def history_key(user_id: str) -> str:
     return f"{_tag(user_id)}:h"
 
 
+def keys_of_user(user_id: str) -> str:
+    """A pattern for every key of one user: what a tag holds of an id has no wildcard in it."""
+    return f"{_tag(user_id)}:*"
+
+
 def _tag(user_id: str) -> str:
     check_user_id(user_id)
     return f"ta:{{{quote(user_id, safe='')}}}"
@@ -68,6 +82,17 @@ def user_of_history_key(key: bytes) -> str | None:
         return user_id if history_key(user_id).encode() == key else None
     except (ValueError, InvalidUserId):
         return None
+
+
+def generation_of(key: bytes) -> int | None:
+    """Generation that a record or its thoughts belong to; None for any other key."""
+    found = _LAYER_KEY.fullmatch(key.decode("ascii", "replace"))
+    return int(found.group(1)) if found else None
+
+
+def jitter_of(user_id: str, jitter_s: int) -> int:
+    """0 to `jitter_s` seconds, the same for a user every night."""
+    return hash_user(user_id) % (jitter_s + 1)
 
 
 def newest_record(

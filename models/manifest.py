@@ -3,6 +3,7 @@
 Knows nothing of Redis or of records.
 """
 
+import hashlib
 from typing import Annotated, Any
 
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic import (
 from models.errors import InvalidRecord
 
 MAX_DELTAS = 2
+_MAX_CANARY_LAYERS = 2 * (MAX_DELTAS + 1)  # what workers thought on demand lies on top of it
 
 _Count = Annotated[int, Field(ge=0)]
 
@@ -31,11 +33,31 @@ class Layer(BaseModel):
     users: _Count
 
 
+class Canary(BaseModel):
+    """Other layers for a share of the users, newest first.
+
+    A user is in it or not by a hash of the id alone: the same users, request after request, and
+    still the same when `percent` grows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    percent: Annotated[float, Field(gt=0, lt=100)]
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=_MAX_CANARY_LAYERS)]
+
+    def takes(self, user_id: str) -> bool:
+        digest = hashlib.blake2b(
+            user_id.encode("utf-8", "surrogatepass"), digest_size=8, person=b"canary"
+        ).digest()
+        return int.from_bytes(digest, "big") < self.percent / 100 * 2**64
+
+
 class Manifest(BaseModel):
     """The live layers of one SID space; every change takes a higher epoch.
 
     fingerprint: of the SID space, an unsigned 64-bit integer, hexadecimal on the wire.
     deltas: newer than the base and newest first. release: name of the release that thought last.
+    canary: written only where there is one, so that a manifest without reads as it always did.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,14 +67,26 @@ class Manifest(BaseModel):
     base: Layer
     deltas: Annotated[tuple[Layer, ...], Field(max_length=MAX_DELTAS)] = ()
     release: str
+    canary: Canary | None = None
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Live layers, newest first: the order in which a reader looks for a user's record."""
         return (*self.deltas, self.base)
 
+    def layers_for(self, user_id: str) -> tuple[Layer, ...]:
+        """The same for one user, who may be in the canary."""
+        is_canary = self.canary is not None and self.canary.takes(user_id)
+        return self.canary.layers if self.canary is not None and is_canary else self.layers
+
+    @property
+    def generations(self) -> frozenset[int]:
+        """All that some user may be answered from."""
+        canary = self.canary.layers if self.canary else ()
+        return frozenset(layer.generation for layer in (*self.layers, *canary))
+
     def encode(self) -> bytes:
-        return self.model_dump_json().encode()
+        return self.model_dump_json(exclude_none=True).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":

@@ -4,6 +4,7 @@ It passes the contract test of `store.RedisStore`.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from models.errors import StoreUnavailable
@@ -17,10 +18,14 @@ from models.events import (
 )
 from models.layout import (
     MANIFEST_KEY,
+    PAST_LIMIT,
     UserRow,
     check_swap,
     encode_row,
+    generation_of,
     history_key,
+    jitter_of,
+    keys_of_user,
     newest_record,
     read_texts,
     record_key,
@@ -28,7 +33,9 @@ from models.layout import (
     user_of_history_key,
 )
 from models.manifest import Manifest
+from models.requests import Request, check_request
 from models.sid import SidSpace
+from models.upkeep import Arrival, Memory, decode_manifests
 from models.user_state import UserState
 
 
@@ -40,6 +47,9 @@ class MemoryStore:
         self.is_away = False
         self._expiry: dict[str, float] = {}
         self._streams: dict[str, list[Event]] = {}
+        self._arrived_ms: dict[tuple[str, str], int] = {}
+        self._past: list[bytes] = []
+        self._requests: dict[str, Request] = {}
         self._imports: dict[str, str] = {}
         self._clock = clock
 
@@ -71,6 +81,8 @@ class MemoryStore:
             fresh = fresh_events(stream, events)
             if fresh:
                 self._streams[history_key(user_id)] = [*stream, *fresh][-STREAM_LIMIT:]
+                now = dict.fromkeys((user_id, each.event_id) for each in fresh)
+                self._arrived_ms |= dict.fromkeys(now, time.time_ns() // 1_000_000)
             num_new += len(fresh)
         return num_new
 
@@ -78,13 +90,16 @@ class MemoryStore:
         await self.ping()
         return read_texts(self._get(thoughts_key(user_id, generation)), user_id)
 
-    async def write_layer(self, generation: int, rows: Iterable[UserRow], ttl_s: int) -> int:
+    async def write_layer(
+        self, generation: int, rows: Iterable[UserRow], ttl_s: int, *, jitter_s: int = 0
+    ) -> int:
         await self.ping()
         num_written = 0
         for row in rows:
             values = encode_row(generation, row)
             self.values.update(values)
-            self._expiry.update(dict.fromkeys(values, self._clock() + ttl_s))
+            expiry = self._clock() + ttl_s + jitter_of(row.user_id, jitter_s)
+            self._expiry.update(dict.fromkeys(values, expiry))
             num_written += 1
         return num_written
 
@@ -99,7 +114,10 @@ class MemoryStore:
 
     async def swap_manifest(self, expected: Manifest | None, new: Manifest) -> None:
         await self.ping()
-        check_swap(self._get(MANIFEST_KEY), expected, new)
+        current = self._get(MANIFEST_KEY)
+        check_swap(current, expected, new)
+        if current is not None:
+            self._past = [current, *self._past][:PAST_LIMIT]
         self.values[MANIFEST_KEY] = new.encode()
 
     async def user_ids(self) -> list[str]:
@@ -118,6 +136,85 @@ class MemoryStore:
     async def mark_import(self, digest: str, note: str) -> None:
         await self.ping()
         self._imports[digest] = note
+
+    async def past_manifests(self) -> list[Manifest]:
+        await self.ping()
+        return decode_manifests(self._past)
+
+    async def delete_records(self, generation: int, user_ids: Sequence[str]) -> None:
+        await self.ping()
+        for user_id in user_ids:
+            self.values.pop(record_key(user_id, generation), None)
+            self.values.pop(thoughts_key(user_id, generation), None)
+
+    async def delete_generations(self, is_garbage: Callable[[int], bool]) -> dict[int, int]:
+        await self.ping()
+        found = [(generation_of(key.encode()), key) for key in self.values]
+        garbage = [(of, key) for of, key in found if of is not None and is_garbage(of)]
+        for _, key in garbage:
+            del self.values[key]
+        return dict(Counter(of for of, _ in garbage))
+
+    async def erase_user(self, user_id: str) -> int:
+        await self.ping()
+        start = keys_of_user(user_id)[: -len("*")]
+        keys = [key for key in (*self.values, *self._streams) if key.startswith(start)]
+        for key in keys:
+            self.values.pop(key, None)
+            self._streams.pop(key, None)
+        for entry in [each.entry for each in self._requests.values() if each.user_id == user_id]:
+            del self._requests[entry]
+        return len(keys)
+
+    async def memory(self) -> Memory:
+        await self.ping()
+        return Memory(sum(map(len, self.values.values())), 0)
+
+    async def record_bytes(self, generation: int, user_ids: Sequence[str]) -> float:
+        await self.ping()
+        found = [self._get(record_key(user_id, generation)) for user_id in user_ids]
+        sizes = [len(blob) for blob in found if blob is not None]
+        return sum(sizes) / max(len(sizes), 1)
+
+    async def read_arrivals(
+        self, user_ids: Sequence[str], since_ms: int
+    ) -> dict[str, list[Arrival]]:
+        await self.ping()
+        found: dict[str, list[Arrival]] = {}
+        for user_id in user_ids:
+            stream = self._streams.get(history_key(user_id), [])
+            stamped = [(self._arrived_ms[user_id, each.event_id], each) for each in stream]
+            found[user_id] = [
+                Arrival(f"{ms}-{at}", event)
+                for at, (ms, event) in enumerate(stamped)
+                if ms >= since_ms
+            ]
+        return found
+
+    async def imports(self) -> dict[str, str]:
+        await self.ping()
+        return dict(self._imports)
+
+    async def clock_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    async def request_thinking(self, user_id: str, instruction: str | None = None) -> None:
+        await self.ping()
+        check_request(user_id, instruction)
+        entry = f"{time.time_ns()}-{len(self._requests)}"
+        self._requests[entry] = Request(entry, user_id, instruction)
+
+    async def take_requests(
+        self, worker: str, *, count: int, wait_ms: int, idle_ms: int
+    ) -> list[Request]:
+        """Of one worker: what it has not settled it is given again."""
+        await self.ping()
+        return list(self._requests.values())[:count]
+
+    async def settle_requests(self, requests: Sequence[Request]) -> None:
+        await self.ping()
+        for request in requests:
+            self._requests.pop(request.entry, None)
 
     async def ping(self) -> None:
         if self.is_away:

@@ -44,13 +44,23 @@ class Grounding(NamedTuple):
     found: int
 
 
-def think_prompt(space: SidSpace, history: Sequence[Sid]) -> str:
-    """The night's question about a history (oldest first); the answer starts inside the thought."""
+def think_prompt(space: SidSpace, history: Sequence[Sid], instruction: str | None = None) -> str:
+    """The night's question about a history (oldest first); the answer starts inside the thought.
+
+    instruction: the user's own words. They are hostile: no marker can be written in them.
+    """
     items = "".join(space.text(sid) for sid in history)
+    wish = f"Wish: {_plain(instruction)}\n" if instruction else ""
     return (
-        f"{TURN_BEGIN}user\nHistory: {items}\nThink, then recommend the next item.{TURN_END}\n"
+        f"{TURN_BEGIN}user\nHistory: {items}\n{wish}"
+        f"Think, then recommend the next item.{TURN_END}\n"
         f"{TURN_BEGIN}assistant\n{THINK_BEGIN}"
     )
+
+
+def _plain(text: str) -> str:
+    """One line without what markers are made of."""
+    return " ".join(re.sub(r"[<>|]", " ", text).split())
 
 
 def think_completion(space: SidSpace, rationale: Rationale, target: Sid) -> str:

@@ -4,20 +4,13 @@ Nothing above this file knows `redis.RedisError`. What lies under which key and 
 `layout`'s, shared with the twin in `memory_store`.
 """
 
-import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Protocol
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-
-from models.errors import InvalidSettings, ManifestConflict, StoreUnavailable
+from models.connection import BATCH, batches
+from models.errors import ManifestConflict
 from models.events import (
     STREAM_LIMIT,
     Event,
@@ -30,17 +23,22 @@ from models.layout import (
     HISTORY_KEYS,
     IMPORTS_KEY,
     MANIFEST_KEY,
+    PAST_LIMIT,
+    PAST_MANIFESTS_KEY,
     UserRow,
     check_swap,
     encode_row,
     history_key,
+    jitter_of,
     read_texts,
     record_key,
     thoughts_key,
     user_of_history_key,
 )
 from models.manifest import Manifest
+from models.requests import RedisRequests, RequestQueue
 from models.sid import SidSpace
+from models.upkeep import RedisUpkeep, Upkeep
 from models.user_state import (
     UserState,
     add_up,
@@ -49,17 +47,18 @@ from models.user_state import (
     read_commands,
     read_entries,
 )
-from models.wire import Command, Wire, read_address
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 500  # users a pipeline
-_SCAN_COUNT = 1000
-
-# ARGV[1] is "1" and ARGV[2] the expected bytes, or ARGV[1] is "0" and nothing is expected.
-_COMPARE_AND_SET = """
+# ARGV[1] is "1" and ARGV[2] the expected bytes, or ARGV[1] is "0" and nothing is expected. What was
+# held goes to the front of the past, so that a rollback needs nobody's disk.
+_COMPARE_AND_SET = f"""
 local held = redis.call('GET', KEYS[1])
 if (ARGV[1] == '1' and held == ARGV[2]) or (ARGV[1] == '0' and not held) then
+  if held then
+    redis.call('LPUSH', KEYS[2], held)
+    redis.call('LTRIM', KEYS[2], 0, {PAST_LIMIT - 1})
+  end
   redis.call('SET', KEYS[1], ARGV[3])
   return 1
 end
@@ -99,10 +98,14 @@ class UserStore(Protocol):
         """Texts by path number; none when there are none or they do not decode (logged)."""
         ...
 
-    async def write_layer(self, generation: int, rows: Iterable[UserRow], ttl_s: int) -> int:
-        """Write a generation that nothing names yet; how many records it now holds.
+    async def write_layer(
+        self, generation: int, rows: Iterable[UserRow], ttl_s: int, *, jitter_s: int = 0
+    ) -> int:
+        """Write rows of a generation; how many.
 
-        Raises InvalidRecord for a record of another generation.
+        A user's keys live for `ttl_s` and up to `jitter_s` more, always as much for one user, so
+        that a generation does not expire in one moment. Raises InvalidRecord for a record of
+        another generation, StoreFull when the store has no memory for more.
         """
         ...
 
@@ -137,31 +140,12 @@ class UserStore(Protocol):
     async def close(self) -> None: ...
 
 
-class RedisStore:
-    """A UserStore over one Redis server. `timeout_ms` bounds connecting and each reply.
+class NightStore(UserStore, Upkeep, RequestQueue, Protocol):
+    """Beyond what serving asks for: what loading, keeping and thinking on demand need."""
 
-    What a request waits for goes over one `Wire`; the job's batches go through redis-py, whose
-    pool and pipelines take 0.3 ms of CPU a call. Nothing is retried in either: redis-py's default
-    policy turns a hung server into seconds a GET (3.5 to 5.2 measured with 8.1), and the caller has
-    something better to do than to wait.
-    """
 
-    def __init__(self, url: str, timeout_ms: int) -> None:
-        """Connects at the first call. Raises InvalidSettings for a URL that is none."""
-        self._place = _without_password(url)
-        try:
-            self._wire = Wire(read_address(url), timeout_ms / 1000)
-            self._redis = redis.asyncio.Redis.from_url(
-                url,
-                socket_timeout=timeout_ms / 1000,
-                socket_connect_timeout=timeout_ms / 1000,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,  # RESP3 adds round trips to every new connection
-                driver_info=None,  # so does CLIENT SETINFO
-            )
-        except (ValueError, TypeError) as exc:
-            raise InvalidSettings(f"Redis URL {self._place}: {exc}") from exc
-        self._redis.set_response_callback("XREVRANGE", _as_on_the_wire)
+class RedisStore(RedisUpkeep, RedisRequests):
+    """A UserStore over Redis or Valkey; also what the night asks for beyond it."""
 
     async def read_user(
         self,
@@ -195,7 +179,7 @@ class RedisStore:
             for event in events:
                 check_event(event)
         streams = await self._read_streams(list(histories))
-        pipeline, num_new = self._redis.pipeline(transaction=False), 0
+        pipeline, num_new = self._pipeline(), 0
         for user_id, events in histories.items():
             for event in fresh_events(streams[user_id], events):
                 field, value = encode_event(event)
@@ -210,23 +194,26 @@ class RedisStore:
         (reply,) = await self._ask(("GET", thoughts_key(user_id, generation)))
         return read_texts(as_bytes(reply), user_id)
 
-    async def write_layer(self, generation: int, rows: Iterable[UserRow], ttl_s: int) -> int:
+    async def write_layer(
+        self, generation: int, rows: Iterable[UserRow], ttl_s: int, *, jitter_s: int = 0
+    ) -> int:
         num_written, left = 0, iter(rows)
-        while batch := list(islice(left, _BATCH)):
-            pipeline = self._redis.pipeline(transaction=False)
+        while batch := list(islice(left, BATCH)):
+            pipeline = self._pipeline()
             for row in batch:
+                expiry_s = ttl_s + jitter_of(row.user_id, jitter_s)
                 for key, value in encode_row(generation, row).items():
-                    pipeline.set(key, value, ex=ttl_s)
+                    pipeline.execute_command("SET", key, value, "EX", expiry_s)
             await self._run(pipeline)
             num_written += len(batch)
         return num_written
 
     async def count_records(self, generation: int, user_ids: Sequence[str]) -> int:
         num_found = 0
-        for batch in _batches(user_ids):
-            pipeline = self._redis.pipeline(transaction=False)
+        for batch in batches(user_ids):
+            pipeline = self._pipeline()
             for user_id in batch:
-                pipeline.exists(record_key(user_id, generation))
+                pipeline.execute_command("EXISTS", record_key(user_id, generation))
             num_found += sum(await self._run(pipeline))
         return num_found
 
@@ -238,49 +225,41 @@ class RedisStore:
         current = await self._read_manifest_bytes()
         check_swap(current, expected, new)
         has_current = "0" if current is None else "1"
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.eval(_COMPARE_AND_SET, 1, MANIFEST_KEY, has_current, current or b"", new.encode())
-        (has_swapped,) = await self._run(pipeline)
+        keys = (MANIFEST_KEY, PAST_MANIFESTS_KEY)
+        (has_swapped,) = await self._ask(
+            ("EVAL", _COMPARE_AND_SET, 2, *keys, has_current, current or b"", new.encode())
+        )
         if not has_swapped:
             raise ManifestConflict("the manifest changed in between: another job was faster")
 
     async def user_ids(self) -> list[str]:
-        with self._translated():
-            keys = [
-                key async for key in self._redis.scan_iter(match=HISTORY_KEYS, count=_SCAN_COUNT)
-            ]
-        users = {user_of_history_key(key) for key in keys}
+        users = {user_of_history_key(key) async for key in self._scan(HISTORY_KEYS)}
         return sorted(user_id for user_id in users if user_id is not None)
 
     async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
         histories: dict[str, tuple[Event, ...]] = {}
-        for batch in _batches(user_ids):
+        for batch in batches(user_ids):
             streams = await self._read_streams(batch)
             histories.update((user_id, merge_events(events)) for user_id, events in streams.items())
         return histories
 
     async def read_import(self, digest: str) -> str | None:
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline = self._pipeline()
         pipeline.hget(IMPORTS_KEY, digest)
         (note,) = await self._run(pipeline)
         return None if note is None else note.decode(errors="replace")
 
     async def mark_import(self, digest: str, note: str) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline = self._pipeline()
         pipeline.hset(IMPORTS_KEY, digest, note)
         await self._run(pipeline)
 
     async def ping(self) -> None:
         await self._ask(("PING",))
 
-    async def close(self) -> None:
-        with self._translated():
-            await self._wire.close()
-            await self._redis.aclose()
-
     async def _read_streams(self, user_ids: Sequence[str]) -> dict[str, list[Event]]:
         """All kept events of each user, in order of arrival."""
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline = self._pipeline()
         for user_id in user_ids:
             pipeline.xrevrange(history_key(user_id), count=STREAM_LIMIT)
         replies = await self._execute(pipeline)
@@ -295,61 +274,3 @@ class RedisStore:
     async def _read_manifest_bytes(self) -> bytes | None:
         (reply,) = await self._ask(("GET", MANIFEST_KEY))
         return as_bytes(reply)
-
-    async def _ask(self, *commands: Command) -> list[Any]:
-        """Replies in order; one of the wrong Redis type stays among them as its error."""
-        with self._translated():
-            return _raise_errors(await self._wire.ask(*commands))
-
-    async def _execute(self, pipeline: Any) -> list[Any]:
-        """The same for a pipeline."""
-        await _deliver_cancellation()
-        with self._translated():
-            return _raise_errors(await pipeline.execute(raise_on_error=False))
-
-    async def _run(self, pipeline: Any) -> list[Any]:
-        """Replies in order; any error among them is raised."""
-        await _deliver_cancellation()
-        with self._translated():
-            replies: list[Any] = await pipeline.execute()
-        return replies
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (RedisError, OSError, TimeoutError) as exc:
-            detail = " ".join(str(exc).split()) or type(exc).__name__
-            raise StoreUnavailable(f"Redis at {self._place}: {detail}") from exc
-
-
-async def _deliver_cancellation() -> None:
-    """Raise a cancellation that came since this task last paused, such as that of Ctrl-C.
-
-    redis-py 8.1 loses it: it looks for stray bytes under a timeout of zero, and there the pending
-    cancellation counts as that timeout's own.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        await asyncio.sleep(0)
-
-
-def _as_on_the_wire(response: Any, **_: Any) -> Any:
-    return response
-
-
-def _raise_errors(replies: list[Any]) -> list[Any]:
-    for reply in replies:
-        if isinstance(reply, Exception) and not is_wrong_type(reply):
-            raise reply
-    return replies
-
-
-def _batches(user_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(user_ids), _BATCH):
-        yield user_ids[start : start + _BATCH]
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -27,10 +27,11 @@ class PathPrefix(NamedTuple):
 
 @dataclass(frozen=True)
 class UserHistory:
-    """Catalog rows, oldest first; not empty."""
+    """Catalog rows, oldest first; not empty. instruction: what the user asks for in words."""
 
     user_id: str
     rows: tuple[int, ...]
+    instruction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def think_users(
 ) -> list[UserThoughts]:
     """Paths, constrained prefixes and their union for one micro-batch (Eq. 8 to 10)."""
     thoughts = reasoner.think(
-        [render_history(catalog, user.rows) for user in users], paths=paths, seeds=seeds
+        [render_history(catalog, user.rows, user.instruction) for user in users],
+        paths=paths,
+        seeds=seeds,
     )
     depth = catalog.space.prefix_depth
     beams = beam_search(thoughts.scorer(), catalog.trie, depth=depth, width=width)
@@ -105,10 +108,10 @@ def user_seed(seed: int, user_id: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-def render_history(catalog: Catalog, rows: Sequence[int]) -> str:
+def render_history(catalog: Catalog, rows: Sequence[int], instruction: str | None = None) -> str:
     """The prompt for a history; the paper keeps its last 50 items (A.1)."""
     sids = catalog.sids[list(rows[-MAX_HISTORY:])].tolist()
-    return think_prompt(catalog.space, [tuple(sid) for sid in sids])
+    return think_prompt(catalog.space, [tuple(sid) for sid in sids], instruction)
 
 
 def unite(beams_per_path: Sequence[Sequence[Beam]]) -> list[PathPrefix]:

@@ -5,11 +5,9 @@ commands of a night are `nightly`'s.
 """
 
 import argparse
-import json
 import logging
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,9 +17,9 @@ from rich.logging import RichHandler
 from offline import nightly
 from offline.exits import exit_of, signals_raise
 from offline.importer import import_dataset
+from offline.live_commands import add_live_commands
 from offline.options import Parser, add_redis, open_store
 from offline.progress import make_progress
-from offline.status import read_status, render_status
 
 Command = Callable[[argparse.Namespace, Console], None]
 
@@ -63,12 +61,6 @@ def _import(options: argparse.Namespace, console: Console) -> None:
     print(counts.model_dump_json())
 
 
-def _status(options: argparse.Namespace, _console: Console) -> None:
-    with open_store(options.redis) as (store, runner):
-        status = runner.run(read_status(store, now_s=int(time.time())))
-    print(json.dumps(status) if options.json else render_status(status))
-
-
 def _parser() -> Parser:
     """Every command sets `run`."""
     parser = Parser(prog="python -m offline", description="The offline tier.", allow_abbrev=False)
@@ -81,8 +73,5 @@ def _parser() -> Parser:
     importing.set_defaults(run=_import)
     add_redis(importing)
     nightly.add_commands(commands)
-    status = commands.add_parser("status", help="what is live")
-    status.add_argument("--json", action="store_true", help="for scripts")
-    status.set_defaults(run=_status)
-    add_redis(status)
+    add_live_commands(commands, open_store)
     return parser

@@ -1,7 +1,8 @@
 """How a run ends: exit codes, the one line that goes with each, and signals as exceptions.
 
-0 done; 75 stopped, and it can go on (the store is away, another job is at work, the disk is full,
-memory ran out, SIGTERM); 78 fix the input; 130 Ctrl-C.
+0 done; 65 a gate failed, so that what was live stays live; 75 stopped, and it can go on (the store
+is away, another job is at work, the disk is full, memory ran out, SIGTERM); 78 fix the input;
+130 Ctrl-C.
 """
 
 import errno
@@ -12,6 +13,7 @@ from types import FrameType
 from typing import NamedTuple, NoReturn
 
 from models.errors import (
+    GatesFailed,
     InvalidInput,
     InvalidRelease,
     LeaseTaken,
@@ -19,6 +21,7 @@ from models.errors import (
     StoreUnavailable,
 )
 
+EX_DATAERR = 65
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
 EX_INTERRUPTED = 130
@@ -72,6 +75,8 @@ def exit_of(exc: BaseException) -> Exit | None:
             return Exit(EX_INTERRUPTED, reason, True)
         case InvalidInput() | InvalidRelease():
             return Exit(EX_CONFIG, str(exc), False)
+        case GatesFailed():
+            return Exit(EX_DATAERR, str(exc), False)
         case ManifestConflict():
             return Exit(EX_TEMPFAIL, str(exc), False)
         case StoreUnavailable() | LeaseTaken():

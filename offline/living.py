@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from models.catalog import Catalog
 from models.errors import InvalidInput
 from models.manifest import Layer
+from offline.erased import Tombstones
 from offline.plan import Plan, PlannedUser
 from offline.shards import ShardRow, is_finished, parts, read_columns, read_part
 
@@ -59,6 +60,7 @@ def _layer_rows(out_dir: Path, layer: Layer, catalog: Catalog) -> Iterator[tuple
             f"{folder}: not there, expected a live layer, whose users this night carries on: "
             "pass the --out it was made with, or refresh --users all"
         )
+    tombstones = Tombstones.load(out_dir)
     # Rows that were added to a finished generation come before its own, the last one first.
     for part in [*reversed(parts(folder / "added")), *parts(folder)]:
         table = read_columns(part, ["user_id", "digest", "created_at", "codes"])
@@ -66,6 +68,8 @@ def _layer_rows(out_dir: Path, layer: Layer, catalog: Catalog) -> Iterator[tuple
         users, digests = table["user_id"].to_pylist(), table["digest"].to_pylist()
         times, legal = table["created_at"].to_pylist(), _are_legal(table["codes"], catalog)
         for row, user_id in enumerate(users):
+            if tombstones.hides(user_id, times[row] * 1000):
+                continue
             yield user_id, LiveRow(source, digests[row] or "", times[row], bool(legal[row]))
 
 

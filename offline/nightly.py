@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from rich.console import Console
 
 from models.errors import InvalidInput
 from models.release import Release
+from offline.engines import add_engine_arguments, engine_settings
 from offline.estimate import estimate
+from offline.live_commands import add_gate_arguments, live_settings
 from offline.options import (
     Parser,
     add_dry_run,
@@ -30,7 +33,14 @@ from offline.options import (
 from offline.plan import Plan, newest_plan, read_plan
 from offline.planning import write_agenda
 from offline.progress import Stopwatch, make_progress
-from offline.refresh import load_think, make_night_agenda, night_lease, refresh, think_night
+from offline.refresh import (
+    LoadThink,
+    load_think,
+    make_night_agenda,
+    night_lease,
+    refresh,
+    think_night,
+)
 from offline.settings import RefreshSettings
 from offline.shards import is_finished, read_failed
 from offline.validate import validate
@@ -76,6 +86,9 @@ def add_commands(commands: "_Commands") -> None:
         )
     for command in (planning, thinking, refreshing, retrying):
         add_price(command)
+        add_engine_arguments(command)
+    for command in (refreshing, retrying):
+        add_gate_arguments(command)
     for command in (thinking, validating):
         add_generation(command)
 
@@ -109,7 +122,7 @@ def _dry_run(settings: RefreshSettings, options: argparse.Namespace, console: Co
     with open_store(options.redis) as (store, runner):
         agenda = make_night_agenda(settings, release, store, runner, now_ms=_now_ms())
     with console.status("thinking about a sample"):
-        found = estimate(settings, agenda, lambda: load_think(release, settings))
+        found = estimate(settings, agenda, lambda: _engine(options)(release, settings))
     for name, value in found.items():
         console.print(f"{name.replace('_', ' '):>22}  {_readable(value)}", highlight=False)
     print(json.dumps(found))
@@ -135,6 +148,7 @@ def _think(options: argparse.Namespace, console: Console) -> None:
             watch=watch,
             index=options.index,
             of=options.of,
+            load=_engine(options),
         )
     rates = meter.rates(watch.seconds.get("think", 0.0))
     print(json.dumps({"run": plan.run_id, "generation": plan.generation, **rates}))
@@ -182,8 +196,14 @@ def _run_night(settings: RefreshSettings, options: argparse.Namespace, console: 
             runner=runner,
             progress=progress,
             now_ms=_now_ms(),
+            load=_engine(options),
+            live=live_settings(options),
         )
     print(json.dumps(summary))
+
+
+def _engine(options: argparse.Namespace) -> LoadThink:
+    return partial(load_think, engine=engine_settings(options))
 
 
 def _plan_folder(settings: RefreshSettings, generation: int | None) -> Path:

@@ -18,10 +18,12 @@ from rich.progress import Progress
 from models.errors import ReleaseMismatch
 from models.manifest import Manifest
 from models.release import Release
-from models.store import UserStore
+from models.store import NightStore
 from models.think import UserHistory
-from offline.going_live import Live, go_live
+from offline.engines import EngineSettings, load_engine
+from offline.generation import open_generation
 from offline.lease import Lease
+from offline.live import Launch, LiveSettings, go_live
 from offline.plan import Plan, newest_plan, read_plan
 from offline.planning import Agenda, FolderHistories, make_agenda, write_agenda
 from offline.progress import Stopwatch, ThinkMeter
@@ -39,17 +41,19 @@ LoadThink = Callable[[Release, RefreshSettings], Think]
 def refresh(
     settings: RefreshSettings,
     *,
-    store: UserStore,
+    store: NightStore,
     runner: asyncio.Runner,
     progress: Progress,
     now_ms: int,
     load: LoadThink | None = None,
+    live: LiveSettings | None = None,
 ) -> dict[str, Any]:
     """Run a night and make its generation live; the summary. load: the release's own reasoner if
     not given.
 
     Raises:
         InvalidRelease, InvalidInput: nothing was thought, or nothing that could go live.
+        GatesFailed: what was thought must not go live as it is.
         StoreUnavailable: the store went away, or does not hold what was written; try again.
         ManifestConflict: another job activated meanwhile; try again.
         LeaseTaken: another night is at work in this folder.
@@ -65,11 +69,16 @@ def refresh(
         folder = settings.out_dir / str(plan.generation)
         meter = think_night(settings, release, plan, progress=progress, watch=watch, load=load)
         with watch("validate"):
-            success = validate(folder, plan, release.catalog, guard=lease.check)
+            validate(folder, plan, release.catalog, guard=lease.check)
         lease.check()
-        live = Live(folder, plan, release, store, runner, progress, watch)
-        manifest = go_live(live, num_users=success["users"])
-        summary = _summarise(success, folder, manifest, meter, watch)
+        summary = go_live(
+            Launch(
+                *(open_generation(folder), release, store, runner, progress),
+                live or LiveSettings(),
+                watch,
+            )
+        )
+        summary |= {**meter.rates(watch.seconds.get("think", 0.0)), "shards": str(folder)}
         write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
@@ -83,7 +92,7 @@ def night_lease(out_dir: Path) -> Lease:
 def make_night_agenda(
     settings: RefreshSettings,
     release: Release,
-    store: UserStore,
+    store: NightStore,
     runner: asyncio.Runner,
     *,
     now_ms: int,
@@ -95,7 +104,7 @@ def make_night_agenda(
 
 
 def _resumed_plan(
-    settings: RefreshSettings, store: UserStore, runner: asyncio.Runner
+    settings: RefreshSettings, store: NightStore, runner: asyncio.Runner
 ) -> Plan | None:
     """The newest plan, unless its night is over or what it builds on is no longer live."""
     folder = newest_plan(settings.out_dir)
@@ -158,22 +167,8 @@ def _tell(think: object, batches: list[list[UserHistory]], closing: ExitStack) -
         think.expect(batches)
 
 
-def load_think(release: Release, settings: RefreshSettings) -> Think:
-    """The release's reasoner. Torch, seconds of imports, comes with the first call only."""
-    from offline.engine import load_transformers
-
-    return load_transformers(release, settings)
-
-
-def _summarise(
-    success: dict[str, Any], folder: Path, manifest: Manifest, meter: ThinkMeter, watch: Stopwatch
-) -> dict[str, Any]:
-    """What a night did, and what this run of it took."""
-    facts = {name: value for name, value in success.items() if name != "parts"}
-    return {
-        **facts,
-        "epoch": manifest.epoch,
-        "seconds": watch.report(),
-        **meter.rates(watch.seconds.get("think", 0.0)),
-        "shards": str(folder),
-    }
+def load_think(
+    release: Release, settings: RefreshSettings, engine: EngineSettings | None = None
+) -> Think:
+    """What thinks: the release's own reasoner by default. Seconds of imports."""
+    return load_engine(release, settings, engine or EngineSettings())

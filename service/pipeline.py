@@ -129,7 +129,8 @@ class Pipeline:
 
     async def _read(self, user_id: str, *, deadline: float) -> UserView:
         patience_s = deadline - self._monotonic()
-        view = await self._users.read(user_id, self._manifest.layers, patience_s=patience_s)
+        layers = self._manifest.layers_for(user_id)
+        view = await self._users.read(user_id, layers, patience_s=patience_s)
         if self._manifest.current is None and self._manifest.refusal:
             return replace(view, troubles=(*view.troubles, Reason.MANIFEST))
         return view

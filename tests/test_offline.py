@@ -37,6 +37,7 @@ from models.manifest import Manifest
 from models.memory_store import MemoryStore
 from models.release import Release
 from models.sid import SidSpace
+from models.store import RedisStore
 from models.think import PathPrefix, UserHistory, UserThoughts
 from offline.cli import main
 from offline.due import choose_users
@@ -302,15 +303,11 @@ def test_a_whole_night_makes_a_base_and_says_what_it_did(world: World) -> None:
     assert summary.items() >= expected.items()
     assert (summary["layer"], summary["epoch"], summary["carried"]) == ("base", 1, 0)
     assert (summary["dropped_paths"], summary["tokens"]) == (NUM_USERS, 10 * NUM_USERS)
-    stages = {"plan", "model", "think", "write", "validate", "load", "verify", "activate", "total"}
+    stages = {"plan", "model", "think", "write", "gates", "load", "verify", "activate", "total"}
     assert summary["seconds"].keys() == stages
     folder = Path(summary["shards"])
     assert json.loads((folder / "summary.json").read_text()) == summary
-    success = json.loads((folder / "_SUCCESS.json").read_text())
-    assert {name: summary[name] for name in success if name != "parts"}.items() <= success.items()
-    names = {"plan.json", "plan-00000.parquet", "part-00000.parquet"}
-    assert {file.name for file in folder.iterdir()} == names | {"_SUCCESS.json", "summary.json"}
-    assert not list(world.out_dir.glob("*.lease"))
+    assert not list(folder.glob("*.new"))
 
 
 def test_each_user_gets_their_own_prefixes_and_thoughts(world: World) -> None:
@@ -565,8 +562,8 @@ def run_elsewhere(world: World) -> dict[str, Any]:
 class ForgetfulStore(MemoryStore):
     """Loses one record of every layer, as a server does that evicts when full."""
 
-    async def write_layer(self, *arguments: Any) -> int:
-        num_written = await super().write_layer(*arguments)
+    async def write_layer(self, *arguments: Any, **options: Any) -> int:
+        num_written = await super().write_layer(*arguments, **options)
         del self.values[next(key for key in self.values if f":p:{arguments[0]}" in key)]
         return num_written
 
@@ -668,6 +665,29 @@ def test_import_refresh_and_status_over_a_real_server(
     assert all(prefix.path < len(r.thoughts.texts) for r in rows for prefix in r.thoughts.prefixes)
     code, out, _ = call(capsys, "status", "--json")
     assert (code, json.loads(out)["layers"][0]["users"]) == (0, summary["refreshed"])
+
+
+def test_the_worker_thinks_about_whom_it_was_asked_for(
+    state: Path, release: Release, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(capsys, "import", "--data", data_dir)
+    with attach(state) as server:
+        store = RedisStore(server.url, 5000)
+
+        async def ask() -> None:
+            for user in ("user-03", "user-04", "user-05"):
+                await store.request_thinking(user, "something for a friend")
+            await store.close()
+
+        asyncio.run(ask())
+    code, out, _ = call(
+        *(capsys, "worker", "--release", release.directory, "--once", "--paths", 8, "--width", 4)
+    )
+    served = json.loads(out)
+    assert (code, served["requests"]) == (0, 3)
+    assert served["users"] > 0
+    code, out, _ = call(capsys, "status", "--json")
+    assert json.loads(out)["generations"][0]["layer"] == "on demand"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from models.layout import MANIFEST_KEY
-from models.manifest import Manifest
+from models.manifest import Canary, Layer, Manifest
 from models.memory_store import MemoryStore
 from service.breaker import Breaker
 from service.manifest import ManifestWatch
@@ -155,3 +155,44 @@ async def test_a_refusal_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
     for _ in range(3):
         assert await watch.poll()
     assert caplog.text.count("manifest refused") == 1
+
+
+async def test_a_canary_s_users_are_answered_from_its_generation_and_stay_there(
+    service: InProcess, store: MemoryStore
+) -> None:
+    users = [f"user-{number}" for number in range(60)]
+    for user in users:
+        for each in (GENERATION, NEWER):
+            await give_record(store, user, new_record(generation=each))
+    held = await activate(store, GENERATION, epoch=6)
+    layer = Layer(generation=NEWER, created_at=0, users=1)
+    canary = Canary(percent=30, layers=(layer,))
+    await store.swap_manifest(held, held.model_copy(update={"epoch": 7, "canary": canary}))
+    await eventually(lambda: service.metric("thinkahead_manifest_epoch"), 7)
+
+    async def ask_all() -> list[object]:
+        return [(await service.recommend(user))["generation"]["id"] for user in users]
+
+    expected = [NEWER if canary.takes(user) else GENERATION for user in users]
+    assert await ask_all() == await ask_all() == expected
+    assert {GENERATION, NEWER} == set(expected)
+
+
+def test_a_manifest_without_a_canary_is_written_as_it_always_was() -> None:
+    layer = Layer(generation=5, created_at=1, users=2)
+    manifest = Manifest(epoch=1, fingerprint=7, base=layer, release="toy")
+    assert b"canary" not in manifest.encode()
+    canary = Canary(percent=12.5, layers=(layer,))
+    with_canary = manifest.model_copy(update={"canary": canary})
+    assert Manifest.decode(with_canary.encode()) == with_canary
+
+
+def test_a_growing_canary_keeps_its_users() -> None:
+    layer = Layer(generation=5, created_at=1, users=2)
+    users = [f"user-{number}" for number in range(2000)]
+    small, large = (
+        {user for user in users if Canary(percent=percent, layers=(layer,)).takes(user)}
+        for percent in (5, 25)
+    )
+    assert small < large
+    assert (60 < len(small) < 140, 400 < len(large) < 600) == (True, True)

@@ -1,0 +1,62 @@
+"""Back to what was live before: one compare-and-set, no record is written.
+
+The store keeps the manifests that were replaced. A rollback takes a new epoch like every change.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from models.errors import InvalidInput
+from models.manifest import Manifest, next_epoch
+from models.store import NightStore
+from offline.activate import keep_copy
+from offline.erased import living_rows
+from offline.shards import last_epoch
+
+_SAMPLE = 500  # users whose records must still be there
+
+
+async def rollback(store: NightStore, out_dir: Path, *, to_epoch: int | None = None) -> Manifest:
+    """End a canary, or go back one night, or to the layers of an epoch; what is then live.
+
+    Raises InvalidInput when there is nothing to go back to or its records are gone,
+    ManifestConflict when another job was faster.
+    """
+    held = await store.read_manifest()
+    if held is None:
+        raise InvalidInput("nothing is live: there is nothing to roll back")
+    target = _choose(held, await store.past_manifests(), to_epoch)
+    await _check_records(target, store, out_dir)
+    epoch = next_epoch(held, seen=last_epoch(out_dir))
+    manifest = target.model_copy(update={"epoch": epoch, "canary": None})
+    await store.swap_manifest(held, manifest)
+    return keep_copy(out_dir, manifest)
+
+
+def _choose(held: Manifest, past: Sequence[Manifest], to_epoch: int | None) -> Manifest:
+    if to_epoch is not None:
+        found = [manifest for manifest in past if manifest.epoch == to_epoch]
+    elif held.canary is not None:
+        found = [held]
+    else:  # a second rollback goes further back, not to and fro
+        newest = held.layers[0].generation
+        found = [manifest for manifest in past if manifest.layers[0].generation < newest]
+    if not found:
+        known = ", ".join(str(manifest.epoch) for manifest in past) or "none"
+        raise InvalidInput(f"nothing to roll back to; epochs that the store remembers: {known}")
+    return found[0]
+
+
+async def _check_records(target: Manifest, store: NightStore, out_dir: Path) -> None:
+    """A sample of each layer's users, where its shards are at hand, still has its records."""
+    for layer in target.layers:
+        rows = islice(living_rows(out_dir / str(layer.generation)), _SAMPLE)
+        user_ids = [row.thoughts.user_id for row in rows]
+        num_found = await store.count_records(layer.generation, user_ids)
+        if num_found < len(user_ids):
+            raise InvalidInput(
+                f"generation {layer.generation}: of {len(user_ids)} users looked at, {num_found} "
+                "still have a record: it has expired or was collected; "
+                f"run `python -m offline load --generation {layer.generation}` first"
+            )
