@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.catalog import Catalog
 from models.errors import InvalidInput
 from models.manifest import Layer
-from offline.erased import ADDED, Tombstones
+from offline.erased import Tombstones
 from offline.plan import Plan, PlannedUser
 from offline.shards import ShardRow, is_finished, parts, read_columns, read_part
 
@@ -60,9 +60,9 @@ def _layer_rows(out_dir: Path, layer: Layer, catalog: Catalog) -> Iterator[tuple
             f"{folder}: not there, expected a live layer, whose users this night carries on: "
             "pass the --out it was made with, or refresh --users all"
         )
-    # Rows that were added to a finished generation come before its own, the last one first.
     tombstones = Tombstones.load(out_dir)
-    for part in [*reversed(parts(folder / ADDED)), *parts(folder)]:
+    # Rows that were added to a finished generation come before its own, the last one first.
+    for part in [*reversed(parts(folder / "added")), *parts(folder)]:
         table = read_columns(part, ["user_id", "digest", "created_at", "codes"])
         source = part.relative_to(out_dir).as_posix()
         users, digests = table["user_id"].to_pylist(), table["digest"].to_pylist()

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from models.errors import InvalidInput
 from models.release import Release
-from offline.engines import add_engine_arguments, engine_settings, load_engine
+from offline.engines import add_engine_arguments, engine_settings
 from offline.estimate import estimate
 from offline.live_commands import add_gate_arguments, live_settings
 from offline.options import (
@@ -33,7 +33,14 @@ from offline.options import (
 from offline.plan import Plan, newest_plan, read_plan
 from offline.planning import write_agenda
 from offline.progress import Stopwatch, make_progress
-from offline.refresh import LoadThink, make_night_agenda, night_lease, refresh, think_night
+from offline.refresh import (
+    LoadThink,
+    load_think,
+    make_night_agenda,
+    night_lease,
+    refresh,
+    think_night,
+)
 from offline.settings import RefreshSettings
 from offline.shards import is_finished, read_failed
 from offline.validate import validate
@@ -77,10 +84,11 @@ def add_commands(commands: "_Commands") -> None:
         command.add_argument(
             "--resume", action="store_true", help="go on with the newest night that is not over"
         )
-        add_gate_arguments(command)
     for command in (planning, thinking, refreshing, retrying):
         add_price(command)
         add_engine_arguments(command)
+    for command in (refreshing, retrying):
+        add_gate_arguments(command)
     for command in (thinking, validating):
         add_generation(command)
 
@@ -114,7 +122,7 @@ def _dry_run(settings: RefreshSettings, options: argparse.Namespace, console: Co
     with open_store(options.redis) as (store, runner):
         agenda = make_night_agenda(settings, release, store, runner, now_ms=_now_ms())
     with console.status("thinking about a sample"):
-        found = estimate(settings, agenda, lambda: _loader(options)(release, settings))
+        found = estimate(settings, agenda, lambda: _engine(options)(release, settings))
     for name, value in found.items():
         console.print(f"{name.replace('_', ' '):>22}  {_readable(value)}", highlight=False)
     print(json.dumps(found))
@@ -138,9 +146,9 @@ def _think(options: argparse.Namespace, console: Console) -> None:
             plan,
             progress=progress,
             watch=watch,
-            load=_loader(options),
             index=options.index,
             of=options.of,
+            load=_engine(options),
         )
     rates = meter.rates(watch.seconds.get("think", 0.0))
     print(json.dumps({"run": plan.run_id, "generation": plan.generation, **rates}))
@@ -189,14 +197,14 @@ def _run_night(settings: RefreshSettings, options: argparse.Namespace, console: 
             runner=runner,
             progress=progress,
             now_ms=_now_ms(),
-            load=_loader(options),
+            load=_engine(options),
             live=live,
         )
     print(json.dumps(summary))
 
 
-def _loader(options: argparse.Namespace) -> LoadThink:
-    return partial(load_engine, asked=engine_settings(options))
+def _engine(options: argparse.Namespace) -> LoadThink:
+    return partial(load_think, engine=engine_settings(options))
 
 
 def _plan_folder(settings: RefreshSettings, generation: int | None) -> Path:

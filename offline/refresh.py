@@ -160,6 +160,8 @@ def _tell(think: object, batches: list[list[UserHistory]], closing: ExitStack) -
         think.expect(batches)
 
 
-def load_think(release: Release, settings: RefreshSettings) -> Think:
-    """The release's reasoner. Torch, seconds of imports, comes with the first call only."""
-    return load_engine(release, settings, EngineSettings())
+def load_think(
+    release: Release, settings: RefreshSettings, engine: EngineSettings | None = None
+) -> Think:
+    """What thinks: the release's own reasoner by default. Seconds of imports."""
+    return load_engine(release, settings, engine or EngineSettings())

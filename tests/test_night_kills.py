@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_a_night_killed_fifty_times_equals_one_that_was_not(tmp_path: Path) -> None:
-    """Byte for byte, in every file but `summary.json`, and in the store: with the transformers
+    """Byte for byte, in every file but those with times, and in the store: with the transformers
     engine, a poison user, users carried from the night before, and segments torn in a write."""
     torch.set_num_threads(1)
     release = toy_release(tmp_path / "toy")

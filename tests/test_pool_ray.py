@@ -50,7 +50,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def batches_of(release: Release, count: int) -> list[list[UserHistory]]:
     histories = toy_histories(release.catalog, num_users=16 * count, seed=3)
     users = [UserHistory(f"u{at}", tuple(rows)) for at, rows in enumerate(histories)]
-    return [list(batch) for batch in micro_batches(users, size=16)]
+    return [list(batch) for batch in micro_batches(users, 16)]
 
 
 def test_a_night_on_two_nodes_of_which_one_is_killed_is_that_of_one_process(
