@@ -87,7 +87,7 @@ def go_live(launch: Launch) -> dict[str, Any]:
         raise GatesFailed(
             f"generation {launch.generation.number} stays out: {failures}; what was live stays "
             f"live (see {launch.generation.folder / 'report.html'}; "
-            "`refresh --resume --force REASON` makes it live all the same)"
+            f"`activate --generation {launch.generation.number} --force REASON` takes it live)"
         )
     if failures:
         logger.warning("gates overruled (%s): %s", launch.settings.force, failures)

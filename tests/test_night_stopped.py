@@ -17,12 +17,14 @@ import torch
 from rich.console import Console
 
 from models.embedded import attach
-from models.errors import InvalidInput, InvalidRelease, LeaseTaken, ReleaseMismatch
+from models.errors import GatesFailed, InvalidInput, InvalidRelease, LeaseTaken, ReleaseMismatch
 from models.release import Release
 from models.think import UserHistory, UserThoughts
 from offline.cli import main
 from offline.exits import exit_of
+from offline.gates import GateLimits
 from offline.lease import Lease
+from offline.live import LiveSettings
 from offline.plan import newest_plan, read_plan
 from offline.progress import Stopwatch, ThinkMeter, make_progress
 from offline.refresh import night_lease, think_night
@@ -146,6 +148,33 @@ def test_killed_between_going_live_and_the_summary_a_night_ends_as_it_was(
     again = world.night(is_resumed=True)
     assert (again["generation"], again["epoch"]) == (summary["generation"], summary["epoch"])
     assert world.thought == []
+
+
+def test_a_night_that_failed_a_gate_goes_live_with_a_reason_and_is_not_thought_again(
+    world: NightWorld,
+) -> None:
+    live = LiveSettings(limits=GateLimits(coverage=1.5))
+    with pytest.raises(GatesFailed, match=r"coverage is 1, expected at least 1\.5"):
+        world.night(live=live)
+    assert world.manifest() is None
+    folder = newest(world)
+    assert (folder / "report.html").exists()
+    assert not (folder / "summary.json").exists()
+    with pytest.raises(GatesFailed):
+        world.night(is_resumed=True, live=live)
+    summary = world.night(is_resumed=True, live=replace(live, force="a drill"))
+    assert (summary["shards"], summary["forced"]) == (str(folder), "a drill")
+    assert (summary["users_thought_now"], world.thought, summary["epoch"]) == (0, [], 1)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+
+
+def test_a_night_that_failed_a_gate_is_replaced_by_a_new_one(world: NightWorld) -> None:
+    with pytest.raises(GatesFailed):
+        world.night(live=LiveSettings(limits=GateLimits(coverage=1.5)))
+    failed = newest(world)
+    summary = world.night()
+    assert summary["shards"] != str(failed)
+    assert (summary["refreshed"], summary["epoch"]) == (NUM_USERS, 1)
 
 
 def test_another_release_does_not_go_on_with_a_plan(world: NightWorld) -> None:

@@ -20,6 +20,7 @@ from models.layout import record_key, thoughts_key
 from models.release import Release
 from models.think import UserHistory
 from offline.due import DueUser, cut, in_order
+from offline.erased import bury
 from offline.estimate import SAMPLE_USERS, estimate
 from offline.importer import import_dataset
 from offline.living import LiveRow, read_live_rows
@@ -161,6 +162,15 @@ def test_nobody_without_a_history_is_carried(world: NightWorld) -> None:
     }
     assert world.night()["carried"] == NUM_USERS - 1
     assert world.record("user-03") is None
+
+
+def test_a_user_who_was_erased_is_not_carried_even_when_the_history_is_the_same(
+    world: NightWorld,
+) -> None:
+    world.night()
+    bury(world.out_dir, user_name(3), now_ms=world.now_ms + 1000)
+    summary = world.night()
+    assert (world.thought, summary["carried"]) == ([user_name(3)], NUM_USERS - 1)
 
 
 def test_a_row_whose_prefixes_the_catalog_lacks_is_not_carried(world: NightWorld) -> None:

@@ -16,6 +16,7 @@ from models.memory_store import MemoryStore
 from models.records import PrefixRecord
 from models.release import Release
 from models.think import PathPrefix, UserHistory, UserThoughts
+from offline.live import LiveSettings
 from offline.progress import make_progress
 from offline.refresh import refresh
 from offline.settings import RefreshSettings
@@ -79,7 +80,7 @@ class NightWorld:
 
         return thinking
 
-    def night(self, **settings: Any) -> dict[str, Any]:
+    def night(self, *, live: LiveSettings | None = None, **settings: Any) -> dict[str, Any]:
         self.now_ms += HOUR_MS
         self.thought.clear()
         with asyncio.Runner() as runner:
@@ -90,6 +91,7 @@ class NightWorld:
                 progress=make_progress(Console(file=io.StringIO())),
                 now_ms=self.now_ms,
                 load=self.load,
+                live=live,
             )
 
     def manifest(self) -> Manifest | None:
