@@ -41,6 +41,7 @@ from offline.refresh import (
     refresh,
     think_night,
 )
+from offline.report import render_table
 from offline.settings import RefreshSettings
 from offline.shards import is_finished, read_failed
 from offline.validate import validate
@@ -200,6 +201,7 @@ def _run_night(settings: RefreshSettings, options: argparse.Namespace, console: 
             load=_engine(options),
             live=live,
         )
+    console.print(render_table(summary), markup=False, highlight=False, soft_wrap=True)
     print(json.dumps(summary))
 
 

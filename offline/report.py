@@ -4,7 +4,7 @@ All three come from one dict, so that they cannot disagree.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,30 @@ def write_reports(
         write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_text(folder / "report.html", render_html(summary))
     write_text(textfile or folder / "metrics.prom", render_metrics(summary))
+
+
+def render_table(summary: Mapping[str, Any]) -> str:
+    """The same in a few lines, for the end of a night at a terminal."""
+    changes = summary["changes"]
+    facts = [
+        ("generation", f"{summary['generation']} ({summary['layer']}), epoch {summary['epoch']}"),
+        ("users", _numbers(summary, "refreshed", "carried", "empty", "failed")),
+        ("against before", _numbers(changes, "new", "changed", "unchanged", "gone")),
+        *((f"gate {gate['name']}", _verdict(gate)) for gate in summary["gates"]),
+        ("report", f"{summary['shards']}/report.html"),
+    ]
+    return "\n".join(f"{name:<18}  {fact}" for name, fact in facts)
+
+
+def _numbers(facts: Mapping[str, Any], *names: str) -> str:
+    return ", ".join(f"{facts.get(name, 0):,} {name}" for name in names)
+
+
+def _verdict(gate: Mapping[str, Any]) -> str:
+    if gate["value"] is None:
+        return "nothing to judge by"
+    verdict = "passed" if gate["has_passed"] else "FAILED"
+    return f"{verdict}: {gate['value']:.4g}, expected {gate['expected']}"
 
 
 def render_metrics(summary: dict[str, Any]) -> str:
