@@ -83,7 +83,7 @@ static float exponents(float *scores, int32_t num) {
     return sum_lanes(total);
 }
 
-/* out (E) = the mean of the values by weight. */
+/* out (E) = the sum of the values by weight. */
 static void mix(const float *weights, const float *values, int64_t stride, int32_t num,
                 int32_t head_width, float *out) {
     int32_t e = 0;
@@ -119,11 +119,8 @@ static void attend_row(const Model *model, const float *q, const Attended *histo
         score(scaled, history->keys + first * history->stride, history->stride, head_width,
               history->bias + head * history->bias_stride, num, scores);
         store(scores + num, splat(-INFINITY));
-        for (int32_t at = 0; at < num_own; at++) {
-            float total = 0;
-            for (int32_t e = 0; e < head_width; e++) total += scaled[e] * own[at].key[first + e];
-            scores[num + at] = total;
-        }
+        for (int32_t at = 0; at < num_own; at++)
+            scores[num + at] = dot(scaled, own[at].key + first, head_width);
         float sum = exponents(scores, num + (num_own ? LANES : 0));
         mix(scores, history->values + first, model->width, history->num, head_width, out + first);
         for (int32_t at = 0; at < num_own; at++)

@@ -170,14 +170,42 @@ static void gelu(float *x, int64_t num) {
     for (int64_t at = 0; at < num; at += LANES) store(x + at, gelu_vec(load(x + at)));
 }
 
+/* Sums are taken lane by lane: in order, one addition would wait for the last. */
+INLINE float sum_of(const float *x, int32_t num) {
+    vec lanes = splat(0);
+    float total = 0;
+    int32_t at = 0;
+    for (; at + LANES <= num; at += LANES) lanes += load(x + at);
+    for (; at < num; at++) total += x[at];
+    return total + sum_lanes(lanes);
+}
+
+INLINE float sum_of_squares(const float *x, float mean, int32_t num) {
+    vec lanes = splat(0);
+    float total = 0;
+    int32_t at = 0;
+    for (; at + LANES <= num; at += LANES) {
+        vec off = load(x + at) - mean;
+        lanes += off * off;
+    }
+    for (; at < num; at++) total += (x[at] - mean) * (x[at] - mean);
+    return total + sum_lanes(lanes);
+}
+
+INLINE float dot(const float *x, const float *y, int32_t num) {
+    vec lanes = splat(0);
+    float total = 0;
+    int32_t at = 0;
+    for (; at + LANES <= num; at += LANES) lanes += load(x + at) * load(y + at);
+    for (; at < num; at++) total += x[at] * y[at];
+    return total + sum_lanes(lanes);
+}
+
 static void layer_norm(const Norm *norm, const float *x, int32_t num_rows, int32_t width,
                        float *y) {
     for (int32_t row = 0; row < num_rows; row++, x += width, y += width) {
-        float mean = 0, variance = 0;
-        for (int32_t at = 0; at < width; at++) mean += x[at];
-        mean /= width;
-        for (int32_t at = 0; at < width; at++) variance += (x[at] - mean) * (x[at] - mean);
-        float factor = 1.0f / sqrtf(variance / width + 1e-5f);
+        float mean = sum_of(x, width) / width;
+        float factor = 1.0f / sqrtf(sum_of_squares(x, mean, width) / width + 1e-5f);
         for (int32_t at = 0; at < width; at++)
             y[at] = (x[at] - mean) * factor * norm->scale[at] + norm->shift[at];
     }
