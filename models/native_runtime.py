@@ -9,7 +9,7 @@ nothing of catalogs, users or requests.
 
 import ctypes
 from collections.abc import Mapping
-from ctypes import POINTER, Structure, byref, c_double, c_float, c_int32, c_int64, c_uint8, c_void_p
+from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,10 +36,8 @@ _NUM_ROOMS = 12
 _FIRST_BATCH, _GROWTH = 4, 1.5
 _EVERYTHING = 1 << 40
 
-_Float = POINTER(c_float)
-_Int = POINTER(c_int64)
-_Code = POINTER(c_int32)
-_Byte = POINTER(c_uint8)
+# Addresses, not pointer objects: a tree would otherwise be dozens of objects for the collector.
+_Float = _Int = _Code = _Byte = c_void_p
 
 
 class _Linear(Structure):
@@ -254,7 +252,7 @@ class _Packed:
             bias=self._bias(f"{name}.bias.weight", bias_columns),
         )
 
-    def _bias(self, name: str, num_columns: int) -> Any:
+    def _bias(self, name: str, num_columns: int) -> int:
         """Column c: of a key `max_rows - 1 - c` rows back (N, columns); -infinity ahead."""
         config = self._config
         back = config.max_rows - 1 - np.arange(num_columns)
@@ -277,13 +275,10 @@ class _Packed:
         packed = padded.reshape(-1, _PANEL, inputs).transpose(0, 2, 1)
         return _Linear(self._floats(packed), self._floats(bias), inputs, outputs)
 
-    def _floats(self, array: Floats) -> Any:
-        return self._keep(array, np.float32, c_float)
-
-    def _keep(self, array: NDArray[Any], dtype: Any, kind: Any) -> Any:
-        array = np.ascontiguousarray(array, dtype=dtype)
+    def _floats(self, array: Floats) -> int:
+        array = np.ascontiguousarray(array, dtype=np.float32)
         self._kept.append(array)
-        return array.ctypes.data_as(POINTER(kind))
+        return array.ctypes.data
 
 
 class _KeptTree:
@@ -297,21 +292,19 @@ class _KeptTree:
         trie, stages = source.trie, source.stages
         self.tree = _Tree(num_stages=len(stages), num_first=len(source.first.node_C))
         for depth in range(trie.space.levels):
-            self.tree.trie_first[depth] = self._keep(trie.first_child[depth], np.int64, c_int64)
-            self.tree.trie_code[depth] = self._keep(trie.codes[depth], np.int32, c_int32)
+            self.tree.trie_first[depth] = self._keep(trie.first_child[depth], np.int64)
+            self.tree.trie_code[depth] = self._keep(trie.codes[depth], np.int32)
         for at, stage in enumerate(stages):
             self.tree.stages[at] = _Stage(
-                self._keep(stage.code_M, np.int32, c_int32),
-                None
-                if stage.first_child is None
-                else self._keep(stage.first_child, np.int64, c_int64),
-                self._keep(stage.node_M, np.int64, c_int64),
+                self._keep(stage.code_M, np.int32),
+                None if stage.first_child is None else self._keep(stage.first_child, np.int64),
+                self._keep(stage.node_M, np.int64),
             )
 
-    def _keep(self, array: NDArray[Any], dtype: Any, kind: Any) -> Any:
+    def _keep(self, array: NDArray[Any], dtype: Any) -> int:
         array = np.ascontiguousarray(array, dtype=dtype)
         self._kept.append(array)
-        return array.ctypes.data_as(POINTER(kind))
+        return array.ctypes.data
 
 
 def _rows(allowed: AllowedRows | None) -> _Rows:
@@ -319,9 +312,9 @@ def _rows(allowed: AllowedRows | None) -> _Rows:
         return _Rows()
     first, mask = allowed.first_row, allowed.allowed_N
     return _Rows(
-        None if first is None else first.ctypes.data_as(_Int),
-        allowed.banned_N.ctypes.data_as(_Byte),
-        None if mask is None else mask.ctypes.data_as(_Byte),
+        None if first is None else first.ctypes.data,
+        allowed.banned_N.ctypes.data,
+        None if mask is None else mask.ctypes.data,
     )
 
 
