@@ -3,7 +3,7 @@
 A prefix is named by its trie node at the prefix depth. Knows catalogs; knows nothing of models.
 """
 
-# B = users of a batch, U = all users, N = catalog rows, P = legal prefixes
+# U = all users
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,13 +47,6 @@ class PrefixMap:
         """Nodes of legal prefixes, in the order given."""
         depth = self.catalog.space.prefix_depth
         return self.catalog.trie.nodes(np.array(prefixes, dtype=np.int64).reshape(-1, depth))
-
-    def rows_below(self, nodes: Sequence[Nodes]) -> NDArray[np.bool_]:
-        """(B, N): which catalog rows each user's prefixes hold."""
-        member_BP = np.zeros((len(nodes), len(self.prefix_sizes)), dtype=bool)
-        for user, own in enumerate(nodes):
-            member_BP[user, own] = True
-        return member_BP[:, self.prefix_of_row]
 
     def cover(self, nodes: Sequence[Nodes], target_U: NDArray[np.int64]) -> Coverage:
         """target_U: catalog rows, -1 for an item that the catalog lacks."""

@@ -32,7 +32,7 @@ _NUM_ROOMS = 12
 
 # Nodes decoded together at first, and how many times more each time after. On 40 real users (100
 # prefixes, history 50) one by one took 16 nodes and 0.68 ms, four and growing 18 and 0.46, eight 21
-# and 0.57, twelve and growing 37 and 0.96: four rows already keep the core busy.
+# and 0.57: what is opened too early costs more than a smaller product.
 _FIRST_BATCH, _GROWTH = 4, 1.5
 _EVERYTHING = 1 << 40
 
@@ -276,9 +276,7 @@ class _Packed:
         return _Linear(self._floats(packed), self._floats(bias), inputs, outputs)
 
     def _floats(self, array: Floats) -> int:
-        array = np.ascontiguousarray(array, dtype=np.float32)
-        self._kept.append(array)
-        return array.ctypes.data
+        return _keep(self._kept, array, np.float32)
 
 
 class _KeptTree:
@@ -302,9 +300,13 @@ class _KeptTree:
             )
 
     def _keep(self, array: NDArray[Any], dtype: Any) -> int:
-        array = np.ascontiguousarray(array, dtype=dtype)
-        self._kept.append(array)
-        return array.ctypes.data
+        return _keep(self._kept, array, dtype)
+
+
+def _keep(kept: list[NDArray[Any]], array: NDArray[Any], dtype: Any) -> int:
+    """The address of an array as the kernel reads it, alive as long as `kept` is."""
+    kept.append(np.ascontiguousarray(array, dtype=dtype))
+    return kept[-1].ctypes.data
 
 
 def _rows(allowed: AllowedRows | None) -> _Rows:

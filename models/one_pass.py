@@ -1,7 +1,7 @@
-"""The whole catalog in one pass of the decoder over its trie, many users at a time.
+"""The whole catalog in one pass over its trie, many users at a time: every item's score.
 
-For training and evaluation, which want every item's score, and the reference of the finish, which
-wants the best few of one user. Each log-probability is a sum of gathered entries (Eq. 11).
+The reference of the finish, which wants the best few of one user. Each log-probability is a sum of
+gathered entries (Eq. 11).
 """
 
 # B = users, M = tree nodes, C = leaves (candidate SIDs), L = levels
@@ -80,38 +80,22 @@ def _nodes(hang: tuple[Hang, ...], offsets: tuple[int, ...]) -> Nodes:
     return Nodes(codes_MD.unsqueeze(0), depth_M, way_MD, mask_MD, None)
 
 
-def tree_logprobs(
-    recommender: OnlineRecommender, memory: Memory, tree: PrefixTree, *, depth: int | None = None
-) -> Tensor:
-    """log P(codes | history) of the tree's nodes at `depth`, by default of its leaves: (B, C).
+def tree_logprobs(recommender: OnlineRecommender, memory: Memory, tree: PrefixTree) -> Tensor:
+    """log P(SID | history) of the tree's leaves: (B, C).
 
     Codes that the catalog lacks are left out after log_softmax, never before it: renormalising each
-    prefix on its own would change the order between prefixes (Eq. 11). Nodes at or below `depth`
-    are not decoded.
+    prefix on its own would change the order between prefixes (Eq. 11).
     """
-    num_levels = len(tree.hang) if depth is None else depth
-    hidden_BMW = recommender.decode(memory, _upper(tree.nodes, tree.offsets[num_levels - 1]))
+    hidden_BMW = recommender.decode(memory, tree.nodes)
     users_B = torch.arange(len(memory.states_BHW))
     here_BMW = memory.states_BHW[users_B, last_row(memory)].unsqueeze(1)
     joint_BM = hidden_BMW.new_zeros(len(hidden_BMW), 1)
-    for level in range(num_levels):
+    for level, (parent, code) in enumerate(tree.hang):
         if level:
             here_BMW = hidden_BMW[:, tree.offsets[level - 1] : tree.offsets[level]]
         logp_BMV = recommender.code_logprobs(here_BMW, level)
-        parent, code = tree.hang[level]
         joint_BM = joint_BM[:, parent] + logp_BMV[:, parent, code]
     return joint_BM
-
-
-def _upper(nodes: Nodes, num: int) -> Nodes:
-    """The first `num` nodes of a tree: those above some depth."""
-    return Nodes(
-        nodes.codes_BML[:, :num],
-        nodes.depth_M[:num],
-        nodes.way_MD[:num],
-        nodes.way_mask_MD[:num],
-        nodes.position_M,
-    )
 
 
 class CatalogScorer:
@@ -124,13 +108,6 @@ class CatalogScorer:
         depth = catalog.space.prefix_depth
         all_prefixes = np.arange(len(catalog.trie.packed[depth]), dtype=np.int64)
         self._whole = span_tree(catalog.trie, all_prefixes, depth)
-
-    @torch.inference_mode()
-    def rank_prefixes(self, histories: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-        """All legal prefixes as indices into `trie.prefixes()`, best first: (B, P)."""
-        depth = self._catalog.space.prefix_depth
-        logp_BP = tree_logprobs(self._recommender, self.encode(histories), self._whole, depth=depth)
-        return np.argsort(-logp_BP.numpy(), axis=1, kind="stable")
 
     @torch.inference_mode()
     def score(self, histories: Sequence[Sequence[int]]) -> NDArray[np.floating]:

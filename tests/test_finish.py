@@ -13,7 +13,6 @@ from models.best_first import NumpySearch
 from models.candidates import Candidates
 from models.catalog import Catalog
 from models.finish import Finisher, Scored
-from models.one_pass import CatalogScorer
 from models.recommender import OnlineRecommender, chain_nodes
 from models.runtime import Decoded, HistoryState, Near
 from models.sid import Prefix
@@ -25,9 +24,14 @@ PEAKED, FLAT = 8.0, 1.0
 
 
 def brute_force(
-    recommender: OnlineRecommender, catalog: Catalog, history: list[int]
+    recommender: OnlineRecommender,
+    catalog: Catalog,
+    history: list[int],
+    *,
+    depth: int | None = None,
 ) -> list[float]:
-    """log P(SID | history) of every row, one item at a time, by the training path."""
+    """log P(SID | history) of every row, or of its first `depth` codes, one item at a time, by the
+    training path."""
     sids = torch.from_numpy(catalog.sids.astype(np.int64))
     lengths = torch.tensor([len(history)])
     memory = recommender.encode(sids[history].unsqueeze(0), lengths)
@@ -37,7 +41,7 @@ def brute_force(
         below = recommender.decode(memory, chain_nodes(targets))[0, 1 - len(sid) :]
         hidden = torch.cat([memory.states_BHW[0, -1:], below])
         steps = [recommender.code_logprobs(hidden[at], at)[code] for at, code in enumerate(sid)]
-        scores.append(float(sum(steps)))
+        scores.append(float(sum(steps[:depth])))
     return scores
 
 
@@ -217,12 +221,15 @@ def test_own_prefixes_are_the_exact_best() -> None:
     catalog = toy_catalog()
     finisher = exact_finisher(catalog)
     history = toy_histories(catalog)[1]
-    scorer = CatalogScorer(toy_recommender(catalog).double(), catalog)
-    expected = scorer.rank_prefixes([history])[0]
+    with torch.inference_mode():
+        scores = brute_force(toy_recommender(catalog).double(), catalog, history, depth=2)
+    nodes = catalog.trie.nodes(catalog.sids[:, :2]).tolist()
+    by_node = dict(zip(nodes, scores, strict=True))
+    expected = sorted(by_node, key=lambda node: (-by_node[node], node))[:12]
     state = finisher.encode(history)
-    assert finisher.rank_prefixes(state, count=12).tolist() == expected[:12].tolist()
+    assert finisher.rank_prefixes(state, count=12).tolist() == expected
     own = finisher.own_prefixes(state, count=12)
-    assert own.prefix_nodes.tolist() == sorted(expected[:12].tolist())
+    assert own.prefix_nodes.tolist() == sorted(expected)
 
 
 def test_a_union_holds_the_prefixes_of_both() -> None:
