@@ -81,11 +81,14 @@ class _Worker:
 
 
 def _write_users(users: Sequence[UserHistory]) -> str:
-    return json.dumps([[user.user_id, user.rows] for user in users])
+    return json.dumps([[user.user_id, user.rows, user.instruction] for user in users])
 
 
 def _read_users(text: str) -> list[UserHistory]:
-    return [UserHistory(user_id, tuple(rows)) for user_id, rows in json.loads(text)]
+    return [
+        UserHistory(user_id, tuple(rows), instruction)
+        for user_id, rows, instruction in json.loads(text)
+    ]
 
 
 def _write_thoughts(found: Sequence[UserThoughts]) -> str:
