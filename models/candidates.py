@@ -28,27 +28,9 @@ class Stage(NamedTuple):
     """
 
     node_M: Ints
-    codes_MD: Ints
     code_M: NDArray[np.int32]
     num_leaves_M: Ints
     first_child: Ints | None
-
-
-class Level(NamedTuple):
-    """All nodes of one depth of a flat tree: their parents' places in the level above, their last
-    codes, and all of them, column by column in memory."""
-
-    parent_M: Ints
-    code_M: NDArray[np.int32]
-    codes_MD: Ints
-
-
-class Flat(NamedTuple):
-    """A tree laid out whole. levels[d - 1]: of depth d, the leaves last. leaf_C: as the trie
-    numbers them."""
-
-    levels: tuple[Level, ...]
-    leaf_C: Ints
 
 
 @dataclass(frozen=True)
@@ -99,36 +81,9 @@ class Candidates:
         at_M = np.arange(len(self.stages[0].node_M), dtype=np.int64)
         return Children(np.zeros_like(at_M), at_M, self.stages[0].code_M)
 
-    @cached_property
-    def num_nodes(self) -> int:
-        """Nodes to decode for every leaf: all below the root and above the leaves."""
-        levels = self.trie.space.levels
-        if not self.stages:
-            return sum(len(self.trie.packed[depth]) for depth in range(1, levels))
-        num, at_M = sum(len(stage.node_M) for stage in self.stages), self.prefix_nodes
-        for depth in range(len(self.stages), levels - 1):
-            at_M = self.trie.expand(depth, at_M).node_C
-            num += len(at_M)
-        return num
-
-    def flat(self) -> Flat:
-        """Laid out at the first call."""
-        return self._flat
-
-    @cached_property
-    def _flat(self) -> Flat:
-        levels, at_M = [], np.zeros(1, dtype=np.int64)
-        for depth in range(1, self.trie.space.levels + 1):
-            parent_C, at_M, code_C = self.children(depth - 1, at_M)
-            levels.append(Level(parent_C, code_C, np.asfortranarray(self.codes(depth, at_M))))
-        return Flat(tuple(levels), at_M)
-
-    def codes(self, depth: int, at_M: Ints) -> Ints:
-        """(M, depth)."""
-        if depth <= len(self.stages):
-            return self.stages[depth - 1].codes_MD[at_M]
-        packed = self.trie.packed[depth][at_M]
-        return self.trie.space.unpack(packed, depth).astype(np.int64)
+    def trie_nodes(self, depth: int, at_M: Ints) -> Ints:
+        """As the trie numbers them."""
+        return self.stages[depth - 1].node_M[at_M] if 0 < depth <= len(self.stages) else at_M
 
     def children(self, depth: int, at_M: Ints) -> Children:
         """Children that count of nodes at `depth`, as this tree numbers the next depth."""
@@ -161,9 +116,8 @@ def from_nodes(trie: CatalogTrie, node_P: Ints) -> Candidates:
     stages: list[Stage] = []
     node_M, first_child = np.unique(node_P), None
     for depth in range(trie.space.prefix_depth, 0, -1):
-        codes_MD = trie.space.unpack(trie.packed[depth][node_M], depth).astype(np.int64)
         code_M, num_leaves_M = trie.codes[depth - 1][node_M], trie.num_leaves(depth, node_M)
-        stages.insert(0, Stage(node_M, codes_MD, code_M, num_leaves_M, first_child))
+        stages.insert(0, Stage(node_M, code_M, num_leaves_M, first_child))
         parent_M = trie.parents(depth - 1, node_M)
         node_M, first = np.unique(parent_M, return_index=True)
         first_child = np.append(first, len(parent_M))

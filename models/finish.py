@@ -70,11 +70,11 @@ class Scored(NamedTuple):
 class Finisher:
     """Finishes on one catalog with one searcher. Not thread-safe.
 
-    num_decoded_L: nodes decoded so far, by depth.
+    num_opened_L: nodes opened so far, by depth.
     """
 
     def __init__(self, searcher: Searcher, catalog: Catalog) -> None:
-        self.num_decoded_L = np.zeros(catalog.space.levels, dtype=np.int64)
+        self.num_opened_L = np.zeros(catalog.space.levels, dtype=np.int64)
         self._searcher = searcher
         self._catalog = catalog
         self._whole = Candidates(catalog.trie)
@@ -83,8 +83,8 @@ class Finisher:
         self._first_row = catalog.first_row if has_shared_sids else None
 
     @property
-    def num_decoded(self) -> int:
-        return int(self.num_decoded_L.sum())
+    def num_opened(self) -> int:
+        return int(self.num_opened_L.sum())
 
     @property
     def window(self) -> int:
@@ -169,5 +169,5 @@ class Finisher:
         allowed: AllowedRows | None,
     ) -> Searched:
         searched = self._searcher.search(state, tree, goal=goal, k=k, allowed=allowed)
-        self.num_decoded_L += searched.num_decoded_L
+        self.num_opened_L += searched.num_opened_L
         return searched

@@ -1,16 +1,14 @@
-"""The online recommender as ONNX graphs over the release's own weights.
+"""The online recommender as an ONNX graph over the release's own weights.
 
-Two kinds of graph: `extend` takes a history further by some items, `decode_<d>` runs nodes of
-depth d. They hold no weights: every tensor is a byte range of
+`extend` takes a history further by some items. It holds no weights: every tensor is a byte range of
 `online.safetensors`, so a release stores each number once. The only file that imports onnx.
 """
 
-# M = new history rows or nodes, P = history rows so far, H = P + M, N = heads,
-# E = head width, W = model width, L = levels, D = depth of a node, V = codes of a level
+# M = new history rows, P = history rows so far, H = P + M, N = heads, E = head width,
+# W = model width, V = codes of a level
 
 import json
 import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,17 +24,13 @@ _IR_VERSION = 10
 _NEWEST = 2**62  # the end of an axis, for Slice
 
 
-def write_graphs(directory: Path, config: RecommenderConfig) -> None:
-    """Write `extend.onnx` and one `decode_<d>.onnx` a depth beside `online.safetensors`.
+def write_graph(directory: Path, config: RecommenderConfig) -> None:
+    """Write `extend.onnx` beside `online.safetensors`.
 
     Must be loaded from `directory`: the weights are found by relative path.
     """
-    weights = _Weights(directory / "online.safetensors")
-    models = {"extend.onnx": _extend_graph(config, weights)}
-    for depth in range(1, len(config.sizes)):
-        models[f"decode_{depth}.onnx"] = _decode_graph(config, weights, depth)
-    for name, model in models.items():
-        (directory / name).write_bytes(model.SerializeToString(deterministic=True))
+    model = _extend_graph(config, _Weights(directory / "online.safetensors"))
+    (directory / "extend.onnx").write_bytes(model.SerializeToString(deterministic=True))
 
 
 def product_graph() -> bytes:
@@ -95,9 +89,8 @@ class _Builder:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._renamed: dict[str, str] = {}
 
-    def input(self, name: str, shape: list[int | str], *, is_code: bool = False) -> str:
-        kind = TensorProto.INT64 if is_code else TensorProto.FLOAT
-        self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
+    def input(self, name: str, shape: list[int | str]) -> str:
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         return name
 
     def output(self, name: str, value: str, shape: list[int | str]) -> None:
@@ -162,9 +155,9 @@ class _Builder:
 
 
 def _extend_graph(config: RecommenderConfig, weights: _Weights) -> onnx.ModelProto:
-    """M more history rows: their keys and values behind the old ones, and log P(first code).
+    """M more history rows: their keys and values behind the old ones, and what the last one asks.
 
-    Inputs: `items` (code sums, or the start vector), `mask_<layer>` (bias by distance, -inf ahead)
+    Inputs: `items` (embedded, or the start vector), `mask_<layer>` (bias by distance, -inf ahead)
     and the state so far. Outputs: the new one.
     """
     b = _Builder(weights)
@@ -181,51 +174,13 @@ def _extend_graph(config: RecommenderConfig, weights: _Weights) -> onnx.ModelPro
         b.output(f"keys_{at}", key, [num, e, "H"])
         b.output(f"values_{at}", value, [num, "H", e])
         x = _attend(b, x, q, key, value, mask, name, config)
-    b.output("logp", _code_logprobs(b, b.slices(x, 0, -1, _NEWEST), 0), [1, config.sizes[0]])
+    last = b.norm(b.slices(x, 0, -1, _NEWEST), "norm")
+    for level, size in enumerate(config.sizes):
+        query = b.linear(last, f"queries.{level}")
+        codes = b.weight(f"code_embeddings.{level}.weight")
+        b.output(f"query_{level}", query, [1, width])
+        b.output(f"logits_{level}", b.one("Gemm", query, codes, transB=1), [1, size])
     return b.model("extend")
-
-
-def _decode_graph(config: RecommenderConfig, weights: _Weights, depth: int) -> onnx.ModelProto:
-    """M nodes of one depth below a history: log P(next code | history, codes of the node).
-
-    Inputs: `code_<level>`, the history's state, and for nodes below depth 1 the keys and values of
-    the nodes on the way (`near_keys_<layer>_<depth>`).
-    """
-    b = _Builder(weights)
-    width, num, e = config.width, config.heads, config.width // config.heads
-    x = b.slices(b.weight("depth_embedding.weight"), 0, depth - 1, depth)
-    for level in range(depth):
-        code = b.input(f"code_{level}", ["M"], is_code=True)
-        table = b.weight(f"code_embeddings.{level}.weight")
-        x = b.one("Add", b.one("Gather", table, code, axis=0), x)
-    if depth > 1:
-        x = b.one("Add", _pairs(b, config), x)
-    for at in range(config.layers):
-        name = f"layers.{at}"
-        keys = b.input(f"keys_{at}", [num, e, "H"])
-        values = b.input(f"values_{at}", [num, "H", e])
-        tail = b.input(f"tail_{at}", [num, 1, "H"])
-        flat = b.linear(b.norm(x, f"{name}.norm"), f"{name}.qkv")
-        q, k, v = b.op("Split", b.heads(flat, 3 * num, e), num=3, axis=0, num_outputs=3)
-        if depth < config.levels - 1:
-            own_key, own_value = (b.slices(flat, 1, n * width, (n + 1) * width) for n in (1, 2))
-            b.output(f"own_keys_{at}", own_key, ["M", width])
-            b.output(f"own_values_{at}", own_value, ["M", width])
-        on_way = [(k, v)]
-        for above in range(1, depth):
-            near_k = b.input(f"near_keys_{at}_{above}", ["M", width])
-            near_v = b.input(f"near_values_{at}_{above}", ["M", width])
-            on_way.append((b.heads(near_k, num, e), b.heads(near_v, num, e)))
-        x = _attend(b, x, q, keys, values, tail, name, config, on_way)
-    b.output("logp", _code_logprobs(b, x, depth), ["M", config.sizes[depth]])
-    return b.model(f"decode_{depth}")
-
-
-def _pairs(b: _Builder, config: RecommenderConfig) -> str:
-    """The embedding of the first two codes together: (M, W)."""
-    first = b.one("Mul", "code_0", b.constant(config.sizes[1]))
-    pair = b.one("Mod", b.one("Add", first, "code_1"), b.constant(config.pair_rows))
-    return b.one("Gather", b.weight("pair_embedding.weight"), pair, axis=0)
 
 
 def _project(b: _Builder, x: str, layer: str, config: RecommenderConfig) -> list[str]:
@@ -244,26 +199,10 @@ def _attend(
     bias: str,
     name: str,
     config: RecommenderConfig,
-    on_way: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """x plus one softmax over history rows, and over the key of each row's own on the way; MLP."""
+    """x plus what its rows mix of the history's, and the MLP."""
     q = b.one("Mul", q, b.constant(1 / math.sqrt(config.width // config.heads)))
-    scores = b.one("Add", b.one("MatMul", q, keys), bias)
-    if on_way:
-        near = [
-            b.one("ReduceSum", b.one("Mul", q, key), b.constant([2]), keepdims=1)
-            for key, _ in on_way
-        ]
-        weights = b.one("Softmax", b.one("Concat", scores, *near, axis=2), axis=-1)
-        mixed = b.one("MatMul", b.slices(weights, 2, 0, -len(on_way)), values)
-        for back, (_, value) in enumerate(reversed(on_way), start=1):
-            share = b.slices(weights, 2, -back, -back + 1 if back > 1 else _NEWEST)
-            mixed = b.one("Add", mixed, b.one("Mul", share, value))
-    else:
-        mixed = b.one("MatMul", b.one("Softmax", scores, axis=-1), values)
+    weights = b.one("Softmax", b.one("Add", b.one("MatMul", q, keys), bias), axis=-1)
+    mixed = b.one("MatMul", weights, values)
     x = b.one("Add", x, b.linear(b.merge(mixed, config.width), f"{name}.out"))
     return b.gelu_mlp(x, f"{name}.mlp")
-
-
-def _code_logprobs(b: _Builder, x: str, depth: int) -> str:
-    return b.one("LogSoftmax", b.linear(b.norm(x, "norm"), f"heads.{depth}"), axis=-1)

@@ -9,7 +9,7 @@ nothing of catalogs, users or requests.
 
 import ctypes
 from collections.abc import Mapping
-from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, byref, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,19 +22,13 @@ from models.best_first import Found, Searched
 from models.build_kernel import built_library
 from models.candidates import AllowedRows, Candidates
 from models.errors import InvalidRelease
-from models.runtime import Floats, ItemTable
+from models.nodes import Floats, NodeTables
 from models.shape import RecommenderConfig
 
 NATIVE: Final = "native-float32"
 _MAX_LEVELS = _MAX_LAYERS = 8  # as in the kernel
 _PANEL, _LANES = 32, 16
-_NUM_ROOMS = 12
-
-# Nodes decoded together at first, and how many times more each time after. On 40 real users (100
-# prefixes, history 50) one by one took 16 nodes and 0.68 ms, four and growing 18 and 0.46, eight 21
-# and 0.57: what is opened too early costs more than a smaller product.
-_FIRST_BATCH, _GROWTH = 4, 1.5
-_EVERYTHING = 1 << 40
+_NUM_ROOMS = 10
 
 # Addresses, not pointer objects: a tree would otherwise be dozens of objects for the collector.
 _Float = _Int = _Code = _Byte = c_void_p
@@ -70,12 +64,10 @@ class _Model(Structure):
         ("num_layers", c_int32),
         ("sizes", c_int32 * _MAX_LEVELS),
         ("start", _Float),
-        ("codes", _Float * _MAX_LEVELS),
-        ("depth_embedding", _Float),
-        ("pair_embedding", _Float),
-        ("pair_rows", c_int64),
         ("norm", _Norm),
-        ("heads_of", _Linear * _MAX_LEVELS),
+        ("queries", _Linear * _MAX_LEVELS),
+        ("codes", _Linear * _MAX_LEVELS),
+        ("own", _Float * _MAX_LEVELS),
         ("layers", _Layer * _MAX_LAYERS),
     )
 
@@ -91,6 +83,8 @@ class _Tree(Structure):
         ("stages", _Stage * _MAX_LEVELS),
         ("trie_first", _Int * _MAX_LEVELS),
         ("trie_code", _Code * _MAX_LEVELS),
+        ("own_row", _Code * _MAX_LEVELS),
+        ("unknown", c_int32 * _MAX_LEVELS),
     )
 
 
@@ -126,7 +120,7 @@ class NativeRuntime:
     def __init__(
         self, config: RecommenderConfig, weights: Mapping[str, Floats], *, prunes: bool = True
     ) -> None:
-        """weights: of `online.safetensors`. prunes: False decodes every node, to compare.
+        """weights: of `online.safetensors`. prunes: False opens every node, to compare.
 
         Raises InvalidRelease where no kernel was built, or for a shape beyond it.
         """
@@ -142,25 +136,23 @@ class NativeRuntime:
         self._prunes = prunes
         self._library = _load(file)
         self._packed = _Packed(config, weights)
-        self._items = ItemTable(config, weights)
+        self._nodes = NodeTables(config, weights)
         self._workspace = _Workspace()
         self._trees: WeakKeyDictionary[Candidates, _KeptTree] = WeakKeyDictionary()
         self._floats: dict[int, int] = {}
         finalize(self, self._library.release_workspace, byref(self._workspace))
 
     def extend(self, past: NativeState | None, sids_ML: NDArray[np.integer]) -> NativeState:
-        codes_ML = np.ascontiguousarray(sids_ML, dtype=np.int32)
-        own_MW = self._items.own(codes_ML)
+        items_MW = self._nodes.items(sids_ML)
         past_rows = past.rows if past else 0
-        rows = past_rows + len(codes_ML) + (past is None)
+        rows = past_rows + len(items_MW) + (past is None)
         buffer = np.empty(self._num_floats(rows), dtype=np.float32)
         failed = self._library.extend_history(
             byref(self._packed.model),
             past.buffer.ctypes.data if past else None,
             past_rows,
-            codes_ML.ctypes.data,
-            own_MW.ctypes.data,
-            len(codes_ML),
+            items_MW.ctypes.data,
+            len(items_MW),
             buffer.ctypes.data,
             byref(self._workspace),
         )
@@ -182,7 +174,7 @@ class NativeRuntime:
     ) -> Searched:
         """As `models.finish.Searcher` says it."""
         entries, logprobs = np.empty(k, dtype=np.int64), np.empty(k)
-        num_decoded_L = np.zeros(self.config.levels, dtype=np.int64)
+        num_opened_L = np.zeros(self.config.levels, dtype=np.int64)
         num = self._library.search_tree(
             byref(self._packed.model),
             state.buffer.ctypes.data,
@@ -191,20 +183,19 @@ class NativeRuntime:
             byref(_rows(allowed)),
             goal,
             k,
-            _FIRST_BATCH if self._prunes else _EVERYTHING,
-            _GROWTH,
+            self._prunes,
             entries.ctypes.data,
             logprobs.ctypes.data,
-            num_decoded_L.ctypes.data,
+            num_opened_L.ctypes.data,
             byref(self._workspace),
         )
         if num < 0:
             raise MemoryError(f"the search for {k} at depth {goal}")
-        return Searched(Found(entries[:num], logprobs[:num]), num_decoded_L)
+        return Searched(Found(entries[:num], logprobs[:num]), num_opened_L)
 
     def _tree(self, tree: Candidates) -> _Tree:
         if (kept := self._trees.get(tree)) is None:
-            kept = self._trees[tree] = _KeptTree(tree)
+            kept = self._trees[tree] = _KeptTree(tree, self._nodes)
         return kept.tree
 
     def _num_floats(self, rows: int) -> int:
@@ -230,14 +221,15 @@ class _Packed:
             num_layers=config.layers,
             sizes=(c_int32 * _MAX_LEVELS)(*config.sizes),
             start=self._floats(weights["start"]),
-            depth_embedding=self._floats(weights["depth_embedding.weight"]),
-            pair_embedding=self._floats(weights["pair_embedding.weight"]),
-            pair_rows=config.pair_rows,
             norm=self._norm("norm"),
         )
-        for level in range(config.levels):
-            self.model.codes[level] = self._floats(weights[f"code_embeddings.{level}.weight"])
-            self.model.heads_of[level] = self._linear(f"heads.{level}")
+        for level, size in enumerate(config.sizes):
+            self.model.queries[level] = self._linear(f"queries.{level}")
+            codes, no_bias = weights[f"code_embeddings.{level}.weight"], np.zeros(size)
+            self.model.codes[level] = self._pack(codes, no_bias)
+            if level:
+                own = weights[f"node_embeddings.{level - 1}.own.weight"]
+                self.model.own[level] = self._floats(own)
         for at in range(config.layers):
             self.model.layers[at] = self._layer(f"layers.{at}", bias_columns)
 
@@ -267,8 +259,10 @@ class _Packed:
         )
 
     def _linear(self, name: str) -> _Linear:
-        """Packed as (P / 32, inputs, 32)."""
-        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
+        return self._pack(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+
+    def _pack(self, weight: Floats, bias: Floats) -> _Linear:
+        """As (P / 32, inputs, 32)."""
         outputs, inputs = weight.shape
         padded = np.zeros((-(-outputs // _PANEL) * _PANEL, inputs), dtype=np.float32)
         padded[:outputs] = weight
@@ -285,13 +279,16 @@ class _KeptTree:
     It holds no reference to the `Candidates`, or these would live for ever.
     """
 
-    def __init__(self, source: Candidates) -> None:
+    def __init__(self, source: Candidates, nodes: NodeTables) -> None:
         self._kept: list[NDArray[Any]] = []
         trie, stages = source.trie, source.stages
         self.tree = _Tree(num_stages=len(stages), num_first=len(source.first.node_C))
         for depth in range(trie.space.levels):
             self.tree.trie_first[depth] = self._keep(trie.first_child[depth], np.int64)
             self.tree.trie_code[depth] = self._keep(trie.codes[depth], np.int32)
+            self.tree.own_row[depth] = self._keep(nodes.own_rows(trie)[depth], np.int32)
+            own = nodes.own[depth]
+            self.tree.unknown[depth] = 0 if own is None else len(own) - 1
         for at, stage in enumerate(stages):
             self.tree.stages[at] = _Stage(
                 self._keep(stage.code_M, np.int32),
@@ -326,11 +323,11 @@ def _load(file: Path) -> Any:
     library.history_floats.argtypes = (model, c_int32)
     library.history_floats.restype = c_int64
     library.extend_history.argtypes = (
-        model, place, c_int32, place, place, c_int32, place, workspace,
+        model, place, c_int32, place, c_int32, place, workspace,
     )  # fmt: skip
     library.extend_history.restype = ctypes.c_int
     library.search_tree.argtypes = (
-        model, place, c_int32, POINTER(_Tree), POINTER(_Rows), c_int32, c_int32, c_int64, c_double,
+        model, place, c_int32, POINTER(_Tree), POINTER(_Rows), c_int32, c_int32, c_int32,
         place, place, place, workspace,
     )  # fmt: skip
     library.search_tree.restype = c_int64

@@ -14,7 +14,7 @@ from models.best_first import NumpySearch
 from models.build_kernel import built_library
 from models.catalog import Catalog, popular_items, popular_prefixes
 from models.finish import Finisher, Searcher
-from models.graphs import write_graphs
+from models.graphs import write_graph
 from models.history import window_start
 from models.native_runtime import NativeRuntime
 from models.recommender import OnlineRecommender
@@ -58,7 +58,7 @@ def publish(
     catalog.save(draft / "catalog.parquet")
     weights = {key: value.contiguous() for key, value in recommender.state_dict().items()}
     save_file(weights, draft / "online.safetensors")
-    write_graphs(draft, recommender.config)
+    write_graph(draft, recommender.config)
     shutil.copytree(reasoner_dir, draft / "reasoner")
     (draft / "README.md").write_text(card)
     manifest = ReleaseManifest(

@@ -3,7 +3,7 @@
     manifest.json           SHA-256 of every other file, SID space, precisions, recipe, metrics
     catalog.parquet         items, SIDs, training popularity
     online.safetensors      weights of the online recommender (its shape is in the manifest)
-    extend.onnx, decode_*.onnx   its graphs, over those weights
+    extend.onnx             its graph, over those weights
     reasoner/               a Hugging Face causal LM directory with its tokenizer
     README.md               model card
 
@@ -31,7 +31,7 @@ from models.shape import RecommenderConfig
 from models.sid import Prefix, SidSpace
 
 FASTEST = "fastest"  # of the precisions, on the machine at hand
-FORMAT = 3  # older ones hold another online model: they are read, and renewed, but not served
+FORMAT = 4  # older ones hold another online model: they are read, and renewed, but not served
 MIN_OVERLAP = 0.99  # of the top tens, between a precision that serves and float64
 
 

@@ -1,42 +1,43 @@
 """What runs the online recommender for the finish: its contract, and ONNX Runtime in float32.
 
-A runtime takes a history further item by item and decodes SID nodes below it. numpy in, numpy
-out: whoever holds one needs no torch. Knows nothing of catalogs, users or requests.
+A runtime takes a history further item by item; what may follow a SID prefix is then a softmax over
+a few products (`models.best_first`). numpy in, numpy out: whoever holds one needs no torch. Knows
+nothing of catalogs, users or requests.
 """
 
-# M = new rows or nodes, H = history rows (start + items), N = heads, E = head width,
-# W = model width, L = levels, D = depth of a node, V = codes of a level
+# M = new rows, H = history rows (start + items), N = heads, E = head width, W = model width,
+# L = levels, V = codes of a level
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from models.errors import InvalidRelease
+from models.nodes import Floats, NodeTables
 from models.shape import RecommenderConfig
 
 ONNX = "onnx-float32"  # the precision, as releases and settings name it
-Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class HistoryState:
-    """An encoded history, ready to be extended and to be decoded from. Never changed.
+    """An encoded history, ready to be extended and to be searched below. Never changed.
 
-    By layer: keys (N, E, H), values (N, H, E), and tail, the bias by distance from the last row
-    (N, 1, H). logp_V: log P(first code | history).
+    By layer: keys (N, E, H) and values (N, H, E). By level: queries (L, W) of what may come next,
+    and logits (V), their products with the embeddings of the codes.
     """
 
     keys: tuple[Floats, ...]
     values: tuple[Floats, ...]
-    tail: tuple[Floats, ...]
-    logp_V: Floats
+    queries_LW: Floats
+    logits: tuple[Floats, ...]
 
     @property
     def num_items(self) -> int:
@@ -44,42 +45,8 @@ class HistoryState:
 
     @cached_property
     def num_bytes(self) -> int:
-        arrays = [*chain(self.keys, self.values, self.tail), self.logp_V]
+        arrays = [*chain(self.keys, self.values, self.logits), self.queries_LW]
         return sum(array.nbytes for array in arrays)
-
-    @cached_property
-    def feeds(self) -> dict[str, Floats]:
-        """What decoding reads of it, by the names of the graphs' inputs."""
-        return _by_layer({"keys": self.keys, "values": self.values, "tail": self.tail})
-
-
-class Near(NamedTuple):
-    """Keys and values of nodes, by layer: (M, W) each."""
-
-    keys: tuple[Floats, ...]
-    values: tuple[Floats, ...]
-
-    def take(self, at_M: NDArray[np.int64]) -> "Near":
-        return Near(
-            tuple(keys.take(at_M, axis=0) for keys in self.keys),
-            tuple(values.take(at_M, axis=0) for values in self.values),
-        )
-
-    def join(self, others: "Near") -> "Near":
-        return Near(
-            tuple(map(np.concatenate, zip(self.keys, others.keys, strict=True))),
-            tuple(map(np.concatenate, zip(self.values, others.values, strict=True))),
-        )
-
-
-class Decoded(NamedTuple):
-    """logp_MV: log P(next code | history, node) over the whole codebook.
-
-    own: the nodes' keys and values for those below; None at the last depth.
-    """
-
-    logp_MV: Floats
-    own: Near | None
 
 
 class Runtime(Protocol):
@@ -87,14 +54,10 @@ class Runtime(Protocol):
 
     config: RecommenderConfig
     precision: str
+    nodes: NodeTables
 
     def extend(self, past: HistoryState | None, sids_ML: NDArray[np.integer]) -> HistoryState:
         """`past` and M more items, oldest first; without a past the history begins here."""
-
-    def decode(
-        self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
-    ) -> Decoded:
-        """Nodes of one depth D >= 1, given by their codes; `near`: those above, from depth 1 on."""
 
 
 class BiasTables:
@@ -118,36 +81,6 @@ class BiasTables:
         end = num_past + num_new
         return tuple(np.ascontiguousarray(mask[:, num_past:end, :end]) for mask in self._mask)
 
-    def tail(self, num_rows: int) -> tuple[Floats, ...]:
-        """The last row's, which is that of all nodes below it; by layer: (N, 1, num_rows)."""
-        return self.mask(num_rows - 1, 1)
-
-
-class ItemTable:
-    """What the model reads of an item in a history (`OnlineRecommender.embed_items`)."""
-
-    def __init__(self, config: RecommenderConfig, weights: Mapping[str, NDArray[Any]]) -> None:
-        self._sizes = config.sizes
-        self._codes = [weights[f"code_embeddings.{at}.weight"] for at in range(config.levels)]
-        self._known = weights["known_sids"]
-        self._own = weights["item_embedding.weight"]
-        self._projection = np.ascontiguousarray(weights["item_projection.weight"].T)
-
-    def own(self, sids_ML: NDArray[np.integer]) -> Floats:
-        """What is known of each item beside its codes: (M, W)."""
-        packed_M = np.ravel_multi_index(tuple(sids_ML.T), self._sizes)
-        at_M = np.searchsorted(self._known, packed_M)
-        is_known_M1 = (self._known[at_M] == packed_M)[:, None]
-        rows_MW: Floats = (self._own[at_M] * is_known_M1) @ self._projection
-        return rows_MW
-
-    def rows(self, sids_ML: NDArray[np.integer]) -> Floats:
-        """(M, W)."""
-        total = self.own(sids_ML)
-        for level, table in enumerate(self._codes):
-            total += table[sids_ML[:, level]]
-        return total
-
 
 class OnnxRuntime:
     """The graphs of a release on ONNX Runtime, on one thread of the CPU."""
@@ -159,15 +92,14 @@ class OnnxRuntime:
     ) -> None:
         """weights: of `online.safetensors`. Raises InvalidRelease for graphs that do not load."""
         self.config = config
+        self.nodes = NodeTables(config, weights)
         self._bias = BiasTables(config, weights)
         self._start_1W = weights["start"][None, :]
-        self._items = ItemTable(config, weights)
         self._extend = _Session(directory / "extend.onnx")
-        self._decode = [_Session(directory / f"decode_{d}.onnx") for d in range(1, config.levels)]
         self._empty = self._no_history()
 
     def extend(self, past: HistoryState | None, sids_ML: NDArray[np.integer]) -> HistoryState:
-        items_MW = self._items.rows(sids_ML)
+        items_MW = self.nodes.items(sids_ML)
         if past is None:
             past, items_MW = self._empty, np.concatenate([self._start_1W, items_MW])
         num_past, num_new = past.num_items + 1, len(items_MW)
@@ -175,36 +107,18 @@ class OnnxRuntime:
         past_rows = {"mask": mask, "past_keys": past.keys, "past_values": past.values}
         made = self._extend.run({"items": items_MW} | _by_layer(past_rows))
         return HistoryState(
-            keys=_layers(made, "keys", self.config.layers),
-            values=_layers(made, "values", self.config.layers),
-            tail=self._bias.tail(num_past + num_new),
-            logp_V=made["logp"][0],
+            keys=_in_order(made, "keys", self.config.layers),
+            values=_in_order(made, "values", self.config.layers),
+            queries_LW=np.concatenate(_in_order(made, "query", self.config.levels)),
+            logits=tuple(logits[0] for logits in _in_order(made, "logits", self.config.levels)),
         )
-
-    def decode(
-        self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
-    ) -> Decoded:
-        depth = codes_MD.shape[1]
-        feeds: dict[str, NDArray[Any]] = dict(state.feeds)
-        for level in range(depth):
-            feeds[f"code_{level}"] = codes_MD[:, level]
-        for number, above in enumerate(near, start=1):
-            for at, (keys, values) in enumerate(zip(above.keys, above.values, strict=True)):
-                feeds[f"near_keys_{at}_{number}"] = keys
-                feeds[f"near_values_{at}_{number}"] = values
-        made = self._decode[depth - 1].run(feeds)
-        if depth == self.config.levels - 1:
-            return Decoded(made["logp"], None)
-        layers = self.config.layers
-        own = Near(_layers(made, "own_keys", layers), _layers(made, "own_values", layers))
-        return Decoded(made["logp"], own)
 
     def _no_history(self) -> HistoryState:
         """No row at all, not even the start."""
         config = self.config
         keys = np.zeros((config.heads, config.width // config.heads, 0), dtype=np.float32)
         layers = config.layers
-        return HistoryState((keys,) * layers, (keys.swapaxes(1, 2),) * layers, (), keys)
+        return HistoryState((keys,) * layers, (keys.swapaxes(1, 2),) * layers, keys, ())
 
 
 def _by_layer(arrays: Mapping[str, Sequence[Floats]]) -> dict[str, Floats]:
@@ -212,7 +126,7 @@ def _by_layer(arrays: Mapping[str, Sequence[Floats]]) -> dict[str, Floats]:
     return {f"{name}_{at}": one for name, each in arrays.items() for at, one in enumerate(each)}
 
 
-def _layers(made: Mapping[str, Floats], name: str, num: int) -> tuple[Floats, ...]:
+def _in_order(made: Mapping[str, Floats], name: str, num: int) -> tuple[Floats, ...]:
     return tuple(made[f"{name}_{at}"] for at in range(num))
 
 

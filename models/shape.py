@@ -3,32 +3,32 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-UNKNOWN_SID = 2**62  # above every packed SID: behind the known ones, so that a look-up ends there
+UNKNOWN_SID = 2**62  # above every packed prefix: behind the known ones, so that a look-up ends there
 BIAS_ROWS = 64  # of each table of attention biases by distance
 
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """mlp: inner width of the MLPs, in model widths. pair_rows: of the table of two-code prefixes;
-    spaces of more pairs share its rows.
-    known_items, item_width: how many items have an embedding of their own, and its width; other
-    items are what their codes say. item_dropout: of that embedding, beside `dropout`.
+    """mlp: inner width of the MLPs, in model widths.
 
+    known_nodes: how many SID prefixes of two codes, of three and so on have an embedding of their
+    own; others are what their last code says.
     window: a history grows to one item short of two windows before its older half is let go
     (`models.history`); training crops histories to one.
     """
 
     sizes: tuple[int, ...]
-    width: int = 192
+    width: int = 128
     heads: int = 4
-    layers: int = 3
+    layers: int = 2
     mlp: int = 2
-    pair_rows: int = 4096
-    known_items: int = 0
-    item_width: int = 64
+    known_nodes: tuple[int, ...] = ()
     window: int = 50
-    dropout: float = 0.4
-    item_dropout: float = 0.3
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.known_nodes:
+            object.__setattr__(self, "known_nodes", (0,) * (len(self.sizes) - 1))
 
     @property
     def levels(self) -> int:
@@ -45,8 +45,9 @@ class RecommenderConfig:
         return min(BIAS_ROWS - 1, self.window)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"sizes": list(self.sizes)}
+        return asdict(self) | {"sizes": list(self.sizes), "known_nodes": list(self.known_nodes)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RecommenderConfig":
-        return cls(**values | {"sizes": tuple(values["sizes"])})
+        tuples = {name: tuple(values[name]) for name in ("sizes", "known_nodes")}
+        return cls(**values | tuples)

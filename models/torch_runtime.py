@@ -3,7 +3,7 @@
 Also where the online recommender of a release becomes a torch module again.
 """
 
-# M = new rows or nodes, H = history rows, N = heads, E = head width, W = model width, D = depth
+# M = new rows, N = heads, E = head width, W = model width, L = levels
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -20,9 +20,10 @@ from models.build_kernel import built_library
 from models.errors import InvalidRelease
 from models.finish import Searcher
 from models.native_runtime import NativeRuntime
+from models.nodes import Floats, NodeTables
 from models.recommender import Layer, OnlineRecommender, split_heads
 from models.release import Release, one_line
-from models.runtime import BiasTables, Decoded, Floats, HistoryState, Near
+from models.runtime import BiasTables, HistoryState
 
 DTYPES = {"torch-float32": torch.float32, "torch-bfloat16": torch.bfloat16}
 
@@ -68,6 +69,7 @@ class TorchRuntime:
         self._dtype = recommender.start.dtype
         self.precision = f"torch-{str(self._dtype).removeprefix('torch.')}"
         weights = {name: _numpy(value) for name, value in recommender.state_dict().items()}
+        self.nodes = NodeTables(self.config, weights)
         self._bias = BiasTables(self.config, weights)
 
     @torch.inference_mode()
@@ -89,43 +91,16 @@ class TorchRuntime:
             weights = (q * q.shape[-1] ** -0.5 @ keys[-1] + self._tensor(mask[at])).softmax(dim=-1)
             x_MW = x_MW + layer.out(_merge(weights @ v))
             x_MW = x_MW + layer.mlp(x_MW)
+        last_W = model.norm(x_MW[-1])
+        queries = [query(last_W) for query in model.queries]
+        both = zip(model.code_embeddings, queries, strict=True)
+        logits = [cast("Tensor", codes.weight) @ query_W for codes, query_W in both]
         return HistoryState(
             keys=tuple(map(_numpy, keys)),
             values=tuple(map(_numpy, values)),
-            tail=self._bias.tail(num_past + len(x_MW)),
-            logp_V=_numpy(model.code_logprobs(model.norm(x_MW[-1]), 0)),
+            queries_LW=_numpy(torch.stack(queries)),
+            logits=tuple(map(_numpy, logits)),
         )
-
-    @torch.inference_mode()
-    def decode(
-        self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
-    ) -> Decoded:
-        model, depth = self._model, codes_MD.shape[1]
-        codes = torch.from_numpy(codes_MD)
-        x_MW = model.sum_codes(codes) + model.depth_embedding.weight[depth - 1]
-        if depth > 1:
-            x_MW = x_MW + model.embed_pairs(codes)
-        own_keys, own_values = [], []
-        for at, layer in enumerate(cast("Sequence[Layer]", model.layers)):
-            flat = layer.qkv(layer.norm(x_MW))
-            q, k, v = split_heads(flat, layer.num_heads, 3)
-            own_keys.append(flat.chunk(3, dim=-1)[1])
-            own_values.append(flat.chunk(3, dim=-1)[2])
-            q = q * q.shape[-1] ** -0.5
-            near_k = [split_heads(self._tensor(n.keys[at]), layer.num_heads, 1)[0] for n in near]
-            near_v = [split_heads(self._tensor(n.values[at]), layer.num_heads, 1)[0] for n in near]
-            to_history = q @ self._tensor(state.keys[at]) + self._tensor(state.tail[at])
-            to_way = [(q * key).sum(dim=-1, keepdim=True) for key in (*near_k, k)]
-            weights = torch.cat([to_history, *to_way], dim=-1).softmax(dim=-1)
-            num = to_history.shape[-1]
-            mixed = weights[..., :num] @ self._tensor(state.values[at])
-            for column, value in enumerate((*near_v, v), start=num):
-                mixed = mixed + weights[..., column : column + 1] * value
-            x_MW = x_MW + layer.out(_merge(mixed))
-            x_MW = x_MW + layer.mlp(x_MW)
-        logp_MV = _numpy(model.code_logprobs(model.norm(x_MW), depth))
-        own = Near(tuple(map(_numpy, own_keys)), tuple(map(_numpy, own_values)))
-        return Decoded(logp_MV, own)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._dtype)

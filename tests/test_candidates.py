@@ -26,27 +26,19 @@ def test_a_tree_holds_what_lies_at_and_below_its_prefixes(
     table = [tuple(codes) for codes in catalog.trie.prefixes().tolist()]
     chosen = set(table[::3])
     tree = resolve(catalog.trie, [*chosen, table[0], (99,) * depth])
-    expected = [codes_below(catalog, chosen, at) for at in range(1, len(sizes) + 1)]
-    flat = tree.flat()
-    assert [{*map(tuple, level.codes_MD.tolist())} for level in flat.levels] == expected
-    assert [len(level.parent_M) for level in flat.levels] == [len(codes) for codes in expected]
-    assert tree.num_nodes == sum(len(codes) for codes in expected[:-1])
-    assert {tuple(codes) for codes in table if codes in chosen} == {
+    at_M = np.zeros(1, dtype=np.int64)
+    above = np.empty((1, 0), dtype=np.int64)
+    for level in range(1, len(sizes) + 1):
+        parent_C, at_M, code_C = tree.children(level - 1, at_M)
+        node_M = tree.trie_nodes(level, at_M)
+        codes_MD = catalog.space.unpack(catalog.trie.packed[level][node_M], level)
+        assert {*map(tuple, codes_MD.tolist())} == codes_below(catalog, chosen, level)
+        assert np.array_equal(codes_MD[:, :-1], above[parent_C])
+        assert np.array_equal(codes_MD[:, -1], code_C)
+        above = codes_MD
+    assert chosen == {
         tuple(codes) for codes in catalog.trie.prefixes()[tree.prefix_nodes].tolist()
     }
-
-
-@pytest.mark.parametrize(("sizes", "depth"), SHAPES)
-def test_every_node_of_a_flat_tree_hangs_below_its_parent(
-    sizes: tuple[int, ...], depth: int
-) -> None:
-    catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=150)
-    tree = resolve(catalog.trie, [tuple(c) for c in catalog.trie.prefixes()[::2].tolist()])
-    above = np.empty((1, 0), dtype=np.int64)
-    for level in tree.flat().levels:
-        assert np.array_equal(level.codes_MD[:, :-1], above[level.parent_M])
-        assert np.array_equal(level.codes_MD[:, -1], level.code_M)
-        above = level.codes_MD
 
 
 def test_the_whole_catalog_needs_no_list_of_its_prefixes() -> None:
@@ -55,9 +47,7 @@ def test_the_whole_catalog_needs_no_list_of_its_prefixes() -> None:
         Candidates(catalog.trie),
         resolve(catalog.trie, [tuple(codes) for codes in catalog.trie.prefixes().tolist()]),
     )
-    assert whole.num_nodes == listed.num_nodes
     assert whole.prefix_nodes.tolist() == listed.prefix_nodes.tolist()
-    assert whole.flat().leaf_C.tolist() == listed.flat().leaf_C.tolist()
 
 
 def test_leaves_are_counted_over_the_whole_catalog() -> None:
@@ -66,5 +56,5 @@ def test_leaves_are_counted_over_the_whole_catalog() -> None:
     tree = resolve(catalog.trie, [tuple(catalog.trie.prefixes()[0].tolist())])
     first = tree.first.node_C
     sids = {tuple(sid) for sid in catalog.sids.tolist()}
-    code = int(tree.codes(1, first)[0, 0])
+    code = int(tree.first.code_C[0])
     assert tree.num_leaves(1, first).tolist() == [sum(sid[0] == code for sid in sids)]

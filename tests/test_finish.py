@@ -1,20 +1,16 @@
 """The best-first finish against scoring every item on its own, in every runtime."""
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from models.best_first import NumpySearch
+from models.best_first import Ints, NumpySearch, Opened, Softmaxes
 from models.candidates import Candidates
 from models.catalog import Catalog
 from models.finish import Finisher, Scored
-from models.recommender import OnlineRecommender, chain_nodes
-from models.runtime import Decoded, HistoryState, Near
+from models.recommender import OnlineRecommender, pack_sids
 from models.sid import Prefix
 from models.torch_runtime import TorchRuntime
 from tests.toy import toy_catalog, toy_histories, toy_recommender, toy_searcher
@@ -30,19 +26,28 @@ def brute_force(
     *,
     depth: int | None = None,
 ) -> list[float]:
-    """log P(SID | history) of every row, or of its first `depth` codes, one item at a time, by the
-    training path."""
+    """log P(SID | history) of every row, or of its first `depth` codes, one SID at a time, its
+    siblings found by comparing codes."""
     sids = torch.from_numpy(catalog.sids.astype(np.int64))
-    lengths = torch.tensor([len(history)])
-    memory = recommender.encode(sids[history].unsqueeze(0), lengths)
-    scores = []
-    for sid in sids:
-        targets = sid.repeat(1, len(history) + 1, 1)
-        below = recommender.decode(memory, chain_nodes(targets))[0, 1 - len(sid) :]
-        hidden = torch.cat([memory.states_BHW[0, -1:], below])
-        steps = [recommender.code_logprobs(hidden[at], at)[code] for at, code in enumerate(sid)]
-        scores.append(float(sum(steps[:depth])))
-    return scores
+    state = recommender.encode(recommender.embed_items(sids[history].unsqueeze(0)))[0, -1]
+    queries = [query(state) for query in recommender.queries]
+    return [
+        sum(step_logprob(recommender, sids, sid[: at + 1], queries[at]) for at in range(last))
+        for sid in sids
+        for last in [depth or len(sid)]
+    ]
+
+
+def step_logprob(
+    recommender: OnlineRecommender, sids: torch.Tensor, prefix: torch.Tensor, query: torch.Tensor
+) -> float:
+    """log P(prefix | the prefix but for its last code)."""
+    depth = len(prefix)
+    siblings = sids[(sids[:, : depth - 1] == prefix[:-1]).all(dim=1)][:, :depth].unique(dim=0)
+    packed = pack_sids(siblings, recommender.config.sizes[:depth])
+    logits = recommender.embed_nodes(packed, depth) @ query
+    at = int((siblings == prefix).all(dim=1).nonzero())
+    return float(logits.log_softmax(dim=0)[at])
 
 
 def some_prefixes(catalog: Catalog, count: int, seed: int) -> list[Prefix]:
@@ -53,10 +58,10 @@ def some_prefixes(catalog: Catalog, count: int, seed: int) -> list[Prefix]:
 
 def exact_finisher(catalog: Catalog, *, scale: float = PEAKED) -> Finisher:
     runtime = TorchRuntime(toy_recommender(catalog, scale=scale).double())
-    return Finisher(NumpySearch(runtime, whole_nodes=0), catalog)
+    return Finisher(NumpySearch(runtime), catalog)
 
 
-@pytest.mark.parametrize("whole_nodes", [0, math.inf])
+@pytest.mark.parametrize("prunes", [True, False])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("name", ["torch-float64", "onnx-float32", "native-float32"])
 @pytest.mark.parametrize(("sizes", "depth"), SHAPES)
@@ -65,13 +70,13 @@ def test_finish_equals_scoring_every_item(
     depth: int,
     name: str,
     layers: int,
-    whole_nodes: float,
+    prunes: bool,
     tmp_path: Path,
 ) -> None:
     catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=120)
     recommender = toy_recommender(catalog, layers=layers).double()
     served = toy_recommender(catalog, layers=layers)
-    searcher = toy_searcher(served, name, tmp_path, whole_nodes=whole_nodes)
+    searcher = toy_searcher(served, name, tmp_path, prunes=prunes)
     assert searcher.precision == name
     finisher = Finisher(searcher, catalog)
     tolerance = 1e-9 if name == "torch-float64" else 1e-4
@@ -100,11 +105,11 @@ def test_pruning_changes_nothing_but_the_number_of_nodes(
     pruned, full = (
         Finisher(
             toy_searcher(
-                toy_recommender(catalog, scale=scale), name, tmp_path, whole_nodes=whole_nodes
+                toy_recommender(catalog, scale=scale), name, tmp_path, prunes=prunes
             ),
             catalog,
         )
-        for whole_nodes in (0, math.inf)
+        for prunes in (True, False)
     )
     prefixes = pruned.candidates(some_prefixes(catalog, 40, seed=1))
     for k, history in enumerate(toy_histories(catalog), start=1):
@@ -115,53 +120,37 @@ def test_pruning_changes_nothing_but_the_number_of_nodes(
         assert [item.logprob for item in found] == pytest.approx(
             [item.logprob for item in expected], abs=1e-9
         )
-    assert pruned.num_decoded <= full.num_decoded
+    assert pruned.num_opened <= full.num_opened
 
 
-def test_a_peaked_model_decodes_a_fraction_of_the_nodes() -> None:
+def test_a_peaked_model_opens_a_fraction_of_the_nodes() -> None:
     catalog = toy_catalog(num_items=2000)
     runtime = TorchRuntime(toy_recommender(catalog, scale=12.0).double())
-    pruned = Finisher(NumpySearch(runtime, whole_nodes=0), catalog)
-    full = Finisher(NumpySearch(runtime, whole_nodes=math.inf), catalog)
+    pruned = Finisher(NumpySearch(runtime), catalog)
+    full = Finisher(NumpySearch(runtime, prunes=False), catalog)
     for history in toy_histories(catalog):
         state = pruned.encode(history)
         prefixes = pruned.candidates(some_prefixes(catalog, 50, seed=len(history)))
         for finisher in (pruned, full):
             finisher.finish(state, prefixes, k=10)
-    assert pruned.num_decoded < 0.6 * full.num_decoded
+    assert pruned.num_opened < 0.6 * full.num_opened
 
 
-def test_a_flat_model_costs_no_second_look() -> None:
-    """Where nothing can be pruned, every depth is decoded in one call, as without pruning."""
+def test_a_flat_model_costs_no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be pruned, every depth is opened in one call, as without pruning."""
     catalog = toy_catalog(num_items=2000)
-    runtime = CountingRuntime(toy_recommender(catalog, scale=0.01).double())
-    prefixes = some_prefixes(catalog, 50, seed=0)
-    finisher = Finisher(NumpySearch(runtime, whole_nodes=0), catalog)
-    finisher.finish(finisher.encode([1, 2]), finisher.candidates(prefixes), k=len(catalog))
-    assert runtime.num_calls == catalog.space.levels - 1
+    depths: list[int] = []
 
+    class CountingSoftmaxes(Softmaxes):
+        def open(self, depth: int, at_M: Ints) -> Opened:
+            depths.append(depth)
+            return super().open(depth, at_M)
 
-class CountingRuntime(TorchRuntime):
-    num_calls = 0
-
-    def decode(
-        self, state: HistoryState, codes_MD: NDArray[np.int64], near: Sequence[Near]
-    ) -> Decoded:
-        self.num_calls += 1
-        return super().decode(state, codes_MD, near)
-
-
-def test_a_small_tree_is_decoded_whole_and_a_large_one_searched() -> None:
-    catalog = toy_catalog(num_items=2000)
-    runtime = CountingRuntime(toy_recommender(catalog).double())
-    finisher = Finisher(NumpySearch(runtime, whole_nodes=30), catalog)
-    state = finisher.encode([1, 2])
-    for count, is_whole in ((20, True), (40, False)):
-        candidates = finisher.candidates(some_prefixes(catalog, count, seed=0))
-        assert (candidates.num_nodes <= 30) == is_whole
-        before = finisher.num_decoded
-        finisher.finish(state, candidates, k=1)
-        assert (finisher.num_decoded - before == candidates.num_nodes) == is_whole
+    monkeypatch.setattr("models.best_first.Softmaxes", CountingSoftmaxes)
+    finisher = exact_finisher(catalog, scale=0.01)
+    prefixes = finisher.candidates(some_prefixes(catalog, 50, seed=0))
+    finisher.finish(finisher.encode([1, 2]), prefixes, k=len(catalog))
+    assert depths == [0, 1, 2]
 
 
 def test_a_filter_that_leaves_little_is_filled_as_far_as_the_space_allows() -> None:
@@ -257,7 +246,7 @@ def test_scores_that_are_not_numbers_never_come_out(name: str, tmp_path: Path) -
     catalog = toy_catalog()
     recommender = toy_recommender(catalog)
     with torch.no_grad():
-        dict(recommender.named_parameters())["heads.2.bias"][:8] = float("nan")
+        dict(recommender.named_parameters())["queries.2.bias"][:8] = float("nan")
     finisher = Finisher(toy_searcher(recommender, name, tmp_path), catalog)
     prefixes = finisher.candidates(some_prefixes(catalog, 9, 0))
     assert finisher.finish(finisher.encode([1, 2]), prefixes, k=10) == []

@@ -17,7 +17,7 @@ from models.build_kernel import built_library
 from models.catalog import Catalog, build_catalog
 from models.dataset import ItemText
 from models.finish import Searcher
-from models.graphs import write_graphs
+from models.graphs import write_graph
 from models.native_runtime import NATIVE, NativeRuntime
 from models.prompts import caption, category_rationale, rationale_text
 from models.publish import publish
@@ -61,20 +61,17 @@ def toy_recommender(
 ) -> OnlineRecommender:
     """Random weights, scaled up so that distributions are far from flat."""
     torch.manual_seed(seed)
-    known = catalog.trie.packed[-1][::2]  # not every item
+    known = [packed[::2] for packed in catalog.trie.packed[2:]]  # not every node
     config = RecommenderConfig(
         sizes=catalog.space.sizes,
         width=32,
         heads=2,
         layers=layers,
-        pair_rows=50,
-        known_items=len(known),
-        item_width=8,
+        known_nodes=tuple(map(len, known)),
         dropout=0.0,
-        item_dropout=0.0,
     )
     recommender = OnlineRecommender(config)
-    recommender.know(torch.from_numpy(known))
+    recommender.know(known)
     with torch.no_grad():
         for weight in recommender.parameters():
             if weight.dim() > 1:
@@ -83,10 +80,10 @@ def toy_recommender(
 
 
 def toy_onnx(recommender: OnlineRecommender, directory: Path) -> OnnxRuntime:
-    """Its graphs, written to `directory` beside its weights."""
+    """Its graph, written to `directory` beside its weights."""
     file = directory / "online.safetensors"
     save_file(recommender.state_dict(), file)
-    write_graphs(directory, recommender.config)
+    write_graph(directory, recommender.config)
     return OnnxRuntime(directory, recommender.config, load_file(file))
 
 
@@ -99,15 +96,15 @@ def toy_native(recommender: OnlineRecommender, *, prunes: bool = True) -> Native
 
 
 def toy_searcher(
-    recommender: OnlineRecommender, precision: str, directory: Path, *, whole_nodes: float = 0
+    recommender: OnlineRecommender, precision: str, directory: Path, *, prunes: bool = True
 ) -> Searcher:
-    """Any precision; directory: for the graphs."""
+    """Any precision; directory: for the graph."""
     if precision == NATIVE:
-        return toy_native(recommender, prunes=whole_nodes == 0)
+        return toy_native(recommender, prunes=prunes)
     if precision == ONNX:
-        return NumpySearch(toy_onnx(recommender.float(), directory), whole_nodes=whole_nodes)
+        return NumpySearch(toy_onnx(recommender.float(), directory), prunes=prunes)
     dtype = {"torch-float64": torch.float64, "torch-float32": torch.float32}[precision]
-    return NumpySearch(TorchRuntime(recommender.to(dtype)), whole_nodes=whole_nodes)
+    return NumpySearch(TorchRuntime(recommender.to(dtype)), prunes=prunes)
 
 
 def toy_histories(catalog: Catalog, *, num_users: int = 20, seed: int = 0) -> list[list[int]]:

@@ -13,16 +13,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models.candidates import Candidates
 from models.catalog import Catalog
 from models.finish import Finisher
 from models.history import window_start
-from models.recommender import OnlineRecommender, chain_nodes
+from models.recommender import OnlineRecommender, pack_sids
 from models.shape import RecommenderConfig
 from models.torch_runtime import fastest_searcher
+from models.trie import CatalogTrie
 from training.data import Split, UserSplit, sample_users
+from training.sid_loss import SidLoss
 
 logger = logging.getLogger(__name__)
 _TOP = 10
@@ -62,6 +63,7 @@ def train_online(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     recommender = new_recommender(config, catalog)
+    sid_loss = SidLoss(recommender, catalog.trie)
     histories = training_histories(catalog, split)
     validation = sample_users(split, recipe.num_validation_users, recipe.seed)
     optimizer = torch.optim.AdamW(
@@ -76,8 +78,7 @@ def train_online(
         recommender.train()
         losses = []
         for batch in batches(histories, catalog, config.window, recipe, rng):
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = next_sid_loss(recommender, batch)
+            loss = next_sid_loss(recommender, sid_loss, batch)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(recommender.parameters(), 1.0)
@@ -99,11 +100,12 @@ def train_online(
 
 
 def new_recommender(config: RecommenderConfig, catalog: Catalog) -> OnlineRecommender:
-    """Untrained. It knows the items that somebody had in the training split; seed torch first."""
-    sids_IL = catalog.sids[catalog.popularity > 0]
-    packed_I = np.unique(catalog.space.pack(sids_IL))
-    recommender = OnlineRecommender(replace(config, known_items=len(packed_I)))
-    recommender.know(torch.from_numpy(packed_I))
+    """Untrained. It knows the prefixes of items that somebody had in the training split; seed torch
+    first."""
+    trie = CatalogTrie(catalog.space, catalog.sids[catalog.popularity > 0])
+    packed = trie.packed[2:]
+    recommender = OnlineRecommender(replace(config, known_nodes=tuple(map(len, packed))))
+    recommender.know(packed)
     return recommender
 
 
@@ -147,19 +149,12 @@ def _pad(histories: Sequence[Sequence[int]], catalog: Catalog) -> Batch:
     return Batch(torch.from_numpy(sids), torch.from_numpy(lengths))
 
 
-def next_sid_loss(recommender: OnlineRecommender, batch: Batch) -> Tensor:
-    """Mean over targets of -log P(SID | items before it), summed over the codes of the SID."""
+def next_sid_loss(recommender: OnlineRecommender, loss: SidLoss, batch: Batch) -> Tensor:
+    """Mean over targets of -log P(SID | items before it), the first item of a history included."""
     sids_BHL, lengths_B = batch
-    memory = recommender.encode(sids_BHL[:, :-1], lengths_B - 1)
-    hidden_BMW = recommender.decode(memory, chain_nodes(sids_BHL))
-    deepest = sids_BHL.shape[2] - 1
+    states_BHW = recommender.encode(recommender.embed_items(sids_BHL[:, :-1]))
     real_BH = torch.arange(sids_BHL.shape[1]) < lengths_B.unsqueeze(1)
-    total = hidden_BMW.new_zeros(())
-    for level in range(deepest + 1):
-        here_BHW = hidden_BMW[:, level - 1 :: deepest] if level else memory.states_BHW
-        logits = recommender.heads[level](here_BHW[real_BH])
-        total = total + functional.cross_entropy(logits, sids_BHL[..., level][real_BH])
-    return total
+    return loss(states_BHW[real_BH], pack_sids(sids_BHL[real_BH], recommender.config.sizes))
 
 
 def validate(

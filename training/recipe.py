@@ -29,15 +29,12 @@ class QuantizeRecipe:
 class ShapeRecipe:
     """Shape of the online recommender; see `models.shape.RecommenderConfig`."""
 
-    width: int = 192
+    width: int = 128
     heads: int = 4
-    layers: int = 3
+    layers: int = 2
     mlp: int = 2
-    pair_rows: int = 4096
-    item_width: int = 64
     window: int = 50
-    dropout: float = 0.4
-    item_dropout: float = 0.3
+    dropout: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@
 
 #include "layers.h"
 
-enum { ROOM_X, ROOM_NORMED, ROOM_WIDE, ROOM_INNER, ROOM_MIXED, ROOM_SCORES, ROOM_LOGITS, ROOM_KV,
-       ROOM_SLOTS, ROOM_HEAP, ROOM_FOUND, ROOM_WORST, NUM_ROOMS };
+enum { ROOM_X, ROOM_NORMED, ROOM_WIDE, ROOM_INNER, ROOM_MIXED, ROOM_SCORES, ROOM_LOGITS,
+       ROOM_HEAP, ROOM_FOUND, ROOM_WORST, NUM_ROOMS };
 
 /* Memory that grows and is kept between calls. One call at a time. */
 typedef struct {
@@ -34,12 +34,12 @@ static float *reserve_floats(Workspace *workspace, int which, int64_t num) {
     return reserve(workspace, which, sizeof(float) * (num + LANES));
 }
 
-/* By layer: keys (W, S), values (R, W), and tail (N, S): the last row's bias, -infinity behind it.
- * logp: log P(first code | history). */
+/* By layer: keys (W, S) and values (R, W). By level: what may come next is asked by a query (W),
+ * whose products with the embeddings of the codes are the logits. */
 typedef struct {
     int32_t rows;
     int64_t stride;
-    float *keys[MAX_LAYERS], *values[MAX_LAYERS], *tail[MAX_LAYERS], *logp;
+    float *keys[MAX_LAYERS], *values[MAX_LAYERS], *query[MAX_LEVELS], *logits[MAX_LEVELS];
 } History;
 
 /* Where everything lies in a buffer; returns how many floats that is. */
@@ -48,11 +48,13 @@ static int64_t lay_out(const Model *model, float *buffer, int32_t rows, History 
     history->rows = rows;
     history->stride = stride;
 #define PLACE(field, floats) (history->field = buffer + at, at += (floats))
-    PLACE(logp, padded(model->sizes[0]));
+    for (int32_t level = 0; level < model->levels; level++) {
+        PLACE(query[level], width);
+        PLACE(logits[level], padded(model->sizes[level]));
+    }
     for (int32_t layer = 0; layer < model->num_layers; layer++) {
         PLACE(keys[layer], width * stride);
         PLACE(values[layer], width * rows);
-        PLACE(tail[layer], model->heads * stride);
     }
 #undef PLACE
     return at + LANES;
@@ -81,25 +83,6 @@ static void append_keys(int32_t width, const float *old_keys, int64_t old_stride
                sizeof(float) * width);
 }
 
-/* The rows' input: the start where the history begins, then the items. */
-static void embed_rows(const Model *model, const int32_t *codes, const float *own,
-                       int32_t num_items, int begins, float *x) {
-    if (begins) {
-        memcpy(x, model->start, sizeof(float) * model->width);
-        x += model->width;
-    }
-    for (int32_t item = 0; item < num_items; item++)
-        sum_codes(model, codes + item * model->levels, model->levels, x + item * model->width);
-    for (int64_t at = 0; at < (int64_t)num_items * model->width; at++) x[at] += own[at];
-}
-
-static void copy_tail(const Model *model, const Layer *layer, const History *made, float *tail) {
-    for (int32_t head = 0; head < model->heads; head++)
-        memcpy(tail + head * made->stride,
-               layer->bias + head * model->bias_stride + model->max_rows - made->rows,
-               sizeof(float) * made->stride);
-}
-
 static void encode_layer(const Model *model, int32_t at, const History *past, const History *made,
                          int32_t num_new, float *x, Workspace *workspace) {
     const Layer *layer = &model->layers[at];
@@ -110,13 +93,12 @@ static void encode_layer(const Model *model, int32_t at, const History *past, co
     product(&layer->qkv, normed, width, num_new, wide, 3 * width, 0);
     append_keys(width, past->keys[at], past->stride, past->values[at], num_old, wide + width,
                 3 * width, num_new, made->keys[at], made->stride, made->values[at]);
-    copy_tail(model, layer, made, made->tail[at]);
     for (int32_t row = 0; row < num_new; row++) {
         int32_t position = num_old + row;
         Attended history = {made->keys[at], made->values[at],
                             layer->bias + model->max_rows - 1 - position, made->stride,
                             model->bias_stride, position + 1};
-        attend_row(model, wide + row * 3 * width, &history, NULL, 0, scores, mixed + row * width);
+        attend_row(model, wide + row * 3 * width, &history, scores, mixed + row * width);
     }
     finish_layer(layer, width, num_new, mixed, x, normed, workspace->room[ROOM_INNER]);
 }
@@ -132,13 +114,21 @@ static int reserve_rows(const Model *model, int32_t num_rows, int32_t num_keys,
            reserve_floats(workspace, ROOM_SCORES, padded(num_keys) + LANES);
 }
 
+/* What may come next, read from the last row (W). */
+static void ask(const Model *model, float *last, const History *made) {
+    layer_norm(&model->norm, last, 1, model->width, last);
+    for (int32_t level = 0; level < model->levels; level++) {
+        product(&model->queries[level], last, model->width, 1, made->query[level], model->width, 0);
+        product(&model->codes[level], made->query[level], model->width, 1, made->logits[level],
+                padded(model->sizes[level]), 0);
+    }
+}
+
 /* `num_items` more items, oldest first, behind `past_rows` rows of `past` (none: the history
- * begins). codes: (num_items, L); own: what is known of each item beside them (num_items, W).
- * made_buffer: room for history_floats() of all rows. 0, or -1 for
- * no memory. */
-int extend_history(const Model *model, float *past, int32_t past_rows, const int32_t *codes,
-                   const float *own, int32_t num_items, float *made_buffer,
-                   Workspace *workspace) {
+ * begins). items: their embeddings (num_items, W). made_buffer: room for history_floats() of all
+ * rows. 0, or -1 for no memory. */
+int extend_history(const Model *model, float *past, int32_t past_rows, const float *items,
+                   int32_t num_items, float *made_buffer, Workspace *workspace) {
     int begins = past_rows == 0;
     int32_t width = model->width, num_new = num_items + begins, rows = past_rows + num_new;
     if (!reserve_rows(model, num_new, rows, workspace)) return -1;
@@ -146,13 +136,11 @@ int extend_history(const Model *model, float *past, int32_t past_rows, const int
     lay_out(model, past, past_rows, &before);
     lay_out(model, made_buffer, rows, &made);
     float *x = workspace->room[ROOM_X];
-    embed_rows(model, codes, own, num_items, begins, x);
+    if (begins) memcpy(x, model->start, sizeof(float) * width);
+    memcpy(x + begins * width, items, sizeof(float) * num_items * width);
     for (int32_t at = 0; at < model->num_layers; at++)
         encode_layer(model, at, &before, &made, num_new, x, workspace);
-    float *last = x + (int64_t)(num_new - 1) * width;
-    layer_norm(&model->norm, last, 1, width, last);
-    product(&model->heads_of[0], last, width, 1, made.logp, padded(model->sizes[0]), 0);
-    log_softmax(made.logp, model->sizes[0]);
+    ask(model, x + (int64_t)(num_new - 1) * width, &made);
     return 0;
 }
 

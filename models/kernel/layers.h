@@ -24,12 +24,10 @@ typedef struct {
     int32_t width, heads, levels, max_rows, bias_stride, num_layers;
     int32_t sizes[MAX_LEVELS];
     const float *start;
-    const float *codes[MAX_LEVELS]; /* (size, W) */
-    const float *depth_embedding;   /* (L - 1, W), from depth 1 on */
-    const float *pair_embedding;    /* (pair_rows, W) */
-    int64_t pair_rows;
     Norm norm;
-    Linear heads_of[MAX_LEVELS];
+    Linear queries[MAX_LEVELS];
+    Linear codes[MAX_LEVELS];       /* embeddings of the codes: what a query is multiplied with */
+    const float *own[MAX_LEVELS];   /* (known + 1, W) of prefixes, by level; NULL at the first */
     Layer layers[MAX_LAYERS];
 } Model;
 
@@ -40,11 +38,6 @@ typedef struct {
     int64_t stride, bias_stride;
     int32_t num;
 } Attended;
-
-/* Keys and values of a row's own, one vector of W each. */
-typedef struct {
-    const float *key, *value;
-} Own;
 
 static inline int32_t padded(int32_t num) { return (num + LANES - 1) / LANES * LANES; }
 
@@ -107,10 +100,9 @@ static void mix(const float *weights, const float *values, int64_t stride, int32
     }
 }
 
-/* One row's attention over a history and over vectors of its own: one softmax (M = 1).
- * scores: room for the history's keys and one whole vector more. */
-static void attend_row(const Model *model, const float *q, const Attended *history, const Own *own,
-                       int32_t num_own, float *scores, float *out) {
+/* One row's attention over a history (M = 1). scores: room for the history's keys. */
+static void attend_row(const Model *model, const float *q, const Attended *history, float *scores,
+                       float *out) {
     int32_t head_width = model->width / model->heads, num = padded(history->num);
     float scale = 1.0f / sqrtf(head_width), scaled[head_width];
     for (int32_t head = 0; head < model->heads; head++) {
@@ -118,14 +110,8 @@ static void attend_row(const Model *model, const float *q, const Attended *histo
         for (int32_t e = 0; e < head_width; e++) scaled[e] = q[first + e] * scale;
         score(scaled, history->keys + first * history->stride, history->stride, head_width,
               history->bias + head * history->bias_stride, num, scores);
-        store(scores + num, splat(-INFINITY));
-        for (int32_t at = 0; at < num_own; at++)
-            scores[num + at] = dot(scaled, own[at].key + first, head_width);
-        float sum = exponents(scores, num + (num_own ? LANES : 0));
+        float sum = exponents(scores, num);
         mix(scores, history->values + first, model->width, history->num, head_width, out + first);
-        for (int32_t at = 0; at < num_own; at++)
-            for (int32_t e = 0; e < head_width; e++)
-                out[first + e] += scores[num + at] * own[at].value[first + e];
         for (int32_t e = 0; e < head_width; e++) out[first + e] /= sum;
     }
 }
@@ -140,16 +126,6 @@ static void finish_layer(const Layer *layer, int32_t width, int32_t num_rows, co
     product(&layer->up, normed, width, num_rows, inner, inner_width, 0);
     gelu(inner, (int64_t)num_rows * inner_width);
     product(&layer->down, inner, inner_width, num_rows, x, width, 1);
-}
-
-/* x (W) = the sum of the embeddings of the first `depth` codes. */
-static void sum_codes(const Model *model, const int32_t *codes, int32_t depth, float *x) {
-    int32_t width = model->width;
-    memset(x, 0, sizeof(float) * width);
-    for (int32_t level = 0; level < depth; level++) {
-        const float *row = model->codes[level] + (int64_t)codes[level] * width;
-        for (int32_t at = 0; at < width; at++) x[at] += row[at];
-    }
 }
 
 #endif

@@ -1,0 +1,65 @@
+"""The loss of the online recommender: -log P(next SID | history), a softmax at every node on its way.
+
+Only the children of those nodes are scored, gathered from the trie; targets of like fan-out are
+padded together.
+"""
+
+# N = targets, W = model width, L = levels, M = nodes of one depth, F = children of a node
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.recommender import OnlineRecommender
+from models.trie import CatalogTrie
+
+_FAN_OUTS = (4, 8, 16, 32, 1 << 40)
+
+
+class SidLoss:
+    """Of one recommender over one catalog."""
+
+    def __init__(self, recommender: OnlineRecommender, trie: CatalogTrie) -> None:
+        self._recommender = recommender
+        self._packed = [torch.from_numpy(packed) for packed in trie.packed]
+        self._first_child = [torch.from_numpy(first) for first in trie.first_child]
+        self._below = [int(np.prod(trie.space.sizes[depth:])) for depth in range(len(trie.packed))]
+
+    def __call__(self, states_NW: Tensor, targets_N: Tensor) -> Tensor:
+        """Mean over targets, given as packed SIDs; states: the history rows before them."""
+        total = states_NW.new_zeros(())
+        for depth, query in enumerate(self._recommender.queries):
+            nodes_MW = self._recommender.embed_nodes(self._packed[depth + 1], depth + 1)
+            parent_N = self._node(depth, targets_N)
+            first_N = self._first_child[depth][parent_N]
+            num_N = self._first_child[depth][parent_N + 1] - first_N
+            at_N = self._node(depth + 1, targets_N) - first_N
+            total = total + _ragged_loss(query(states_NW), nodes_MW, first_N, num_N, at_N)
+        return total / len(targets_N)
+
+    def _node(self, depth: int, targets_N: Tensor) -> Tensor:
+        return torch.searchsorted(self._packed[depth], targets_N // self._below[depth])
+
+
+def _ragged_loss(
+    queries_NW: Tensor, nodes_MW: Tensor, first_N: Tensor, num_N: Tensor, at_N: Tensor
+) -> Tensor:
+    """Sum of -log of each target's share among its siblings, `num` nodes from `first` on."""
+    total, fewest = queries_NW.new_zeros(()), 0
+    for most in _FAN_OUTS:
+        chosen = ((num_N > fewest) & (num_N <= most)).nonzero().squeeze(-1)
+        fewest = most
+        if len(chosen):
+            logits_NF = _logits(queries_NW[chosen], nodes_MW, first_N[chosen], num_N[chosen])
+            total = total + functional.cross_entropy(logits_NF, at_N[chosen], reduction="sum")
+    return total
+
+
+def _logits(queries_NW: Tensor, nodes_MW: Tensor, first_N: Tensor, num_N: Tensor) -> Tensor:
+    """Of the siblings, -infinity behind the last of them: (N, F)."""
+    place_F = torch.arange(int(num_N.max()))
+    last_N1 = (num_N - 1).unsqueeze(1)
+    node_NF = first_N.unsqueeze(1) + torch.minimum(place_F, last_N1)
+    logits_NF = (nodes_MW[node_NF] @ queries_NW.unsqueeze(-1)).squeeze(-1)
+    return logits_NF.masked_fill(place_F > last_N1, -torch.inf)
