@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cost import head_flop, node_flop, row_flop
+from bench.cost import query_flop, row_flop
 from bench.generate import Generator
 from models.candidates import Candidates
 from models.catalog import Catalog
@@ -28,7 +28,7 @@ class Contender(Protocol):
 
     @property
     def nodes(self) -> int:
-        """Decoder nodes of the last answer; 0 where they are not counted."""
+        """SID nodes opened for the last answer; 0 where they are not counted."""
 
     @property
     def flop(self) -> float:
@@ -64,18 +64,17 @@ class Ours:
 
     @property
     def nodes(self) -> int:
-        return self._finisher.num_decoded
+        return self._finisher.num_opened
 
     @property
     def flop(self) -> float:
-        """Every node, and every row that was new."""
+        """Every child scored, and every row that was new."""
         config, num_rows = self._config, self._num_rows
-        per_depth = enumerate(self._finisher.num_decoded_L.tolist())
-        total = sum(num * node_flop(config, num_rows, depth) for depth, num in per_depth)
+        total = 2.0 * config.width * self._finisher.num_scored
         if self._new_items == 0:
             return total
         num_new = self._new_items or num_rows
-        return total + num_new * row_flop(config, num_rows) + head_flop(config, 0)
+        return total + num_new * row_flop(config, num_rows) + query_flop(config)
 
     def prepare(self, rows: Sequence[int], candidates: Candidates) -> None:
         self._rows, self._candidates, self._state = rows, candidates, None
@@ -84,7 +83,7 @@ class Ours:
         if self._new_items is not None:
             num_old = len(rows) - self._new_items
             self._state, self._rows = self._finisher.encode(rows[:num_old]), rows[num_old:]
-        self._finisher.num_decoded_L[:] = 0
+        self._finisher.num_opened_L[:] = self._finisher.num_scored = 0
 
     def answer(self) -> list[int]:
         assert self._candidates is not None

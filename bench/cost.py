@@ -23,14 +23,9 @@ def row_flop(config: RecommenderConfig, num_rows: int) -> float:
     return config.layers * layer
 
 
-def node_flop(config: RecommenderConfig, num_rows: int, depth: int) -> float:
-    """One node of `depth` over `num_rows` history rows, with its output head."""
-    return row_flop(config, num_rows + depth) + head_flop(config, depth)
-
-
-def head_flop(config: RecommenderConfig, depth: int) -> float:
-    """The log-probabilities of all codes that may follow `depth` codes."""
-    return 2 * config.width * config.sizes[depth]
+def query_flop(config: RecommenderConfig) -> float:
+    """What may come next: a query a level, and its products with the embeddings of the codes."""
+    return sum(2 * config.width * (config.width + size) for size in config.sizes)
 
 
 def measured_peak() -> dict[str, float]:

@@ -1,13 +1,12 @@
 """The one-pass finish against brute force: every item of the catalog scored on its own in float64.
 
-The reference goes the way of training, one teacher-forced chain an item; it knows no trie, no tree
-and no prefix. Real users, the release's own weights, their best prefixes as C_u.
+The reference knows no trie and no tree: who shares a parent, it finds by comparing codes. Real
+users, the release's own weights, their best prefixes as C_u.
 """
 
-# N = catalog rows, M = chain nodes of a chunk of items, L = levels
+# N = catalog rows, M = SID prefixes of one depth, L = levels
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,47 +27,37 @@ from models.finish import Finisher, Scored
 from models.history import window_start
 from models.native_runtime import NATIVE
 from models.one_pass import CatalogScorer
-from models.recommender import (
-    Memory,
-    Nodes,
-    OnlineRecommender,
-    chain_nodes,
-    last_row,
-)
+from models.recommender import OnlineRecommender, pack_sids
 from models.release import MIN_OVERLAP, Release
 from models.runtime import ONNX, OnnxRuntime
 from models.torch_runtime import TorchRuntime, copy_recommender, load_recommender
 
 NUM_PREFIXES = 100
 K = 10
-_CHUNK_ITEMS = 1024
 _TIE = 1e-9
 _COLUMNS = ("name", "users", "items", "max_abs_difference", "top_sets_that_differ")
 
 
 def brute_force(
-    recommender: OnlineRecommender, catalog: Catalog, memory: Memory
+    recommender: OnlineRecommender, catalog: Catalog, state_W: torch.Tensor
 ) -> NDArray[np.float64]:
-    """log P(SID | history) of every catalog row for one user: (N,)."""
+    """log P(SID | history) of every catalog row for one user, from its history's last row: (N,).
+
+    Siblings are found by comparing codes.
+    """
     sids_NL = torch.from_numpy(catalog.sids.astype(np.int64))
-    root_11W = memory.states_BHW[:, last_row(memory)]
-    parts = []
-    for chunk_NL in sids_NL.split(_CHUNK_ITEMS):
-        below = recommender.decode(memory, _chains(chunk_NL))[0].unflatten(0, (len(chunk_NL), -1))
-        hidden = torch.cat([root_11W.expand(len(below), 1, -1), below], dim=1)
-        steps = [
-            recommender.code_logprobs(hidden[:, level], level)
-            .gather(1, chunk_NL[:, level : level + 1])
-            .squeeze(1)
-            for level in range(chunk_NL.shape[1])
-        ]
-        parts.append(torch.stack(steps).sum(dim=0))
-    return torch.cat(parts).numpy()
-
-
-def _chains(sids_NL: torch.Tensor) -> Nodes:
-    """L - 1 nodes an item, below the last row of the history."""
-    return chain_nodes(sids_NL.unsqueeze(0))._replace(position_M=None)
+    total_N = state_W.new_zeros(len(sids_NL))
+    group_N = torch.zeros(len(sids_NL), dtype=torch.int64)
+    for depth, query in enumerate(recommender.queries, start=1):
+        nodes, node_N = sids_NL[:, :depth].unique(dim=0, return_inverse=True)
+        parent_M = torch.empty(len(nodes), dtype=torch.int64).scatter(0, node_N, group_N)
+        packed_M = pack_sids(nodes, recommender.config.sizes[:depth])
+        logits_M = recommender.embed_nodes(packed_M, depth) @ query(state_W)
+        for parent in parent_M.unique():
+            is_child_M = parent_M == parent
+            logits_M[is_child_M] = logits_M[is_child_M].log_softmax(dim=0)
+        total_N, group_N = total_N + logits_M[node_N], node_N
+    return total_N.numpy()
 
 
 def expected_top(
@@ -104,7 +93,7 @@ def compare(
     finishers = {"torch-float64": exact, **_served(release)}
     worst, num_differing = dict.fromkeys(finishers, 0.0), dict.fromkeys(finishers, 0)
     for history in track(histories, description="brute force"):
-        scores_N = brute_force(reference, catalog, scorer.encode([history]))
+        scores_N = brute_force(reference, catalog, scorer.encode([history])[0])
         recent = history[window_start(len(history), window) :]
         prefixes = exact.own_prefixes(exact.encode(recent), count=NUM_PREFIXES)
         expected = expected_top(scores_N, catalog, prefixes)
@@ -139,7 +128,7 @@ def _served(release: Release) -> dict[str, Finisher]:
         release.recommender_config,
         load_file(release.directory / "online.safetensors"),
     )
-    unpruned = Finisher(NumpySearch(runtime, whole_nodes=math.inf), release.catalog)
+    unpruned = Finisher(NumpySearch(runtime, prunes=False), release.catalog)
     return {**finishers, f"{ONNX}-unpruned": unpruned}
 
 

@@ -4,7 +4,6 @@ The real world is a release with its trained weights; one of other codebooks has
 random weights and shows cost alone.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +22,12 @@ from models.build_kernel import built_library
 from models.candidates import Candidates
 from models.catalog import Catalog
 from models.finish import Finisher, Searcher
-from models.graphs import write_graphs
+from models.graphs import write_graph
 from models.native_runtime import NativeRuntime
+from models.nodes import Floats
 from models.recommender import OnlineRecommender
 from models.release import Release
-from models.runtime import Floats, OnnxRuntime, Runtime
+from models.runtime import OnnxRuntime, Runtime
 from models.shape import RecommenderConfig
 from models.sid import SidSpace
 from models.torch_runtime import TorchRuntime, load_recommender
@@ -43,7 +43,7 @@ class Request(NamedTuple):
 @dataclass(frozen=True)
 class World:
     catalog: Catalog
-    searchers: tuple[tuple[Searcher, Searcher], ...]  # pruning, and decoding every node
+    searchers: tuple[tuple[Searcher, Searcher], ...]  # pruning, and opening every node
     generator: Generator | None  # None leaves `generate` out
 
     def requests(self, histories: Sequence[Sequence[int]], *, num_prefixes: int) -> list[Request]:
@@ -93,7 +93,7 @@ def random_world(release: Release, baseline: Path, *, codebook: int, seed: int) 
     catalog = replace(release.catalog, space=space, sids=np.ascontiguousarray(sids[order]))
     config = replace(release.recommender_config, sizes=space.sizes, window=MAX_HISTORY)
     torch.manual_seed(seed)
-    recommender = OnlineRecommender(config).eval()
+    recommender = OnlineRecommender.knowing(config, catalog.trie.packed[2:]).eval()
     weights = {name: value.numpy() for name, value in recommender.state_dict().items()}
     return World(
         catalog,
@@ -111,7 +111,7 @@ def searchers(
     """Of every runtime one that prunes and one that does not; the fastest first."""
     runtimes: tuple[Runtime, ...] = (onnx, TorchRuntime(recommender))
     both: list[tuple[Searcher, Searcher]] = [
-        (NumpySearch(runtime), NumpySearch(runtime, whole_nodes=math.inf)) for runtime in runtimes
+        (NumpySearch(runtime), NumpySearch(runtime, prunes=False)) for runtime in runtimes
     ]
     if built_library() is not None:
         native = (NativeRuntime(config, weights, prunes=prunes) for prunes in (True, False))
@@ -123,7 +123,7 @@ def _untrained_onnx(recommender: OnlineRecommender) -> OnnxRuntime:
     with TemporaryDirectory(prefix="bench-finish-") as folder:
         directory = Path(folder)
         save_file(recommender.state_dict(), directory / "online.safetensors")
-        write_graphs(directory, recommender.config)
+        write_graph(directory, recommender.config)
         weights = load_file(directory / "online.safetensors")
         return OnnxRuntime(directory, recommender.config, weights)
 

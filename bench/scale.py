@@ -22,10 +22,11 @@ from models.recommender import OnlineRecommender
 from models.shape import RecommenderConfig
 from models.sid import SidSpace
 from models.torch_runtime import fastest_searcher
+from models.trie import CatalogTrie
 
 SPACE = SidSpace((8192, 8192, 8192))
 K, NUM_PREFIXES, HISTORY = 10, 100, 50
-_MOST_SKEWED = 1_000_000
+_MOST_SKEWED = _MOST_KNOWN = 1_000_000
 _TRIES = 15
 _COLUMNS = (
     "name", "items", "catalog_prefixes", "leaves", "cpu_ms_p50", "resolve_ms", "gather_us",
@@ -69,10 +70,9 @@ def some_candidates(catalog: Catalog, *, has_largest: bool, seed: int) -> Candid
     return from_nodes(catalog.trie, node_P)
 
 
-def measure(
-    searcher: Searcher, num_items: int, *, is_skewed: bool, seed: int
-) -> dict[str, str | int | float]:
+def measure(num_items: int, *, is_skewed: bool, seed: int) -> dict[str, str | int | float]:
     sids_NL = random_sids(num_items, is_skewed=is_skewed, seed=seed)
+    searcher = _random_searcher(sids_NL[:_MOST_KNOWN], seed)
     started = time.perf_counter()
     catalog = bare_catalog(sids_NL)
     finisher = Finisher(searcher, catalog)
@@ -106,18 +106,20 @@ def _median_ms(call: Callable[[], object]) -> float:
     return float(np.median(milliseconds))
 
 
-def _random_searcher(seed: int) -> Searcher:
+def _random_searcher(known_NL: NDArray[np.int32], seed: int) -> Searcher:
+    """Its model knows these items, each by an embedding of its own."""
     torch.manual_seed(seed)
-    return fastest_searcher(OnlineRecommender(RecommenderConfig(sizes=SPACE.sizes)).eval())
+    known = CatalogTrie(SPACE, known_NL).packed[2:]
+    config = RecommenderConfig(sizes=SPACE.sizes)
+    return fastest_searcher(OnlineRecommender.knowing(config, known).eval())
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    searcher = _random_searcher(options.seed)
     plans = [(num, False) for num in options.items]
     plans.append((min(options.items[-1], _MOST_SKEWED), True))
     rows = [
-        measure(searcher, num_items, is_skewed=is_skewed, seed=options.seed)
+        measure(num_items, is_skewed=is_skewed, seed=options.seed)
         for num_items, is_skewed in track(plans, description="catalogs")
     ]
     title = f"finish of {NUM_PREFIXES} prefixes over random SIDs of 3 x 8192, history of {HISTORY}"

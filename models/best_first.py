@@ -60,10 +60,11 @@ Keep = Callable[[Ints, Logprobs], Found]
 
 
 class Searched(NamedTuple):
-    """num_opened_L: how many nodes of each depth were opened."""
+    """num_opened_L: how many nodes of each depth were opened. num_scored: all their children."""
 
     found: Found
     num_opened_L: Ints
+    num_scored: int
 
 
 class NumpySearch:
@@ -100,7 +101,7 @@ class NumpySearch:
         found = search.run()
         change = _MORE_CAUTIOUS if search.num_sweeps > 1 else _BOLDER
         self._spreads[goal] = min(max(self._spreads[goal] + change, _BOLDEST), _MOST_CAUTIOUS)
-        return Searched(found.first(k), search.num_opened_L)
+        return Searched(found.first(k), search.num_opened_L, search.num_scored)
 
 
 class _Kept(NamedTuple):
@@ -114,11 +115,15 @@ class _Kept(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Children of opened nodes: which of these, number in the tree, log P(child | node)."""
+    """Children of opened nodes: which of these, number in the tree, log P(child | node).
+
+    num_scored: how many they have in the catalog.
+    """
 
     parent_C: Ints
     at_C: Ints
     logp_C: Logprobs
+    num_scored: int
 
 
 class Softmaxes:
@@ -141,11 +146,11 @@ class Softmaxes:
         first_M = np.flatnonzero(np.diff(parent_A, prepend=-1))
         logp_A = logit_A - _log_totals(logit_A, first_M)[parent_A]
         if depth >= len(self.tree.stages):
-            return Opened(parent_A, node_A, logp_A)
+            return Opened(parent_A, node_A, logp_A, len(node_A))
         parent_C, at_C, _ = self.tree.children(depth, at_M)
         begin_M = self.tree.trie.first_child[depth][node_M]
         place_C = first_M[parent_C] + self.tree.trie_nodes(depth + 1, at_C) - begin_M[parent_C]
-        return Opened(parent_C, at_C, logp_A[place_C])
+        return Opened(parent_C, at_C, logp_A[place_C], len(node_A))
 
 
 def _log_totals(logit_A: Logprobs, first_M: Ints) -> Logprobs:
@@ -197,6 +202,7 @@ class BestFirst:
         never a result. None opens every node.
         """
         self.num_opened_L = np.zeros(softmaxes.levels, dtype=np.int64)
+        self.num_scored = 0
         self.num_sweeps = 0
         self._spread = spread
         self._softmaxes = softmaxes
@@ -209,8 +215,7 @@ class BestFirst:
 
     def run(self) -> Found:
         """The k best, and others that tie with the last of them; best first, ties by entry."""
-        root = self._softmaxes.open(0, np.zeros(1, dtype=np.int64))
-        self._reach(1, root.at_C, root.logp_C)
+        self._open_nodes(0, np.zeros(1, dtype=np.int64), np.zeros(1))
         wanted = self._k
         while self._pending:
             self.num_sweeps += 1
@@ -252,8 +257,12 @@ class BestFirst:
         if not num_reached:
             return
         self.num_opened_L[depth] += num_reached
-        parent_C, at_C, logp_C = self._softmaxes.open(depth, nodes.at)
-        self._reach(depth + 1, at_C, nodes.logprob[parent_C] + logp_C)
+        self._open_nodes(depth, nodes.at, nodes.logprob)
+
+    def _open_nodes(self, depth: int, at_M: Ints, logp_M: Logprobs) -> None:
+        opened = self._softmaxes.open(depth, at_M)
+        self.num_scored += opened.num_scored
+        self._reach(depth + 1, opened.at_C, logp_M[opened.parent_C] + opened.logp_C)
 
     def _reach(self, depth: int, at_C: Ints, logp_C: Logprobs) -> None:
         """Children of opened nodes: results at the goal, pending before it."""

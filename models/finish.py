@@ -70,11 +70,12 @@ class Scored(NamedTuple):
 class Finisher:
     """Finishes on one catalog with one searcher. Not thread-safe.
 
-    num_opened_L: nodes opened so far, by depth.
+    num_opened_L: nodes opened so far, by depth. num_scored: their children.
     """
 
     def __init__(self, searcher: Searcher, catalog: Catalog) -> None:
         self.num_opened_L = np.zeros(catalog.space.levels, dtype=np.int64)
+        self.num_scored = 0
         self._searcher = searcher
         self._catalog = catalog
         self._whole = Candidates(catalog.trie)
@@ -170,4 +171,5 @@ class Finisher:
     ) -> Searched:
         searched = self._searcher.search(state, tree, goal=goal, k=k, allowed=allowed)
         self.num_opened_L += searched.num_opened_L
+        self.num_scored += searched.num_scored
         return searched

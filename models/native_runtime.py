@@ -174,7 +174,7 @@ class NativeRuntime:
     ) -> Searched:
         """As `models.finish.Searcher` says it."""
         entries, logprobs = np.empty(k, dtype=np.int64), np.empty(k)
-        num_opened_L = np.zeros(self.config.levels, dtype=np.int64)
+        num_opened_L, num_scored = np.zeros(self.config.levels, dtype=np.int64), c_int64()
         num = self._library.search_tree(
             byref(self._packed.model),
             state.buffer.ctypes.data,
@@ -187,11 +187,13 @@ class NativeRuntime:
             entries.ctypes.data,
             logprobs.ctypes.data,
             num_opened_L.ctypes.data,
+            byref(num_scored),
             byref(self._workspace),
         )
         if num < 0:
             raise MemoryError(f"the search for {k} at depth {goal}")
-        return Searched(Found(entries[:num], logprobs[:num]), num_opened_L)
+        found = Found(entries[:num], logprobs[:num])
+        return Searched(found, num_opened_L, num_scored.value)
 
     def _tree(self, tree: Candidates) -> _Tree:
         if (kept := self._trees.get(tree)) is None:
@@ -328,7 +330,7 @@ def _load(file: Path) -> Any:
     library.extend_history.restype = ctypes.c_int
     library.search_tree.argtypes = (
         model, place, c_int32, POINTER(_Tree), POINTER(_Rows), c_int32, c_int32, c_int32,
-        place, place, place, workspace,
+        place, place, place, POINTER(c_int64), workspace,
     )  # fmt: skip
     library.search_tree.restype = c_int64
     library.release_workspace.argtypes = (workspace,)

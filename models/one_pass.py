@@ -42,7 +42,7 @@ class CatalogScorer:
         return np.repeat(joint_BM.numpy(), per_leaf, axis=1)
 
     def encode(self, histories: Sequence[Sequence[int]]) -> Tensor:
-        """The last row of what counts of each history (`models.history`), by catalog row: (B, W)."""
+        """The last row of what counts (`models.history`) of each, by catalog row: (B, W)."""
         model, window = self._recommender, self._recommender.config.window
         recent = [list(history[window_start(len(history), window) :]) for history in histories]
         lengths_B = torch.tensor([len(history) for history in recent])
@@ -50,12 +50,13 @@ class CatalogScorer:
         for user, history in enumerate(recent):
             rows_BH[user, : len(history)] = torch.tensor(history, dtype=torch.int64)
         sids_BHL = torch.from_numpy(self._catalog.sids.astype(np.int64))[rows_BH]
-        return model.encode(model.embed_items(sids_BHL))[torch.arange(len(recent)), lengths_B]
+        states_BHW: Tensor = model.encode(model.embed_items(sids_BHL))
+        return states_BHW[torch.arange(len(recent)), lengths_B]
 
     def _log_shares(self, states_BW: Tensor, depth: int) -> Tensor:
         """log P(node | history, its parent) of all nodes at `depth` + 1: (B, M)."""
         nodes_MW = self._recommender.embed_nodes(self._packed[depth + 1], depth + 1)
-        logits_BM = self._recommender.queries[depth](states_BW) @ nodes_MW.T
+        logits_BM: Tensor = self._recommender.queries[depth](states_BW) @ nodes_MW.T
         parent_M, num = self._parents[depth], len(self._packed[depth])
         index_BM = parent_M.expand_as(logits_BM)
         empty_BM = logits_BM.new_full((len(logits_BM), num), -torch.inf)

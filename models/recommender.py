@@ -12,6 +12,7 @@ embeddings of the nodes on its way, the same that its probability is read from.
 # W = model width, M = nodes of one depth
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -36,22 +37,27 @@ class OnlineRecommender(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.queries = nn.ModuleList(nn.Linear(width, width) for _ in config.sizes)
-        self.dropout = _Dropout(config.dropout)
+        self.item_dropout = _Dropout(config.item_dropout)
         self.apply(_initialise)
         for layer in cast("Sequence[Layer]", self.layers):
             layer.prefer_the_recent()
 
-    def know(self, packed: Sequence[NDArray[np.int64]]) -> None:
-        """Which prefixes have an embedding of their own: of two codes, of three and so on; packed,
-        sorted, distinct."""
-        for nodes, known in zip(self.node_embeddings, packed, strict=True):
+    @classmethod
+    def knowing(
+        cls, config: RecommenderConfig, packed: Sequence[NDArray[np.int64]]
+    ) -> "OnlineRecommender":
+        """Untrained; seed torch first. packed: the prefixes that have an embedding of their own, of
+        two codes, of three and so on, sorted and distinct."""
+        recommender = cls(replace(config, known_nodes=tuple(map(len, packed))))
+        for nodes, known in zip(recommender.node_embeddings, packed, strict=True):
             cast("KnownNodes", nodes).known[:-1] = torch.from_numpy(known)
+        return recommender
 
     def encode(self, items_BHW: Tensor) -> Tensor:
         """Embedded histories, oldest first and padded on the right, to (B, H + 1, W): row h
         depends on the first h items alone and says what may follow them."""
         start_B1W = self.start.expand(len(items_BHW), 1, -1)
-        x_BHW = self.dropout(torch.cat([start_B1W, items_BHW], dim=1))
+        x_BHW = self.item_dropout(torch.cat([start_B1W, items_BHW], dim=1))
         index_H = torch.arange(x_BHW.shape[1])
         distance_HH = index_H.unsqueeze(1) - index_H.unsqueeze(0)
         for layer in cast("Sequence[Layer]", self.layers):

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-UNKNOWN_SID = 2**62  # above every packed prefix: behind the known ones, so that a look-up ends there
+UNKNOWN_SID = 2**62  # above every packed prefix: it lies behind all that are known
 BIAS_ROWS = 64  # of each table of attention biases by distance
 
 
@@ -13,6 +13,7 @@ class RecommenderConfig:
 
     known_nodes: how many SID prefixes of two codes, of three and so on have an embedding of their
     own; others are what their last code says.
+    item_dropout: of what a history holds of an item; `dropout` is of all else.
     window: a history grows to one item short of two windows before its older half is let go
     (`models.history`); training crops histories to one.
     """
@@ -24,7 +25,8 @@ class RecommenderConfig:
     mlp: int = 2
     known_nodes: tuple[int, ...] = ()
     window: int = 50
-    dropout: float = 0.5
+    dropout: float = 0.3
+    item_dropout: float = 0.6
 
     def __post_init__(self) -> None:
         if not self.known_nodes:

@@ -20,8 +20,8 @@ def test_brute_force_sums_to_one_over_a_full_catalog() -> None:
     catalog = toy_catalog(sizes=(3, 4, 5), num_items=4000)
     recommender = toy_recommender(catalog).double()
     with torch.inference_mode():
-        memory = CatalogScorer(recommender, catalog).encode([[1, 2, 3]])
-        scores = brute_force(recommender, catalog, memory)
+        state = CatalogScorer(recommender, catalog).encode([[1, 2, 3]])[0]
+        scores = brute_force(recommender, catalog, state)
     assert math.fsum(np.exp(scores[catalog.first_row[:-1]])) == pytest.approx(1.0)
 
 

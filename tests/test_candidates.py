@@ -27,7 +27,7 @@ def test_a_tree_holds_what_lies_at_and_below_its_prefixes(
     chosen = set(table[::3])
     tree = resolve(catalog.trie, [*chosen, table[0], (99,) * depth])
     at_M = np.zeros(1, dtype=np.int64)
-    above = np.empty((1, 0), dtype=np.int64)
+    above = np.empty((1, 0), dtype=np.int32)
     for level in range(1, len(sizes) + 1):
         parent_C, at_M, code_C = tree.children(level - 1, at_M)
         node_M = tree.trie_nodes(level, at_M)
@@ -36,9 +36,7 @@ def test_a_tree_holds_what_lies_at_and_below_its_prefixes(
         assert np.array_equal(codes_MD[:, :-1], above[parent_C])
         assert np.array_equal(codes_MD[:, -1], code_C)
         above = codes_MD
-    assert chosen == {
-        tuple(codes) for codes in catalog.trie.prefixes()[tree.prefix_nodes].tolist()
-    }
+    assert chosen == {tuple(codes) for codes in catalog.trie.prefixes()[tree.prefix_nodes].tolist()}
 
 
 def test_the_whole_catalog_needs_no_list_of_its_prefixes() -> None:

@@ -104,9 +104,7 @@ def test_pruning_changes_nothing_but_the_number_of_nodes(
     catalog = toy_catalog(sizes=sizes, prefix_depth=depth, num_items=400)
     pruned, full = (
         Finisher(
-            toy_searcher(
-                toy_recommender(catalog, scale=scale), name, tmp_path, prunes=prunes
-            ),
+            toy_searcher(toy_recommender(catalog, scale=scale), name, tmp_path, prunes=prunes),
             catalog,
         )
         for prunes in (True, False)

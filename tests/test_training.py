@@ -18,9 +18,10 @@ from tests.toy import toy_catalog, toy_histories
 from training.data import Split, UserSplit, sample_users, split_dataset
 from training.language import language_loss
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
-from training.online import Batch, next_sid_loss
+from training.online import Batch, new_recommender, next_sid_loss
 from training.quantize import embed_cooccurrence, embed_items, quantize
 from training.recipe import Recipe, load_recipe
+from training.sid_loss import SidLoss
 from training.tasks import Row, Tasks, batch_rows
 
 RUNS = Path("training/runs")
@@ -139,13 +140,15 @@ def test_language_loss_is_the_plain_cross_entropy_of_the_labelled_tokens(world: 
 def test_online_loss_is_minus_the_mean_joint_logprob_of_each_next_item() -> None:
     catalog = toy_catalog()
     torch.manual_seed(0)
-    recommender = OnlineRecommender(
-        RecommenderConfig(sizes=catalog.space.sizes, width=32, heads=2, dropout=0.0)
+    config = RecommenderConfig(
+        sizes=catalog.space.sizes, width=32, heads=2, dropout=0.0, item_dropout=0.0
     )
+    recommender = new_recommender(config, catalog)
     histories = [[3, 9, 4], [7]]
     sids = torch.from_numpy(catalog.sids.astype(np.int64))
     padded = torch.stack([sids[[3, 9, 4]], sids[[7, 0, 0]]])
-    loss = next_sid_loss(recommender, Batch(padded, torch.tensor([3, 1])))
+    sid_loss = SidLoss(recommender, catalog.trie)
+    loss = next_sid_loss(recommender, sid_loss, Batch(padded, torch.tensor([3, 1])))
     expected = [
         -one_logprob(recommender, sids, history[:at], history[at])
         for history in histories

@@ -67,11 +67,10 @@ def toy_recommender(
         width=32,
         heads=2,
         layers=layers,
-        known_nodes=tuple(map(len, known)),
         dropout=0.0,
+        item_dropout=0.0,
     )
-    recommender = OnlineRecommender(config)
-    recommender.know(known)
+    recommender = OnlineRecommender.knowing(config, known)
     with torch.no_grad():
         for weight in recommender.parameters():
             if weight.dim() > 1:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -102,11 +102,8 @@ def train_online(
 def new_recommender(config: RecommenderConfig, catalog: Catalog) -> OnlineRecommender:
     """Untrained. It knows the prefixes of items that somebody had in the training split; seed torch
     first."""
-    trie = CatalogTrie(catalog.space, catalog.sids[catalog.popularity > 0])
-    packed = trie.packed[2:]
-    recommender = OnlineRecommender(replace(config, known_nodes=tuple(map(len, packed))))
-    recommender.know(packed)
-    return recommender
+    known = CatalogTrie(catalog.space, catalog.sids[catalog.popularity > 0])
+    return OnlineRecommender.knowing(config, known.packed[2:])
 
 
 def training_histories(catalog: Catalog, split: Split) -> list[list[int]]:

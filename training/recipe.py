@@ -34,7 +34,8 @@ class ShapeRecipe:
     layers: int = 2
     mlp: int = 2
     window: int = 50
-    dropout: float = 0.5
+    dropout: float = 0.3
+    item_dropout: float = 0.6
 
 
 @dataclass(frozen=True)

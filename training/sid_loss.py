@@ -1,4 +1,4 @@
-"""The loss of the online recommender: -log P(next SID | history), a softmax at every node on its way.
+"""The loss of the online recommender: -log P(next SID | history), one softmax a node on its way.
 
 Only the children of those nodes are scored, gathered from the trie; targets of like fan-out are
 padded together.

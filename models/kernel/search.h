@@ -54,7 +54,7 @@ typedef struct {
     const Rows *rows;
     Workspace *workspace;
     int32_t goal, k, prunes;
-    int64_t num_pending, num_found, num_worst;
+    int64_t num_pending, num_found, num_worst, num_scored;
     double worst; /* the K-th best found */
 } Search;
 
@@ -175,6 +175,7 @@ static int open_node(Search *search, Pending node) {
     float *logits = reserve_floats(search->workspace, ROOM_LOGITS, end - first);
     if (!logits) return -1;
     score_children(search, depth, first, end, logits);
+    search->num_scored += end - first;
     log_softmax(logits, (int32_t)(end - first));
     Counted counted = counted_children(tree, depth, node.at);
     if (!counted.node) {
@@ -197,11 +198,12 @@ static int by_rank(const void *left, const void *right) {
 
 /* The K best of `goal` codes below the tree: entries and log-probabilities, best first, ties by
  * entry. history: a buffer of extend_history() with `num_rows` rows. prunes: 0 opens every node.
- * num_opened: (L,) how many nodes of each depth were, without the root. Returns how many were
- * found, or -1 for no memory. */
+ * num_opened: (L,) how many nodes of each depth were, without the root; num_scored: the children of
+ * all. Returns how many were found, or -1 for no memory. */
 int64_t search_tree(const Model *model, float *history_buffer, int32_t num_rows, const Tree *tree,
                     const Rows *rows, int32_t goal, int32_t k, int32_t prunes, int64_t *entries,
-                    double *logprobs, int64_t *num_opened, Workspace *workspace) {
+                    double *logprobs, int64_t *num_opened, int64_t *num_scored,
+                    Workspace *workspace) {
     History history;
     lay_out(model, history_buffer, num_rows, &history);
     Search search = {.model = model, .history = &history, .tree = tree, .rows = rows,
@@ -215,6 +217,7 @@ int64_t search_tree(const Model *model, float *history_buffer, int32_t num_rows,
         num_opened[node.depth]++;
         if (open_node(&search, node)) return -1;
     }
+    *num_scored = search.num_scored;
     Found *found = AT(&search, ROOM_FOUND, Found);
     int64_t num_best = 0;
     for (int64_t at = 0; at < search.num_found; at++)
