@@ -87,7 +87,7 @@ def measure(num_items: int, *, is_skewed: bool, seed: int) -> dict[str, str | in
         "items": num_items,
         "catalog_prefixes": len(catalog.trie.packed[depth]),
         "prefixes": len(at_P),
-        "leaves": len(candidates.children(depth, at_P).node_C),
+        "leaves": len(candidates.children(depth, at_P)[1]),
         "cpu_ms_p50": _median_ms(lambda: finisher.finish(state, candidates, k=K, exclude=rows)),
         "resolve_ms": _median_ms(lambda: from_nodes(catalog.trie, candidates.prefix_nodes)),
         "gather_us": 1000 * _median_ms(lambda: candidates.children(depth, at_P)),

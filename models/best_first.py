@@ -147,7 +147,7 @@ class Softmaxes:
         logp_A = logit_A - _log_totals(logit_A, first_M)[parent_A]
         if depth >= len(self.tree.stages):
             return Opened(parent_A, node_A, logp_A, len(node_A))
-        parent_C, at_C, _ = self.tree.children(depth, at_M)
+        parent_C, at_C = self.tree.children(depth, at_M)
         begin_M = self.tree.trie.first_child[depth][node_M]
         place_C = first_M[parent_C] + self.tree.trie_nodes(depth + 1, at_C) - begin_M[parent_C]
         return Opened(parent_C, at_C, logp_A[place_C], len(node_A))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.sid import Prefix
-from models.trie import CatalogTrie, Children, expand_ranges
+from models.trie import CatalogTrie, expand_ranges
 
 Ints = NDArray[np.int64]
 
@@ -22,15 +22,13 @@ Ints = NDArray[np.int64]
 class Stage(NamedTuple):
     """The nodes of one depth at or above the prefixes, in trie order.
 
-    code_M: their last codes. num_leaves_M: SIDs of the whole catalog below each. first_child:
-    (M + 1,) where the children of each begin in the next stage; None at the prefixes, below which
-    every child in the catalog counts.
+    num_leaves_M: SIDs of the whole catalog below each. first: where the children of each node of
+    the stage above, or of the root, begin among them; and one past the last.
     """
 
     node_M: Ints
-    code_M: NDArray[np.int32]
     num_leaves_M: Ints
-    first_child: Ints | None
+    first: Ints
 
 
 @dataclass(frozen=True)
@@ -73,29 +71,15 @@ class Candidates:
             return self.stages[-1].node_M
         return np.arange(len(self.trie.packed[self.trie.space.prefix_depth]), dtype=np.int64)
 
-    @cached_property
-    def first(self) -> Children:
-        """The nodes of depth 1."""
-        if not self.stages:
-            return self.trie.expand(0, np.zeros(1, dtype=np.int64))
-        at_M = np.arange(len(self.stages[0].node_M), dtype=np.int64)
-        return Children(np.zeros_like(at_M), at_M, self.stages[0].code_M)
-
     def trie_nodes(self, depth: int, at_M: Ints) -> Ints:
         """As the trie numbers them."""
         return self.stages[depth - 1].node_M[at_M] if 0 < depth <= len(self.stages) else at_M
 
-    def children(self, depth: int, at_M: Ints) -> Children:
-        """Children that count of nodes at `depth`, as this tree numbers the next depth."""
-        if depth == 0:
-            return self.first
-        if depth > len(self.stages):
-            return self.trie.expand(depth, at_M)
-        stage = self.stages[depth - 1]
-        if stage.first_child is None:
-            return self.trie.expand(depth, stage.node_M[at_M])
-        parent_C, child_C = expand_ranges(stage.first_child, at_M)
-        return Children(parent_C, child_C, self.stages[depth].code_M[child_C])
+    def children(self, depth: int, at_M: Ints) -> tuple[Ints, Ints]:
+        """Children that count of nodes at `depth`: whose each is, and as this tree numbers it."""
+        if depth < len(self.stages):
+            return expand_ranges(self.stages[depth].first, at_M)
+        return expand_ranges(self.trie.first_child[depth], self.trie_nodes(depth, at_M))
 
     def num_leaves(self, depth: int, at_M: Ints) -> Ints:
         """SIDs of the whole catalog below each node: (M,)."""
@@ -114,11 +98,11 @@ def resolve(trie: CatalogTrie, prefixes: Sequence[Prefix]) -> Candidates:
 def from_nodes(trie: CatalogTrie, node_P: Ints) -> Candidates:
     """The tree below trie nodes of the space's prefix depth, in any order, repeats allowed."""
     stages: list[Stage] = []
-    node_M, first_child = np.unique(node_P), None
+    node_M = np.unique(node_P)
     for depth in range(trie.space.prefix_depth, 0, -1):
-        code_M, num_leaves_M = trie.codes[depth - 1][node_M], trie.num_leaves(depth, node_M)
-        stages.insert(0, Stage(node_M, code_M, num_leaves_M, first_child))
         parent_M = trie.parents(depth - 1, node_M)
-        node_M, first = np.unique(parent_M, return_index=True)
-        first_child = np.append(first, len(parent_M))
+        above_M = np.unique(parent_M) if depth > 1 else np.zeros(1, dtype=np.int64)
+        first = np.append(np.searchsorted(parent_M, above_M), len(parent_M))
+        stages.insert(0, Stage(node_M, trie.num_leaves(depth, node_M), first))
+        node_M = above_M
     return Candidates(trie, stages)

@@ -73,13 +73,12 @@ class _Model(Structure):
 
 
 class _Stage(Structure):
-    _fields_ = (("code", _Code), ("first_child", _Int), ("node", _Int))
+    _fields_ = (("node", _Int), ("first", _Int))
 
 
 class _Tree(Structure):
     _fields_ = (
         ("num_stages", c_int32),
-        ("num_first", c_int64),
         ("stages", _Stage * _MAX_LEVELS),
         ("trie_first", _Int * _MAX_LEVELS),
         ("trie_code", _Code * _MAX_LEVELS),
@@ -284,7 +283,7 @@ class _KeptTree:
     def __init__(self, source: Candidates, nodes: NodeTables) -> None:
         self._kept: list[NDArray[Any]] = []
         trie, stages = source.trie, source.stages
-        self.tree = _Tree(num_stages=len(stages), num_first=len(source.first.node_C))
+        self.tree = _Tree(num_stages=len(stages))
         for depth in range(trie.space.levels):
             self.tree.trie_first[depth] = self._keep(trie.first_child[depth], np.int64)
             self.tree.trie_code[depth] = self._keep(trie.codes[depth], np.int32)
@@ -293,9 +292,7 @@ class _KeptTree:
             self.tree.unknown[depth] = 0 if own is None else len(own) - 1
         for at, stage in enumerate(stages):
             self.tree.stages[at] = _Stage(
-                self._keep(stage.code_M, np.int32),
-                None if stage.first_child is None else self._keep(stage.first_child, np.int64),
-                self._keep(stage.node_M, np.int64),
+                self._keep(stage.node_M, np.int64), self._keep(stage.first, np.int64)
             )
 
     def _keep(self, array: NDArray[Any], dtype: Any) -> int:

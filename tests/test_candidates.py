@@ -29,12 +29,11 @@ def test_a_tree_holds_what_lies_at_and_below_its_prefixes(
     at_M = np.zeros(1, dtype=np.int64)
     above = np.empty((1, 0), dtype=np.int32)
     for level in range(1, len(sizes) + 1):
-        parent_C, at_M, code_C = tree.children(level - 1, at_M)
+        parent_C, at_M = tree.children(level - 1, at_M)
         node_M = tree.trie_nodes(level, at_M)
         codes_MD = catalog.space.unpack(catalog.trie.packed[level][node_M], level)
         assert {*map(tuple, codes_MD.tolist())} == codes_below(catalog, chosen, level)
         assert np.array_equal(codes_MD[:, :-1], above[parent_C])
-        assert np.array_equal(codes_MD[:, -1], code_C)
         above = codes_MD
     assert chosen == {tuple(codes) for codes in catalog.trie.prefixes()[tree.prefix_nodes].tolist()}
 
@@ -52,7 +51,7 @@ def test_leaves_are_counted_over_the_whole_catalog() -> None:
     """Also those outside of C_u: a first code's share goes to all that it leads to."""
     catalog = toy_catalog(num_items=150)
     tree = resolve(catalog.trie, [tuple(catalog.trie.prefixes()[0].tolist())])
-    first = tree.first.node_C
-    sids = {tuple(sid) for sid in catalog.sids.tolist()}
-    code = int(tree.first.code_C[0])
-    assert tree.num_leaves(1, first).tolist() == [sum(sid[0] == code for sid in sids)]
+    at_M = np.zeros(1, dtype=np.int64)
+    code = int(catalog.trie.codes[0][tree.trie_nodes(1, at_M)[0]])
+    expected = sum(int(sid[0]) == code for sid in np.unique(catalog.sids, axis=0))
+    assert tree.num_leaves(1, at_M).tolist() == [expected]

@@ -9,11 +9,10 @@
 
 #include "history.h"
 
-/* The nodes of one depth as the tree numbers them; first_child is NULL at the prefixes, below
- * which the trie's own numbers (`node`) count. */
+/* The nodes of one depth at or above the prefixes, as the trie numbers them, and where the children
+ * of each node of the stage above begin among them. */
 typedef struct {
-    const int32_t *code;
-    const int64_t *first_child, *node;
+    const int64_t *node, *first;
 } Stage;
 
 /* trie_first[d], trie_code[d]: where the children of depth d begin; the last codes of depth d + 1.
@@ -21,7 +20,6 @@ typedef struct {
  * Without stages the tree is the whole trie. */
 typedef struct {
     int32_t num_stages;
-    int64_t num_first;
     Stage stages[MAX_LEVELS];
     const int64_t *trie_first[MAX_LEVELS];
     const int32_t *trie_code[MAX_LEVELS], *own_row[MAX_LEVELS];
@@ -150,20 +148,6 @@ static void score_children(const Search *search, int32_t depth, int64_t first, i
     }
 }
 
-/* Which of a node's children count, and where they lie among the trie's: node NULL for all. */
-typedef struct {
-    int64_t first, end;
-    const int64_t *node;
-} Counted;
-
-static Counted counted_children(const Tree *tree, int32_t depth, int64_t at) {
-    if (depth >= tree->num_stages) return (Counted){0, 0, NULL};
-    const int64_t *node = tree->stages[depth].node;
-    if (!depth) return (Counted){0, tree->num_first, node};
-    const int64_t *first = tree->stages[depth - 1].first_child;
-    return (Counted){first[at], first[at + 1], node};
-}
-
 /* A softmax over a node's children, and those that count reached. */
 static int open_node(Search *search, Pending node) {
     const Tree *tree = search->tree;
@@ -177,15 +161,12 @@ static int open_node(Search *search, Pending node) {
     score_children(search, depth, first, end, logits);
     search->num_scored += end - first;
     log_softmax(logits, (int32_t)(end - first));
-    Counted counted = counted_children(tree, depth, node.at);
-    if (!counted.node) {
-        for (int64_t child = first; child < end; child++)
-            if (reach(search, depth + 1, child, node.logprob + logits[child - first])) return -1;
-        return 0;
-    }
-    for (int64_t child = counted.first; child < counted.end; child++) {
-        double logp = logits[counted.node[child] - first];
-        if (reach(search, depth + 1, child, node.logprob + logp)) return -1;
+    const Stage *below = depth < tree->num_stages ? &tree->stages[depth] : NULL;
+    int64_t from = below ? below->first[node.at] : first;
+    int64_t to = below ? below->first[node.at + 1] : end;
+    for (int64_t child = from; child < to; child++) {
+        int64_t place = (below ? below->node[child] : child) - first;
+        if (reach(search, depth + 1, child, node.logprob + logits[place])) return -1;
     }
     return 0;
 }
