@@ -92,7 +92,7 @@ def plan_rungs(view: UserView, engine: Engine, *, is_over_age: bool) -> Plan:
 class Climb:
     """One walk down the rungs of a plan.
 
-    It runs on the worker thread. `picks` and `reasons` only grow, rung by rung, so a caller who
+    The worker runs it. `picks` and `reasons` only grow, rung by rung, so a caller who
     stops waiting takes what is there. answered: the first rung that gave an item.
     """
 

@@ -1,11 +1,12 @@
 """How long a rung takes, as far as one can tell from how long it took.
 
-Used from the worker thread only. Knows nothing of what the rungs do.
+Written where the rungs run. Knows nothing of what they do.
 """
 
 from service.reasons import Source
 
 _WEIGHT = 0.2  # of the newest time
+_BRIEF_S = 0.0005  # about what handing a job to another thread and back costs at the worst
 _DOUBT = 0.95  # of an estimate that kept a rung from being tried: a stall does not bar it for ever
 
 
@@ -17,6 +18,10 @@ class Pace:
 
     def expected_s(self, source: Source) -> float:
         return self._expected_s.get(source, 0.0)
+
+    def is_brief(self, source: Source) -> bool:
+        """Whether a rung is known to take less time than a thread would need to take it over."""
+        return self._expected_s.get(source, _BRIEF_S) < _BRIEF_S
 
     def took(self, source: Source, seconds: float) -> None:
         before = self._expected_s.get(source, seconds)

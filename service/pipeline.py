@@ -138,12 +138,16 @@ class Pipeline:
     async def _climb(
         self, query: Query, plan: Plan, engine: Engine, *, deadline: float
     ) -> _Climbed:
-        """The model's rungs on the worker thread, then the popular list."""
+        """The model's rungs by the worker, then the popular list."""
         wanted = self._wanted(query, plan, engine)
         climb = Climb(plan, engine, wanted, pace=self._pace, clock=self._monotonic)
         spent, failures = Spent(0.0, 0.0), []
         try:
-            spent = (await self._worker.run(lambda: climb.run(deadline), deadline=deadline)).spent
+            is_brief = self._pace.is_brief(plan.rungs[0])
+            done = await self._worker.run(
+                lambda: climb.run(deadline), deadline=deadline, is_brief=is_brief
+            )
+            spent = done.spent
         except QueueFullError:
             failures.append(Reason.QUEUE_FULL)
         except OutOfTimeError as exc:

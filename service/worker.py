@@ -1,7 +1,7 @@
 """One thread for the model, behind a bounded queue.
 
 A job is a plain function and the moment by which its answer is worth having, on the monotonic
-clock. Knows nothing of recommendations.
+clock. No two jobs run at once. Knows nothing of recommendations.
 """
 
 import asyncio
@@ -54,6 +54,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._limit = limit
         self._monotonic = monotonic
+        self._num_accepted = 0  # jobs that the thread has or will have
         self._thread = threading.Thread(target=self._work, name="finish", daemon=True)
 
     def start(self) -> None:
@@ -68,18 +69,24 @@ class Worker:
     def num_waiting(self) -> int:
         return self._jobs.qsize()
 
-    async def run(self, function: Callable[[], T], *, deadline: float) -> Done[T]:
+    async def run(
+        self, function: Callable[[], T], *, deadline: float, is_brief: bool = False
+    ) -> Done[T]:
         """Result of `function`, called on the thread.
 
-        Raises QueueFullError at once, OutOfTimeError at the deadline, and JobFailedError when the
-        function raised.
+        is_brief: it takes less time than a hand-over would, so while the thread is idle it is
+        called on the loop. Raises QueueFullError at once, OutOfTimeError at the deadline, and
+        JobFailedError when the function raised.
         """
         queued_at, loop = self._monotonic(), asyncio.get_running_loop()
         if queued_at >= deadline:
             raise OutOfTimeError(Spent(0.0, 0.0))
+        if is_brief and not self._num_accepted:
+            return self._run_here(function, queued_at)
         if self._jobs.qsize() >= self._limit:  # only this loop puts, so it cannot grow in between
             raise QueueFullError
-        job = _Job(function, deadline, queued_at, loop)
+        job = _Job(function, deadline, queued_at, loop, self._has_ended)
+        self._num_accepted += 1
         self._jobs.put(job)
         timer = loop.call_later(deadline - queued_at, job.expire)
         try:
@@ -90,10 +97,20 @@ class Worker:
             timer.cancel()
         return Done(value, job.spent(self._monotonic()))
 
+    def _run_here(self, function: Callable[[], T], began_at: float) -> Done[T]:
+        try:
+            value = function()
+        except Exception as exc:
+            logger.exception("a job of the worker failed")
+            raise JobFailedError(str(exc)) from exc
+        return Done(value, Spent(0.0, self._monotonic() - began_at))
+
+    def _has_ended(self) -> None:
+        self._num_accepted -= 1
+
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if not job.result.done():
-                job.run(self._monotonic)
+            job.run(self._monotonic)
 
 
 class _Job:
@@ -105,12 +122,15 @@ class _Job:
         deadline: float,
         queued_at: float,
         loop: asyncio.AbstractEventLoop,
+        has_ended: Callable[[], None],
     ) -> None:
+        """has_ended: called on the loop once the thread is through with it, run or not."""
         self.result: asyncio.Future[Any] = loop.create_future()
         self._function = function
         self._deadline = deadline
         self._queued_at = queued_at
         self._loop = loop
+        self._has_ended = has_ended
         self._began_at: float | None = None
         self._ended_at: float | None = None
 
@@ -126,20 +146,22 @@ class _Job:
             self.result.set_exception(TimeoutError())
 
     def run(self, monotonic: Callable[[], float]) -> None:
-        self._began_at = monotonic()
-        if self._began_at >= self._deadline:
-            return  # the waiter is about to give up
-        try:
-            value, failure = self._function(), None
-        except Exception as exc:
-            logger.exception("a job of the worker failed")
-            value, failure = None, exc
-        self._ended_at = monotonic()
-        with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+        """Nothing, for a job that nobody waits for any more or will in a moment."""
+        value, failure, began_at = None, None, monotonic()
+        if not self.result.done() and began_at < self._deadline:
+            self._began_at = began_at
+            try:
+                value = self._function()
+            except Exception as exc:
+                logger.exception("a job of the worker failed")
+                failure = exc
+            self._ended_at = monotonic()
+        with suppress(RuntimeError):  # the loop was closed meanwhile
             self._loop.call_soon_threadsafe(self._settle, value, failure)
 
     def _settle(self, value: Any, failure: Exception | None) -> None:
-        if self.result.done():  # nobody waits any more
+        self._has_ended()
+        if self.result.done() or self._ended_at is None:
             return
         if failure is None:
             self.result.set_result(value)

@@ -48,6 +48,39 @@ class Gate:
         self._open.set()
 
 
+async def test_a_brief_job_runs_on_the_loop_unless_the_thread_is_busy(worker: Worker) -> None:
+    here = await worker.run(threading.get_ident, deadline=soon(), is_brief=True)
+    assert (here.value, here.spent.queue_s) == (threading.get_ident(), 0.0)
+    gate = Gate()
+    slow = asyncio.create_task(worker.run(gate.job, deadline=soon()))
+    await gate.until_running()
+    brief = asyncio.create_task(worker.run(threading.get_ident, deadline=soon(), is_brief=True))
+    await asyncio.sleep(0.05)
+    assert not brief.done()
+    gate.open()
+    assert (await brief).value != threading.get_ident()
+    await slow
+    again = await worker.run(threading.get_ident, deadline=soon(), is_brief=True)
+    assert again.value == threading.get_ident()
+
+
+async def test_a_brief_job_that_nobody_waited_for_leaves_the_thread_idle(worker: Worker) -> None:
+    gate = Gate()
+    with pytest.raises(OutOfTimeError):
+        await worker.run(gate.job, deadline=time.monotonic() + 0.05)
+    with pytest.raises(OutOfTimeError):
+        await worker.run(bool, deadline=time.monotonic() + 0.05)
+    gate.open()
+    await worker.run(bool, deadline=soon())
+    here = await worker.run(threading.get_ident, deadline=soon(), is_brief=True)
+    assert here.value == threading.get_ident()
+
+
+async def test_a_brief_job_that_raises_fails_like_any_other(worker: Worker) -> None:
+    with pytest.raises(JobFailedError, match="division"):
+        await worker.run(lambda: 1 // 0, deadline=soon(), is_brief=True)
+
+
 async def test_a_full_queue_refuses_at_once(worker: Worker) -> None:
     gate = Gate()
     accepted = [asyncio.create_task(worker.run(gate.job, deadline=soon()))]
