@@ -183,6 +183,15 @@ async def test_the_stages_of_an_answer_add_up(service: InProcess) -> None:
         assert await service.metric(sample) == 1
 
 
+def test_a_rung_is_brief_only_once_it_was_seen_to_be() -> None:
+    pace = Pace()
+    assert not pace.is_brief(Source.ONLINE)
+    pace.took(Source.ONLINE, 0.0001)
+    assert pace.is_brief(Source.ONLINE)
+    pace.took(Source.ONLINE, 0.01)
+    assert not pace.is_brief(Source.ONLINE)
+
+
 def test_a_pace_follows_what_a_rung_took_and_doubts_itself_when_that_bars_it() -> None:
     pace = Pace()
     assert pace.expected_s(Source.ONLINE) == 0

@@ -42,11 +42,11 @@ class BaselineRecipe:
     """Shape and schedule; `epochs` is a ceiling, `patience` counts evaluations."""
 
     width: int = 192
-    layers: int = 3
+    layers: int = 4
     heads: int = 4
     mlp_width: int = 576
     dropout: float = 0.3
-    epochs: int = 32
+    epochs: int = 24
     batch_items: int = 2048
     learning_rate: float = 1e-3
     weight_decay: float = 0.05

@@ -30,7 +30,7 @@ and terms: the README beside the data.
 |---|---|
 | `catalog.parquet` | items, semantic ids, training popularity |
 | `online.safetensors` | online recommender, {metrics["online"]["parameters"]:,} parameters |
-| `extend.onnx`, `decode_*.onnx` | its graphs, which hold no weights of their own |
+| `extend.onnx` | its graph, which holds no weights of its own |
 | `reasoner/` | Qwen3 causal LM, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
 | `manifest.json` | SHA-256 of every file, SID space, recipe, metrics |
 
