@@ -29,6 +29,7 @@ COMMANDS = {
     "sids": "fan-out, uniqueness and purity of semantic ids, beside published ones",
     "trie": "a trie over a million random SIDs: seconds and bytes",
     "latency": "open-loop load on a real service, up to saturation",
+    "path": "where the CPU time of one request goes",
     "million": "very many users loaded, activated and rolled back beside the service",
     "scenario": "simulated users on a real service, with Locust",
     "demo": "the whole system on this machine, with real users",
