@@ -23,6 +23,7 @@ from models.candidates import Candidates, from_nodes
 from models.catalog import Catalog
 from models.finish import Finisher, KeptHistory
 from models.history import window_start
+from models.sasrec import SasRec
 
 CUTOFFS = (5, 10)
 STRICT, UNION = "two_tier_strict", "two_tier_union"
@@ -57,8 +58,15 @@ class Evaluation:
     """All rows over the same cases. `thoughts.users` stands in the order of `cases`."""
 
     def __init__(
-        self, finisher: Finisher, catalog: Catalog, cases: Sequence[Case], thoughts: Thoughts
+        self,
+        finisher: Finisher,
+        catalog: Catalog,
+        cases: Sequence[Case],
+        thoughts: Thoughts,
+        sasrec: SasRec | None = None,
     ) -> None:
+        """sasrec: a row of its own, left out without."""
+        self._sasrec = sasrec
         self._finisher, self._catalog = finisher, catalog
         self._whole = Candidates(catalog.trie)
         self._cases, self._thoughts = cases, thoughts
@@ -86,6 +94,8 @@ class Evaluation:
         popularity_N = self._catalog.popularity.astype(np.float64)
         for user, case in enumerate(self._cases):
             self._rank_by_scores("popularity", user, popularity_N.copy)
+            if self._sasrec is not None:
+                self._rank_by_scores("sasrec", user, partial(self._sasrec_scores, user))
             self._rank_by_scores("reasoner", user, partial(self._reasoner_scores, user))
             state = self._encode(case)
             self._rank_own_prefixes(user, state)
@@ -135,6 +145,13 @@ class Evaluation:
     def _count(self, name: str, started: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
+    def _sasrec_scores(self, user: int) -> NDArray[np.float64]:
+        """(N,), minus infinity for a user of whom the catalog knows nothing."""
+        rows = self._cases[user].history.rows
+        if self._sasrec is None or not rows:
+            return np.full(len(self._catalog), -np.inf)
+        return self._sasrec.score([rows])[0].numpy().astype(np.float64)
+
     def _reasoner_scores(self, user: int) -> NDArray[np.float64]:
         """The reasoner's own log P(SID) of what its beams ended in, -inf elsewhere: (N,)."""
         scores_N = np.full(len(self._catalog), -np.inf)
@@ -154,6 +171,7 @@ class Evaluation:
         ]
         coverage = {
             "popularity": everything,
+            **({"sasrec": everything} if self._sasrec is not None else {}),
             "online": everything,
             "reasoner": self._map.cover(beams, self._target_U),
             **{
@@ -169,7 +187,7 @@ class Evaluation:
     def _total_seconds(self, name: str) -> float:
         """What a row costs by itself: its ranking and the models behind it."""
         seconds = self._seconds[name]
-        if name not in ("popularity", "reasoner"):
+        if name not in ("popularity", "sasrec", "reasoner"):
             seconds += self._seconds["encode"]
         if name in ("reasoner", STRICT, UNION, SHUFFLED):
             seconds += self._thoughts.seconds

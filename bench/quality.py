@@ -33,6 +33,7 @@ from models.errors import InvalidDataset
 from models.finish import Finisher
 from models.prompts import ground
 from models.release import Release
+from models.sasrec import load_sasrec
 
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10")
 _PREFIX_COLUMNS = ("name", "prefix_recall", "prefixes", "fan_out", "seconds")
@@ -52,11 +53,14 @@ def main(arguments: Sequence[str]) -> int:
     )
     if not cases:
         raise InvalidDataset(f"{options.data}: no user of three items or more, expected some")
+    sasrec = None
+    if options.sasrec.is_dir():
+        sasrec = load_sasrec(options.sasrec / "model.safetensors", num_items=len(release.catalog))
     settings = ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
     cache = ThoughtCache.open(options.cache, release, settings)
     thoughts = _think(console, cache, cases, workers=options.workers)
     finisher = Finisher(release.load_searcher(), release.catalog)
-    evaluation = Evaluation(finisher, release.catalog, cases, thoughts)
+    evaluation = Evaluation(finisher, release.catalog, cases, thoughts, sasrec)
     with _progress(console, "ranking", len(cases)) as on_progress:
         table = evaluation.run(seed=options.seed, on_progress=on_progress)
     meta = {
@@ -167,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path")
     add("--seed", type=int, default=0, metavar="S")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    add("--sasrec", type=Path, default=Path("bench/sasrec"), metavar="DIR", help="if it is there")
     add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="kept thoughts")
     add("--json", type=Path, metavar="FILE")
     return parser

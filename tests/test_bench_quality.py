@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from bench.candidates import PrefixMap, another_user, equally_many_popular, shuffled
 from bench.evaluation import POPULAR, SHUFFLED, STRICT, UNION, Evaluation
@@ -29,6 +30,7 @@ from models.catalog import Catalog
 from models.dataset import load_dataset
 from models.finish import Finisher
 from models.one_pass import CatalogScorer
+from models.sasrec import SasRec, SasRecConfig
 from models.sid import Prefix
 from models.think import UserHistory
 from models.torch_runtime import TorchRuntime
@@ -116,8 +118,19 @@ def ranks(world: World) -> Ranks:
     return rank_all(world)
 
 
+def toy_sasrec(catalog: Catalog) -> SasRec:
+    torch.manual_seed(0)
+    return SasRec(SasRecConfig(len(catalog), width=16)).eval()
+
+
 def rank_all(world: World) -> Ranks:
-    evaluation = Evaluation(toy_finisher(world.catalog), world.catalog, world.cases, world.thoughts)
+    evaluation = Evaluation(
+        toy_finisher(world.catalog),
+        world.catalog,
+        world.cases,
+        world.thoughts,
+        toy_sasrec(world.catalog),
+    )
     outcomes = evaluation.rank_all(seed=3, on_progress=lambda _: None)
     return {name: outcome.rank_U.tolist() for name, outcome in outcomes.items()}
 
@@ -150,6 +163,15 @@ def test_reasoner_ranks_equal_its_sids_expanded_in_serving_order(
         ]
         expected.append(place(rows, case.target))
     assert ranks["reasoner"] == expected
+
+
+def test_sasrec_ranks_what_is_unseen_by_its_scores(world: World, ranks: Ranks) -> None:
+    model, expected = toy_sasrec(world.catalog), []
+    for case in world.cases:
+        scores = model.score([case.history.rows])[0].tolist()
+        unseen = [row for row in range(len(scores)) if row not in case.seen]
+        expected.append(place(sorted(unseen, key=lambda row: -scores[row]), case.target))
+    assert ranks["sasrec"] == expected
 
 
 def test_popularity_ranks_what_is_unseen_by_training_interactions(

@@ -146,9 +146,10 @@ def test_online_loss_is_minus_the_mean_joint_logprob_of_each_next_item() -> None
     recommender = new_recommender(config, catalog)
     histories = [[3, 9, 4], [7]]
     sids = torch.from_numpy(catalog.sids.astype(np.int64))
-    padded = torch.stack([sids[[3, 9, 4]], sids[[7, 0, 0]]])
+    rows = torch.tensor([[3, 9, 4], [7, 0, 0]])
+    padded = sids[rows]
     sid_loss = SidLoss(recommender, catalog.trie)
-    loss = next_sid_loss(recommender, sid_loss, Batch(padded, torch.tensor([3, 1])))
+    loss = next_sid_loss(recommender, sid_loss, Batch(padded, torch.tensor([3, 1]), rows))
     expected = [
         -one_logprob(recommender, sids, history[:at], history[at])
         for history in histories

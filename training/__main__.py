@@ -14,10 +14,12 @@ from models.errors import ThinkAheadError
 from training.baseline import baseline_stage
 from training.recipe import load_recipe
 from training.renew import renew
+from training.sasrec import sasrec_stage
 from training.stages import STAGES, Run, publish_stage, run_stage
 
 _NANO = Path(__file__).parent / "runs" / "nano.toml"
 _BAD_INPUT = 78
+_COMPARED = {"baseline": baseline_stage, "sasrec": sasrec_stage}  # models that tables hold ours to
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
             renew(options.out, options.data, recipe, keep_weights=options.keep_weights)
             return 0
         run = Run(options.data, options.work, recipe)
-        if options.stage == "baseline":
-            baseline_stage(run, options.release, options.out)
+        if options.stage in _COMPARED:
+            _COMPARED[options.stage](run, options.release, options.out)
             return 0
         if options.stage != "all":
             run_stage(run, options.stage)
@@ -65,10 +67,10 @@ def _run_side_by_side(options: argparse.Namespace, stages: list[str]) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("stage", choices=["all", *STAGES, "renew", "baseline"])
+    parser.add_argument("stage", choices=["all", *STAGES, "renew", *_COMPARED])
     parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
     parser.add_argument("--out", type=Path, help="release or baseline to write")
-    parser.add_argument("--release", type=Path, help="whose SIDs the baseline learns")
+    parser.add_argument("--release", type=Path, help="whose catalog a model beside ours learns")
     parser.add_argument("--work", type=Path, help="checkpoints (default: beside the release)")
     parser.add_argument("--config", type=Path, default=_NANO, help="recipe (TOML)")
     parser.add_argument("--seed", type=int, default=0)
@@ -77,10 +79,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--keep-weights", action="store_true", help="with `renew`: publish again as it is"
     )
     options = parser.parse_args(arguments)
-    if options.stage in ("all", "renew", "baseline") and options.out is None:
+    if options.stage in ("all", "renew", *_COMPARED) and options.out is None:
         parser.error(f"{options.stage} needs --out")
-    if options.stage == "baseline" and options.release is None:
-        parser.error("baseline needs --release")
+    if options.stage in _COMPARED and options.release is None:
+        parser.error(f"{options.stage} needs --release")
     if options.out is None and options.work is None:
         parser.error(f"{options.stage} needs --work")
     options.work = options.work or options.out.with_name(options.out.name + ".work")

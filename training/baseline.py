@@ -114,7 +114,7 @@ def add_dropout(model: LlamaForCausalLM, rate: float) -> None:
 
 def next_token_loss(model: Any, tokens: SidTokens, batch: Batch) -> Tensor:
     """Mean over the codes of all items of -log P(code | everything before it)."""
-    sids_BHL, lengths_B = batch
+    sids_BHL, lengths_B, _ = batch
     flat_BT = (sids_BHL + torch.from_numpy(tokens.first_token)).flatten(1)
     is_real_BT = torch.arange(flat_BT.shape[1]) < (lengths_B * tokens.space.levels).unsqueeze(1)
     ids_BT = functional.pad(flat_BT.masked_fill(~is_real_BT, tokens.pad), (1, 0), value=tokens.bos)

@@ -50,10 +50,12 @@ class OnlineResult(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Histories (B, H, L) padded with zeros, and how many items each holds."""
+    """Histories padded at the end, as SIDs (B, H, L) and as catalog rows, and how many items each
+    holds."""
 
     sids_BHL: Tensor
     lengths_B: Tensor
+    rows_BH: Tensor
 
 
 def train_online(
@@ -70,7 +72,7 @@ def train_online(
         recommender.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     steps_per_epoch = sum(1 for _ in batches(histories, catalog, config.window, recipe, rng))
-    schedule = _cosine(optimizer, recipe.warmup_steps, recipe.epochs * steps_per_epoch)
+    schedule = cosine(optimizer, recipe.warmup_steps, recipe.epochs * steps_per_epoch)
     best: dict[str, float] = {"recall@10": -1.0}
     best_weights: dict[str, Tensor] = {}
     started = time.monotonic()
@@ -140,15 +142,16 @@ def _crop(history: Sequence[int], window: int, rng: np.random.Generator) -> Sequ
 
 def _pad(histories: Sequence[Sequence[int]], catalog: Catalog) -> Batch:
     lengths = np.array([len(history) for history in histories])
-    sids = np.zeros((len(histories), lengths.max(), catalog.space.levels), dtype=np.int64)
+    rows = np.zeros((len(histories), lengths.max()), dtype=np.int64)
     for user, history in enumerate(histories):
-        sids[user, : len(history)] = catalog.sids[list(history)]
-    return Batch(torch.from_numpy(sids), torch.from_numpy(lengths))
+        rows[user, : len(history)] = history
+    sids = catalog.sids[rows].astype(np.int64)
+    return Batch(torch.from_numpy(sids), torch.from_numpy(lengths), torch.from_numpy(rows))
 
 
 def next_sid_loss(recommender: OnlineRecommender, loss: SidLoss, batch: Batch) -> Tensor:
     """Mean over targets of -log P(SID | items before it), the first item of a history included."""
-    sids_BHL, lengths_B = batch
+    sids_BHL, lengths_B, _ = batch
     states_BHW = recommender.encode(recommender.embed_items(sids_BHL[:, :-1]))
     real_BH = torch.arange(sids_BHL.shape[1]) < lengths_B.unsqueeze(1)
     return loss(states_BHW[real_BH], pack_sids(sids_BHL[real_BH], recommender.config.sizes))
@@ -172,9 +175,11 @@ def validate(
     return len(ranks) / num, sum(1 / math.log2(rank + 2) for rank in ranks) / num
 
 
-def _cosine(
+def cosine(
     optimizer: torch.optim.Optimizer, warmup: int, total: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
+    """A linear warm-up, then a cosine down to a twentieth at `total` steps."""
+
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup

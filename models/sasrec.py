@@ -1,0 +1,108 @@
+"""SASRec (Kang and McAuley, 2018) with a softmax over the whole catalog, to stand beside ours.
+
+Items are rows of one catalog; it knows no SIDs. Its loss is the full cross-entropy, with which it
+beats most of what was published after it.
+"""
+
+# B = users, H = items of a history, W = width, N = catalog rows
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.errors import InvalidRelease
+
+
+@dataclass(frozen=True)
+class SasRecConfig:
+    """window: the newest items of a history that count."""
+
+    num_items: int
+    width: int = 64
+    heads: int = 2
+    layers: int = 2
+    window: int = 50
+    dropout: float = 0.5
+
+
+class SasRec(nn.Module):
+    """Causal self-attention over items; the next item by product with the same embeddings."""
+
+    def __init__(self, config: SasRecConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.items = nn.Embedding(config.num_items, width)
+        self.positions = nn.Embedding(config.window, width)
+        self.dropout = nn.Dropout(config.dropout)
+        layer = nn.TransformerEncoderLayer(
+            width,
+            config.heads,
+            4 * width,
+            config.dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, config.layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
+        )
+        for table in (self.items, self.positions):
+            nn.init.normal_(table.weight, std=width**-0.5)
+
+    def forward(self, rows_BH: Tensor) -> Tensor:
+        """Histories, oldest first and padded on the right, to what may follow each item: (B, H, W).
+
+        Positions count from the first item given.
+        """
+        num = rows_BH.shape[1]
+        x_BHW = self.dropout(self.items(rows_BH) + self.positions.weight[:num])
+        mask_HH = nn.Transformer.generate_square_subsequent_mask(num)
+        states: Tensor = self.encoder(x_BHW, mask=mask_HH, is_causal=True)
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(..., W) to (..., N)."""
+        return states @ self.items.weight.T
+
+    @torch.no_grad()
+    def score(self, histories: Sequence[Sequence[int]]) -> Tensor:
+        """Catalog rows of histories that are not empty, oldest first, to logits of all: (B, N)."""
+        recent = [list(history[-self.config.window :]) for history in histories]
+        last_B = torch.tensor([len(history) - 1 for history in recent])
+        rows_BH = torch.zeros(len(recent), int(last_B.max()) + 1, dtype=torch.int64)
+        for user, history in enumerate(recent):
+            rows_BH[user, : len(history)] = torch.tensor(history)
+        return self.logits(self(rows_BH)[torch.arange(len(recent)), last_B])
+
+
+def save_sasrec(model: SasRec, file: Path) -> None:
+    """In bfloat16, its shape in the metadata."""
+    weights = {name: weight.bfloat16() for name, weight in model.state_dict().items()}
+    shape = {name: str(value) for name, value in asdict(model.config).items()}
+    save_file(weights, file, metadata=shape)
+
+
+def load_sasrec(file: Path, *, num_items: int) -> SasRec:
+    """In float32, ready to score. Raises InvalidRelease for what is no model of so many items."""
+    try:
+        with safe_open(file, "pt") as stored:
+            shape = {name: _number(text) for name, text in (stored.metadata() or {}).items()}
+            weights = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
+        model = SasRec(SasRecConfig(**shape))
+        model.load_state_dict(weights)
+    except Exception as exc:
+        raise InvalidRelease(f"{file}: {' '.join(str(exc).split())[:200]}") from exc
+    if model.config.num_items != num_items:
+        raise InvalidRelease(f"{file}: of {model.config.num_items} items, expected {num_items}")
+    return model.eval()
+
+
+def _number(text: str) -> Any:
+    return float(text) if "." in text else int(text)
