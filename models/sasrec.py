@@ -54,7 +54,7 @@ class SasRec(nn.Module):
             layer, config.layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
         )
         for table in (self.items, self.positions):
-            nn.init.normal_(table.weight, std=width**-0.5)
+            nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, rows_BH: Tensor) -> Tensor:
         """Histories, oldest first and padded on the right, to what may follow each item: (B, H, W).
