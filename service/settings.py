@@ -38,7 +38,7 @@ class ServiceSettings(BaseSettings):
     record_max_age_hours: Annotated[float, Field(gt=0)] = 48
     manifest_poll_ms: Annotated[int, Field(ge=10, le=60_000)] = 1000
     copies_limit: Annotated[int, Field(ge=1)] = 4096  # users; 100 prefixes take about 20 kB
-    history_cache_mb: Annotated[int, Field(ge=0)] = 256  # encoded histories; about 65 kB a user
+    history_cache_mb: Annotated[int, Field(ge=0)] = 256  # encoded histories; about 35 kB a user
     outbox_limit: Annotated[int, Field(ge=1)] = 10_000  # events
 
 
