@@ -31,14 +31,14 @@ _TOP, _BATCH_USERS = 10, 256
 
 @dataclass(frozen=True)
 class SasRecRecipe:
-    width: int = 64
+    width: int = 128
     layers: int = 2
-    heads: int = 2
+    heads: int = 4
     dropout: float = 0.5
-    epochs: int = 80
+    epochs: int = 40
     batch_items: int = 2048
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
     warmup_steps: int = 200
     evaluate_every: int = 4
     patience: int = 5
