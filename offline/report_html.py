@@ -28,7 +28,9 @@ def render_html(summary: dict[str, Any]) -> str:
         _section("Overlap with the night before, users by Jaccard", _overlaps(summary)),
         _section("Length of thoughts, paths by characters", _lengths(summary)),
         _section("Top first codes, this night and the one before", _first_codes(summary)),
-        _section("Slowest users, by tokens", _slowest(summary)),
+        _section("Thinking", _thinking(summary)),
+        _section("Slowest micro-batches", _slowest(summary)),
+        _section("Users with the most tokens", _most_tokens(summary)),
         _section("Seconds by stage", _stages(summary)),
     ]
     return (
@@ -56,7 +58,8 @@ def _section(title: str, body: str) -> str:
 def _users(summary: dict[str, Any]) -> str:
     changes = summary.get("changes", {})
     rows = [
-        ("due", summary.get("users_due")),
+        ("thought about", summary.get("users_due")),
+        ("carried on as they were", summary.get("carried")),
         ("new", changes.get("new")),
         ("changed", changes.get("changed")),
         ("unchanged", changes.get("unchanged")),
@@ -110,7 +113,27 @@ def _first_codes(summary: dict[str, Any]) -> str:
     return note + _bars(bars, is_paired=True)
 
 
+def _thinking(summary: dict[str, Any]) -> str:
+    """Nothing for a night that only carried users on."""
+    if not summary.get("think_s"):
+        return ""
+    rows = [
+        ("hours of one process", summary["think_s"] / 3600),
+        ("users a second of one", summary["users_per_s"]),
+        ("tokens a second of one", summary["tokens_per_s"]),
+        ("cost", summary.get("cost")),
+    ]
+    return _table(("", ""), [(name, _number(value)) for name, value in rows])
+
+
 def _slowest(summary: dict[str, Any]) -> str:
+    """Its users are thought about together, so that none of them has a time of their own."""
+    found = summary.get("slowest_batches", [])
+    head = ("seconds", "shard", "batch", "users", "tokens")
+    return _table(head, [[_number(each[name]) for name in head] for each in found]) if found else ""
+
+
+def _most_tokens(summary: dict[str, Any]) -> str:
     rows = [
         (escape(each["user_id"]), _number(each["tokens"]))
         for each in summary.get("most_tokens", [])

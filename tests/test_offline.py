@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import math
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -693,6 +694,26 @@ def test_the_worker_thinks_about_whom_it_was_asked_for(
     assert served["users"] > 0
     code, out, _ = call(capsys, "status", "--json")
     assert json.loads(out)["generations"][0]["layer"] == "on demand"
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm", "ray"])
+def test_a_worker_without_a_reasoner_says_so_at_once(
+    engine: str,
+    release: Release,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It once hung: `toy/reasoner`, where there is no such folder, is a repository on the Hub to
+    transformers, which asked for it again and again."""
+    monkeypatch.chdir(tmp_path)
+    manifest = json.loads((release.directory / "manifest.json").read_text())
+    shutil.copytree(release.directory, "toy", ignore=shutil.ignore_patterns("reasoner"))
+    files = {name: at for name, at in manifest["files"].items() if "reasoner" not in name}
+    Path("toy/manifest.json").write_text(json.dumps({**manifest, "files": files}))
+    code, out, err = call(capsys, "worker", "--release", "toy", "--engine", engine)
+    assert (code, out) == (78, "")
+    assert err == "offline: toy/reasoner: no config.json, expected a reasoner\n"
 
 
 @pytest.mark.parametrize(
