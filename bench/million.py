@@ -51,9 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     rows = measure_bytes(release, options.bytes_users)
     with tempfile.TemporaryDirectory(prefix="million-") as folder, attach(Path(folder)) as server:
         world = _World(options, release, server.url, Path(folder) / "generations")
-        first = world.write(seed=options.seed)
-        world.run("load", first)
-        world.run("activate", first)
+        rows.append(load_alone(world))
         command = ["--release", str(options.release), "--redis", server.url]
         log = Path(folder) / "service.log"
         with ServiceProcess(command, log=log, core=cores.service) as service:
@@ -79,6 +77,15 @@ class _World:
         self.release = release
         self._redis_url = redis_url
         self._out_dir = out_dir
+
+    def used_bytes(self) -> int:
+        async def ask() -> int:
+            store = RedisStore(self._redis_url, _TIMEOUT_MS)
+            used = (await store.memory()).used
+            await store.close()
+            return used
+
+        return asyncio.run(ask())
 
     def write(self, *, seed: int) -> int:
         return write_generation(
@@ -130,6 +137,19 @@ class Running:
     def _wait(self) -> None:
         self._said = self._process.communicate()
         self.ended_at = time.monotonic()
+
+
+def load_alone(world: _World) -> Row:
+    """The first night goes live with nobody asking; bytes of a user are record and thoughts."""
+    first = world.write(seed=world.options.seed)
+    before, started = world.used_bytes(), time.monotonic()
+    world.run("load", first)
+    seconds, num_users = time.monotonic() - started, world.options.users
+    size = (world.used_bytes() - before) / num_users
+    print(f"load_alone {seconds:7.1f} s, {size:.1f} bytes a user")
+    world.run("activate", first)
+    rate = num_users / seconds
+    return {"name": "load_alone", "seconds": seconds, "users_per_s": rate, "bytes_per_user": size}
 
 
 def run_nights(world: _World, service: ServiceProcess) -> list[Row]:

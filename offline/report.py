@@ -10,7 +10,7 @@ from typing import Any
 
 from offline.compare import LENGTH_STEP, Comparison
 from offline.gates import Gate
-from offline.report_html import render_html
+from offline.report_html import render_html, short
 from offline.shards import write_text
 
 _NUM_FIRST_CODES = 10
@@ -117,7 +117,7 @@ def _verdict(gate: Mapping[str, Any]) -> str:
     if gate["value"] is None:
         return "nothing to judge by"
     verdict = "passed" if gate["has_passed"] else "FAILED"
-    return f"{verdict}: {gate['value']:.4g}, expected {gate['expected']}"
+    return f"{verdict}: {short(gate['value'])}, expected {gate['expected']}"
 
 
 def render_metrics(summary: dict[str, Any]) -> str:
