@@ -18,7 +18,7 @@ td.n,th.n{text-align:right;white-space:nowrap}
 .forced{background:#fff3cd;padding:.5rem}
 .bars{display:grid;grid-template-columns:max-content 1fr max-content;gap:.25rem .75rem;
 max-width:40rem;font-size:.9rem;align-items:center}
-.bars b{display:block;height:1rem;min-width:1px;background:#4c78a8}.bars .before{background:#c3cbd6}
+.bars b{display:block;height:1rem;background:#4c78a8}.bars .before{background:#c3cbd6}
 .bars .n{text-align:right}
 """
 
@@ -86,7 +86,7 @@ def _users(summary: dict[str, Any]) -> str:
 
 def _gates(summary: dict[str, Any]) -> str:
     rows = [
-        (escape(gate["name"]), *_verdict(gate), escape(gate["expected"]))
+        (escape(gate["name"].replace("_", " ")), *_verdict(gate), escape(gate["expected"]))
         for gate in summary.get("gates", [])
     ]
     return _table(("gate", "", "value", "expected"), rows)
