@@ -12,7 +12,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2rem;border-bottom:1px solid #ddd}
 table{border-collapse:collapse}td,th{padding:.2rem 1rem .2rem 0;text-align:left;vertical-align:top;
-border-bottom:1px solid #eee}td{overflow-wrap:anywhere}
+border-bottom:1px solid #eee}section{overflow-x:auto}
 td.n,th.n{text-align:right;white-space:nowrap}
 .pass{color:#176d3a}.fail{color:#b3261e;font-weight:bold}.none{color:#666}
 .forced{background:#fff3cd;padding:.5rem}
