@@ -311,7 +311,8 @@ def test_a_whole_night_makes_a_base_and_says_what_it_did(world: World) -> None:
     assert json.loads((folder / "summary.json").read_text()) == summary
     success = json.loads((folder / "_SUCCESS.json").read_text())
     assert {name: summary[name] for name in success if name != "parts"}.items() <= success.items()
-    names = {"plan.json", "plan-00000.parquet", "part-00000.parquet", "report.html", "metrics.prom"}
+    names = {"plan.json", "plan-00000.parquet", "part-00000.parquet", "part-00000.times"}
+    names |= {"report.html", "metrics.prom"}
     assert {file.name for file in folder.iterdir()} == names | {"_SUCCESS.json", "summary.json"}
     assert not list(world.out_dir.glob("*.lease"))
 
