@@ -17,7 +17,15 @@ import torch
 from rich.console import Console
 
 from models.embedded import attach
-from models.errors import GatesFailed, InvalidInput, InvalidRelease, LeaseTaken, ReleaseMismatch
+from models.errors import (
+    GatesFailed,
+    InvalidInput,
+    InvalidRelease,
+    LeaseTaken,
+    ReleaseMismatch,
+    StoreFull,
+    StoreUnavailable,
+)
 from models.release import Release
 from models.think import UserHistory, UserThoughts
 from offline.cli import main
@@ -323,6 +331,8 @@ def test_a_user_lost_doubled_or_of_another_history_is_noticed(
         (MemoryError(), 75, "out of memory"),
         (OSError(28, "No space left on device", "/x/part"), 75, "/x/part: No space left"),
         (LeaseTaken("held"), 75, "held"),
+        (StoreFull("full"), 75, "full; what was live stays live: make room"),
+        (StoreUnavailable("away"), 75, "away"),
     ],
 )
 def test_what_can_go_on_ends_with_75(exc: Exception, code: int, text: str) -> None:
