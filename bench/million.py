@@ -39,6 +39,7 @@ _TTL_S = 3 * 24 * 3600
 _NUM_ASKING = 20_000  # users that the load test asks for
 _WINDOW_S = 5.0
 _BATCH = 500
+_EVERY_USER = {"load", "verify", "activate"}  # what touches all of them
 _COLUMNS = (
     *("name", "seconds", "users_per_s", "p50_ms", "p99_ms", "p999_ms", "share_personal"),
     "bytes_per_user",
@@ -51,9 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     rows = measure_bytes(release, options.bytes_users)
     with tempfile.TemporaryDirectory(prefix="million-") as folder, attach(Path(folder)) as server:
         world = _World(options, release, server.url, Path(folder) / "generations")
-        first = world.write(seed=options.seed)
-        world.run("load", first)
-        world.run("activate", first)
+        rows.append(load_alone(world))
         command = ["--release", str(options.release), "--redis", server.url]
         log = Path(folder) / "service.log"
         with ServiceProcess(command, log=log, core=cores.service) as service:
@@ -79,6 +78,15 @@ class _World:
         self.release = release
         self._redis_url = redis_url
         self._out_dir = out_dir
+
+    def used_bytes(self) -> int:
+        async def ask() -> int:
+            store = RedisStore(self._redis_url, _TIMEOUT_MS)
+            used = (await store.memory()).used
+            await store.close()
+            return used
+
+        return asyncio.run(ask())
 
     def write(self, *, seed: int) -> int:
         return write_generation(
@@ -132,11 +140,23 @@ class Running:
         self.ended_at = time.monotonic()
 
 
+def load_alone(world: _World) -> Row:
+    """The first night goes live with nobody asking; bytes of a user are record and thoughts."""
+    first = world.write(seed=world.options.seed)
+    before, started = world.used_bytes(), time.monotonic()
+    world.run("load", first)
+    seconds, num_users = time.monotonic() - started, world.options.users
+    size = (world.used_bytes() - before) / num_users
+    print(f"load_alone {seconds:7.1f} s, {size:.1f} bytes a user")
+    world.run("activate", first)
+    rate = num_users / seconds
+    return {"name": "load_alone", "seconds": seconds, "users_per_s": rate, "bytes_per_user": size}
+
+
 def run_nights(world: _World, service: ServiceProcess) -> list[Row]:
     """Quiet, then the second night's steps, each with the service asked beside it."""
     asked = _Asked(world, service)
     rows = [asked.until("quiet", asked.for_seconds(world.options.seconds))]
-    rows[0] = {name: value for name, value in rows[0].items() if name != "users_per_s"}
     second = world.write(seed=world.options.seed + 1)
     for command, generation in (
         ("load", second),
@@ -182,7 +202,8 @@ class _Asked:
         row = describe(name, outcomes, rate=self._options.rate, seconds=asked_s, spent=spent)
         lasted_s = over_at - started
         print(f"{name:9} {lasted_s:8.1f} s, p99 of the answers {row['p99_ms']:.1f} ms")
-        return {**row, "seconds": lasted_s, "users_per_s": self._options.users / lasted_s}
+        touched = {"users_per_s": self._options.users / lasted_s} if name in _EVERY_USER else {}
+        return {**row, "seconds": lasted_s, **touched}
 
     def _ask(self) -> list[Outcome]:
         self._num_windows += 1

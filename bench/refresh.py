@@ -1,10 +1,12 @@
 """Users a second of a night: our engines beside what a user of `transformers` writes today.
 
 One run, one thread; micro-batch by micro-batch everybody in turn, so that a busy machine is busy
-for all. Rates are over the CPU time of the process, Ray's over the clock, from its first answer.
+for all. Rates are over the CPU time of the process that thinks, a Ray worker too. Also how many
+bytes a user takes in Redis.
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -18,8 +20,9 @@ from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
 
 from bench.histories import cut_histories
-from bench.report import open_console, print_table, write_json, write_markdown
-from bench.thinkers import PHASES, Cost, Thinker, load_thinkers, load_worker
+from bench.million import measure_bytes
+from bench.report import Row, open_console, print_table, write_json, write_markdown
+from bench.thinkers import PHASES, Cost, Thinker, load_thinkers, load_worker, read_notes
 from models.dataset import load_dataset
 from models.release import Release
 from models.think import UserHistory
@@ -28,8 +31,6 @@ _COLUMNS = (
     "name", "users", "users_per_s", "ratio_to_plain", "tokens_per_s", "tokens_computed",
     "tokens_needed", "prefixes_per_user", *(f"seconds_{phase}" for phase in PHASES),
 )  # fmt: skip
-
-Row = dict[str, str | int | float]
 
 
 def sample_batches(
@@ -82,33 +83,27 @@ def row_of(name: str, cost: Cost, plain: float) -> Row:
 
 def ray_row(
     release: Release, batches: Sequence[Sequence[UserHistory]], *, paths: int, width: int,
-    workers: int,
+    workers: int, plain: float,
 ) -> Row | None:  # fmt: skip
-    """The transformers engine on Ray's workers; None where Ray is not installed."""
+    """The transformers engine on Ray's workers; None where Ray is not installed.
+
+    By the clock from the first micro-batch's end, which is done again and not counted.
+    """
     try:
         from models.pool_ray import RayPool
     except ModuleNotFoundError:
         return None
-    load = partial(load_worker, release.directory, paths, width)
-    pool = RayPool(load, workers=workers)
-    users = sampled = 0
-    started = 0.0
-    for at, (batch, found) in enumerate(zip(batches, pool.think(batches), strict=True)):
-        if at == 0:
-            started = time.perf_counter()
-            continue
-        users += len(batch)
-        sampled += sum(thoughts.tokens for thoughts in found or ())
-    seconds = time.perf_counter() - started
-    pool.close()
-    return {
-        "name": "ray",
-        "users": users,
-        "workers": workers,
-        "users_per_s": users / seconds,
-        "users_per_s_wall": users / seconds,
-        "tokens_per_s": sampled / seconds,
-    }
+    with tempfile.TemporaryDirectory(prefix="ray-notes-") as notes:
+        load = partial(load_worker, release.directory, paths, width, Path(notes))
+        pool = RayPool(load, workers=workers)
+        found = pool.think([batches[0], *batches])
+        next(found)
+        started = time.perf_counter()
+        users = sum(len(thoughts or ()) for thoughts in found)
+        seconds = time.perf_counter() - started
+        pool.close()
+        row = row_of("ray", read_notes(Path(notes)), plain)
+    return {**row, "workers": workers, "users_per_s_wall": users / seconds}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -130,20 +125,24 @@ def main(arguments: Sequence[str]) -> int:
     plain = thinkers[0].cost
     plain_rate = plain.users / sum(plain.seconds.values())
     rows = [row_of(thinker.name, thinker.cost, plain_rate) for thinker in thinkers]
-    on_ray = ray_row(release, batches, workers=options.workers, **asked)
+    on_ray = ray_row(release, batches, workers=options.workers, plain=plain_rate, **asked)
     if on_ray is None:
         console.print("ray is left out: it is not installed")
     else:
         rows.append(on_ray)
-    _report(options, release, rows)
+    _report(options, release, rows, measure_bytes(release, options.bytes_users))
     return 0
 
 
-def _report(options: argparse.Namespace, release: Release, rows: list[Row]) -> None:
+def _report(
+    options: argparse.Namespace, release: Release, rows: list[Row], sizes: list[Row]
+) -> None:
+    """sizes: bytes of a user in Redis."""
     title = "a night's thinking: users a second of one thread, and where the seconds go"
     num_rates = len(_COLUMNS) - len(PHASES)
     print_table(open_console(), title, rows, _COLUMNS[:num_rates])
     print_table(open_console(), "seconds", rows, ("name", *_COLUMNS[num_rates:]))
+    print_table(open_console(), "bytes of a user in Redis", sizes, ("name", "bytes_per_user"))
     meta = {
         "command": "refresh",
         "release": f"{release.name}@{release.version}",
@@ -152,8 +151,9 @@ def _report(options: argparse.Namespace, release: Release, rows: list[Row]) -> N
         "micro_batch": options.batch,
     }
     if options.json:
-        write_json(options.json, meta, rows)
-        write_markdown(options.json.with_suffix(".md"), title, meta, rows, _COLUMNS)
+        write_json(options.json, meta, rows + sizes)
+        columns = (*_COLUMNS, "bytes_per_user")
+        write_markdown(options.json.with_suffix(".md"), title, meta, rows + sizes, columns)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--paths", type=int, default=5, metavar="T")
     add("--width", type=int, default=10, metavar="M")
     add("--workers", type=int, default=1, metavar="N", help="of Ray")
+    add("--bytes-users", type=int, default=20_000, metavar="N", help="to count bytes with")
     add("--seed", type=int, default=0)
     add("--json", type=Path, metavar="FILE")
     return parser

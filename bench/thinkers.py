@@ -1,13 +1,15 @@
 """Who thinks in `bench refresh`, and what it took: our engines, and `generate` twice.
 
 Each leaves the same kind of thoughts of a micro-batch. Seconds are this process's CPU time, tokens
-are those that went through the model, padding included. Ray works elsewhere and is timed there.
+are those that went through the model, padding included. Ray's workers note their own.
 """
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +48,12 @@ class Cost:
     wall_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
+    def add(self, other: "Cost") -> None:
+        for name in ("users", "sampled", "computed", "needed", "prefixes", "wall_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for phase, spent in other.seconds.items():
+            self.seconds[phase] += spent
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         started = time.process_time()
@@ -71,6 +79,10 @@ class Ours:
         self._meter = meter
 
     def think(self, users: Sequence[UserHistory], *, paths: int, width: int) -> None:
+        self.find(users, paths=paths, width=width)
+
+    def find(self, users: Sequence[UserHistory], *, paths: int, width: int) -> list[UserThoughts]:
+        """Think, and say what of."""
         timed = _Timed(self._reasoner, self.cost, self._meter)
         with _measured(self.cost, self._meter), self.cost.phase("beam"):
             found = think_users(
@@ -83,6 +95,7 @@ class Ours:
             )
         self.cost.seconds["beam"] -= timed.seconds
         _write_and_count(self.cost, self._release, users, found, width=width, ids=timed.prompt_ids)
+        return found
 
 
 class Plain:
@@ -219,18 +232,38 @@ def load_thinkers(release: Release, *, width: int, say: Callable[[str], None]) -
     return [*thinkers, Ours("vllm", vllm, release, meter)]
 
 
-def load_worker(release_dir: Path, paths: int, width: int) -> Callable[..., list[UserThoughts]]:
-    """What a Ray worker runs: the transformers engine, on one thread."""
+def load_worker(
+    release_dir: Path, paths: int, width: int, notes: Path
+) -> Callable[..., list[UserThoughts]]:
+    """What a Ray worker runs: the transformers engine, on one thread.
+
+    Each micro-batch's cost becomes a line of a file in `notes`, for `read_notes`: workers are on
+    this machine.
+    """
     import torch
 
     from models.reasoner import TransformersReasoner
 
     torch.set_num_threads(1)
     release = Release.load(release_dir)
-    reasoner = TransformersReasoner.load(release.reasoner_dir, release.space)
+    ours, meter = TransformersReasoner.load(release.reasoner_dir, release.space), Meter()
+    meter.watch(ours.model)
+    thinker = Ours("ray", ours, release, meter)
 
     def think(users: Sequence[UserHistory]) -> list[UserThoughts]:
-        seeds = [user_seed(0, user.user_id) for user in users]
-        return think_users(reasoner, release.catalog, users, paths=paths, width=width, seeds=seeds)
+        thinker.cost = Cost()
+        found = thinker.find(users, paths=paths, width=width)
+        with (notes / f"{os.getpid()}.jsonl").open("a") as stream:
+            stream.write(json.dumps([users[0].user_id, asdict(thinker.cost)]) + "\n")
+        return found
 
     return think
+
+
+def read_notes(notes: Path) -> Cost:
+    """What the workers' micro-batches cost together; one that was done twice counts once."""
+    lines = (line for file in notes.glob("*.jsonl") for line in file.read_text().splitlines())
+    total = Cost()
+    for found in dict(map(json.loads, lines)).values():
+        total.add(Cost(**found))
+    return total

@@ -65,8 +65,10 @@ class TransformersReasoner:
         sampling: Sampling | None = None,
     ) -> "TransformersReasoner":
         """Load a model directory. Raises ReleaseMismatch if its tokenizer lacks an itemic token."""
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype or torch.float32, local_files_only=True
+        )
         return cls(model.to(device), tokenizer, space, sampling or Sampling())
 
     @torch.inference_mode()

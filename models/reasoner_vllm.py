@@ -96,7 +96,7 @@ class VllmReasoner:
         settings = settings or VllmSettings()
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         code_ids(tokenizer, trie.space)
         return cls(
             LLM(str(directory), **_engine_arguments(settings, width)),

@@ -19,13 +19,13 @@ from offline.shards import ShardRow
 MAX_COMPARED = 200_000  # users whose prefixes of the night before are kept in memory
 NUM_BINS = 10  # of overlap, 0 to 1
 LENGTH_STEP = 40  # characters of a thought
-NUM_SLOWEST = 10
+NUM_COSTLY = 10
 
 Packed = bytes  # a user's prefixes as sorted 64-bit integers
 
 
 class Costly(NamedTuple):
-    """A user who took many tokens; seconds are not in the shards, as a night must be repeatable."""
+    """A user who took many tokens; a micro-batch shares its seconds."""
 
     tokens: int
     user_id: str
@@ -157,7 +157,7 @@ def _count(
     result.num_illegal += _num_illegal(codes_PD, catalog)
     result.first_codes.update(codes_PD[:, 0].tolist())
     result.lengths.update(len(text) // LENGTH_STEP for text in thoughts.texts)
-    push = heapq.heappush if len(result.costly) < NUM_SLOWEST else heapq.heappushpop
+    push = heapq.heappush if len(result.costly) < NUM_COSTLY else heapq.heappushpop
     push(result.costly, Costly(thoughts.tokens, thoughts.user_id))
 
 

@@ -42,8 +42,11 @@ def load_engine(release: Release, settings: RefreshSettings, asked: EngineSettin
 
     Raises:
         InvalidSettings: what it needs is not installed.
-        InvalidRelease: the reasoner cannot be loaded.
+        InvalidRelease: there is no reasoner, or it cannot be loaded.
     """
+    if not (release.reasoner_dir / "config.json").is_file():
+        # `beauty/reasoner`, if it is no folder, is to transformers a repository on the Hub
+        raise InvalidRelease(f"{release.reasoner_dir}: no config.json, expected a reasoner")
     try:
         if asked.engine == "ray":
             return RayThink(release.directory, settings, asked)

@@ -9,7 +9,7 @@ from models.layout import UserRow, encode_row
 from models.think import UserThoughts
 from offline.planning import Agenda
 from offline.settings import RefreshSettings
-from offline.thinking import Outcome, Think, micro_batches, think_about, to_record
+from offline.thinking import Outcome, Think, in_use, micro_batches, think_about, to_record
 
 SAMPLE_USERS = 64
 
@@ -29,11 +29,11 @@ def estimate(
     sample = random.Random(settings.seed).sample(due, min(SAMPLE_USERS, len(due)))
     outcome, thoughts, seconds = Outcome(), list[UserThoughts](), 0.0
     if sample:
-        think = load()
-        started = clock()
-        for batch in micro_batches([user.history for user in sample], settings.micro_batch):
-            thoughts += think_about(batch, think, outcome)
-        seconds = clock() - started
+        with in_use(load()) as think:
+            started = clock()
+            for batch in micro_batches([user.history for user in sample], settings.micro_batch):
+                thoughts += think_about(batch, think, outcome)
+            seconds = clock() - started
     factor = len(due) / max(len(sample), 1)
     hours = seconds * factor / 3600
     price = settings.price_per_hour

@@ -30,6 +30,7 @@ from offline.pace import Pace
 from offline.progress import Stopwatch
 from offline.report import describe, write_reports
 from offline.settings import PREFIX_TTL_S
+from offline.timings import describe_timings
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ logger = logging.getLogger(__name__)
 class LiveSettings:
     """force: why failed gates are overruled. canary_percent: None for everybody.
     is_loaded: it may be in the store already; then it is verified and not written again.
-    textfile: where Prometheus' node exporter looks; beside the generation if None."""
+    textfile: where Prometheus' node exporter looks; beside the generation if None.
+    price_per_hour: of the device that thought, for the summary."""
 
     limits: GateLimits = field(default_factory=GateLimits)
     force: str | None = None
@@ -48,11 +50,12 @@ class LiveSettings:
     target_ms: float = 5.0
     is_loaded: bool = False
     textfile: Path | None = None
+    price_per_hour: float | None = None
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What every step needs. rates: of the thinking, for the summary."""
+    """What every step needs. rates: of this run, for the summary."""
 
     generation: Generation
     release: Release
@@ -103,9 +106,11 @@ def go_live(launch: Launch) -> dict[str, Any]:
 def _facts(launch: Launch) -> dict[str, Any]:
     """What is known before the gates; parts have a digest each, too many for a summary."""
     known = {name: fact for name, fact in launch.generation.summary.items() if name != "parts"}
+    price = launch.settings.price_per_hour
     return {
         **known,
         **launch.rates,
+        **describe_timings(launch.generation.folder, price_per_hour=price),
         "seconds": {**known.get("seconds", {}), **launch.watch.report()},
         "shards": str(launch.generation.folder),
     }

@@ -38,6 +38,7 @@ from offline.repair import repair
 from offline.rollback import rollback
 from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings
 from offline.status import read_status, render_status
+from offline.thinking import in_use
 
 Opened = AbstractContextManager[tuple[NightStore, asyncio.Runner]]
 OpenStore = Callable[[str | None], Opened]
@@ -203,8 +204,11 @@ def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore
 
     release, out_dir = Release.load(options.release), out_folder(options)
     settings = RefreshSettings(options.release, out_dir, paths=options.paths, width=options.width)
-    think = load_engine(release, settings, engine_settings(options))
-    with open_store(options.redis) as (store, runner), _stopped_by_sigterm() as is_stopped:
+    with (
+        in_use(load_engine(release, settings, engine_settings(options))) as think,
+        open_store(options.redis) as (store, runner),
+        _stopped_by_sigterm() as is_stopped,
+    ):
         worker = Worker(store, release, out_dir, think, runner, idle_ms=options.idle_ms)
         logging.getLogger(__name__).warning("waiting for requests")
         served = worker.serve_once() if options.once else worker.run(is_stopped)

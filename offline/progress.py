@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,15 +27,18 @@ class _UsersPerSecond(ProgressColumn):
         return Text(f"{speed:,.1f} users/s", style="progress.data.speed")
 
 
-class _Facts(ProgressColumn):
-    """What only thinking has to say."""
+class _Progress(Progress):
+    """Below the bars, what only thinking has to say."""
 
-    def render(self, task: Task) -> Text:
-        return Text(task.fields.get("facts", ""))
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if facts := task.fields.get("facts"):
+                yield Text(f"{task.description}: {facts}")
 
 
 def make_progress(console: Console) -> Progress:
-    return Progress(
+    return _Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -43,7 +46,6 @@ def make_progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        _Facts(),
         console=console,
     )
 
@@ -57,7 +59,7 @@ class ThinkMeter:
         self.outcome = Outcome()  # of this process
         self._progress = progress
         self._price_per_hour = price_per_hour
-        self._task = progress.add_task("think", total=num_users)
+        self._task = progress.add_task("think", total=num_users, visible=num_users > 0)
         self._num_done = 0
         self._started = time.monotonic()
 

@@ -18,7 +18,6 @@ from models.errors import ReleaseMismatch
 from models.manifest import Manifest
 from models.release import Release
 from models.store import NightStore
-from models.think import UserHistory
 from offline.engines import EngineSettings, load_engine
 from offline.generation import open_generation
 from offline.lease import Lease
@@ -28,7 +27,7 @@ from offline.planning import Agenda, FolderHistories, make_agenda, write_agenda
 from offline.progress import Stopwatch, ThinkMeter
 from offline.settings import RefreshSettings
 from offline.think import ThinkJob, pending_batches, share, think_shards
-from offline.thinking import Think, ThinksAhead
+from offline.thinking import Think, ThinksAhead, in_use
 from offline.validate import validate
 
 logger = logging.getLogger(__name__)
@@ -69,8 +68,12 @@ def refresh(
         with watch("validate"):
             validate(folder, plan, release.catalog, guard=lease.check)
         lease.check()
-        chosen = replace(live or LiveSettings(), is_loaded=settings.is_resumed)
-        rates = meter.rates(watch.seconds.get("think", 0.0))
+        chosen = replace(
+            live or LiveSettings(),
+            is_loaded=settings.is_resumed,
+            price_per_hour=settings.price_per_hour,
+        )
+        rates = {"users_thought_now": meter.outcome.num_users}
         generation = open_generation(folder)
         launch = Launch(generation, release, store, runner, progress, chosen, watch, rates)
         return go_live(launch)
@@ -145,19 +148,13 @@ def think_night(
         @cache
         def think() -> Think:
             with watch("model"):
-                loaded = (load or load_think)(release, asked)
-            _tell(loaded, pending_batches(folder, plan, shards), closing)
+                loaded = closing.enter_context(in_use((load or load_think)(release, asked)))
+            if isinstance(loaded, ThinksAhead):
+                loaded.expect(pending_batches(folder, plan, shards))
             return loaded
 
         think_shards(ThinkJob(folder, plan, think, watch, meter.report), shards)
     return meter
-
-
-def _tell(think: object, batches: list[list[UserHistory]], closing: ExitStack) -> None:
-    """What is coming, to an engine that wants to know."""
-    if isinstance(think, ThinksAhead):
-        closing.callback(think.close)
-        think.expect(batches)
 
 
 def load_think(

@@ -10,7 +10,7 @@ from typing import Any
 
 from offline.compare import LENGTH_STEP, Comparison
 from offline.gates import Gate
-from offline.report_html import render_html
+from offline.report_html import render_html, short
 from offline.shards import write_text
 
 _NUM_FIRST_CODES = 10
@@ -26,6 +26,9 @@ _METRICS = (
     ("users_empty", "Users on whom no path closed.", "empty"),
     ("users_failed", "Dead letters.", "failed"),
     ("tokens", "Tokens sampled.", "tokens"),
+    ("think_seconds", "Seconds that its processes thought, together.", "think_s"),
+    ("users_per_second", "Users a second of one such process.", "users_per_s"),
+    ("cost", "Of the thinking, at the price given; absent without one.", "cost"),
     ("record_bytes", "Mean bytes of a record key in the store.", "record_bytes"),
     ("load_cuts", "How often loading slowed down for the store.", "load_cuts"),
 )
@@ -84,6 +87,7 @@ def render_table(summary: Mapping[str, Any]) -> str:
     facts = [
         ("generation", f"{summary['generation']} ({summary['layer']}), epoch {summary['epoch']}"),
         ("users", _numbers(summary, "refreshed", "carried", "empty", "failed")),
+        ("thinking", _thinking(summary)),
         ("against before", _numbers(changes, "new", "changed", "unchanged", "gone")),
         *((f"gate {gate['name']}", _verdict(gate)) for gate in summary["gates"]),
         ("report", f"{summary['shards']}/report.html"),
@@ -95,11 +99,25 @@ def _numbers(facts: Mapping[str, Any], *names: str) -> str:
     return ", ".join(f"{facts.get(name, 0):,} {name}" for name in names)
 
 
+def _thinking(summary: Mapping[str, Any]) -> str:
+    if not summary.get("users_due"):
+        return "nobody had to be thought about"
+    if not summary["think_s"]:
+        return "no times were kept"
+    facts = [
+        f"{summary['users_per_s']:,.1f} users/s and {summary['tokens_per_s']:,.0f} tokens/s",
+        f"{summary['think_s'] / 3600:,.3f} hours of one process",
+    ]
+    if summary.get("cost") is not None:
+        facts.append(f"cost {summary['cost']:,.2f}")
+    return ", ".join(facts)
+
+
 def _verdict(gate: Mapping[str, Any]) -> str:
     if gate["value"] is None:
         return "nothing to judge by"
     verdict = "passed" if gate["has_passed"] else "FAILED"
-    return f"{verdict}: {gate['value']:.4g}, expected {gate['expected']}"
+    return f"{verdict}: {short(gate['value'])}, expected {gate['expected']}"
 
 
 def render_metrics(summary: dict[str, Any]) -> str:

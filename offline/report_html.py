@@ -8,19 +8,24 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-_BAR_HEIGHT, _BAR_GAP, _LABEL, _WIDTH = 16, 4, 110, 640
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-h2{margin-top:2rem;border-bottom:1px solid #ddd}table{border-collapse:collapse}
-td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #eee}td.n{text-align:right}
-.pass{color:#176d3a}.fail{color:#b3261e;font-weight:bold}.forced{background:#fff3cd;padding:.5rem}
-svg text{font:12px system-ui,sans-serif;fill:#222}rect{fill:#4c78a8}rect.before{fill:#c3cbd6}
+h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2rem;border-bottom:1px solid #ddd}
+table{border-collapse:collapse}td,th{padding:.2rem 1rem .2rem 0;text-align:left;vertical-align:top;
+border-bottom:1px solid #eee}section{overflow-x:auto}
+td.n,th.n{text-align:right;white-space:nowrap}
+.pass{color:#176d3a}.fail{color:#b3261e;font-weight:bold}.none{color:#666}
+.forced{background:#fff3cd;padding:.5rem}
+.bars{display:grid;grid-template-columns:max-content 1fr max-content;gap:.25rem .75rem;
+max-width:40rem;font-size:.9rem;align-items:center}
+.bars b{display:block;height:1rem;background:#4c78a8}.bars .before{background:#c3cbd6}
+.bars .n{text-align:right}
 """
 
 
 def render_html(summary: dict[str, Any]) -> str:
     """The whole page."""
-    title = f"Night {summary['generation']}"
+    title = f"Night of {_planned(summary):%Y-%m-%d}"
     sections = [
         _head(summary),
         _section("Users", _users(summary)),
@@ -28,25 +33,33 @@ def render_html(summary: dict[str, Any]) -> str:
         _section("Overlap with the night before, users by Jaccard", _overlaps(summary)),
         _section("Length of thoughts, paths by characters", _lengths(summary)),
         _section("Top first codes, this night and the one before", _first_codes(summary)),
-        _section("Slowest users, by tokens", _slowest(summary)),
+        _section("Thinking", _thinking(summary)),
+        _section("Slowest micro-batches", _slowest(summary)),
+        _section("Users with the most tokens", _most_tokens(summary)),
         _section("Seconds by stage", _stages(summary)),
     ]
     return (
-        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{title}</title>"
-        f"<style>{_STYLE}</style><h1>{title}</h1>{''.join(sections)}</html>\n"
+        "<!doctype html>\n<html lang=en><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width,initial-scale=1">'
+        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{''.join(sections)}</html>\n"
     )
 
 
+def _planned(summary: dict[str, Any]) -> datetime:
+    return datetime.fromtimestamp(summary["created_at"], UTC)
+
+
 def _head(summary: dict[str, Any]) -> str:
-    planned = datetime.fromtimestamp(summary["created_at"], UTC).isoformat(timespec="seconds")
-    epoch = summary.get("epoch")
-    percent = summary.get("canary_percent")
+    epoch, percent = summary.get("epoch"), summary.get("canary_percent")
     is_live = f"live since epoch {epoch}" if epoch else "not live"
     state = f"{is_live}, for a canary of {percent:g}%" if percent else is_live
-    text = f"<p>{escape(str(summary['release']))}, {escape(summary['layer'])}, planned {planned}, "
+    text = (
+        f"<p>Generation {summary['generation']} ({escape(summary['layer'])}) by "
+        f"{escape(str(summary['release']))}, planned {_planned(summary):%Y-%m-%d %H:%M} UTC, "
+        f"{state}.</p>"
+    )
     forced = summary.get("forced")
-    note = f"<p class=forced>Gates overruled: {escape(forced)}</p>" if forced else ""
-    return f"{text}{state}.</p>{note}"
+    return text + (f"<p class=forced>Gates overruled: {escape(forced)}</p>" if forced else "")
 
 
 def _section(title: str, body: str) -> str:
@@ -56,7 +69,8 @@ def _section(title: str, body: str) -> str:
 def _users(summary: dict[str, Any]) -> str:
     changes = summary.get("changes", {})
     rows = [
-        ("due", summary.get("users_due")),
+        ("thought about", summary.get("users_due")),
+        ("carried on as they were", summary.get("carried")),
         ("new", changes.get("new")),
         ("changed", changes.get("changed")),
         ("unchanged", changes.get("unchanged")),
@@ -67,22 +81,23 @@ def _users(summary: dict[str, Any]) -> str:
     ]
     share = changes.get("share_compared", 1)
     note = f"<p>Compared: {share:.1%} of the users, chosen by hash.</p>" if share < 1 else ""
-    return _table(("", ""), [(name, _number(value)) for name, value in rows]) + note
+    return _facts(rows) + note
 
 
 def _gates(summary: dict[str, Any]) -> str:
     rows = [
-        (
-            escape(gate["name"]),
-            "nothing to judge by" if gate["value"] is None else f"{gate['value']:.4g}",
-            escape(gate["expected"]),
-            "<span class=pass>passed</span>"
-            if gate["has_passed"]
-            else "<span class=fail>FAILED</span>",
-        )
+        (escape(gate["name"].replace("_", " ")), *_verdict(gate), escape(gate["expected"]))
         for gate in summary.get("gates", [])
     ]
-    return _table(("gate", "value", "expected", ""), rows)
+    return _table(("gate", "", "value", "expected"), rows)
+
+
+def _verdict(gate: dict[str, Any]) -> tuple[str, str]:
+    """A gate with nothing to judge by lets a night pass, but has not judged it."""
+    if gate["value"] is None:
+        return "<span class=none>nothing to judge by</span>", "-"
+    passed = "<span class=pass>passed</span>" if gate["has_passed"] else None
+    return passed or "<span class=fail>FAILED</span>", short(gate["value"])
 
 
 def _overlaps(summary: dict[str, Any]) -> str:
@@ -100,17 +115,38 @@ def _lengths(summary: dict[str, Any]) -> str:
 
 
 def _first_codes(summary: dict[str, Any]) -> str:
-    found = summary.get("first_codes", [])
-    bars: list[tuple[str, float]] = []
-    for each in found:
-        bars.append((f"code {each['code']}", each["share"]))
-        bars.append(("", each["share_before"]))
+    """The night before in grey, if there was one."""
     drift = summary.get("first_code_drift")
+    bars: list[tuple[str, float]] = []
+    for each in summary.get("first_codes", []):
+        bars.append((f"code {each['code']}", each["share"]))
+        if drift is not None:
+            bars.append(("", each["share_before"]))
     note = "" if drift is None else f"<p>Drift (total variation) {drift:.3f}; before in grey.</p>"
-    return note + _bars(bars, is_paired=True)
+    return note + _bars(bars, is_paired=drift is not None)
+
+
+def _thinking(summary: dict[str, Any]) -> str:
+    """Nothing for a night that only carried users on."""
+    if not summary.get("think_s"):
+        return ""
+    rows = [
+        ("hours of one process", summary["think_s"] / 3600),
+        ("users a second of one", summary["users_per_s"]),
+        ("tokens a second of one", summary["tokens_per_s"]),
+        ("cost", summary.get("cost")),
+    ]
+    return _facts(rows)
 
 
 def _slowest(summary: dict[str, Any]) -> str:
+    """Its users are thought about together, so that none of them has a time of their own."""
+    found = summary.get("slowest_batches", [])
+    head = ("seconds", "shard", "batch", "users", "tokens")
+    return _table(head, [[_number(each[name]) for name in head] for each in found]) if found else ""
+
+
+def _most_tokens(summary: dict[str, Any]) -> str:
     rows = [
         (escape(each["user_id"]), _number(each["tokens"]))
         for each in summary.get("most_tokens", [])
@@ -122,10 +158,25 @@ def _stages(summary: dict[str, Any]) -> str:
     return _bars(list(summary.get("seconds", {}).items()))
 
 
-def _table(head: Iterable[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{body}</table>"
+def _facts(rows: Iterable[tuple[str, float | None]]) -> str:
+    return _table((), [(name, _number(value)) for name, value in rows])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of numbers to the right."""
+    kinds = [" class=n" if _is_numeric(column) else "" for column in zip(*rows, strict=True)]
+    lines = [
+        "".join(f"<td{kind}>{cell}" for kind, cell in zip(kinds, row, strict=True)) for row in rows
+    ]
+    if head and rows:
+        lines.insert(
+            0, "".join(f"<th{kind}>{name}" for kind, name in zip(kinds, head, strict=True))
+        )
+    return f"<table>{''.join(f'<tr>{line}' for line in lines)}</table>"
+
+
+def _is_numeric(column: Iterable[str]) -> bool:
+    return all(cell[:1].isdigit() or cell == "-" for cell in column)
 
 
 def _bars(bars: Sequence[tuple[str, float]], *, is_paired: bool = False) -> str:
@@ -135,16 +186,17 @@ def _bars(bars: Sequence[tuple[str, float]], *, is_paired: bool = False) -> str:
     most = max(value for _, value in bars) or 1
     lines = []
     for at, (label, value) in enumerate(bars):
-        y = at * (_BAR_HEIGHT + _BAR_GAP)
-        width = (_WIDTH - _LABEL - 80) * value / most
         grey = " class=before" if is_paired and at % 2 else ""
         lines.append(
-            f"<text x=0 y={y + 12}>{escape(label)}</text>"
-            f'<rect{grey} x={_LABEL} y={y} width="{width:.1f}" height={_BAR_HEIGHT} />'
-            f'<text x="{_LABEL + width + 5:.1f}" y={y + 12}>{_number(value)}</text>'
+            f'<span>{escape(label)}</span><b{grey} style="width:{value / most:.1%}"></b>'
+            f"<span class=n>{_number(value)}</span>"
         )
-    height = len(bars) * (_BAR_HEIGHT + _BAR_GAP)
-    return f"<svg role=img width={_WIDTH} height={height}>{''.join(lines)}</svg>"
+    return f"<div class=bars>{''.join(lines)}</div>"
+
+
+def short(value: float) -> str:
+    """Up to four decimals, as many as say something."""
+    return f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def _number(value: float | None) -> str:

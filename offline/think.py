@@ -4,10 +4,12 @@ the shards of one plan; no two are ever at work on one shard.
 Done again after whatever stopped it, it goes on behind the last micro-batch on the disk.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from models.think import UserHistory
 from offline.lease import Lease
@@ -17,6 +19,7 @@ from offline.progress import Stopwatch
 from offline.segment import Batch, Segment, count_batches
 from offline.shards import ShardRow, part_file, read_outcome, write_part
 from offline.thinking import Outcome, Think, think_about
+from offline.timings import Timing, note_timing
 
 LoadedThink = Callable[[], Think]  # loads the model at the first call that needs it
 Report = Callable[[Outcome, bool], None]
@@ -106,11 +109,12 @@ def _think_shard(job: ThinkJob, shard: int, lease: Lease, total: Outcome) -> Non
     ) as segment:
         for done in segment.batches:
             _count(job, total, done.outcome, is_earlier=True)
-        for batch in batches[len(segment.batches) :]:
-            found = _think_batch(job, batch)
+        for number in range(len(segment.batches), len(batches)):
+            found = _think_batch(job, shard, number, batches[number])
             with job.watch("write"):
-                segment.append(found)
-            _count(job, total, found.outcome, is_earlier=False)
+                segment.append(found.batch)
+                note_timing(job.folder, found.timing)
+            _count(job, total, found.batch.outcome, is_earlier=False)
             total.check_hope()
         with job.watch("write"):
             shard_outcome = Outcome()
@@ -120,18 +124,26 @@ def _think_shard(job: ThinkJob, shard: int, lease: Lease, total: Outcome) -> Non
             write_part(file, rows, shard_outcome, guard=lease.check)
 
 
-def _think_batch(job: ThinkJob, users: Sequence[PlannedUser]) -> Batch:
+class _Thought(NamedTuple):
+    batch: Batch
+    timing: Timing
+
+
+def _think_batch(job: ThinkJob, shard: int, number: int, users: Sequence[PlannedUser]) -> _Thought:
     think = job.think()
     outcome = Outcome()
+    started_s = time.monotonic()
     with job.watch("think"):
         found = think_about(list(map(_to_history, users)), think, outcome)
+    seconds = round(time.monotonic() - started_s, 4)
     digests = {user.user_id: user.digest for user in users}
     rows = tuple(
         ShardRow(job.plan.created_at, thoughts, digests[thoughts.user_id])
         for thoughts in found
         if thoughts.prefixes
     )
-    return Batch(rows, outcome)
+    timing = Timing(seconds, shard, number, outcome.num_users, outcome.tokens)
+    return _Thought(Batch(rows, outcome), timing)
 
 
 def _count(job: ThinkJob, total: Outcome, outcome: Outcome, *, is_earlier: bool) -> None:

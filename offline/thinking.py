@@ -6,6 +6,7 @@ Knows nothing of stores, files or clocks.
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -38,9 +39,21 @@ Think = Callable[[Sequence[UserHistory]], list[UserThoughts]]
 class ThinksAhead(Protocol):
     """A `Think` whose micro-batches are under way before they are asked for, in that order."""
 
+    def __call__(self, users: Sequence[UserHistory]) -> list[UserThoughts]: ...
+
     def expect(self, batches: Sequence[Sequence[UserHistory]]) -> None: ...
 
     def close(self) -> None: ...
+
+
+@contextmanager
+def in_use(think: Think) -> Iterator[Think]:
+    """For as long as the block lasts; what it has at work elsewhere ends with it."""
+    try:
+        yield think
+    finally:
+        if isinstance(think, ThinksAhead):
+            think.close()
 
 
 @dataclass

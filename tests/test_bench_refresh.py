@@ -1,5 +1,7 @@
 """What `bench refresh` measures: that both ways do the same work, and that tokens are counted."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from rich.progress import Progress
@@ -7,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from bench.plain import PlainGenerate
 from bench.refresh import measure, row_of, sample_batches
-from bench.thinkers import Meter, Ours, Plain, Thinker
+from bench.thinkers import Meter, Ours, Plain, Thinker, load_worker, read_notes
 from models.reasoner import TransformersReasoner
 from models.release import Release
 from models.think import UserHistory
@@ -65,6 +67,19 @@ def test_ours_computes_what_is_needed_and_the_plain_way_more(release: Release) -
     row = row_of("transformers", own, plain=1.0)
     assert row["users_per_s"] == row["ratio_to_plain"]
     assert all(row[f"seconds_{phase}"] for phase in ("encode", "think", "beam", "write"))
+
+
+def test_a_worker_notes_what_each_micro_batch_cost(release: Release, tmp_path: Path) -> None:
+    """One that is done twice, as after the death of a node, counts once."""
+    think = load_worker(release.directory, 3, 4, tmp_path)
+    batches = sample_batches(users(release, 40), size=4, count=3, seed=0)
+    found = [think(batch) for batch in (batches[0], *batches)]
+    assert found[0] == found[1]
+    cost = read_notes(tmp_path)
+    thoughts = [each for batch in found[1:] for each in batch]
+    assert (cost.users, cost.sampled) == (12, sum(each.tokens for each in thoughts))
+    assert cost.needed - 36 <= cost.computed <= cost.needed
+    assert all(cost.seconds.values())
 
 
 def test_batches_are_drawn_from_short_to_long(release: Release) -> None:

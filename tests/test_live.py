@@ -17,7 +17,9 @@ import redis
 from models.errors import GatesFailed, InvalidInput, ManifestConflict, StoreFull
 from models.layout import record_key
 from models.store import RedisStore
+from offline.erased import living_rows
 from offline.live import Launch, go_live
+from offline.load import user_row
 from tests.night_world import START_MS, NightWorld, names
 from tests.service_harness import RedisServer
 
@@ -157,6 +159,27 @@ def test_a_full_store_stops_the_load_before_the_flip(
         finally:
             client.config_set("maxmemory", 0)
     assert (world.live(), world.answered_from(USERS[0])) == ([1], 1)
+
+
+def test_a_store_that_refuses_to_write_ends_a_load_with_75_until_there_is_room(
+    world: NightWorld, server: RedisServer
+) -> None:
+    """Fewer users than it takes to see it coming: the server itself says no."""
+    world.launch(world.think(1, USERS))
+    generation = world.think(2, names(900))
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 100_000)
+        try:
+            done = world.command("load")
+            row = user_row(next(living_rows(generation.folder)), generation.number, 0)
+            with pytest.raises(StoreFull, match="maxmemory"):
+                world.ask(lambda store: store.write_layer(generation.number, [row] * 900, 60))
+        finally:
+            client.config_set("maxmemory", 0)
+    said = done.stderr.splitlines()[-1]
+    assert (done.returncode, world.live()) == (75, [1])
+    assert "what was live stays live: make room; go on with: python -m offline load" in said
+    assert world.said("load")["loaded"] == 900
 
 
 def test_a_record_that_reads_differently_is_noticed(world: NightWorld, server: RedisServer) -> None:

@@ -17,7 +17,15 @@ import torch
 from rich.console import Console
 
 from models.embedded import attach
-from models.errors import GatesFailed, InvalidInput, InvalidRelease, LeaseTaken, ReleaseMismatch
+from models.errors import (
+    GatesFailed,
+    InvalidInput,
+    InvalidRelease,
+    LeaseTaken,
+    ReleaseMismatch,
+    StoreFull,
+    StoreUnavailable,
+)
 from models.release import Release
 from models.think import UserHistory, UserThoughts
 from offline.cli import main
@@ -323,6 +331,8 @@ def test_a_user_lost_doubled_or_of_another_history_is_noticed(
         (MemoryError(), 75, "out of memory"),
         (OSError(28, "No space left on device", "/x/part"), 75, "/x/part: No space left"),
         (LeaseTaken("held"), 75, "held"),
+        (StoreFull("full"), 75, "full; what was live stays live: make room"),
+        (StoreUnavailable("away"), 75, "away"),
     ],
 )
 def test_what_can_go_on_ends_with_75(exc: Exception, code: int, text: str) -> None:
@@ -432,10 +442,14 @@ def test_the_stages_one_by_one_are_a_night(
     assert re.search(r"users/s .* left .* tokens/s, .*% of paths closed, cost 0\.\d\d", shown)
     code, out, _ = call(capsys, "validate", *here, "--generation", plan["generation"])
     assert (code, json.loads(out)["users"] > 20) == (0, True)
-    code, out, err = call(capsys, "refresh", *here, "--resume")
+    code, out, err = call(capsys, "refresh", *here, "--resume", "--price-per-hour", 3600)
     summary = json.loads(out)
     assert (code, summary["run"], summary["epoch"]) == (0, plan["run"], 1)
     assert summary["users_thought_now"] == 0
+    assert summary["cost"] == pytest.approx(summary["think_s"], abs=1e-3)  # of the other process
+    assert summary["users_per_s"] == pytest.approx(NUM_USERS / summary["think_s"], rel=0.01)
+    assert sum(batch["users"] for batch in summary["slowest_batches"]) == NUM_USERS
+    assert "hours of one process, cost" in err
     assert "gate legality       passed: 1, expected 1, no exception" in err
     assert f"{summary['shards']}/report.html" in err
     code, out, _ = call(capsys, "refresh", *here, "--paths", 8, "--width", 4)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import math
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -310,7 +311,8 @@ def test_a_whole_night_makes_a_base_and_says_what_it_did(world: World) -> None:
     assert json.loads((folder / "summary.json").read_text()) == summary
     success = json.loads((folder / "_SUCCESS.json").read_text())
     assert {name: summary[name] for name in success if name != "parts"}.items() <= success.items()
-    names = {"plan.json", "plan-00000.parquet", "part-00000.parquet", "report.html", "metrics.prom"}
+    names = {"plan.json", "plan-00000.parquet", "part-00000.parquet", "part-00000.times"}
+    names |= {"report.html", "metrics.prom"}
     assert {file.name for file in folder.iterdir()} == names | {"_SUCCESS.json", "summary.json"}
     assert not list(world.out_dir.glob("*.lease"))
 
@@ -693,6 +695,26 @@ def test_the_worker_thinks_about_whom_it_was_asked_for(
     assert served["users"] > 0
     code, out, _ = call(capsys, "status", "--json")
     assert json.loads(out)["generations"][0]["layer"] == "on demand"
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm", "ray"])
+def test_a_worker_without_a_reasoner_says_so_at_once(
+    engine: str,
+    release: Release,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It once hung: `toy/reasoner`, where there is no such folder, is a repository on the Hub to
+    transformers, which asked for it again and again."""
+    monkeypatch.chdir(tmp_path)
+    manifest = json.loads((release.directory / "manifest.json").read_text())
+    shutil.copytree(release.directory, "toy", ignore=shutil.ignore_patterns("reasoner"))
+    files = {name: at for name, at in manifest["files"].items() if "reasoner" not in name}
+    Path("toy/manifest.json").write_text(json.dumps({**manifest, "files": files}))
+    code, out, err = call(capsys, "worker", "--release", "toy", "--engine", engine)
+    assert (code, out) == (78, "")
+    assert err == "offline: toy/reasoner: no config.json, expected a reasoner\n"
 
 
 @pytest.mark.parametrize(

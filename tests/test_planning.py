@@ -4,6 +4,7 @@ cost."""
 import asyncio
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.console import Console
 from models.errors import InvalidInput
 from models.layout import record_key, thoughts_key
 from models.release import Release
-from models.think import UserHistory
+from models.think import UserHistory, UserThoughts
 from offline.due import DueUser, cut, in_order
 from offline.erased import bury
 from offline.estimate import SAMPLE_USERS, estimate
@@ -380,6 +381,31 @@ def test_a_dry_run_knows_the_bytes_in_redis(world: NightWorld) -> None:
     num_bytes = sum(126 + len(world.store.values[key]) for key in keys)
     assert found["redis_bytes"] == pytest.approx(num_bytes, rel=0.001)
     assert found["money"] is None
+
+
+class Elsewhere:
+    """Thinks on other machines, which have to be given back."""
+
+    def __init__(self, think: Think) -> None:
+        self.is_closed = False
+        self._think = think
+
+    def expect(self, batches: Sequence[Sequence[UserHistory]]) -> None:
+        raise AssertionError("a sample is thought about at once")
+
+    def __call__(self, users: Sequence[UserHistory]) -> list[UserThoughts]:
+        assert not self.is_closed
+        return self._think(users)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_dry_run_gives_the_engine_back(world: NightWorld) -> None:
+    settings = world.settings()
+    engine = Elsewhere(world.load(world.release, settings))
+    assert estimate(settings, agenda_of(world), lambda: engine)["sample_users"] == NUM_USERS
+    assert engine.is_closed
 
 
 def test_a_dry_run_with_nobody_due_loads_no_reasoner(world: NightWorld) -> None:

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from models.embedded import attach
 from models.release import Release
 from models.think import UserHistory
+from offline.cli import main
 from offline.engines import EngineSettings, RayThink, load_engine
 from offline.settings import RefreshSettings
 from offline.thinking import Think, micro_batches
+from tests.test_offline import write_data
 from tests.toy import toy_histories, toy_release
 
 pytestmark = [
@@ -80,6 +83,21 @@ def test_a_micro_batch_that_fails_is_said_and_the_others_go_on(
     assert [thoughts is None for thoughts in found] == [
         any(user.user_id == "u7" for user in batch) for batch in batches
     ]
+
+
+@pytest.mark.parametrize("command", ["refresh --dry-run", "worker --once"])
+def test_a_command_on_ray_ends_what_it_started(
+    command: str, release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.delenv("THINKAHEAD_REDIS_URL", raising=False)
+    monkeypatch.setenv("THINKAHEAD_STATE_DIR", str(tmp_path / "state"))
+    write_data(tmp_path / "data", release.catalog)
+    words = ["--release", str(release.directory), "--engine", "ray", "--paths", "2", "--width", "4"]
+    with attach(tmp_path / "state"):
+        assert main(["import", "--data", str(tmp_path / "data")]) == 0
+        assert main([*command.split(), *words]) == 0
+    assert not ray.is_initialized()
 
 
 def load_fussy(release_dir: Path, settings: RefreshSettings) -> Think:
