@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.toy import toy_release
@@ -12,6 +13,7 @@ from tests.toy import toy_release
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.timeout(900)  # fifty processes are started, and other work may have the cores
 def test_a_night_killed_fifty_times_equals_one_that_was_not(tmp_path: Path) -> None:
     """Byte for byte, in every file but those with times, and in the store: with the transformers
     engine, a poison user, users carried from the night before, and segments torn in a write."""
