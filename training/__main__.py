@@ -14,7 +14,8 @@ from models.errors import ThinkAheadError
 from training.baseline import baseline_stage
 from training.recipe import load_recipe
 from training.renew import renew
-from training.stages import STAGES, Run, publish_stage, run_stage
+from training.run import Run
+from training.stages import STAGES, publish_stage, run_stage
 
 _NANO = Path(__file__).parent / "runs" / "nano.toml"
 _BAD_INPUT = 78
@@ -50,8 +51,9 @@ def _run_side_by_side(options: argparse.Namespace, stages: list[str]) -> None:
     """One process and one thread a stage: on two cores faster than two threads a stage in turn."""
     command = [sys.executable, "-m", "training"]
     shared = ["--data", options.data, "--work", options.work, "--config", options.config]
+    plain = os.environ | {"TERM": "dumb"}  # two progress bars would overwrite each other
     children = {
-        stage: subprocess.Popen([*command, stage, *shared, "--seed", str(options.seed)])
+        stage: subprocess.Popen([*command, stage, *shared, "--seed", str(options.seed)], env=plain)
         for stage in stages
     }
     try:
