@@ -210,7 +210,7 @@ def test_integration_moves_every_weight_and_lowers_the_loss(learner: Learner, ta
     first = pack_rows(list(tasks.preferences())[:8], length=640, batch_tokens=5120)[0]
     with torch.no_grad():
         untrained = language_loss(learner.model, first).item()
-    recipe = IntegrateRecipe(tokens=30_000, learning_rate=5e-3, pack_tokens=640, batch_tokens=2560)
+    recipe = IntegrateRecipe(tokens=30_000, learning_rate=3e-2, pack_tokens=640, batch_tokens=2560)
     made = integrate(learner, tasks, recipe, Mixture())
     assert set(moved(learner, before)) == set(before)
     assert language_loss(learner.model, first).item() < untrained - 0.3

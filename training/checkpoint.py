@@ -19,12 +19,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """Steps done, tokens read, seconds spent in all, and the losses of the last steps."""
+    """Steps done, tokens read, seconds spent in all, the losses of the last steps, and what else
+    was measured at every step, by name."""
 
     step: int = 0
     num_tokens: int = 0
     seconds: float = 0.0
     recent: list[float] = field(default_factory=list)
+    series: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, value: float) -> None:
+        self.series.setdefault(name, []).append(round(value, 6))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from training.align import align, integrate, language_recipe, warm_up
 from training.bootstrap import bootstrap, load_rationales, questions
 from training.checkpoint import Checkpoint
 from training.data import sample_users
+from training.enhance import enhance
 from training.general import general_texts
 from training.learner import Learner, load_learner, new_learner, plain_model
 from training.nano import build_tokenizer, new_reasoner
@@ -212,10 +213,25 @@ def _activate(material: Material, learner: Learner) -> dict[str, Any]:
     return {**made, "validation": material.probe(material.reasoner(learner))}
 
 
+def _enhance(material: Material, learner: Learner) -> dict[str, Any]:
+    recipe = material.run.recipe
+    made = enhance(
+        learner,
+        material.catalog,
+        material.histories,
+        recipe.enhance,
+        recipe.thoughts.max_tokens,
+        material.checkpoint("enhance"),
+        seed=recipe.seed,
+    )
+    return {**made, "validation": material.probe(material.reasoner(learner))}
+
+
 REASONER_STAGES: dict[str, Callable[[Material, Learner], dict[str, Any]]] = {
     "align": _align,
     "warmup": _warm_up,
     "integrate": _integrate,
     "bootstrap": _bootstrap,
     "activate": _activate,
+    "enhance": _enhance,
 }

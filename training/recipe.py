@@ -13,6 +13,7 @@ from models.errors import InvalidSettings
 from training.activate import ActivateRecipe
 from training.align import AlignRecipe, IntegrateRecipe, WarmupRecipe
 from training.bootstrap import BootstrapRecipe
+from training.enhance import EnhanceRecipe
 from training.learner import ReasonerRecipe
 from training.mixture import Mixture
 from training.nano import NanoConfig
@@ -58,6 +59,7 @@ class Recipe:
     bootstrap: BootstrapRecipe = field(default_factory=BootstrapRecipe)
     thoughts: ThoughtRecipe = field(default_factory=ThoughtRecipe)
     activate: ActivateRecipe = field(default_factory=ActivateRecipe)
+    enhance: EnhanceRecipe = field(default_factory=EnhanceRecipe)
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:

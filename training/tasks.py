@@ -149,10 +149,11 @@ def batch_rows(rows: Sequence[Row], max_tokens: int, rng: np.random.Generator) -
         if groups[-1] and (len(groups[-1]) + 1) * len(row.ids) > max_tokens:
             groups.append([])
         groups[-1].append(row)
-    return [_pad(groups[at]) for at in rng.permutation(len(groups)).tolist() if groups[at]]
+    return [pad_rows(groups[at]) for at in rng.permutation(len(groups)).tolist() if groups[at]]
 
 
-def _pad(rows: Sequence[Row]) -> TokenBatch:
+def pad_rows(rows: Sequence[Row]) -> TokenBatch:
+    """One batch of rows, as wide as the longest."""
     width = max(len(row.ids) for row in rows)
     ids_RS = torch.zeros(len(rows), width, dtype=torch.int64)
     labels_RS = torch.full((len(rows), width), -100)
