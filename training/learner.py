@@ -104,7 +104,8 @@ def load_learner(recipe: ReasonerRecipe, directory: Path, space: SidSpace) -> Le
 
 
 def is_adapted(model: Any) -> bool:
-    return hasattr(model, "peft_config")
+    """Whether it is peft's. Not by `peft_config`, which transformers' model inside has as well."""
+    return hasattr(model, "get_base_model")
 
 
 def plain_model(model: Any) -> Any:
