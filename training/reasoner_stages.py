@@ -73,11 +73,16 @@ class Material:
         return probe(reasoner, self.catalog, users, seed=recipe.seed)._asdict()
 
 
+def gather(run: Run) -> Material:
+    """Needs the quantized catalog in the work folder."""
+    catalog = run.catalog()
+    return Material(run, catalog, training_histories(catalog, run.split))
+
+
 def reasoner_stage(run: Run) -> dict[str, Any]:
     """All stages that the recipe lists, then `reasoner/`. Raises InvalidSettings for an unknown
     stage."""
-    catalog = run.catalog()
-    material = Material(run, catalog, training_histories(catalog, run.split))
+    material = gather(run)
     if run.is_short:
         return _short_way(material)
     stages = run.recipe.reasoner.stages
@@ -143,8 +148,12 @@ def _load(material: Material, stage: str | None) -> Learner:
     recipe, space = material.run.recipe, material.catalog.space
     if stage:
         return load_learner(recipe.reasoner, material.run.work / stage, space)
-    texts = [*_catalog_texts(material), *_task_texts(material)]
-    return new_learner(recipe.reasoner, recipe.nano, space, texts, seed=recipe.seed)
+    return new_learner(recipe.reasoner, recipe.nano, space, base_texts(material), seed=recipe.seed)
+
+
+def base_texts(material: Material) -> list[str]:
+    """What the tokenizer of a base from scratch is made of."""
+    return [*_catalog_texts(material), *_task_texts(material)]
 
 
 def _catalog_texts(material: Material) -> list[str]:

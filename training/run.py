@@ -17,7 +17,6 @@ from models.dataset import Dataset, load_dataset
 from models.sid import SidSpace
 from training.data import Split, data_digest, split_dataset
 from training.learner import ReasonerRecipe
-from training.quantize import embed_items
 from training.recipe import Recipe
 
 _TABLES = {
@@ -69,6 +68,9 @@ class Run:
         """The item-embedding space, (N, E), in the order of the data set; made once a recipe."""
         file = self.work / f"item_vectors_{self.key('quantize')}.safetensors"
         if not file.is_file():
+            # Here, since the reasoner's stages run without scikit-learn and sentence models.
+            from training.quantize import embed_items
+
             weight, seed = self.recipe.quantize.text_weight, self.recipe.seed
             vectors = embed_items(self.dataset.items, self.split, text_weight=weight, seed=seed)
             save_file({"vectors": torch.from_numpy(vectors)}, file)
