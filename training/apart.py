@@ -5,8 +5,8 @@
 
 `prepare` runs where the whole project is installed and leaves a work folder with the SIDs of a
 release and the item vectors. `run` needs torch, transformers, pyarrow, rich and, for LoRA, peft
-(and what `training.online` imports, for the recipe's sake: onnxruntime, pydantic). It checks itself,
-trains, checks what it made, and writes `results.json`. Stopped, it goes on.
+(and what `training.online` imports, for the recipe's sake: onnxruntime, pydantic). It checks
+itself, trains, checks what it made, and writes `results.json`. Stopped, it goes on.
 """
 
 import argparse

@@ -30,7 +30,7 @@ from training.general import general_texts
 from training.learner import Learner, load_learner, new_learner, plain_model
 from training.nano import build_tokenizer, new_reasoner
 from training.online import training_histories
-from training.probe import probe
+from training.probe import probe, wish_shift
 from training.run import Run
 from training.tasks import Tasks
 from training.thinkers import Thinker, category_text
@@ -70,7 +70,11 @@ class Material:
         """How it does on the validation users of every recipe with this seed."""
         recipe = self.run.recipe
         users = sample_users(self.run.split, _NUM_PROBED_USERS, recipe.seed)
-        return probe(reasoner, self.catalog, users, seed=recipe.seed)._asdict()
+        seen: dict[str, Any] = probe(reasoner, self.catalog, users, seed=recipe.seed)._asdict()
+        if recipe.thoughts.wish_share:
+            shift = wish_shift(reasoner, self.catalog, users, seed=recipe.seed)
+            seen["wish_shift"] = shift._asdict()
+        return seen
 
 
 def gather(run: Run) -> Material:
