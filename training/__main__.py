@@ -14,8 +14,7 @@ from models.errors import ThinkAheadError
 from training.baseline import baseline_stage
 from training.recipe import load_recipe
 from training.renew import renew
-from training.run import Run
-from training.stages import STAGES, publish_stage, run_stage
+from training.stages import STAGES, Run, publish_stage, run_stage
 
 _NANO = Path(__file__).parent / "runs" / "nano.toml"
 _BAD_INPUT = 78
