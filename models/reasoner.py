@@ -43,15 +43,26 @@ class Sampling:
 
 
 class TransformersReasoner:
-    """Implements `models.think.Reasoner`; the tokenizer must hold every itemic token."""
+    """Implements `models.think.Reasoner`; the tokenizer must hold every itemic token.
 
-    def __init__(self, model: Any, tokenizer: Any, space: SidSpace, sampling: Sampling) -> None:
+    closing: the token that ends a thought.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        space: SidSpace,
+        sampling: Sampling,
+        *,
+        closing: str = THINK_END,
+    ) -> None:
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION)
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.code_ids = code_ids(tokenizer, space)
-        self.think_end = token_id(tokenizer, THINK_END)
+        self.think_end = token_id(tokenizer, closing)
         self.item_begin = token_id(tokenizer, ITEM_BEGIN)
 
     @classmethod
@@ -169,7 +180,8 @@ class _Paths:
 
 
 class TransformersThoughts:
-    """Implements `models.think.ThoughtBatch`; `tokens` holds the closed paths as sampled."""
+    """Implements `models.think.ThoughtBatch`; `tokens` holds the closed paths as sampled, and
+    `sampled` all of them, `paths` a prompt."""
 
     def __init__(
         self,
@@ -181,6 +193,7 @@ class TransformersThoughts:
         self._reasoner = reasoner
         self._state = state
         self._size_U = state.trees.size_U
+        self.sampled = tokens
         closed = [path[-1] == reasoner.think_end for path in tokens]
         self._closed = torch.tensor(closed).nonzero().flatten().to(state.ends.tree_N.device)
         starts = range(0, len(tokens), paths)

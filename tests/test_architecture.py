@@ -86,7 +86,7 @@ def test_only_the_store_knows_redis_and_only_reports_know_rich() -> None:
         ("service", ()),
         ("offline", ("night",)),
         ("bench", ("night", "bench", "load")),
-        ("training", ("night", "train")),
+        ("training", ("night", "train", "lora")),
         ("tests", ("night", "train", "bench", "dev")),
     ],
 )

@@ -24,7 +24,7 @@ def test_think_prompt_is_golden() -> None:
 
 def test_think_completion_is_golden() -> None:
     rationale = prompts.Rationale(("Nails > Polish", "Hair"), "Nails > Art")
-    assert prompts.think_completion(SPACE, rationale, FIRST) == (
+    assert prompts.think_completion(SPACE, prompts.rationale_text(rationale), FIRST) == (
         "The user likes Nails > Polish; Hair. Next: Nails > Art.</think>"
         "<|item_begin|><item_a_1><item_b_2><item_c_3><|item_end|><|im_end|>"
     )

@@ -52,8 +52,9 @@ def _run_side_by_side(options: argparse.Namespace, stages: list[str]) -> None:
     """One process and one thread a stage: on two cores faster than two threads a stage in turn."""
     command = [sys.executable, "-m", "training"]
     shared = ["--data", options.data, "--work", options.work, "--config", options.config]
+    plain = os.environ | {"TERM": "dumb"}  # two progress bars would overwrite each other
     children = {
-        stage: subprocess.Popen([*command, stage, *shared, "--seed", str(options.seed)])
+        stage: subprocess.Popen([*command, stage, *shared, "--seed", str(options.seed)], env=plain)
         for stage in stages
     }
     try:

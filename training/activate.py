@@ -1,7 +1,7 @@
 """Reasoning Activation: learn to think from raw histories, then to name the item (Eq. 5).
 
-On public data the rationales are the category-based chains of A.1, made for every cut of a training
-history; item sequences stay in the mixture so that the recommender is not forgotten.
+What a thought says is the thinker's: on public data the paper takes the category-based chains of
+A.1. Item sequences may stay in the mixture so that the recommender is not forgotten.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from training.checkpoint import Checkpoint
 from training.language import LanguageRecipe, train_language
 from training.tasks import Row, Tasks, TokenBatch, batch_rows
+from training.thinkers import Thinker
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,25 @@ class ActivateRecipe:
     seed: int = 0
 
 
-def activate(model: Any, tasks: Tasks, recipe: ActivateRecipe) -> dict[str, float]:
-    """Train in place; returns loss, tokens and seconds."""
+def activate(
+    model: Any,
+    tasks: Tasks,
+    recipe: ActivateRecipe,
+    *,
+    thinker: Thinker | None = None,
+    schedule: LanguageRecipe | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, float]:
+    """Train in place; returns loss, tokens and seconds.
+
+    thinker: writes the thoughts; category chains without one. schedule: instead of the recipe's
+    learning rate.
+    """
     rng = np.random.default_rng(recipe.seed)
     batches: list[TokenBatch] = []
     for epoch in range(recipe.rationale_epochs):
-        rows: list[Row] = list(tasks.rationales())
+        rows: list[Row] = list(tasks.rationales(thinker))
         rows += tasks.sequences() if epoch < recipe.sequence_epochs else ()
         batches += batch_rows(rows, recipe.batch_tokens, rng)
-    return train_language(model, batches, LanguageRecipe(recipe.learning_rate), stage="activate")
+    schedule = schedule or LanguageRecipe(recipe.learning_rate)
+    return train_language(model, batches, schedule, stage="activate", checkpoint=checkpoint)

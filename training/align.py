@@ -1,7 +1,7 @@
-"""Itemic Alignment: captions, interleaved histories and item sequences in one next-token stage.
+"""Itemic Alignment: the paper's two substages over its four tasks, and a short way for `nano`.
 
-The warm-up of new token rows alone, and the paper's four-task mixture, belong to pretrained bases;
-the from-scratch reasoner has nothing to protect, so all its weights train from the first step.
+The from-scratch reasoner knows no language that a warm-up could protect: `align` gives it the
+words of its catalog, and is all the alignment that the short recipe has.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from training.checkpoint import Checkpoint
 from training.language import LanguageRecipe, train_language
+from training.learner import Learner, fresh_rows_only, is_adapted
+from training.mixture import Mixture, mix
+from training.packing import pack_rows
 from training.tasks import Row, Tasks, TokenBatch, batch_rows
 
 
@@ -25,8 +29,29 @@ class AlignRecipe:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class WarmupRecipe:
+    """Token Warm-up: `epochs` over the persona texts of all users, new token rows alone."""
+
+    epochs: int = 1
+    learning_rate: float = 5e-4
+    pack_tokens: int = 1024
+    batch_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class IntegrateRecipe:
+    """Multi-Task Integration: `tokens` in all, context included, shared out by a Mixture."""
+
+    tokens: int = 40_000_000
+    learning_rate: float = 3e-4
+    pack_tokens: int = 1024
+    batch_tokens: int = 8192
+
+
 def align(model: Any, tasks: Tasks, recipe: AlignRecipe) -> dict[str, float]:
-    """Train in place; returns loss, tokens and seconds."""
+    """The short way: captions, interleaved histories and item sequences. Trains in place; returns
+    loss, tokens and seconds."""
     rng = np.random.default_rng(recipe.seed)
     epochs = max(recipe.sequence_epochs, recipe.interleaved_epochs, recipe.caption_epochs)
     batches: list[TokenBatch] = []
@@ -37,3 +62,41 @@ def align(model: Any, tasks: Tasks, recipe: AlignRecipe) -> dict[str, float]:
         rows += tasks.captions() if epoch < recipe.caption_epochs else ()
         batches += batch_rows(rows, recipe.batch_tokens, rng)
     return train_language(model, batches, LanguageRecipe(recipe.learning_rate), stage="align")
+
+
+def warm_up(
+    learner: Learner, tasks: Tasks, recipe: WarmupRecipe, checkpoint: Checkpoint | None = None
+) -> dict[str, float]:
+    """First substage: the rows of the fresh tokens learn from persona texts, all else stands
+    still (4.1). Returns loss, tokens and seconds."""
+    rows = (row for _ in range(recipe.epochs) for row in tasks.personas())
+    batches = pack_rows(rows, length=recipe.pack_tokens, batch_tokens=recipe.batch_tokens)
+    schedule = LanguageRecipe(recipe.learning_rate, weight_decay=0.0)
+    with fresh_rows_only(learner):
+        return train_language(
+            learner.model, batches, schedule, stage="warmup", checkpoint=checkpoint
+        )
+
+
+def integrate(
+    learner: Learner,
+    tasks: Tasks,
+    recipe: IntegrateRecipe,
+    mixture: Mixture,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, float]:
+    """Second substage: all four tasks, every weight or LoRA's (A.3.1). Returns loss, tokens and
+    seconds."""
+    rows = mix(tasks, mixture, recipe.tokens)
+    batches = pack_rows(rows, length=recipe.pack_tokens, batch_tokens=recipe.batch_tokens)
+    schedule = language_recipe(learner, recipe.learning_rate)
+    return train_language(
+        learner.model, batches, schedule, stage="integrate", checkpoint=checkpoint
+    )
+
+
+def language_recipe(learner: Learner, learning_rate: float) -> LanguageRecipe:
+    """No weight decay beside LoRA, which trains some rows of a matrix and not the others."""
+    if is_adapted(learner.model):
+        return LanguageRecipe(learning_rate, weight_decay=0.0)
+    return LanguageRecipe(learning_rate)

@@ -3,7 +3,8 @@
 Knows tokens and weights; knows nothing of tasks, items or users.
 """
 
-import logging
+# R = rows, S = tokens, W = width, N = labelled tokens, V = vocabulary
+
 import math
 import time
 from collections.abc import Sequence
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.checkpoint import Checkpoint, Progress
+from training.learner import plain_model
+from training.progress import StageBar
 from training.tasks import TokenBatch
 
-logger = logging.getLogger(__name__)
-_LOG_EVERY = 50
+_NUM_RECENT = 50
+_SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
 
 @dataclass(frozen=True)
@@ -32,45 +36,91 @@ class LanguageRecipe:
 
 def language_loss(model: Any, batch: TokenBatch) -> Tensor:
     """Mean cross-entropy over the labelled tokens; no logits are computed for the others."""
-    hidden_RSW = model.base_model(input_ids=batch.ids_RS, use_cache=False).last_hidden_state
-    wanted_RS = batch.labels_RS[:, 1:] != -100
-    logits = model.get_output_embeddings()(hidden_RSW[:, :-1][wanted_RS])
-    return functional.cross_entropy(logits.float(), batch.labels_RS[:, 1:][wanted_RS])
+    logits_NV, wanted_N = labelled_logits(model, batch)
+    return functional.cross_entropy(logits_NV, wanted_N)
+
+
+def labelled_logits(model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """float32 logits (N, V) from which each labelled token is predicted, and that token (N,)."""
+    backbone = plain_model(model).base_model
+    ids_RS, labels_RS = (part.to(model.device, torch.int64) for part in batch[:2])
+    packed = {}
+    if batch.positions_RS is not None:
+        packed["position_ids"] = batch.positions_RS.to(model.device, torch.int64)
+    hidden_RSW = backbone(input_ids=ids_RS, use_cache=False, **packed).last_hidden_state
+    wanted_RS = labels_RS[:, 1:] != -100
+    logits_NV = model.get_output_embeddings()(hidden_RSW[:, :-1][wanted_RS])
+    return logits_NV.float(), labels_RS[:, 1:][wanted_RS]
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 arithmetic where the device has it; on CPU always, where oneDNN has a fallback."""
+    is_fit = device.type != "cuda" or torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_fit)
 
 
 def train_language(
-    model: Any, batches: Sequence[TokenBatch], recipe: LanguageRecipe, *, stage: str
+    model: Any,
+    batches: Sequence[TokenBatch],
+    recipe: LanguageRecipe,
+    *,
+    stage: str,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, float]:
-    """Train over `batches` once, in order; returns late mean loss, tokens and seconds."""
-    weights = [value for value in model.parameters() if value.requires_grad]
+    """Train over `batches` once, in order; returns late mean loss, tokens and seconds.
+
+    checkpoint: where the run is kept every two minutes, and goes on from. The same batches then
+    give the same weights as an uninterrupted run, as long as the model draws no noise.
+    """
+    weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(
-        weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.95)
+        weights.values(),
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        betas=(0.9, 0.95),
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _factor(step, len(batches), recipe)
-    )
-    started, num_tokens = time.monotonic(), 0
-    losses: list[float] = []
+    progress = (checkpoint and checkpoint.resume(weights, optimizer)) or Progress()
+    saved = time.monotonic()
     model.train()
-    for step, batch in enumerate(batches, start=1):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = language_loss(model, batch)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        num_tokens += batch.ids_RS.numel()
-        if step % _LOG_EVERY == 0 or step == len(batches):
-            _log(stage, step, len(batches), losses, num_tokens, started)
+    with StageBar(stage, len(batches), done=progress.step) as bar:
+        for batch in batches[progress.step :]:
+            started = time.monotonic()
+            _set_learning_rate(optimizer, recipe, progress.step, len(batches))
+            loss = _step(model, batch, weights, optimizer)
+            progress.recent = [*progress.recent[1 - _NUM_RECENT :], loss]
+            progress.step += 1
+            progress.num_tokens += batch.ids_RS.numel()
+            progress.seconds += time.monotonic() - started
+            late = sum(progress.recent) / len(progress.recent)
+            bar.step(progress.step, loss=late, num_tokens=batch.ids_RS.numel())
+            if checkpoint and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                checkpoint.save(weights, optimizer, progress)
+                saved = time.monotonic()
     model.eval()
-    recent = losses[-_LOG_EVERY:]
     return {
-        "loss": round(sum(recent) / max(len(recent), 1), 4),
-        "tokens": num_tokens,
-        "seconds": round(time.monotonic() - started, 1),
+        "loss": round(sum(progress.recent) / max(len(progress.recent), 1), 4),
+        "tokens": progress.num_tokens,
+        "seconds": round(progress.seconds, 1),
     }
+
+
+def _step(
+    model: Any, batch: TokenBatch, weights: dict[str, Any], optimizer: torch.optim.Optimizer
+) -> float:
+    with autocast(model.device):
+        loss = language_loss(model, batch)
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def _set_learning_rate(
+    optimizer: torch.optim.Optimizer, recipe: LanguageRecipe, step: int, total: int
+) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * _factor(step, total, recipe)
 
 
 def _factor(step: int, total: int, recipe: LanguageRecipe) -> float:
@@ -78,15 +128,3 @@ def _factor(step: int, total: int, recipe: LanguageRecipe) -> float:
         return (step + 1) / recipe.warmup_steps
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(total, 1))))
     return recipe.final_fraction + (1 - recipe.final_fraction) * cosine
-
-
-def _log(
-    stage: str, step: int, total: int, losses: Sequence[float], num_tokens: int, started: float
-) -> None:
-    elapsed = time.monotonic() - started
-    recent = losses[-_LOG_EVERY:]
-    logger.info(
-        "%s step %d/%d loss %.3f  %.0f tokens/s  %.0f s, %.0f s to go",
-        stage, step, total, sum(recent) / len(recent),
-        num_tokens / elapsed, elapsed, elapsed / step * (total - step),
-    )  # fmt: skip

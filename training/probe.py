@@ -1,12 +1,14 @@
 """What a reasoner does on validation users: does it close its thoughts, name the user's interests,
 and find the prefix of what came next more often than popularity does?"""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from models import prompts
 from models.catalog import Catalog, popular_prefixes
 from models.reasoner import TransformersReasoner
+from models.sid import Prefix
 from models.think import UserHistory, UserThoughts, think_users, user_seed
 from training.data import UserSplit
 
@@ -22,6 +24,13 @@ class Probe(NamedTuple):
     prefix_recall: float
     popular_prefix_recall: float
     sample: str
+
+
+class WishShift(NamedTuple):
+    """Share of C_u's prefixes that stand for the wished topic: as users are, and as they wish."""
+
+    unasked: float
+    asked: float
 
 
 def probe(
@@ -66,3 +75,40 @@ def probe(
         popular_prefix_recall=round(popular_hits / num, 4),
         sample=texts[len(texts) // 2][1] if texts else "",
     )
+
+
+def wish_shift(
+    reasoner: TransformersReasoner, catalog: Catalog, users: Sequence[UserSplit], *, seed: int
+) -> WishShift:
+    """Each user wishes for the topic of the validation target, in words (Fig. 3)."""
+    topic_of = _prefix_topics(catalog)
+    shares: dict[bool, list[float]] = {False: [], True: []}
+    for start in range(0, len(users), _BATCH):
+        chunk = users[start : start + _BATCH]
+        seeds = [user_seed(seed, user.user_id) for user in chunk]
+        targets = [catalog.row(user.valid or "") or 0 for user in chunk]
+        for is_asked, found in shares.items():
+            asking = [
+                UserHistory(
+                    user.user_id,
+                    tuple(catalog.row(item) or 0 for item in user.train),
+                    prompts.wish(catalog, target, is_exact=False) if is_asked else None,
+                )
+                for user, target in zip(chunk, targets, strict=True)
+            ]
+            thoughts = think_users(
+                reasoner, catalog, asking, paths=_PATHS, width=_WIDTH, seeds=seeds
+            )
+            for thought, target in zip(thoughts, targets, strict=True):
+                named = [topic_of[prefix.codes] for prefix in thought.prefixes]
+                hits = named.count(prompts.topic(catalog, target))
+                found.append(hits / max(len(named), 1))
+    return WishShift(*(round(sum(of) / max(len(of), 1), 4) for of in shares.values()))
+
+
+def _prefix_topics(catalog: Catalog) -> dict[Prefix, str]:
+    """The most frequent topic of the items below each prefix."""
+    counts: dict[Prefix, Counter[str]] = {}
+    for row, codes in enumerate(catalog.sids[:, : catalog.space.prefix_depth].tolist()):
+        counts.setdefault(tuple(codes), Counter())[prompts.topic(catalog, row)] += 1
+    return {codes: count.most_common(1)[0][0] for codes, count in counts.items()}

@@ -11,9 +11,14 @@ from typing import Any
 
 from models.errors import InvalidSettings
 from training.activate import ActivateRecipe
-from training.align import AlignRecipe
+from training.align import AlignRecipe, IntegrateRecipe, WarmupRecipe
+from training.bootstrap import BootstrapRecipe
+from training.enhance import EnhanceRecipe
+from training.learner import ReasonerRecipe
+from training.mixture import Mixture
 from training.nano import NanoConfig
 from training.online import OnlineRecipe
+from training.thinkers import ThoughtRecipe
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,15 @@ class Recipe:
     recommender: ShapeRecipe = field(default_factory=ShapeRecipe)
     online: OnlineRecipe = field(default_factory=OnlineRecipe)
     nano: NanoConfig = field(default_factory=NanoConfig)
+    reasoner: ReasonerRecipe = field(default_factory=ReasonerRecipe)
     align: AlignRecipe = field(default_factory=AlignRecipe)
+    warmup: WarmupRecipe = field(default_factory=WarmupRecipe)
+    integrate: IntegrateRecipe = field(default_factory=IntegrateRecipe)
+    mixture: Mixture = field(default_factory=Mixture)
+    bootstrap: BootstrapRecipe = field(default_factory=BootstrapRecipe)
+    thoughts: ThoughtRecipe = field(default_factory=ThoughtRecipe)
     activate: ActivateRecipe = field(default_factory=ActivateRecipe)
+    enhance: EnhanceRecipe = field(default_factory=EnhanceRecipe)
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:

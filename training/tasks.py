@@ -14,21 +14,32 @@ from torch import Tensor
 
 from models import prompts
 from models.catalog import Catalog
+from models.sid import Sid
 from models.think import MAX_HISTORY, render_history
+from training.encoder import Encoder
+from training.general import general_texts
+from training.thinkers import Thinker, ThoughtRecipe
+
+_PERSONA_ITEMS = 16  # some 500 tokens of nano's
 
 
 class Row(NamedTuple):
-    """Token ids, and how many at the front are context without loss."""
+    """Token ids, how many at the front are context without loss, and whose history it tells."""
 
     ids: list[int]
     num_context: int
+    history: int | None = None
 
 
 class TokenBatch(NamedTuple):
-    """ids (R, S), labels (R, S) with -100 where there is no loss."""
+    """ids (R, S), labels (R, S) with -100 where there is no loss.
+
+    positions_RS: counted anew in each row of a packed sequence; None for one row a sequence.
+    """
 
     ids_RS: Tensor
     labels_RS: Tensor
+    positions_RS: Tensor | None = None
 
 
 class Tasks:
@@ -39,57 +50,95 @@ class Tasks:
     ) -> None:
         self._catalog = catalog
         self._histories = [list(history) for history in histories]
-        self._tokenizer = tokenizer
+        self._encoder = Encoder(tokenizer)
         self._rng = np.random.default_rng(seed)
 
     def sequences(self) -> Iterator[Row]:
-        """Sequential Preference Modeling: one window a user, every item a target."""
-        for window in self._windows():
-            sids = [tuple(sid) for sid in self._catalog.sids[window].tolist()]
-            yield self._row("", prompts.sequence_text(self._catalog.space, sids))
+        """Items alone: one window a user, every item a target of those before it."""
+        for at, window in self._windows():
+            yield self._row("", prompts.sequence_text(self._catalog.space, self._sids(window)), at)
 
     def captions(self) -> Iterator[Row]:
-        """Itemic Dense Captioning: every item of the catalog once."""
+        """Every item of the catalog once, in few words around its caption."""
         for row in self._rng.permutation(len(self._catalog)).tolist():
             yield self._row(*prompts.caption_example(self._catalog.space, self._catalog, row))
 
     def interleaved(self) -> Iterator[Row]:
-        """Interleaved User Persona Grounding: one window a user, every SID beside its topic."""
-        for window in self._windows():
-            yield self._row(
-                "", prompts.interleaved_text(self._catalog.space, self._catalog, window)
-            )
+        """One window a user, every SID beside its topic."""
+        for at, window in self._windows():
+            text = prompts.interleaved_text(self._catalog.space, self._catalog, window)
+            yield self._row("", text, at)
 
-    def rationales(self) -> Iterator[Row]:
-        """Reasoning from raw histories: a random cut of each user, thought and target under one
-        loss with equal weights (Eq. 5)."""
-        for history in self._shuffled():
+    def personas(self) -> Iterator[Row]:
+        """Interleaved User Persona Grounding (A.3.1): each history whole, in windows one after the
+        other."""
+        for at in self._order():
+            history = self._histories[at]
+            for start in range(0, len(history), _PERSONA_ITEMS):
+                window = history[start : start + _PERSONA_ITEMS]
+                yield self._row("", prompts.persona_text(self._catalog, window), at)
+
+    def preferences(self) -> Iterator[Row]:
+        """Sequential Preference Modeling (A.3.1): every position of every history a target once,
+        after the window of at most `MAX_HISTORY` items before it."""
+        cuts = [(at, cut) for at, rows in enumerate(self._histories) for cut in range(1, len(rows))]
+        for index in self._rng.permutation(len(cuts)).tolist():
+            at, cut = cuts[index]
+            before = self._histories[at][max(0, cut - MAX_HISTORY) : cut]
+            *history, target = self._sids([*before, self._histories[at][cut]])
+            example = prompts.preference_example(self._catalog.space, history, target)
+            yield self._row(*example, at)
+
+    def descriptions(self) -> Iterator[Row]:
+        """Itemic Dense Captioning (A.3.1): every item of the catalog once."""
+        for row in self._rng.permutation(len(self._catalog)).tolist():
+            yield self._row(*prompts.description_example(self._catalog.space, self._catalog, row))
+
+    def general(self) -> Iterator[Row]:
+        """General Language Modeling (A.3.1): the general corpus once."""
+        texts = list(general_texts())
+        for at in self._rng.permutation(len(texts)).tolist():
+            yield self._row("", texts[at])
+
+    def rationales(self, thinker: Thinker | None = None) -> Iterator[Row]:
+        """Reasoning from raw histories: one cut of each user, thought and target under one loss
+        with equal weights (Eq. 5).
+
+        The cut is drawn anew each time, except where the thinker knows one by heart.
+        """
+        thinker = thinker or Thinker(ThoughtRecipe())
+        for at in self._order():
+            history = self._histories[at]
             if len(history) < 2:
                 continue
-            cut = int(self._rng.integers(1, len(history)))
-            target = history[cut]
+            cut = thinker.cut(at) or int(self._rng.integers(1, len(history)))
             before = history[max(0, cut - MAX_HISTORY) : cut]
-            rationale = prompts.category_rationale(self._catalog, before, target)
-            sid = tuple(self._catalog.sids[target].tolist())
+            thought = thinker.think(self._catalog, before, history[cut], at)
+            (sid,) = self._sids([history[cut]])
             yield self._row(
-                render_history(self._catalog, before),
-                prompts.think_completion(self._catalog.space, rationale, sid),
+                render_history(self._catalog, before, thought.instruction),
+                prompts.think_completion(self._catalog.space, thought.text, sid),
+                at,
             )
 
-    def _row(self, prompt: str, completion: str) -> Row:
-        context = self._tokenizer.encode(prompt, add_special_tokens=False)
-        answer = self._tokenizer.encode(completion, add_special_tokens=False)
-        return Row(context + answer, len(context))
+    def _row(self, prompt: str, completion: str, history: int | None = None) -> Row:
+        context = self._encoder.encode(prompt)
+        return Row(context + self._encoder.encode(completion), len(context), history)
 
-    def _shuffled(self) -> Iterator[list[int]]:
-        for at in self._rng.permutation(len(self._histories)).tolist():
-            yield self._histories[at]
+    def _sids(self, rows: Sequence[int]) -> list[Sid]:
+        return [tuple(sid) for sid in self._catalog.sids[list(rows)].tolist()]
 
-    def _windows(self) -> Iterator[list[int]]:
+    def _order(self) -> list[int]:
+        """All histories in random order."""
+        order: list[int] = self._rng.permutation(len(self._histories)).tolist()
+        return order
+
+    def _windows(self) -> Iterator[tuple[int, list[int]]]:
         """At most `MAX_HISTORY` consecutive items of every user."""
-        for history in self._shuffled():
+        for at in self._order():
+            history = self._histories[at]
             start = int(self._rng.integers(max(1, len(history) - MAX_HISTORY + 1)))
-            yield history[start : start + MAX_HISTORY]
+            yield at, history[start : start + MAX_HISTORY]
 
 
 def batch_rows(rows: Sequence[Row], max_tokens: int, rng: np.random.Generator) -> list[TokenBatch]:
@@ -100,16 +149,22 @@ def batch_rows(rows: Sequence[Row], max_tokens: int, rng: np.random.Generator) -
         if groups[-1] and (len(groups[-1]) + 1) * len(row.ids) > max_tokens:
             groups.append([])
         groups[-1].append(row)
-    return [_pad(groups[at]) for at in rng.permutation(len(groups)).tolist() if groups[at]]
+    return [pad_rows(groups[at]) for at in rng.permutation(len(groups)).tolist() if groups[at]]
 
 
-def _pad(rows: Sequence[Row]) -> TokenBatch:
+def pad_rows(rows: Sequence[Row]) -> TokenBatch:
+    """One batch of rows, as wide as the longest."""
     width = max(len(row.ids) for row in rows)
     ids_RS = torch.zeros(len(rows), width, dtype=torch.int64)
     labels_RS = torch.full((len(rows), width), -100)
-    for at, (ids, num_context) in enumerate(rows):
-        ids_RS[at, : len(ids)] = torch.tensor(ids)
-        # The first token of a row has nothing before it to be predicted from.
-        first = max(num_context, 1)
-        labels_RS[at, first : len(ids)] = ids_RS[at, first : len(ids)]
+    for at, row in enumerate(rows):
+        ids_RS[at, : len(row.ids)] = torch.tensor(row.ids)
+        labels_RS[at, : len(row.ids)] = torch.tensor(row_labels(row))
     return TokenBatch(ids_RS, labels_RS)
+
+
+def row_labels(row: Row) -> list[int]:
+    """-100 where there is no loss: the context, and the first token of a row, which has nothing
+    before it to be predicted from."""
+    first = max(row.num_context, 1)
+    return [-100] * min(first, len(row.ids)) + row.ids[first:]

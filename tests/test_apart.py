@@ -1,0 +1,83 @@
+"""The reasoner trained apart from the rest: prepared, checked before, trained, checked after."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from models.catalog import build_catalog
+from models.dataset import ItemText
+from models.errors import InvalidInput, InvalidRelease
+from models.sid import SidSpace
+from tests.toy_run import RECIPE, toy_run
+from training.apart import check_before, main, prepare, train
+from training.learner import ReasonerRecipe
+from training.run import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    recipe = replace(
+        RECIPE,
+        reasoner=ReasonerRecipe(stages=("align", "activate", "enhance")),
+        thoughts=replace(RECIPE.thoughts, template="three-stage", max_tokens=80),
+    )
+    return toy_run(tmp_path, recipe)
+
+
+@pytest.fixture
+def release(run: Run, tmp_path: Path) -> Path:
+    """Of a release only its catalog and SID space are read."""
+    directory = tmp_path / "release"
+    directory.mkdir()
+    catalog = run.catalog()
+    catalog.save(directory / "catalog.parquet")
+    spec = {"sizes": list(catalog.space.sizes), "prefix_depth": 2, "codebook": "toy"}
+    (directory / "manifest.json").write_text(json.dumps({"space": spec}))
+    (run.work / "quantize.json").unlink()
+    return directory
+
+
+def test_prepared_and_checked_it_trains_and_says_what_it_made(run: Run, release: Path) -> None:
+    with pytest.raises(InvalidInput, match="not prepared"):
+        check_before(run)
+    prepare(run, release)
+    check_before(run)
+    results = train(run)
+    assert results == json.loads((run.work / "results.json").read_text())
+    assert results["check"]["closed_paths"] > 0.3
+    assert results["check"]["prefixes"] > 1
+    assert results["recipe"]["enhance"]["reward"] == "rollout-beam"
+    again = train(run)
+    assert again["enhance"] == results["enhance"]
+
+
+def test_a_release_of_other_items_is_refused(run: Run, release: Path) -> None:
+    space = SidSpace((8, 8, 16), 2, "toy")
+    catalog = build_catalog(space, {"b": (0, 0, 0)}, {"b": ItemText(None, None, ())}, {})
+    catalog.save(release / "catalog.parquet")
+    with pytest.raises(InvalidInput, match="201 items differ"):
+        prepare(run, release)
+    (release / "manifest.json").write_text("{}")
+    with pytest.raises(InvalidRelease, match="no manifest with a SID space"):
+        prepare(run, release)
+
+
+def test_the_command_refuses_in_one_line(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("[reasoner]\nbase = 'nowhere'")
+    where = ["--data", str(run.data), "--work", str(tmp_path / "new"), "--config", str(config)]
+    assert main(["run", *where]) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("training.apart: ")
+    assert "not prepared" in line
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen3"])
+def test_a_script_and_its_recipe_name_each_other(name: str) -> None:
+    script = Path(f"training/runs/{name}.sh").read_text()
+    assert f"--config training/runs/{name}.toml" in script
+    assert f"sh training/runs/{name}.sh" in Path(f"training/runs/{name}.toml").read_text()

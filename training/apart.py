@@ -1,0 +1,168 @@
+"""The reasoner's stages apart from the rest, for a machine with a GPU and few packages.
+
+    python -m training.apart prepare --release releases/beauty --data ... --work ... --config ...
+    python -m training.apart run --data ... --work ... --config ...
+
+`prepare` runs where the whole project is installed and leaves a work folder with the SIDs of a
+release and the item vectors. `run` needs torch, transformers, pyarrow, rich and, for LoRA, peft
+(and what `training.online` imports, for the recipe's sake: onnxruntime, pydantic). It checks
+itself, trains, checks what it made, and writes `results.json`. Stopped, it goes on.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import logging as transformers_logging
+
+from models.catalog import Catalog, load_catalog
+from models.errors import InvalidInput, InvalidRelease, ThinkAheadError
+from models.reasoner import Sampling, TransformersReasoner
+from models.sid import SidSpace
+from models.think import UserHistory, think_users
+from training.enhance import EnhanceRecipe, roll_out
+from training.language import autocast, language_loss
+from training.learner import new_learner, plain_model
+from training.online import training_histories
+from training.packing import pack_rows
+from training.reasoner_stages import base_texts, gather, reasoner_stage
+from training.recipe import load_recipe
+from training.run import Run
+
+logger = logging.getLogger(__name__)
+_BAD_INPUT = 78
+_NUM_CHECKED = 8
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    transformers_logging.disable_progress_bar()
+    try:
+        run = Run(options.data, options.work, load_recipe(options.config, seed=options.seed))
+        if options.command == "prepare":
+            prepare(run, options.release)
+            return 0
+        check_before(run)
+        if not options.check_only:
+            print(json.dumps(train(run)))
+        return 0
+    except ThinkAheadError as exc:
+        print(f"training.apart: {exc}", file=sys.stderr)
+        return _BAD_INPUT
+
+
+def prepare(run: Run, release: Path) -> None:
+    """The catalog of `release` as if quantizing had made it, and the item vectors of the data.
+
+    Only the catalog is read, so the release may be of another format.
+    """
+    try:
+        spec = json.loads((release / "manifest.json").read_text())["space"]
+        space = SidSpace(tuple(spec["sizes"]), spec["prefix_depth"], spec["codebook"])
+    except (OSError, KeyError, ValueError) as exc:
+        raise InvalidRelease(f"{release}: no manifest with a SID space ({exc})") from exc
+    catalog = load_catalog(release / "catalog.parquet", space)
+    if unknown := sorted(set(run.dataset.items) ^ set(catalog.item_ids)):
+        raise InvalidInput(f"{release}: {len(unknown)} items differ from the data, {unknown[0]!r}")
+    run.work.mkdir(parents=True, exist_ok=True)
+    catalog.save(run.work / "catalog.parquet")
+    names = {"sizes": list(space.sizes), "prefix_depth": space.prefix_depth}
+    run.finish("quantize", {"space": {**names, "codebook": space.codebook}})
+    run.item_vectors()
+    logger.info("prepared %s: %d items of %s", run.work, len(catalog), release)
+
+
+def check_before(run: Run) -> None:
+    """In a minute, what would otherwise fail after hours: data, base, one step, one rollout.
+
+    Raises InvalidInput or InvalidRelease with what is missing.
+    """
+    if not run.is_done("quantize"):
+        raise InvalidInput(f"{run.work}: not prepared for this data and recipe, see `prepare`")
+    recipe, material = run.recipe, gather(run)
+    catalog = material.catalog
+    texts = base_texts(material)
+    learner = new_learner(recipe.reasoner, recipe.nano, catalog.space, texts, seed=recipe.seed)
+    rows = [row for row, _ in zip(material.tasks(learner).preferences(), range(16), strict=False)]
+    (batch, *_) = pack_rows(rows, length=recipe.integrate.pack_tokens, batch_tokens=1)
+    with autocast(learner.model.device):
+        loss = language_loss(learner.model, batch)
+    torch.autograd.backward(loss)
+    sampling = Sampling(max_tokens=4)
+    model = plain_model(learner.model)
+    reasoner = TransformersReasoner(model, learner.tokenizer, catalog.space, sampling)
+    small = EnhanceRecipe(group=2, beams=2)
+    asked = [rows for rows in material.histories if len(rows) > 1][:2]
+    roll_out(reasoner, catalog, asked, small, [0, 1])
+    if not bool(torch.isfinite(loss)):
+        raise InvalidInput(f"{run.work}: the loss of the first batch is {loss.item()}")
+    logger.info("checked: %s on %s, loss %.3f", recipe.reasoner.base, _device(), loss.item())
+
+
+def train(run: Run) -> dict[str, Any]:
+    """All stages, or those that are left; checks `work/reasoner` and writes `results.json`."""
+    started = time.monotonic()
+    if not run.is_done("reasoner"):
+        run.finish("reasoner", reasoner_stage(run))
+    results = {
+        **run.outcome("reasoner"),
+        "check": check_after(run, run.catalog()),
+        "device": _device(),
+        "torch": torch.__version__,
+        "hours_of_this_call": round((time.monotonic() - started) / 3600, 3),
+        "data_sha256": run.data_digest,
+        "recipe": run.recipe.to_json(),
+    }
+    (run.work / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def check_after(run: Run, catalog: Catalog) -> dict[str, float]:
+    """The exported model as the night loads it, on a few users. Raises InvalidRelease for a model
+    that closes none of its thoughts or leaves no prefix."""
+    sampling = Sampling(max_tokens=run.recipe.thoughts.max_tokens)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    directory = run.work / "reasoner"
+    reasoner = TransformersReasoner.load(directory, catalog.space, device=device, sampling=sampling)
+    rows = training_histories(catalog, run.split)[:_NUM_CHECKED]
+    users = [UserHistory(f"{at}", tuple(history)) for at, history in enumerate(rows)]
+    seeds = list(range(len(users)))
+    thoughts = think_users(reasoner, catalog, users, paths=2, width=4, seeds=seeds)
+    closed = np.mean([len(user.texts) / 2 for user in thoughts])
+    prefixes = np.mean([len(user.prefixes) for user in thoughts])
+    if not closed or not prefixes:
+        raise InvalidRelease(f"{directory}: closed {closed} of its thoughts, {prefixes} prefixes")
+    return {"closed_paths": round(float(closed), 4), "prefixes": round(float(prefixes), 2)}
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.apart", description=__doc__)
+    parser.add_argument("command", choices=["prepare", "run"])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
+    parser.add_argument("--work", type=Path, required=True, help="checkpoints and results")
+    parser.add_argument("--config", type=Path, required=True, help="recipe (TOML)")
+    parser.add_argument("--release", type=Path, help="whose SIDs to take, with `prepare`")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check-only", action="store_true", help="with `run`: train nothing")
+    options = parser.parse_args(arguments)
+    if options.command == "prepare" and options.release is None:
+        parser.error("prepare needs --release")
+    return options
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    sys.exit(main())

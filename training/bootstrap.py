@@ -1,0 +1,153 @@
+"""Bootstrapping with pruned contexts: the aligned model is asked why (Eq. 3 and 4).
+
+Knows catalogs, item vectors and reasoners; what a rationale must hold to is in `checks.py`.
+"""
+
+# N = items in catalog order, E = width of an item vector
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import prompts
+from models.catalog import Catalog
+from models.reasoner import Sampling, TransformersReasoner
+from training.checks import RationaleChecks
+from training.learner import Learner, plain_model
+from training.thinkers import Bootstrapped
+
+
+@dataclass(frozen=True)
+class BootstrapRecipe:
+    """users: how many histories are asked about. tries: rationales sampled a history, of which the
+    first sound one is kept."""
+
+    users: int = 22_363
+    top_k: int = 10
+    tries: int = 4
+    max_tokens: int = 128
+    temperature: float = 0.7
+    batch_users: int = 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """Why does the item at `cut` of a history follow? relevant, target: catalog rows."""
+
+    history: int
+    cut: int
+    relevant: tuple[int, ...]
+    target: int
+
+
+def most_relevant(
+    vectors_NE: NDArray[np.float32], history: Sequence[int], target: int, k: int
+) -> tuple[int, ...]:
+    """g of Eq. 3: the `k` items of a history with the largest cosine to the target, in the order
+    in which they were bought. Of equals the later one; an item without a vector is far from all."""
+    rows = np.array(history)
+    norms = np.linalg.norm(vectors_NE[rows], axis=1) * np.linalg.norm(vectors_NE[target])
+    cosine = np.divide(
+        vectors_NE[rows] @ vectors_NE[target], norms, out=np.full(len(rows), -1.0), where=norms > 0
+    )
+    best = np.lexsort((-np.arange(len(rows)), -cosine))[:k]
+    return tuple(rows[np.sort(best)].tolist())
+
+
+def questions(
+    histories: Sequence[Sequence[int]], vectors_NE: NDArray[np.float32], recipe: BootstrapRecipe
+) -> Iterator[Question]:
+    """One a history of at least two items: its last item is the target."""
+    for at, history in enumerate(histories[: recipe.users]):
+        if len(history) < 2:
+            continue
+        *before, target = history
+        relevant = most_relevant(vectors_NE, before, target, recipe.top_k)
+        yield Question(at, len(before), relevant, target)
+
+
+def bootstrap(
+    learner: Learner,
+    catalog: Catalog,
+    asked: Sequence[Question],
+    recipe: BootstrapRecipe,
+    file: Path,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Write the sound rationales to `file`, one JSON object a line; a run that was killed goes on
+    behind its last whole batch. Returns how many were asked, kept and dropped, and why."""
+    sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
+    reasoner = TransformersReasoner(
+        plain_model(learner.model),
+        learner.tokenizer,
+        catalog.space,
+        sampling,
+        closing=prompts.TURN_END,
+    )
+    checks = RationaleChecks(catalog)
+    told = _read(file)
+    with file.open("a") as out:
+        for start in range(len(told), len(asked), recipe.batch_users):
+            batch = asked[start : start + recipe.batch_users]
+            answers = _ask(reasoner, catalog, checks, batch, recipe.tries, seed)
+            out.write("".join(f"{json.dumps(answer)}\n" for answer in answers))
+            out.flush()
+            told += answers
+    faults = Counter(fault for answer in told for fault in answer["faults"])
+    return {
+        "asked": len(told),
+        "kept": sum(answer["text"] is not None for answer in told),
+        "rationales": sum(faults.values()) + sum(answer["text"] is not None for answer in told),
+        "dropped": dict(sorted(faults.items())),
+    }
+
+
+def load_rationales(file: Path) -> dict[int, Bootstrapped]:
+    """By history: what `bootstrap` kept."""
+    kept = (answer for answer in _read(file) if answer["text"] is not None)
+    return {answer["history"]: Bootstrapped(answer["cut"], answer["text"]) for answer in kept}
+
+
+def _ask(
+    reasoner: TransformersReasoner,
+    catalog: Catalog,
+    checks: RationaleChecks,
+    batch: Sequence[Question],
+    tries: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """For each question its first sound rationale, or None, and the faults of those before it."""
+    asked = [prompts.rationale_query(catalog, one.relevant, one.target) for one in batch]
+    seeds = [(seed << 32) + one.history for one in batch]
+    thoughts = reasoner.think(asked, paths=tries, seeds=seeds)
+    answers = []
+    for one, texts, num_dropped in zip(batch, thoughts.texts, thoughts.num_dropped, strict=True):
+        faults: list[str] = []
+        kept = None
+        said = (f"{prompts.RATIONALE_OPENING} {text}" for text in texts)
+        for text in (*said, *[None] * num_dropped):
+            fault = checks.fault(text, one.relevant, one.target)
+            if fault is None:
+                kept = text
+                break
+            faults.append(fault.value)
+        answers.append({"history": one.history, "cut": one.cut, "text": kept, "faults": faults})
+    return answers
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """Whole lines alone: the last one may have been cut by a kill, and is removed."""
+    if not file.is_file():
+        return []
+    lines = file.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        file.write_text("".join(whole))
+    return [json.loads(line) for line in whole]

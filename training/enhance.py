@@ -1,0 +1,258 @@
+"""Reasoning Enhancement: GRPO on thoughts, paid by the beam that follows them (4.3, A.3.3).
+
+A prompt is a training history without its last item, the target. A rollout is what the night does:
+the same engine, the same beam. Only the thought's tokens learn; an unclosed one earns nothing.
+"""
+
+# P = prompts of a step, G = thoughts a prompt, R = P x G, S = tokens of prompt and thought,
+# T = tokens of a thought, N = labelled tokens
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.beam import Beam, beam_search
+from models.catalog import Catalog
+from models.errors import InvalidSettings
+from models.reasoner import Sampling, TransformersReasoner
+from models.sid import Sid
+from models.think import MAX_HISTORY, render_history
+from training.checkpoint import Checkpoint, Progress
+from training.grpo import group_advantages, grpo_loss, zero_variance_share
+from training.language import autocast, labelled_logits
+from training.learner import Learner, plain_model
+from training.progress import StageBar
+from training.reward import REWARDS, pay
+from training.tasks import Row, pad_rows
+
+_SECONDS_BETWEEN_CHECKPOINTS = 120.0
+
+
+@dataclass(frozen=True)
+class EnhanceRecipe:
+    """The paper's numbers (A.3.3), and a budget of steps for machines that need one.
+
+    updates: optimizer steps on one set of rollouts, from the second on of an older policy.
+    micro_rows: thoughts in one backward pass, for memory.
+    """
+
+    reward: str = "rollout-beam"
+    group: int = 16
+    beams: int = 32
+    learning_rate: float = 1e-5
+    kl_weight: float = 0.001
+    clip: float = 0.2
+    epochs: int = 2
+    max_steps: int = 1_000_000
+    prompts: int = 8
+    updates: int = 1
+    micro_rows: int = 32
+    temperature: float = 1.0
+
+
+class Rollouts(NamedTuple):
+    """rows: prompt and thought of each path, G a prompt. beams: after each of them, none after an
+    unclosed one. targets: one a prompt."""
+
+    rows: list[Row]
+    beams: list[list[Beam]]
+    targets: list[Sid]
+
+
+def enhance(
+    learner: Learner,
+    catalog: Catalog,
+    histories: Sequence[Sequence[int]],
+    recipe: EnhanceRecipe,
+    max_tokens: int,
+    checkpoint: Checkpoint | None = None,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Train in place; returns steps, tokens, mean rewards early and late, and the share of groups
+    that taught nothing, under every reward. A killed run goes on from its checkpoint.
+
+    Raises InvalidSettings for an unknown reward.
+    """
+    if recipe.reward not in REWARDS:
+        raise InvalidSettings(
+            f"[enhance] reward = {recipe.reward!r}, expected among {sorted(REWARDS)}"
+        )
+    trainer = _Trainer(learner, catalog, recipe, max_tokens, seed)
+    usable = [list(history) for history in histories if len(history) >= 2]
+    steps = list(_steps(len(usable), recipe, seed))
+    weights = {n: w for n, w in learner.model.named_parameters() if w.requires_grad}
+    optimizer = torch.optim.AdamW(weights.values(), lr=recipe.learning_rate, weight_decay=0.0)
+    progress = (checkpoint and checkpoint.resume(weights, optimizer)) or Progress()
+    saved = time.monotonic()
+    with StageBar("enhance", len(steps), done=progress.step) as bar:
+        for chosen in steps[progress.step :]:
+            started = time.monotonic()
+            loss, num_tokens = trainer.step(
+                [usable[at] for at in chosen], progress, weights, optimizer
+            )
+            progress.step += 1
+            progress.num_tokens += num_tokens
+            progress.seconds += time.monotonic() - started
+            bar.step(progress.step, loss=loss, num_tokens=num_tokens)
+            if checkpoint and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                checkpoint.save(weights, optimizer, progress)
+                saved = time.monotonic()
+    return _report(progress)
+
+
+def _steps(num_histories: int, recipe: EnhanceRecipe, seed: int) -> Iterator[list[int]]:
+    """Which histories each step asks about, whole epochs up to the budget."""
+    num = 0
+    for epoch in range(recipe.epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(num_histories).tolist()
+        for start in range(0, num_histories, recipe.prompts):
+            if num == recipe.max_steps:
+                return
+            num += 1
+            yield order[start : start + recipe.prompts]
+
+
+class _Trainer:
+    """Policy, reference and beam of one run."""
+
+    def __init__(
+        self, learner: Learner, catalog: Catalog, recipe: EnhanceRecipe, max_tokens: int, seed: int
+    ) -> None:
+        # Drawn from the policy itself: a nucleus would sample another distribution than it scores.
+        sampling = Sampling(
+            recipe.temperature, top_p=1.0, top_k=len(learner.tokenizer), max_tokens=max_tokens
+        )
+        self._model = learner.model
+        self._reference = copy.deepcopy(plain_model(learner.model)).requires_grad_(False)
+        self._reasoner = TransformersReasoner(
+            plain_model(learner.model), learner.tokenizer, catalog.space, sampling
+        )
+        self._catalog, self._recipe, self._seed = catalog, recipe, seed
+
+    def step(
+        self,
+        histories: Sequence[Sequence[int]],
+        progress: Progress,
+        weights: dict[str, Any],
+        optimizer: torch.optim.Optimizer,
+    ) -> tuple[float, int]:
+        """Rollouts, rewards, updates; returns the last loss and the tokens that were sampled."""
+        seeds = [(self._seed << 32) + progress.step * 4096 + at for at in range(len(histories))]
+        rollouts = roll_out(self._reasoner, self._catalog, histories, self._recipe, seeds)
+        paid = {name: _rewards(rollouts, name) for name in REWARDS}
+        for name, reward_PG in paid.items():
+            progress.add(f"reward/{name}", float(reward_PG.mean()))
+            progress.add(f"flat/{name}", zero_variance_share(reward_PG))
+        progress.add("closed", float(np.mean([bool(beams) for beams in rollouts.beams])))
+        advantage_R = group_advantages(paid[self._recipe.reward]).flatten()
+        loss = self._update(rollouts.rows, advantage_R, weights, optimizer)
+        return loss, sum(len(row.ids) - row.num_context for row in rollouts.rows)
+
+    def _update(
+        self,
+        rows: Sequence[Row],
+        advantage_R: Tensor,
+        weights: dict[str, Any],
+        optimizer: torch.optim.Optimizer,
+    ) -> float:
+        size = self._recipe.micro_rows
+        parts = [
+            (rows[at : at + size], advantage_R[at : at + size]) for at in range(0, len(rows), size)
+        ]
+        old: list[Tensor] = []
+        with torch.no_grad():
+            if self._recipe.updates > 1:  # the only update has the sampling policy before it
+                old = [token_logprobs(self._model, part)[0] for part, _ in parts]
+            reference = [token_logprobs(self._reference, part)[0] for part, _ in parts]
+        total = 0.0
+        for _ in range(self._recipe.updates):
+            optimizer.zero_grad()
+            total = 0.0
+            for at, (part, advantage) in enumerate(parts):
+                logp_RT, is_token_RT = token_logprobs(self._model, part)
+                loss = grpo_loss(
+                    logp_RT,
+                    old[at] if self._recipe.updates > 1 else logp_RT.detach(),
+                    reference[at],
+                    advantage.to(logp_RT.device),
+                    is_token_RT,
+                    clip=self._recipe.clip,
+                    kl_weight=self._recipe.kl_weight,
+                ) * (len(part) / len(rows))
+                torch.autograd.backward(loss)
+                total += loss.item()
+            torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+            optimizer.step()
+        return total
+
+
+def roll_out(
+    reasoner: TransformersReasoner,
+    catalog: Catalog,
+    histories: Sequence[Sequence[int]],
+    recipe: EnhanceRecipe,
+    seeds: Sequence[int],
+) -> Rollouts:
+    """G thoughts about each history without its last item, and the K best SIDs after each (Eq. 7):
+    all beams of a level in one pass."""
+    asked = [render_history(catalog, history[:-1][-MAX_HISTORY:]) for history in histories]
+    thoughts = reasoner.think(asked, paths=recipe.group, seeds=seeds)
+    depth = catalog.space.levels
+    found = iter(beam_search(thoughts.scorer(), catalog.trie, depth=depth, width=recipe.beams))
+    contexts = [reasoner.tokenizer.encode(text, add_special_tokens=False) for text in asked]
+    rows = [
+        Row(contexts[at // recipe.group] + path, len(contexts[at // recipe.group]))
+        for at, path in enumerate(thoughts.sampled)
+    ]
+    beams = [next(found) if path[-1] == reasoner.think_end else [] for path in thoughts.sampled]
+    targets = [tuple(catalog.sids[history[-1]].tolist()) for history in histories]
+    return Rollouts(rows, beams, targets)
+
+
+def token_logprobs(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """float32 log-probabilities of the tokens after each row's context, and which are no padding:
+    (R, T) twice."""
+    batch = pad_rows(rows)
+    with autocast(model.device):
+        logits_NV, wanted_N = labelled_logits(model, batch)
+    logp_N = logits_NV.log_softmax(dim=-1).gather(1, wanted_N.unsqueeze(1)).squeeze(1)
+    count_R = torch.tensor([len(row.ids) - row.num_context for row in rows], device=logp_N.device)
+    is_token_RT = torch.arange(int(count_R.max()), device=logp_N.device) < count_R.unsqueeze(1)
+    logp_RT = torch.zeros(is_token_RT.shape, device=logp_N.device)
+    return logp_RT.masked_scatter(is_token_RT, logp_N), is_token_RT
+
+
+def _rewards(rollouts: Rollouts, name: str) -> Tensor:
+    """(P, G)."""
+    group = len(rollouts.beams) // len(rollouts.targets)
+    paid = [
+        pay(REWARDS[name], beams, rollouts.targets[at // group])
+        for at, beams in enumerate(rollouts.beams)
+    ]
+    return torch.tensor(paid).reshape(-1, group)
+
+
+def _report(progress: Progress) -> dict[str, Any]:
+    """Means over the first and the last tenth of the steps, at least one each."""
+    tenth = max(1, progress.step // 10)
+
+    def mean(values: Sequence[float]) -> float:
+        return round(sum(values) / max(len(values), 1), 4)
+
+    kept = progress.series
+    return {
+        "steps": progress.step,
+        "tokens": progress.num_tokens,
+        "seconds": round(progress.seconds, 1),
+        "closed": mean(kept.get("closed", [])),
+        "reward_early": {name: mean(kept.get(f"reward/{name}", [])[:tenth]) for name in REWARDS},
+        "reward_late": {name: mean(kept.get(f"reward/{name}", [])[-tenth:]) for name in REWARDS},
+        "zero_variance_groups": {name: mean(kept.get(f"flat/{name}", [])) for name in REWARDS},
+    }

@@ -1,0 +1,53 @@
+"""The mixture of the four alignment tasks by weight of tokens (paper, Table 5)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from models.errors import InvalidDataset
+from training.tasks import Row, Tasks
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Percent of all tokens that each task gets; the defaults are the paper's."""
+
+    persona: float = 24.30
+    preference: float = 65.73
+    description: float = 4.94
+    general: float = 5.03
+
+
+def mix(tasks: Tasks, mixture: Mixture, num_tokens: int) -> Iterator[Row]:
+    """Rows until they hold `num_tokens` tokens, context included, at every moment from the task
+    that lags the furthest behind its share. A task that is through begins again, in a new order.
+
+    Raises InvalidDataset for a task with a share but without a row.
+    """
+    sources: dict[str, tuple[float, Callable[[], Iterator[Row]]]] = {
+        "persona": (mixture.persona, tasks.personas),
+        "preference": (mixture.preference, tasks.preferences),
+        "description": (mixture.description, tasks.descriptions),
+        "general": (mixture.general, tasks.general),
+    }
+    weights = {name: weight for name, (weight, _) in sources.items() if weight > 0}
+    endless = {name: _again(name, sources[name][1]) for name in weights}
+    drawn = dict.fromkeys(weights, 0)
+    while sum(drawn.values()) < num_tokens:
+        name = _furthest_behind(drawn, weights)
+        row = next(endless[name])
+        drawn[name] += len(row.ids)
+        yield row
+
+
+def _furthest_behind(drawn: Mapping[str, int], weights: Mapping[str, float]) -> str:
+    return min(weights, key=lambda name: drawn[name] / weights[name])
+
+
+def _again(name: str, source: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+    while True:
+        is_empty = True
+        for row in source():
+            is_empty = False
+            yield row
+        if is_empty:
+            raise InvalidDataset(f"task {name}: no training history has a row for it")

@@ -1,0 +1,250 @@
+"""The reasoner's own stages, each from the learner that the one before it left.
+
+Every stage leaves `work/<stage>/` and its report, and is not run again; a killed stage goes on from
+its checkpoint. What is published is `work/reasoner/`, plain weights in bfloat16.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models import prompts
+from models.catalog import Catalog
+from models.errors import InvalidSettings
+from models.reasoner import Sampling, TransformersReasoner
+from training.activate import activate
+from training.align import align, integrate, language_recipe, warm_up
+from training.bootstrap import bootstrap, load_rationales, questions
+from training.checkpoint import Checkpoint
+from training.data import sample_users
+from training.enhance import enhance
+from training.general import general_texts
+from training.learner import Learner, load_learner, new_learner, plain_model
+from training.nano import build_tokenizer, new_reasoner
+from training.online import training_histories
+from training.probe import probe, wish_shift
+from training.run import Run
+from training.tasks import Tasks
+from training.thinkers import Thinker, category_text
+
+logger = logging.getLogger(__name__)
+_NUM_PROBED_USERS = 200
+_CHANGES_NOTHING = {"bootstrap"}
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What every stage learns from. histories: catalog rows, training items alone."""
+
+    run: Run
+    catalog: Catalog
+    histories: Sequence[Sequence[int]]
+
+    def tasks(self, learner: Learner) -> Tasks:
+        seed = self.run.recipe.seed
+        return Tasks(self.catalog, self.histories, learner.tokenizer, seed)
+
+    def checkpoint(self, stage: str) -> Checkpoint:
+        return Checkpoint(self.run.work / f"{stage}.checkpoint", self.run.inputs(stage))
+
+    @property
+    def rationales(self) -> Path:
+        """Where bootstrapping leaves what it kept."""
+        return self.run.work / f"rationales_{self.run.key('bootstrap')}.jsonl"
+
+    def reasoner(self, learner: Learner) -> TransformersReasoner:
+        """What thinks with the learner's weights, at the length of the recipe's thoughts."""
+        sampling = Sampling(max_tokens=self.run.recipe.thoughts.max_tokens)
+        model = plain_model(learner.model)
+        return TransformersReasoner(model, learner.tokenizer, self.catalog.space, sampling)
+
+    def probe(self, reasoner: TransformersReasoner) -> dict[str, Any]:
+        """How it does on the validation users of every recipe with this seed."""
+        recipe = self.run.recipe
+        users = sample_users(self.run.split, _NUM_PROBED_USERS, recipe.seed)
+        seen: dict[str, Any] = probe(reasoner, self.catalog, users, seed=recipe.seed)._asdict()
+        if recipe.thoughts.wish_share:
+            shift = wish_shift(reasoner, self.catalog, users, seed=recipe.seed)
+            seen["wish_shift"] = shift._asdict()
+        return seen
+
+
+def gather(run: Run) -> Material:
+    """Needs the quantized catalog in the work folder."""
+    catalog = run.catalog()
+    return Material(run, catalog, training_histories(catalog, run.split))
+
+
+def reasoner_stage(run: Run) -> dict[str, Any]:
+    """All stages that the recipe lists, then `reasoner/`. Raises InvalidSettings for an unknown
+    stage."""
+    material = gather(run)
+    if run.is_short:
+        return _short_way(material)
+    stages = run.recipe.reasoner.stages
+    if unknown := sorted(set(stages) - set(REASONER_STAGES)):
+        known = sorted(REASONER_STAGES)
+        raise InvalidSettings(f"[reasoner] stages: unknown {unknown}, expected among {known}")
+    made, before = {}, None
+    for stage in stages:
+        made[stage] = _run_stage(material, stage, before)
+        before = before if stage in _CHANGES_NOTHING else stage
+    learner = _load(material, before)
+    parameters = sum(weight.numel() for weight in plain_model(learner.model).parameters())
+    shutil.rmtree(run.work / "reasoner", ignore_errors=True)
+    learner.export(run.work / "reasoner")
+    last = [made[stage]["validation"] for stage in made if "validation" in made[stage]]
+    return {"parameters": parameters, **made, "validation": last[-1] if last else {}}
+
+
+def _short_way(material: Material) -> dict[str, Any]:
+    """Alignment and activation of `nano` in one go, the random draws of one after the other's."""
+    run, catalog = material.run, material.catalog
+    recipe = run.recipe
+    tokenizer = build_tokenizer(_catalog_texts(material), catalog.space, recipe.nano.text_tokens)
+    torch.manual_seed(recipe.seed)
+    model = new_reasoner(recipe.nano, tokenizer)
+    learner = Learner(model, tokenizer, torch.empty(0, dtype=torch.int64))
+    tasks = material.tasks(learner)
+    aligned = align(model, tasks, replace(recipe.align, seed=recipe.seed))
+    activated = activate(model, tasks, replace(recipe.activate, seed=recipe.seed))
+    directory = run.work / "reasoner"
+    shutil.rmtree(directory, ignore_errors=True)
+    learner.export(directory)
+    sampling = Sampling(max_tokens=recipe.thoughts.max_tokens)
+    reasoner = TransformersReasoner.load(directory, catalog.space, sampling=sampling)
+    return {
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "align": aligned,
+        "activate": activated,
+        "validation": material.probe(reasoner),
+    }
+
+
+def _run_stage(material: Material, stage: str, before: str | None) -> dict[str, Any]:
+    """One stage, unless it is done with this data and recipe; returns its report."""
+    run = material.run
+    if run.is_done(stage):
+        logger.info("%s: already done with this data and recipe", stage)
+        return run.outcome(stage)
+    started = time.monotonic()
+    learner = _load(material, before)
+    made = REASONER_STAGES[stage](material, learner)
+    if stage not in _CHANGES_NOTHING:
+        shutil.rmtree(run.work / stage, ignore_errors=True)
+        learner.save(run.work / stage)
+    run.finish(stage, made)
+    material.checkpoint(stage).remove()
+    logger.info("%s: %.0f s, made %s", stage, time.monotonic() - started, json.dumps(made))
+    return made
+
+
+def _load(material: Material, stage: str | None) -> Learner:
+    """The learner that a stage left; the untrained base before the first."""
+    recipe, space = material.run.recipe, material.catalog.space
+    if stage:
+        return load_learner(recipe.reasoner, material.run.work / stage, space)
+    return new_learner(recipe.reasoner, recipe.nano, space, base_texts(material), seed=recipe.seed)
+
+
+def base_texts(material: Material) -> list[str]:
+    """What the tokenizer of a base from scratch is made of."""
+    return [*_catalog_texts(material), *_task_texts(material)]
+
+
+def _catalog_texts(material: Material) -> list[str]:
+    """Captions of all items and a category chain of every user."""
+    catalog = material.catalog
+    texts = [prompts.caption(catalog, row) for row in range(len(catalog))]
+    texts += [category_text(catalog, rows, rows[-1]) for rows in material.histories]
+    return texts
+
+
+def _task_texts(material: Material) -> list[str]:
+    """The words of the alignment tasks, whose prompts would otherwise be spelt in letters."""
+    catalog, space = material.catalog, material.catalog.space
+    texts = list(general_texts())
+    for rows in material.histories[:1000]:
+        *before, target = [tuple(sid) for sid in catalog.sids[list(rows)].tolist()]
+        texts.append(prompts.persona_text(catalog, rows[-16:]))
+        texts.append(prompts.preference_example(space, before, target).prompt)
+        texts.append(prompts.description_example(space, catalog, rows[0]).prompt)
+        texts.append(prompts.rationale_query(catalog, rows[-10:], rows[-1]))
+        texts.append(prompts.three_stage_text(catalog, rows, rows[-1]))
+    return texts
+
+
+def _align(material: Material, learner: Learner) -> dict[str, Any]:
+    recipe = material.run.recipe
+    return align(learner.model, material.tasks(learner), replace(recipe.align, seed=recipe.seed))
+
+
+def _warm_up(material: Material, learner: Learner) -> dict[str, Any]:
+    recipe, tasks = material.run.recipe, material.tasks(learner)
+    return warm_up(learner, tasks, recipe.warmup, material.checkpoint("warmup"))
+
+
+def _integrate(material: Material, learner: Learner) -> dict[str, Any]:
+    recipe, tasks = material.run.recipe, material.tasks(learner)
+    checkpoint = material.checkpoint("integrate")
+    return integrate(learner, tasks, recipe.integrate, recipe.mixture, checkpoint)
+
+
+def _bootstrap(material: Material, learner: Learner) -> dict[str, Any]:
+    """Leaves the learner as it is, and the rationales."""
+    run = material.run
+    at = {item: row for row, item in enumerate(run.dataset.items)}
+    vectors = run.item_vectors()[np.array([at[item] for item in material.catalog.item_ids])]
+    recipe, seed = run.recipe.bootstrap, run.recipe.seed
+    asked = list(questions(material.histories, vectors, recipe))
+    return bootstrap(learner, material.catalog, asked, recipe, material.rationales, seed=seed)
+
+
+def _activate(material: Material, learner: Learner) -> dict[str, Any]:
+    recipe = material.run.recipe
+    kept = {}
+    if recipe.thoughts.template == "bootstrapped":
+        if "bootstrap" not in recipe.reasoner.stages:
+            raise InvalidSettings('[thoughts] template "bootstrapped" needs the stage bootstrap')
+        kept = load_rationales(material.rationales)
+    made = activate(
+        learner.model,
+        material.tasks(learner),
+        replace(recipe.activate, seed=recipe.seed),
+        thinker=Thinker(recipe.thoughts, kept, seed=recipe.seed),
+        schedule=language_recipe(learner, recipe.activate.learning_rate),
+        checkpoint=material.checkpoint("activate"),
+    )
+    return {**made, "validation": material.probe(material.reasoner(learner))}
+
+
+def _enhance(material: Material, learner: Learner) -> dict[str, Any]:
+    recipe = material.run.recipe
+    made = enhance(
+        learner,
+        material.catalog,
+        material.histories,
+        recipe.enhance,
+        recipe.thoughts.max_tokens,
+        material.checkpoint("enhance"),
+        seed=recipe.seed,
+    )
+    return {**made, "validation": material.probe(material.reasoner(learner))}
+
+
+REASONER_STAGES: dict[str, Callable[[Material, Learner], dict[str, Any]]] = {
+    "align": _align,
+    "warmup": _warm_up,
+    "integrate": _integrate,
+    "bootstrap": _bootstrap,
+    "activate": _activate,
+    "enhance": _enhance,
+}

@@ -1,0 +1,110 @@
+"""One training run: its data, its recipe, its work folder, and which stages are done."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from models.catalog import Catalog, load_catalog
+from models.dataset import Dataset, load_dataset
+from models.sid import SidSpace
+from training.data import Split, data_digest, split_dataset
+from training.learner import ReasonerRecipe
+from training.recipe import Recipe
+
+_TABLES = {
+    "quantize": ("quantize",),
+    "online": ("quantize", "recommender", "online"),
+    "reasoner": ("quantize", "nano", "align", "activate"),
+}
+_REASONER_TABLES = {
+    "align": ("align",),
+    "warmup": ("warmup",),
+    "integrate": ("integrate", "mixture"),
+    "bootstrap": ("bootstrap",),
+    "activate": ("activate", "thoughts"),
+    "enhance": ("enhance",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training run: where its data, its work and its recipe are."""
+
+    data: Path
+    work: Path
+    recipe: Recipe
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return load_dataset(self.data)
+
+    @cached_property
+    def split(self) -> Split:
+        return split_dataset(self.dataset)
+
+    @cached_property
+    def data_digest(self) -> str:
+        return data_digest(self.data)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the reasoner goes the short way: aligned and activated in one go."""
+        return self.recipe.reasoner == ReasonerRecipe()
+
+    def catalog(self) -> Catalog:
+        spec = self.outcome("quantize")["space"]
+        space = SidSpace(tuple(spec["sizes"]), spec["prefix_depth"], spec["codebook"])
+        return load_catalog(self.work / "catalog.parquet", space)
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """The item-embedding space, (N, E), in the order of the data set; made once a recipe."""
+        file = self.work / f"item_vectors_{self.key('quantize')}.safetensors"
+        if not file.is_file():
+            # Here, since the reasoner's stages run without scikit-learn and sentence models.
+            from training.quantize import embed_items
+
+            weight, seed = self.recipe.quantize.text_weight, self.recipe.seed
+            vectors = embed_items(self.dataset.items, self.split, text_weight=weight, seed=seed)
+            save_file({"vectors": torch.from_numpy(vectors)}, file)
+        made: NDArray[np.float32] = load_file(file)["vectors"].numpy()
+        return made
+
+    def outcome(self, stage: str) -> dict[str, Any]:
+        """What a finished stage reported."""
+        values: dict[str, Any] = json.loads((self.work / f"{stage}.json").read_text())["made"]
+        return values
+
+    def is_done(self, stage: str) -> bool:
+        file = self.work / f"{stage}.json"
+        return file.is_file() and json.loads(file.read_text())["inputs"] == self.inputs(stage)
+
+    def finish(self, stage: str, made: dict[str, Any]) -> None:
+        text = json.dumps({"inputs": self.inputs(stage), "made": made}, indent=1)
+        draft = self.work / f"{stage}.json.draft"
+        draft.write_text(text)
+        draft.replace(self.work / f"{stage}.json")
+
+    def inputs(self, stage: str) -> str:
+        """What a stage's result depends on, so that a change of another stage does not redo it."""
+        return f"{self.data_digest} {self.recipe.digest(self._tables(stage))}"
+
+    def key(self, stage: str) -> str:
+        """Those inputs, short enough for the name of a file that must not be another run's."""
+        return hashlib.sha256(self.inputs(stage).encode()).hexdigest()[:8]
+
+    def _tables(self, stage: str) -> tuple[str, ...]:
+        """Of the recipe: for a stage of the reasoner its own and those of the stages before it."""
+        if stage in _TABLES and (stage != "reasoner" or self.is_short):
+            return _TABLES[stage]
+        stages = self.recipe.reasoner.stages
+        before = stages if stage == "reasoner" else stages[: stages.index(stage) + 1]
+        own = [table for name in before for table in _REASONER_TABLES[name]]
+        return ("quantize", "nano", "reasoner", *own)

@@ -1,0 +1,98 @@
+"""Who writes the thoughts of Reasoning Activation: one template, chosen by the recipe.
+
+Knows prompts and catalogs; knows nothing of tokens. A thinker sees the target, as a teacher does.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from models import prompts
+from models.catalog import Catalog
+from models.errors import InvalidSettings
+
+Template = Callable[[Catalog, Sequence[int], int], str]
+
+
+class Thought(NamedTuple):
+    """A thought's text, and what the user asked for in words, if anything."""
+
+    text: str
+    instruction: str | None = None
+
+
+class Bootstrapped(NamedTuple):
+    """A rationale that passed the checks (Eq. 4), of the item at `cut` of one history."""
+
+    cut: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ThoughtRecipe:
+    """What thoughts say and how long they may be.
+
+    template: "category" (A.1), "bootstrapped" (Eq. 3 and 4; the category chain for users without a
+    rationale) or "three-stage" (OneReason). Of all rows a share `wish_share` carries an instruction
+    and another `silent_share` an empty thought, so that the model also recommends at once.
+    """
+
+    template: str = "category"
+    wish_share: float = 0.0
+    silent_share: float = 0.0
+    max_tokens: int = prompts.MAX_THOUGHT_TOKENS
+
+
+def category_text(catalog: Catalog, history: Sequence[int], target: int) -> str:
+    return prompts.rationale_text(prompts.category_rationale(catalog, history, target))
+
+
+TEMPLATES: dict[str, Template] = {
+    "category": category_text,
+    "bootstrapped": category_text,
+    "three-stage": prompts.three_stage_text,
+}
+
+
+class Thinker:
+    """Writes thoughts by a recipe. bootstrapped: by history, what to say instead of the template.
+
+    Raises InvalidSettings for an unknown template or shares beyond one.
+    """
+
+    def __init__(
+        self,
+        recipe: ThoughtRecipe,
+        bootstrapped: Mapping[int, Bootstrapped] | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        if recipe.template not in TEMPLATES:
+            raise InvalidSettings(
+                f"[thoughts] template = {recipe.template!r}, expected among {sorted(TEMPLATES)}"
+            )
+        shares = (recipe.wish_share, recipe.silent_share)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise InvalidSettings(f"[thoughts] shares {shares}, expected 0 to 1 in all")
+        self._recipe = recipe
+        self._bootstrapped = bootstrapped or {}
+        self._rng = np.random.default_rng(seed)
+
+    def cut(self, history: int) -> int | None:
+        """Where a history has to be cut because only that item has a rationale."""
+        known = self._bootstrapped.get(history)
+        return known.cut if known else None
+
+    def think(self, catalog: Catalog, before: Sequence[int], target: int, history: int) -> Thought:
+        """before, target: catalog rows. history: index of the history that they come from."""
+        recipe, drawn = self._recipe, self._rng.random()
+        if drawn < recipe.wish_share:
+            instruction = prompts.wish(catalog, target, is_exact=drawn < recipe.wish_share / 2)
+            return Thought(prompts.wish_text(catalog, before, target), instruction)
+        if drawn < recipe.wish_share + recipe.silent_share:
+            return Thought("")
+        if known := self._bootstrapped.get(history):
+            return Thought(known.text)
+        return Thought(TEMPLATES[recipe.template](catalog, before, target))
