@@ -81,3 +81,19 @@ validation users, ranking the whole catalog, items of the history masked.
 
 An interrupted run goes on from the checkpoint in its work folder. Research use, as the data.
 """
+
+
+def sasrec_card(facts: Mapping[str, Any]) -> str:
+    """Markdown of the SASRec that tables stand beside ours."""
+    return f"""# SASRec beside ours
+
+SASRec with the full cross-entropy over the catalog, {facts["parameters"]:,} parameters in bfloat16.
+It stands here to be a row of `bench quality` and is no part of the product. The same training
+histories, crops and choice of epoch as the online recommender: validation recall@10
+{facts["recall@10"]:.4f}, NDCG@10 {facts["ndcg@10"]:.4f}, epoch {facts["epoch"]}. `metrics.json`
+has every number of the recipe. To make it again:
+
+    python -m training sasrec --data data/beauty --release releases/beauty --out bench/sasrec
+
+Research use, as the data.
+"""

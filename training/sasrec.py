@@ -21,6 +21,7 @@ from torch.nn import functional
 from models.catalog import Catalog
 from models.release import Release
 from models.sasrec import SasRec, SasRecConfig, save_sasrec
+from training.card import sasrec_card
 from training.data import Split, UserSplit, sample_users
 from training.online import Batch, OnlineRecipe, batches, cosine, training_histories
 from training.stages import Run
@@ -47,7 +48,7 @@ class SasRecRecipe:
 
 
 def sasrec_stage(run: Run, release_dir: Path, out: Path) -> None:
-    """Train on the release's catalog rows; write `model.safetensors` and `metrics.json`."""
+    """Train on the release's catalog rows; write `model.safetensors`, `metrics.json`, a card."""
     release, recipe = Release.load(release_dir), SasRecRecipe(seed=run.recipe.seed)
     model, metrics = train_sasrec(recipe, release.catalog, run.split)
     out.mkdir(parents=True, exist_ok=True)
@@ -60,6 +61,7 @@ def sasrec_stage(run: Run, release_dir: Path, out: Path) -> None:
         "recipe": asdict(recipe),
     }
     (out / "metrics.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (out / "README.md").write_text(sasrec_card(facts))
     logger.info("sasrec: wrote %s, made %s", out, json.dumps(facts))
 
 
