@@ -29,12 +29,13 @@ from bench.report import open_console, print_table, write_json
 from bench.thoughts import CaseThoughts, ThoughtCache, Thoughts, ThoughtSettings, collect_thoughts
 from models.catalog import Catalog
 from models.dataset import load_dataset
-from models.errors import InvalidDataset
+from models.errors import InvalidDataset, ReleaseMismatch
 from models.finish import Finisher
 from models.prompts import ground
 from models.release import Release
-from models.sasrec import load_sasrec
+from models.sasrec import SasRec, load_sasrec
 
+_SASREC = Path(__file__).parent / "sasrec"
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10")
 _PREFIX_COLUMNS = ("name", "prefix_recall", "prefixes", "fan_out", "seconds")
 
@@ -53,9 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if not cases:
         raise InvalidDataset(f"{options.data}: no user of three items or more, expected some")
-    sasrec = None
-    if options.sasrec.is_dir():
-        sasrec = load_sasrec(options.sasrec / "model.safetensors", num_items=len(release.catalog))
+    sasrec = _load_sasrec(options.sasrec, release.catalog)
     settings = ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
     cache = ThoughtCache.open(options.cache, release, settings)
     thoughts = _think(console, cache, cases, workers=options.workers)
@@ -80,6 +79,16 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         write_json(options.json, meta, table.rows)
     return 0
+
+
+def _load_sasrec(folder: Path | None, catalog: Catalog) -> SasRec | None:
+    """The bundled one where none is named, and none where that is of another catalog."""
+    try:
+        return load_sasrec((folder or _SASREC) / "model.safetensors", catalog.item_ids)
+    except ReleaseMismatch:
+        if folder is None:
+            return None
+        raise
 
 
 def _think(
@@ -171,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path")
     add("--seed", type=int, default=0, metavar="S")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
-    add("--sasrec", type=Path, default=Path("bench/sasrec"), metavar="DIR", help="if it is there")
+    add("--sasrec", type=Path, metavar="DIR", help="default: bench/sasrec, if of this catalog")
     add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="kept thoughts")
     add("--json", type=Path, metavar="FILE")
     return parser

@@ -6,6 +6,7 @@ beats most of what was published after it.
 
 # B = users, H = items of a history, W = width, N = catalog rows
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.errors import InvalidRelease
+from models.errors import InvalidRelease, ReleaseMismatch
+
+_ITEMS = "items_sha256"
 
 
 @dataclass(frozen=True)
@@ -82,26 +85,31 @@ class SasRec(nn.Module):
         return self.logits(self(rows_BH)[torch.arange(len(recent)), last_B])
 
 
-def save_sasrec(model: SasRec, file: Path) -> None:
-    """In bfloat16, its shape in the metadata."""
+def save_sasrec(model: SasRec, file: Path, item_ids: Sequence[str]) -> None:
+    """In bfloat16; its shape and whose rows it knows in the metadata."""
     weights = {name: weight.bfloat16() for name, weight in model.state_dict().items()}
     shape = {name: str(value) for name, value in asdict(model.config).items()}
-    save_file(weights, file, metadata=shape)
+    save_file(weights, file, metadata={**shape, _ITEMS: _digest(item_ids)})
 
 
-def load_sasrec(file: Path, *, num_items: int) -> SasRec:
-    """In float32, ready to score. Raises InvalidRelease for what is no model of so many items."""
+def load_sasrec(file: Path, item_ids: Sequence[str]) -> SasRec:
+    """In float32, ready to score. Raises InvalidRelease for what is no model of these items."""
     try:
         with safe_open(file, "pt") as stored:
-            shape = {name: _number(text) for name, text in (stored.metadata() or {}).items()}
+            shape = dict(stored.metadata() or {})
+            items = shape.pop(_ITEMS, "")
             weights = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
-        model = SasRec(SasRecConfig(**shape))
+        model = SasRec(SasRecConfig(**{name: _number(text) for name, text in shape.items()}))
         model.load_state_dict(weights)
     except Exception as exc:
         raise InvalidRelease(f"{file}: {' '.join(str(exc).split())[:200]}") from exc
-    if model.config.num_items != num_items:
-        raise InvalidRelease(f"{file}: of {model.config.num_items} items, expected {num_items}")
+    if items != _digest(item_ids):
+        raise ReleaseMismatch(f"{file}: of other items, expected those of the release in its order")
     return model.eval()
+
+
+def _digest(item_ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(item_ids).encode()).hexdigest()
 
 
 def _number(text: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from bench.quality import main as quality
-from models.errors import InvalidRelease
+from models.errors import InvalidRelease, ReleaseMismatch
 from models.sasrec import SasRec, SasRecConfig, load_sasrec, save_sasrec
 from tests.toy import toy_catalog
 from training.data import Split, UserSplit
@@ -69,15 +69,16 @@ def test_it_learns_that_items_follow_one_another() -> None:
 
 def test_a_saved_model_is_loaded_as_it_is_and_for_its_own_catalog_only(tmp_path: Path) -> None:
     model, file = small_model(), tmp_path / "model.safetensors"
-    save_sasrec(model, file)
-    loaded = load_sasrec(file, num_items=40)
+    item_ids = [f"item-{number}" for number in range(40)]
+    save_sasrec(model, file, item_ids)
+    loaded = load_sasrec(file, item_ids)
     assert loaded.config == model.config
     assert torch.allclose(loaded.score([[1, 2]]), model.score([[1, 2]]), atol=0.1)
-    with pytest.raises(InvalidRelease, match="of 40 items, expected 41"):
-        load_sasrec(file, num_items=41)
+    with pytest.raises(ReleaseMismatch, match="of other items"):
+        load_sasrec(file, item_ids[::-1])
     file.write_bytes(b"no model")
     with pytest.raises(InvalidRelease, match=r"model\.safetensors"):
-        load_sasrec(file, num_items=40)
+        load_sasrec(file, item_ids)
 
 
 def test_a_folder_without_a_model_is_one_that_the_table_names(tmp_path: Path) -> None:

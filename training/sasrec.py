@@ -52,7 +52,7 @@ def sasrec_stage(run: Run, release_dir: Path, out: Path) -> None:
     release, recipe = Release.load(release_dir), SasRecRecipe(seed=run.recipe.seed)
     model, metrics = train_sasrec(recipe, release.catalog, run.split)
     out.mkdir(parents=True, exist_ok=True)
-    save_sasrec(model, out / "model.safetensors")
+    save_sasrec(model, out / "model.safetensors", release.catalog.item_ids)
     facts = {
         "parameters": sum(weight.numel() for weight in model.parameters()),
         **metrics,
