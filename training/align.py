@@ -4,6 +4,7 @@ The from-scratch reasoner knows no language that a warm-up could protect: `align
 words of its catalog, and is all the alignment that the short recipe has.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,13 @@ from training.tasks import Row, Tasks, TokenBatch, batch_rows
 
 @dataclass(frozen=True)
 class AlignRecipe:
-    """Passes over each task's rows; one epoch of sequences sees every training item once."""
+    """Passes over each task's rows; one epoch of sequences sees every training item once.
+
+    item_dropout: the share of items left out of a sequence, others in every epoch.
+    """
 
     sequence_epochs: int = 1
+    item_dropout: float = 0.0
     interleaved_epochs: int = 3
     caption_epochs: int = 1
     learning_rate: float = 2e-3
@@ -31,9 +36,11 @@ class AlignRecipe:
 
 @dataclass(frozen=True)
 class WarmupRecipe:
-    """Token Warm-up: `epochs` over the persona texts of all users, new token rows alone."""
+    """Token Warm-up: `epochs` over the persona texts of all users or as many of them as hold
+    `max_tokens`, new token rows alone."""
 
     epochs: int = 1
+    max_tokens: int = 1_000_000_000
     learning_rate: float = 5e-4
     pack_tokens: int = 1024
     batch_tokens: int = 8192
@@ -57,7 +64,8 @@ def align(model: Any, tasks: Tasks, recipe: AlignRecipe) -> dict[str, float]:
     batches: list[TokenBatch] = []
     for epoch in range(epochs):
         rows: list[Row] = []
-        rows += tasks.sequences() if epoch < recipe.sequence_epochs else ()
+        if epoch < recipe.sequence_epochs:
+            rows += tasks.sequences(item_dropout=recipe.item_dropout)
         rows += tasks.interleaved() if epoch < recipe.interleaved_epochs else ()
         rows += tasks.captions() if epoch < recipe.caption_epochs else ()
         batches += batch_rows(rows, recipe.batch_tokens, rng)
@@ -69,7 +77,8 @@ def warm_up(
 ) -> dict[str, float]:
     """First substage: the rows of the fresh tokens learn from persona texts, all else stands
     still (4.1). Returns loss, tokens and seconds."""
-    rows = (row for _ in range(recipe.epochs) for row in tasks.personas())
+    told = (row for _ in range(recipe.epochs) for row in tasks.personas())
+    rows = limit_tokens(told, recipe.max_tokens)
     batches = pack_rows(rows, length=recipe.pack_tokens, batch_tokens=recipe.batch_tokens)
     schedule = LanguageRecipe(recipe.learning_rate, weight_decay=0.0)
     with fresh_rows_only(learner):
@@ -93,6 +102,16 @@ def integrate(
     return train_language(
         learner.model, batches, schedule, stage="integrate", checkpoint=checkpoint
     )
+
+
+def limit_tokens(rows: Iterator[Row], max_tokens: int) -> Iterator[Row]:
+    """Rows from the first on, as many as hold `max_tokens` tokens."""
+    num_tokens = 0
+    for row in rows:
+        num_tokens += len(row.ids)
+        if num_tokens > max_tokens:
+            return
+        yield row
 
 
 def language_recipe(learner: Learner, learning_rate: float) -> LanguageRecipe:

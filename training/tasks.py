@@ -53,9 +53,14 @@ class Tasks:
         self._encoder = Encoder(tokenizer)
         self._rng = np.random.default_rng(seed)
 
-    def sequences(self) -> Iterator[Row]:
-        """Items alone: one window a user, every item a target of those before it."""
+    def sequences(self, *, item_dropout: float = 0.0) -> Iterator[Row]:
+        """Items alone: one window a user, every item a target of those before it.
+
+        item_dropout: the chance of an item to be left out, if two others remain.
+        """
         for at, window in self._windows():
+            if item_dropout:
+                window = self._thin(window, item_dropout)
             yield self._row("", prompts.sequence_text(self._catalog.space, self._sids(window)), at)
 
     def captions(self) -> Iterator[Row]:
@@ -132,6 +137,10 @@ class Tasks:
         """All histories in random order."""
         order: list[int] = self._rng.permutation(len(self._histories)).tolist()
         return order
+
+    def _thin(self, window: list[int], item_dropout: float) -> list[int]:
+        kept = [row for row in window if self._rng.random() >= item_dropout]
+        return kept if len(kept) > 1 else window
 
     def _windows(self) -> Iterator[tuple[int, list[int]]]:
         """At most `MAX_HISTORY` consecutive items of every user."""
