@@ -5,6 +5,7 @@ A.1. Item sequences may stay in the mixture so that the recommender is not forgo
 """
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from training.thinkers import Thinker
 
 @dataclass(frozen=True)
 class ActivateRecipe:
-    """Passes over the users; each pass cuts every training history anew."""
+    """Passes over the users, or as many of them as `max_rows`; each pass cuts every training
+    history anew."""
 
     rationale_epochs: int = 4
+    max_rows: int = 1_000_000_000
     sequence_epochs: int = 1
     learning_rate: float = 1e-3
     batch_tokens: int = 4096
@@ -43,7 +46,7 @@ def activate(
     rng = np.random.default_rng(recipe.seed)
     batches: list[TokenBatch] = []
     for epoch in range(recipe.rationale_epochs):
-        rows: list[Row] = list(tasks.rationales(thinker))
+        rows: list[Row] = list(islice(tasks.rationales(thinker), recipe.max_rows))
         rows += tasks.sequences() if epoch < recipe.sequence_epochs else ()
         batches += batch_rows(rows, recipe.batch_tokens, rng)
     schedule = schedule or LanguageRecipe(recipe.learning_rate)
