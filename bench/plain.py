@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.beam import Beam
 from models.catalog import Catalog
-from models.prompts import MAX_THOUGHT_TOKENS, PAD, THINK_END
+from models.prompts import PAD, THINK_END
+from models.reasoner import Sampling
 from models.sid import ITEM_BEGIN, Prefix
 from models.think import UserHistory, UserThoughts, render_history, unite
 
@@ -24,7 +25,9 @@ _DEAD = -1e8  # beams without a continuation of their own carry scores near -1e9
 class PlainGenerate:
     """`generate` twice a micro-batch, in float32. Samples differ from our engines' in the noise."""
 
-    def __init__(self, model: Any, tokenizer: Any, catalog: Catalog) -> None:
+    def __init__(self, model: Any, tokenizer: Any, catalog: Catalog, *, max_tokens: int) -> None:
+        """max_tokens: of a thought."""
+        self._max_tokens = max_tokens
         self.model = model.eval()
         self._tokenizer = tokenizer
         self._catalog = catalog
@@ -37,7 +40,7 @@ class PlainGenerate:
     def load(cls, directory: Path, catalog: Catalog) -> Self:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
-        return cls(model, tokenizer, catalog)
+        return cls(model, tokenizer, catalog, max_tokens=Sampling.of(directory).max_tokens)
 
     @torch.inference_mode()
     def sample(self, users: Sequence[UserHistory], *, paths: int, seed: int) -> list[list[int]]:
@@ -55,7 +58,7 @@ class PlainGenerate:
             top_k=50,
             top_p=0.95,
             num_return_sequences=paths,
-            max_new_tokens=MAX_THOUGHT_TOKENS,
+            max_new_tokens=self._max_tokens,
             eos_token_id=self._think_end,
             pad_token_id=self._pad,
         )

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers.utils import logging as transformers_logging
 
+from bench.at_once import Manner, recommend_at_once
 from models.beam import beam_search
 from models.catalog import Catalog
 from models.reasoner import TransformersReasoner
@@ -42,12 +43,21 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class ThoughtSettings:
-    """T paths, beam width m, the cap of C_u and the seed of the samples."""
+    """T paths, beam width m, the cap of C_u and the seed of the samples.
+
+    manner: other than `think` there is one path, which is no thought.
+    """
 
     paths: int = 5
     width: int = 10
     max_prefixes: int = 100
     seed: int = 0
+    manner: Manner = Manner.THINK
+
+    def to_json(self) -> dict[str, str | int]:
+        """`think` is left out, so that thoughts keep their place on disk."""
+        values: dict[str, str | int] = asdict(self)
+        return {name: value for name, value in values.items() if value != Manner.THINK}
 
 
 @dataclass(frozen=True)
@@ -86,15 +96,25 @@ class ThoughtCache:
 
     folder: Path
     release_dir: Path
+    reasoner_dir: Path
     settings: ThoughtSettings
 
     @classmethod
-    def open(cls, root: Path, release: Release, settings: ThoughtSettings) -> "ThoughtCache":
-        values = json.dumps(asdict(settings), sort_keys=True)
-        folder = root / f"{release.name}-{_digest(_thinker(release))[:12]}-{_digest(values)[:8]}"
+    def open(
+        cls,
+        root: Path,
+        release: Release,
+        settings: ThoughtSettings,
+        *,
+        reasoner_dir: Path | None = None,
+    ) -> "ThoughtCache":
+        """reasoner_dir: of another reasoner over the same SIDs, instead of the release's own."""
+        values = json.dumps(settings.to_json(), sort_keys=True)
+        thinker = _digest(_thinker(release, reasoner_dir))[:12]
+        folder = root / f"{release.name}-{thinker}-{_digest(values)[:8]}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "settings.json").write_text(values + "\n")
-        return cls(folder, release.directory, settings)
+        return cls(folder, release.directory, reasoner_dir or release.reasoner_dir, settings)
 
     def file(self, chunk: Sequence[UserHistory]) -> Path:
         asked = json.dumps([[user.user_id, user.rows] for user in chunk])
@@ -137,10 +157,16 @@ def think_chunks(cache: ThoughtCache, chunks: Sequence[Sequence[UserHistory]]) -
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
     release = Release.load(cache.release_dir)
-    reasoner = TransformersReasoner.load(release.reasoner_dir, release.space)
+    settings = cache.settings
+    reasoner = TransformersReasoner.load(
+        cache.reasoner_dir, release.space, closing=settings.manner.closing
+    )
     for chunk in chunks:
         started = time.perf_counter()
-        users = think_chunk(reasoner, release.catalog, chunk, cache.settings)
+        if settings.manner is Manner.THINK:
+            users = think_chunk(reasoner, release.catalog, chunk, settings)
+        else:
+            users = ask_chunk(reasoner, release.catalog, chunk, settings)
         _write_chunk(cache.file(chunk), Thoughts(users, time.perf_counter() - started))
 
 
@@ -179,6 +205,30 @@ def think_chunk(
             )
         )
     return found
+
+
+def ask_chunk(
+    reasoner: TransformersReasoner,
+    catalog: Catalog,
+    users: Sequence[UserHistory],
+    settings: ThoughtSettings,
+) -> list[CaseThoughts]:
+    """What is recommended without a thought: no text, no token."""
+    found = recommend_at_once(
+        reasoner, catalog, users, manner=settings.manner, width=settings.width
+    )
+    return [
+        CaseThoughts(
+            user_id=user.user_id,
+            texts=(),
+            prefixes=tuple(beam.codes for beam in beams.prefixes[: settings.max_prefixes]),
+            sids=tuple(beam.codes for beam in beams.sids),
+            sid_logprobs=tuple(beam.logprob for beam in beams.sids),
+            dropped_paths=0,
+            tokens=0,
+        )
+        for user, beams in zip(users, found, strict=True)
+    ]
 
 
 class _Remembering:
@@ -254,11 +304,15 @@ def _read_chunk(file: Path) -> Thoughts:
     return Thoughts(users, float(table.schema.metadata[_SECONDS.encode()]))
 
 
-def _thinker(release: Release) -> str:
+def _thinker(release: Release, reasoner_dir: Path | None) -> str:
     """What thoughts depend on: another online recommender leaves them as they are."""
-    files = release.manifest.files.items()
-    parts = [[name, sha] for name, sha in files if name.startswith(("reasoner/", "catalog."))]
-    return json.dumps(sorted(parts))
+    files = dict(release.manifest.files)
+    if reasoner_dir is not None:
+        files = {name: sha for name, sha in files.items() if not name.startswith("reasoner/")}
+        for file in sorted(reasoner_dir.glob("*.*")):
+            files[f"reasoner/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    parts = [[name, sha] for name, sha in files.items()]
+    return json.dumps(sorted(one for one in parts if one[0].startswith(("reasoner/", "catalog."))))
 
 
 def _digest(text: str) -> str:

@@ -14,6 +14,7 @@ from models.sid import ITEM_BEGIN, ITEM_END, Sid, SidSpace
 TURN_BEGIN, TURN_END = "<|im_start|>", "<|im_end|>"
 THINK_BEGIN, THINK_END = "<think>", "</think>"
 PAD = "<|endoftext|>"
+ANSWER_BEGIN = " "  # what stands before the item of an answer without a thought
 SPECIAL_TOKENS = (PAD, TURN_BEGIN, TURN_END, THINK_BEGIN, THINK_END, ITEM_BEGIN, ITEM_END)
 
 MAX_THOUGHT_TOKENS = 48
@@ -112,9 +113,14 @@ def interleaved_text(space: SidSpace, catalog: Catalog, rows: Sequence[int]) -> 
 def preference_example(space: SidSpace, history: Sequence[Sid], target: Sid) -> Example:
     """Sequential Preference Modeling with the prompt of A.3.1. The loss is on the target's itemic
     tokens alone, so the answer's opening words are context and what would follow is left out."""
+    return Example(preference_prompt(space, history), space.text(target))
+
+
+def preference_prompt(space: SidSpace, history: Sequence[Sid]) -> str:
+    """The question of Sequential Preference Modeling: what comes next, without a thought."""
     items = "".join(space.text(sid) for sid in history)
     asked = f"User interaction history: {items}. Predict the next item."
-    return Example(f"{_ask(_PREDICT, asked)}The next recommended item is ", space.text(target))
+    return f"{_ask(_PREDICT, asked)}The next recommended item is{ANSWER_BEGIN}"
 
 
 def description_example(space: SidSpace, catalog: Catalog, row: int) -> Example:

@@ -7,6 +7,7 @@ scored by one forward pass a level. Knows nothing of users, catalogs or Redis.
 # U = prompts, R = paths (U x T, then the closed ones), L = paths not closed yet, S = slots of a
 # tree, W = beams a path, B = R x W, V = vocabulary, K = tokens to draw from, M = steps
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,14 @@ class Sampling:
     top_k: int = 50
     max_tokens: int = MAX_THOUGHT_TOKENS
 
+    @classmethod
+    def of(cls, directory: Path) -> "Sampling":
+        """As long as the thoughts that this model was trained on: `max_new_tokens` of its
+        `generation_config.json`, where it says so."""
+        file = directory / "generation_config.json"
+        said = json.loads(file.read_text()) if file.is_file() else {}
+        return cls(max_tokens=said.get("max_new_tokens") or MAX_THOUGHT_TOKENS)
+
 
 class TransformersReasoner:
     """Implements `models.think.Reasoner`; the tokenizer must hold every itemic token.
@@ -74,19 +83,49 @@ class TransformersReasoner:
         device: str = "cpu",
         dtype: torch.dtype | None = None,
         sampling: Sampling | None = None,
+        closing: str = THINK_END,
     ) -> "TransformersReasoner":
         """Load a model directory. Raises ReleaseMismatch if its tokenizer lacks an itemic token."""
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         model: Any = AutoModelForCausalLM.from_pretrained(
             directory, dtype=dtype or torch.float32, local_files_only=True
         )
-        return cls(model.to(device), tokenizer, space, sampling or Sampling())
+        sampling = sampling or Sampling.of(directory)
+        return cls(model.to(device), tokenizer, space, sampling, closing=closing)
 
     @torch.inference_mode()
     def think(
         self, prompts: Sequence[str], *, paths: int, seeds: Sequence[int]
     ) -> "TransformersThoughts":
         """Sample `paths` thoughts a prompt. The noise depends on seed, path and step alone."""
+        state, logits_UV = self._plant(prompts, paths)
+        noise_RM = _noise(seeds, paths, self.sampling.max_tokens).to(self.model.device)
+        tokens = self._sample(state, logits_UV.repeat_interleave(paths, dim=0), noise_RM)
+        return TransformersThoughts(self, state, tokens, paths)
+
+    @torch.inference_mode()
+    def recite(
+        self, prompts: Sequence[str], thoughts: Sequence[Sequence[str]]
+    ) -> "TransformersThoughts":
+        """As if it had thought these thoughts, equally many a prompt: nothing is sampled.
+
+        An empty one has it recommend at once.
+        """
+        paths = len(thoughts[0]) if thoughts else 0
+        state, _ = self._plant(prompts, paths)
+        tokens = [
+            [*self.tokenizer.encode(text, add_special_tokens=False), self.think_end]
+            for texts in thoughts
+            for text in texts
+        ]
+        for step in range(max(map(len, tokens), default=1) - 1):
+            live = [row for row, path in enumerate(tokens) if len(path) - 1 > step]
+            next_L = torch.tensor([tokens[row][step] for row in live], device=self.model.device)
+            self._grow(state, torch.tensor(live, device=self.model.device), next_L)
+        return TransformersThoughts(self, state, tokens, paths)
+
+    def _plant(self, prompts: Sequence[str], paths: int) -> tuple["_Paths", Tensor]:
+        """Read each prompt once: where its paths begin, and the logits after it, (U, V)."""
         ids = [self.tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
         device = self.model.device
         length_U = torch.tensor([len(row) for row in ids], device=device)
@@ -95,10 +134,7 @@ class TransformersReasoner:
         last_U = length_U.cumsum(dim=0) - 1
         ids_N = torch.tensor([token for row in ids for token in row], device=device)
         logits_UV = self._forward(trees, ids_N, trunks, keep=last_U)
-        state = _Paths(trees, _take(trunks, last_U.repeat_interleave(paths)))
-        noise_RM = _noise(seeds, paths, self.sampling.max_tokens).to(device)
-        tokens = self._sample(state, logits_UV.repeat_interleave(paths, dim=0), noise_RM)
-        return TransformersThoughts(self, state, tokens, paths)
+        return _Paths(trees, _take(trunks, last_U.repeat_interleave(paths))), logits_UV
 
     def _sample(self, state: "_Paths", logits_LV: Tensor, noise_RM: Tensor) -> list[list[int]]:
         """Extend every path until it closes its thought or runs out of tokens: (R, ragged).

@@ -104,7 +104,7 @@ class VllmReasoner:
             trie,
             width=width,
             settings=settings,
-            sampling=sampling or Sampling(),
+            sampling=sampling or Sampling.of(directory),
         )
 
     def think(self, prompts: Sequence[str], *, paths: int, seeds: Sequence[int]) -> "VllmThoughts":

@@ -254,7 +254,8 @@ def test_lora_trains_adapters_and_fresh_rows_and_exports_plain_weights(
     """On a base that knows few itemic tokens, and none of a third of them after it was grown."""
     pytest.importorskip("peft")
     few = SidSpace((2, 2, 2))
-    new_learner(ReasonerRecipe(), NANO, few, captions(catalog), seed=0).export(tmp_path / "base")
+    known = new_learner(ReasonerRecipe(), NANO, few, captions(catalog), seed=0)
+    known.export(tmp_path / "base", max_tokens=48)
     recipe = ReasonerRecipe(base=str(tmp_path / "base"), tuning="lora", lora_rank=2)
     learner = new_learner(recipe, NANO, catalog.space, [], seed=0)
     assert len(learner.fresh_ids) == len(catalog.space.tokens()) - len(few.tokens())
@@ -271,7 +272,7 @@ def test_lora_trains_adapters_and_fresh_rows_and_exports_plain_weights(
     assert moved(again, weights_of(learner)) == {}
     ids = batches[0].ids_RS.long()
     expected = learner.model(input_ids=ids).logits
-    learner.export(tmp_path / "plain")
+    learner.export(tmp_path / "plain", max_tokens=48)
     plain = ReasonerRecipe(base=str(tmp_path / "plain"))
     found = new_learner(plain, NANO, catalog.space, [], seed=0).model(input_ids=ids).logits
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)  # bfloat16 on disk
@@ -282,7 +283,7 @@ def test_a_grown_base_keeps_its_rows_and_no_two_fresh_ones_are_equal(
 ) -> None:
     few = SidSpace((2, 2, 2))
     small = new_learner(ReasonerRecipe(), NANO, few, captions(catalog), seed=0)
-    small.export(tmp_path)
+    small.export(tmp_path, max_tokens=48)
     grown = new_learner(ReasonerRecipe(base=str(tmp_path)), NANO, catalog.space, [], seed=0)
     known = small.model.get_input_embeddings().weight
     rows = grown.model.get_input_embeddings().weight

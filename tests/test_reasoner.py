@@ -60,6 +60,47 @@ def test_the_same_batch_leaves_the_same_bytes(
     assert think(reasoner, catalog, who) == think(reasoner, catalog, who)
 
 
+def test_a_recited_thought_leaves_the_beams_of_the_sampled_one(
+    reasoner: TransformersReasoner, catalog: Catalog
+) -> None:
+    who = users(catalog, 4)
+    prompts = [render_history(catalog, user.rows) for user in who]
+    thought = reasoner.think(prompts, paths=2, seeds=range(4))
+    closed = [at for at, texts in enumerate(thought.texts) if len(texts) == 2]
+    recited = reasoner.recite([prompts[at] for at in closed], [thought.texts[at] for at in closed])
+    assert closed
+    assert recited.tokens == [thought.tokens[at] for at in closed]
+    assert recited.num_dropped == [0] * len(closed)
+    again = reasoner.think([prompts[at] for at in closed], paths=2, seeds=closed)
+    expected = beam_search(again.scorer(), catalog.trie, depth=2, width=4)
+    for found, beams in zip(
+        beam_search(recited.scorer(), catalog.trie, depth=2, width=4), expected, strict=True
+    ):
+        assert [beam.codes for beam in found] == [beam.codes for beam in beams]
+        assert [beam.logprob for beam in found] == pytest.approx(
+            [beam.logprob for beam in beams], abs=1e-4
+        )
+
+
+def test_an_empty_thought_recommends_after_the_closing_token_alone(
+    reasoner: TransformersReasoner, catalog: Catalog
+) -> None:
+    (user,) = users(catalog, 1)
+    prompt = render_history(catalog, user.rows)
+    recited = reasoner.recite([prompt], [[""]])
+    ids = reasoner.tokenizer.encode(f"{prompt}</think><|item_begin|>", add_special_tokens=False)
+    logits_V = reasoner.model(torch.tensor([ids])).logits[0, -1]
+    expected = logits_V.log_softmax(dim=-1)[torch.from_numpy(reasoner.code_ids[0])]
+    torch.testing.assert_close(
+        torch.from_numpy(recited.scorer().start()[0]), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_thought_may_be_as_long_as_its_model_was_trained_on(directory: Path) -> None:
+    assert Sampling.of(directory).max_tokens == 48
+    assert Sampling.of(directory / "nowhere").max_tokens == 48
+
+
 def test_no_token_is_read_twice_and_none_is_padding(
     reasoner: TransformersReasoner, catalog: Catalog
 ) -> None:

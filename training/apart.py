@@ -129,10 +129,9 @@ def train(run: Run) -> dict[str, Any]:
 def check_after(run: Run, catalog: Catalog) -> dict[str, float]:
     """The exported model as the night loads it, on a few users. Raises InvalidRelease for a model
     that closes none of its thoughts or leaves no prefix."""
-    sampling = Sampling(max_tokens=run.recipe.thoughts.max_tokens)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     directory = run.work / "reasoner"
-    reasoner = TransformersReasoner.load(directory, catalog.space, device=device, sampling=sampling)
+    reasoner = TransformersReasoner.load(directory, catalog.space, device=device)
     rows = training_histories(catalog, run.split)[:_NUM_CHECKED]
     users = [UserHistory(f"{at}", tuple(history)) for at, history in enumerate(rows)]
     seeds = list(range(len(users)))

@@ -100,7 +100,7 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
     learner = _load(material, before)
     parameters = sum(weight.numel() for weight in plain_model(learner.model).parameters())
     shutil.rmtree(run.work / "reasoner", ignore_errors=True)
-    learner.export(run.work / "reasoner")
+    learner.export(run.work / "reasoner", max_tokens=run.recipe.thoughts.max_tokens)
     last = [made[stage]["validation"] for stage in made if "validation" in made[stage]]
     return {"parameters": parameters, **made, "validation": last[-1] if last else {}}
 
@@ -118,9 +118,8 @@ def _short_way(material: Material) -> dict[str, Any]:
     activated = activate(model, tasks, replace(recipe.activate, seed=recipe.seed))
     directory = run.work / "reasoner"
     shutil.rmtree(directory, ignore_errors=True)
-    learner.export(directory)
-    sampling = Sampling(max_tokens=recipe.thoughts.max_tokens)
-    reasoner = TransformersReasoner.load(directory, catalog.space, sampling=sampling)
+    learner.export(directory, max_tokens=recipe.thoughts.max_tokens)
+    reasoner = TransformersReasoner.load(directory, catalog.space)
     return {
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "align": aligned,

@@ -1,0 +1,60 @@
+"""A reasoner that may not think: it recommends at once, in one of two manners.
+
+`silent`: the night's own prompt with an empty thought. `preference`: the prompt of Sequential
+Preference Modeling (A.3.1), which a reasoner knows from alignment on. Knows nothing of the disk.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from models import prompts
+from models.beam import Beam, beam_search
+from models.catalog import Catalog
+from models.reasoner import TransformersReasoner
+from models.think import MAX_HISTORY, UserHistory, render_history
+
+
+class Manner(StrEnum):
+    """How a reasoner is asked."""
+
+    THINK = "think"
+    SILENT = "silent"
+    PREFERENCE = "preference"
+
+    @property
+    def closing(self) -> str:
+        """The token after which the item begins."""
+        return prompts.ANSWER_BEGIN if self is Manner.PREFERENCE else prompts.THINK_END
+
+
+class Beams(NamedTuple):
+    """Of one user: the best prefixes and the best whole SIDs, best first."""
+
+    prefixes: list[Beam]
+    sids: list[Beam]
+
+
+def recommend_at_once(
+    reasoner: TransformersReasoner,
+    catalog: Catalog,
+    users: Sequence[UserHistory],
+    *,
+    manner: Manner,
+    width: int,
+) -> list[Beams]:
+    """Beams of `width` after no thought at all. The reasoner must be loaded with the manner's
+    closing token."""
+    asked = [_question(catalog, user.rows, manner) for user in users]
+    batch = reasoner.recite(asked, [[""]] * len(asked))
+    depth, levels = catalog.space.prefix_depth, catalog.space.levels
+    prefixes = beam_search(batch.scorer(), catalog.trie, depth=depth, width=width)
+    sids = beam_search(batch.scorer(), catalog.trie, depth=levels, width=width)
+    return [Beams(*found) for found in zip(prefixes, sids, strict=True)]
+
+
+def _question(catalog: Catalog, rows: Sequence[int], manner: Manner) -> str:
+    if manner is Manner.SILENT:
+        return render_history(catalog, rows)
+    history = [tuple(sid) for sid in catalog.sids[list(rows[-MAX_HISTORY:])].tolist()]
+    return prompts.preference_prompt(catalog.space, history).removesuffix(manner.closing)
