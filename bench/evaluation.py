@@ -9,7 +9,7 @@ choose from. Knows nothing of Redis, HTTP or the disk.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bench.candidates import Coverage, Nodes, PrefixMap, equally_many_popular, shuffled
 from bench.histories import Case, mask_seen, target_rows
 from bench.metrics import Interval, bootstrap, ndcg_at, rank_targets, recall_at
-from bench.thoughts import Thoughts
+from bench.thoughts import CaseThoughts, Thoughts
 from models.candidates import Candidates, from_nodes
 from models.catalog import Catalog
 from models.finish import Finisher, KeptHistory
@@ -26,9 +26,19 @@ from models.history import window_start
 from models.sasrec import SasRec
 
 CUTOFFS = (5, 10)
+METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in CUTOFFS)
 STRICT, UNION = "two_tier_strict", "two_tier_union"
 SHUFFLED, POPULAR = "two_tier_shuffled", "two_tier_popular_prefixes"
 OWN = "online_own_prefixes"
+AT_ONCE, TIERS_AT_ONCE = "reasoner_at_once", "two_tier_at_once"  # without a thought
+REASONER, ONLINE, SASREC = "reasoner", "online", "sasrec"
+COMPARED = (
+    (REASONER, AT_ONCE),
+    (STRICT, TIERS_AT_ONCE),
+    (STRICT, ONLINE),
+    (UNION, ONLINE),
+    (ONLINE, SASREC),
+)
 NUM_OWN = 100  # of the online model's own prefixes, in the union
 
 
@@ -46,11 +56,13 @@ class Table:
     """Rows as `bench` writes them, and what else is said about prefix recall.
 
     prefix_recall_gain: strict minus another choice of equally many prefixes, paired by user.
-    own_prefix_recall: of the online model's own prefixes, as many as C_u has.
+    own_prefix_recall: of the online model's own prefixes, as many as C_u has. differences: of
+    COMPARED rows, paired by user, by "one minus other" and metric.
     """
 
     rows: list[dict[str, str | int | float]]
     prefix_recall_gain: dict[str, Interval]
+    differences: dict[str, dict[str, Interval]]
     own_prefix_recall: Interval
 
 
@@ -64,9 +76,12 @@ class Evaluation:
         cases: Sequence[Case],
         thoughts: Thoughts,
         sasrec: SasRec | None = None,
+        at_once: Thoughts | None = None,
     ) -> None:
-        """sasrec: a row of its own, left out without."""
+        """sasrec: a row of its own, left out without. at_once: what the same reasoner recommends
+        without a thought, of which a user gets as many as thinking left them; likewise."""
         self._sasrec = sasrec
+        self._at_once = at_once and _as_many(at_once, thoughts)
         self._finisher, self._catalog = finisher, catalog
         self._whole = Candidates(catalog.trie)
         self._cases, self._thoughts = cases, thoughts
@@ -91,19 +106,28 @@ class Evaluation:
             SHUFFLED: shuffled(self._own_nodes, seed=seed),
             POPULAR: equally_many_popular(self._map, self._own_nodes),
         }
+        if self._at_once is not None:
+            chosen[TIERS_AT_ONCE] = [self._map.nodes(user.prefixes) for user in self._at_once.users]
         popularity_N = self._catalog.popularity.astype(np.float64)
         for user, case in enumerate(self._cases):
             self._rank_by_scores("popularity", user, popularity_N.copy)
             if self._sasrec is not None:
-                self._rank_by_scores("sasrec", user, partial(self._sasrec_scores, user))
-            self._rank_by_scores("reasoner", user, partial(self._reasoner_scores, user))
+                self._rank_by_scores(SASREC, user, partial(self._sasrec_scores, user))
+            for name, found in self._alone.items():
+                self._rank_by_scores(name, user, partial(self._reasoner_scores, found.users[user]))
             state = self._encode(case)
             self._rank_own_prefixes(user, state)
-            self._rank_below("online", user, state, self._whole)
+            self._rank_below(ONLINE, user, state, self._whole)
             for name, nodes in chosen.items():
                 self._rank_below(name, user, state, from_nodes(self._catalog.trie, nodes[user]))
             on_progress(user + 1)
         return self._outcomes(chosen)
+
+    @property
+    def _alone(self) -> dict[str, Thoughts]:
+        """The rows of the reasoner by itself."""
+        at_once = {AT_ONCE: self._at_once} if self._at_once is not None else {}
+        return {REASONER: self._thoughts, **at_once}
 
     def _encode(self, case: Case) -> KeptHistory:
         started = time.perf_counter()
@@ -152,10 +176,10 @@ class Evaluation:
             return np.full(len(self._catalog), -np.inf)
         return self._sasrec.score([rows])[0].numpy().astype(np.float64)
 
-    def _reasoner_scores(self, user: int) -> NDArray[np.float64]:
+    def _reasoner_scores(self, found: CaseThoughts) -> NDArray[np.float64]:
         """The reasoner's own log P(SID) of what its beams ended in, -inf elsewhere: (N,)."""
         scores_N = np.full(len(self._catalog), -np.inf)
-        first_row, found = self._catalog.first_row, self._thoughts.users[user]
+        first_row = self._catalog.first_row
         codes = np.array(found.sids, dtype=np.int64).reshape(-1, self._catalog.space.levels)
         leaves = self._catalog.trie.nodes(codes).tolist()
         for leaf, logprob in zip(leaves, found.sid_logprobs, strict=True):
@@ -164,16 +188,14 @@ class Evaluation:
 
     def _outcomes(self, chosen: Mapping[str, Sequence[Nodes]]) -> dict[str, Outcome]:
         everything = self._map.cover_everything(self._target_U)
-        depth = self._catalog.space.prefix_depth
-        beams = [
-            np.unique(self._map.nodes([sid[:depth] for sid in user.sids]))
-            for user in self._thoughts.users
-        ]
         coverage = {
             "popularity": everything,
-            **({"sasrec": everything} if self._sasrec is not None else {}),
-            "online": everything,
-            "reasoner": self._map.cover(beams, self._target_U),
+            **({SASREC: everything} if self._sasrec is not None else {}),
+            ONLINE: everything,
+            **{
+                name: self._map.cover(self._beam_nodes(found), self._target_U)
+                for name, found in self._alone.items()
+            },
             **{
                 name: self._map.cover([np.unique(own) for own in nodes], self._target_U)
                 for name, nodes in chosen.items()
@@ -184,14 +206,40 @@ class Evaluation:
             for name, covered in coverage.items()
         }
 
+    def _beam_nodes(self, thoughts: Thoughts) -> list[Nodes]:
+        """The prefixes of what the reasoner's beams ended in."""
+        depth = self._catalog.space.prefix_depth
+        return [
+            np.unique(self._map.nodes([sid[:depth] for sid in user.sids]))
+            for user in thoughts.users
+        ]
+
     def _total_seconds(self, name: str) -> float:
         """What a row costs by itself: its ranking and the models behind it."""
         seconds = self._seconds[name]
-        if name not in ("popularity", "sasrec", "reasoner"):
+        if name not in ("popularity", SASREC, *self._alone):
             seconds += self._seconds["encode"]
-        if name in ("reasoner", STRICT, UNION, SHUFFLED):
+        if name in (REASONER, STRICT, UNION, SHUFFLED):
             seconds += self._thoughts.seconds
+        if name in (AT_ONCE, TIERS_AT_ONCE) and self._at_once is not None:
+            seconds += self._at_once.seconds
         return seconds
+
+
+def _as_many(at_once: Thoughts, thoughts: Thoughts) -> Thoughts:
+    """The same budget: of prefixes and of SIDs, for each user as many as thinking left."""
+    users = []
+    for one, other in zip(at_once.users, thoughts.users, strict=True):
+        num = len(other.sids)
+        users.append(
+            replace(
+                one,
+                prefixes=one.prefixes[: len(other.prefixes)],
+                sids=one.sids[:num],
+                sid_logprobs=one.sid_logprobs[:num],
+            )
+        )
+    return Thoughts(users, at_once.seconds)
 
 
 def summarise(
@@ -208,13 +256,23 @@ def summarise(
     others = {name: columns[name, "prefix_recall"] for name in (SHUFFLED, POPULAR)}
     others[OWN] = has_own_prefix_U
     gains = {("gain", name): strict_U - other_U for name, other_U in others.items()}
-    columns = columns | gains | {(OWN, "prefix_recall"): has_own_prefix_U}
+    compared = [pair for pair in COMPARED if set(pair) <= set(outcomes)]
+    paired = {
+        (f"{one} minus {other}", metric): columns[one, metric] - columns[other, metric]
+        for one, other in compared
+        for metric in METRICS
+    }
+    columns = columns | gains | {(OWN, "prefix_recall"): has_own_prefix_U} | paired
     intervals = bootstrap(np.stack(list(columns.values()), axis=1), seed=seed)
     by_column = dict(zip(columns, intervals, strict=True))
     return Table(
         rows=[_row(name, outcome, by_column) for name, outcome in outcomes.items()],
         prefix_recall_gain={name: by_column["gain", name] for name in others},
         own_prefix_recall=by_column[OWN, "prefix_recall"],
+        differences={
+            name: {metric: by_column[name, metric] for metric in METRICS}
+            for name in dict.fromkeys(name for name, _ in paired)
+        },
     )
 
 
@@ -222,8 +280,7 @@ def _row(
     name: str, outcome: Outcome, intervals: Mapping[tuple[str, str], Interval]
 ) -> dict[str, str | int | float]:
     row: dict[str, str | int | float] = {"name": name}
-    measured = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in CUTOFFS]
-    for column in (*measured, "prefix_recall"):
+    for column in (*METRICS, "prefix_recall"):
         interval = intervals[name, column]
         row |= {column: interval.mean, f"{column}_low": interval.low}
         row[f"{column}_high"] = interval.high

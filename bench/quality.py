@@ -7,7 +7,6 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bench.at_once import Manner
 from bench.evaluation import Evaluation, Table
 from bench.histories import Case, cut_histories
 from bench.metrics import Interval
 from bench.report import open_console, print_table, write_json
-from bench.thoughts import CaseThoughts, ThoughtCache, Thoughts, ThoughtSettings, collect_thoughts
+from bench.thoughts import (
+    CaseThoughts,
+    ThoughtCache,
+    Thoughts,
+    ThoughtSettings,
+    collect_thoughts,
+    without_thought,
+)
 from models.catalog import Catalog
 from models.dataset import load_dataset
 from models.errors import InvalidDataset, ReleaseMismatch
@@ -58,8 +65,11 @@ def main(arguments: Sequence[str]) -> int:
     settings = ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
     cache = ThoughtCache.open(options.cache, release, settings)
     thoughts = _think(console, cache, cases, workers=options.workers)
+    silent = without_thought(settings, Manner(options.at_once))
+    at_once_cache = ThoughtCache.open(options.cache, release, silent)
+    at_once = _think(console, at_once_cache, cases, workers=options.workers)
     finisher = Finisher(release.load_searcher(), release.catalog)
-    evaluation = Evaluation(finisher, release.catalog, cases, thoughts, sasrec)
+    evaluation = Evaluation(finisher, release.catalog, cases, thoughts, sasrec, at_once)
     with _progress(console, "ranking", len(cases)) as on_progress:
         table = evaluation.run(seed=options.seed, on_progress=on_progress)
     meta = {
@@ -69,7 +79,8 @@ def main(arguments: Sequence[str]) -> int:
         "split": options.split,
         "users": len(cases),
         "items": len(release.catalog),
-        "settings": asdict(settings),
+        "settings": settings.to_json(),
+        "without_thought": silent.to_json(),
         "workers": options.workers,
         "thoughts": describe_thoughts(thoughts),
         "grounding": describe_grounding(release.catalog, cases, thoughts),
@@ -138,6 +149,10 @@ def _describe(table: Table) -> dict[str, Any]:
             name: _as_json(interval) for name, interval in table.prefix_recall_gain.items()
         },
         "own_prefix_recall": _as_json(table.own_prefix_recall),
+        "differences": {
+            name: {metric: _as_json(interval) for metric, interval in metrics.items()}
+            for name, metrics in table.differences.items()
+        },
     }
 
 
@@ -149,10 +164,17 @@ def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
     title = f"{meta['release']} on {meta['split']}, {meta['users']:,} users, 95% intervals"
     print_table(console, title, table.rows, _COLUMNS)
     print_table(console, "prefixes to choose from", table.rows, _PREFIX_COLUMNS)
-    for name, (mean, low, high) in table.prefix_recall_gain.items():
-        console.print(f"prefix recall, strict minus {name}: {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    for name, interval in table.prefix_recall_gain.items():
+        console.print(f"prefix recall, strict minus {name}: {_signed(interval)}")
+    for name, metrics in table.differences.items():
+        said = (f"{metric} {_signed(interval)}" for metric, interval in metrics.items())
+        console.print(f"{name}: {', '.join(said)}")
     for what, share in meta["grounding"].items():
         console.print(f"{what.replace('_', ' ')}: {share:.1%}")
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
 @contextmanager
@@ -178,6 +200,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--users", type=int, metavar="N", help="a seeded sample; default: everybody")
     add("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
     add("--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path")
+    add(
+        "--at-once",
+        choices=(Manner.SILENT.value, Manner.PREFERENCE.value),
+        default=Manner.SILENT.value,
+        help="how the reasoner is asked without a thought",
+    )
     add("--seed", type=int, default=0, metavar="S")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     add("--sasrec", type=Path, metavar="DIR", help="default: bench/sasrec, if of this catalog")

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -58,6 +58,12 @@ class ThoughtSettings:
         """`think` is left out, so that thoughts keep their place on disk."""
         values: dict[str, str | int] = asdict(self)
         return {name: value for name, value in values.items() if value != Manner.THINK}
+
+
+def without_thought(settings: ThoughtSettings, manner: Manner) -> ThoughtSettings:
+    """The same budget in one beam: as wide as all paths together."""
+    width = settings.paths * settings.width
+    return replace(settings, paths=1, width=width, manner=manner)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from bench.candidates import PrefixMap, another_user, equally_many_popular, shuffled
-from bench.evaluation import POPULAR, SHUFFLED, STRICT, UNION, Evaluation
+from bench.evaluation import (
+    AT_ONCE,
+    POPULAR,
+    SHUFFLED,
+    STRICT,
+    TIERS_AT_ONCE,
+    UNION,
+    Evaluation,
+)
 from bench.histories import Case, cut_histories
 from bench.quality import describe_grounding, main
 from bench.thoughts import (
@@ -64,6 +72,7 @@ class World:
     catalog: Catalog
     cases: list[Case]
     thoughts: Thoughts
+    at_once: Thoughts
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +81,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = write_dataset(tmp_path_factory.mktemp("data"), catalog)
     cases = cut_histories(load_dataset(folder), catalog, split="test")
     rng = np.random.default_rng(2)
-    users = [random_thoughts(catalog, case.history.user_id, rng) for case in cases]
-    return World(catalog, cases, Thoughts(users, 1.5))
+    thoughts, at_once = (
+        Thoughts([random_thoughts(catalog, case.history.user_id, rng) for case in cases], 1.5)
+        for _ in range(2)
+    )
+    return World(catalog, cases, thoughts, at_once)
 
 
 def random_thoughts(catalog: Catalog, user_id: str, rng: np.random.Generator) -> CaseThoughts:
@@ -130,6 +142,7 @@ def rank_all(world: World) -> Ranks:
         world.cases,
         world.thoughts,
         toy_sasrec(world.catalog),
+        world.at_once,
     )
     outcomes = evaluation.rank_all(seed=3, on_progress=lambda _: None)
     return {name: outcome.rank_U.tolist() for name, outcome in outcomes.items()}
@@ -163,6 +176,45 @@ def test_reasoner_ranks_equal_its_sids_expanded_in_serving_order(
         ]
         expected.append(place(rows, case.target))
     assert ranks["reasoner"] == expected
+
+
+def test_without_a_thought_everybody_has_the_budget_that_thinking_used(
+    world: World, ranks: Ranks
+) -> None:
+    pairs = list(zip(world.thoughts.users, world.at_once.users, strict=True))
+    cut = [silent.prefixes[: len(thought.prefixes)] for thought, silent in pairs]
+    assert any(
+        len(kept) < len(silent.prefixes) for kept, (_, silent) in zip(cut, pairs, strict=True)
+    )
+    assert ranks[TIERS_AT_ONCE] == places_below(world, cut)
+    num_ranked = [
+        sum(tuple(sid) in silent.sids[: len(thought.sids)] for sid in world.catalog.sids.tolist())
+        for thought, silent in pairs
+    ]
+    for rank, num in zip(ranks[AT_ONCE], num_ranked, strict=True):
+        assert rank == math.inf or rank <= num
+    assert any(rank < math.inf for rank in ranks[AT_ONCE])
+
+
+def test_differences_are_those_of_the_rows(world: World) -> None:
+    finisher = toy_finisher(world.catalog)
+    evaluation = Evaluation(
+        finisher, world.catalog, world.cases, world.thoughts, at_once=world.at_once
+    )
+    table = evaluation.run(seed=0, on_progress=lambda _: None)
+    rows = {row["name"]: row for row in table.rows}
+    assert set(table.differences) == {
+        f"reasoner minus {AT_ONCE}",
+        f"{STRICT} minus {TIERS_AT_ONCE}",
+        f"{STRICT} minus online",
+        f"{UNION} minus online",
+    }
+    for name, metrics in table.differences.items():
+        one, _, other = name.partition(" minus ")
+        for metric, interval in metrics.items():
+            expected = float(rows[one][metric]) - float(rows[other][metric])
+            assert interval.mean == pytest.approx(expected)
+            assert interval.low <= interval.mean <= interval.high
 
 
 def test_sasrec_ranks_what_is_unseen_by_its_scores(world: World, ranks: Ranks) -> None:
@@ -211,7 +263,7 @@ def test_coverage_counts_prefixes_items_below_them_and_targets_under_them(world:
 
 def test_a_target_that_the_catalog_lacks_is_missed_by_every_row(world: World) -> None:
     lost = [Case(case.history, case.seen, None) for case in world.cases]
-    found = rank_all(World(world.catalog, lost, world.thoughts))
+    found = rank_all(World(world.catalog, lost, world.thoughts, world.at_once))
     assert {rank for row in found.values() for rank in row} == {math.inf}
 
 
@@ -313,7 +365,8 @@ def test_quality_writes_every_row_and_thinks_only_once(
 
 
 NAMES = ("first", "second")
-ROWS = ["popularity", "online", "reasoner", STRICT, UNION, SHUFFLED, POPULAR]
+ROWS = ["popularity", "online", "reasoner", AT_ONCE]
+ROWS += [STRICT, UNION, SHUFFLED, POPULAR, TIERS_AT_ONCE]
 MEASURED = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "prefix_recall")
 COLUMNS = {"name", "prefixes", "fan_out", "seconds"} | {
     f"{column}{end}" for column in MEASURED for end in ("", "_low", "_high")
