@@ -21,6 +21,7 @@ _EXIT_CODES: dict[type[Exception], int] = {
 }
 COMMANDS = {
     "quality": "who finds the item that was left out, ranking the whole catalog",
+    "faithfulness": "what follows thoughts that are whole, cut short, empty or somebody else's",
     "baseline": "the same for the language model that `generate` decodes",
     "refresh": "users a second of each engine, beside `generate` of transformers",
     "finish": "CPU time of one finish, beside `generate` of transformers",
@@ -39,7 +40,7 @@ COMMANDS = {
 def main(arguments: Sequence[str]) -> int:
     command = arguments[0] if arguments else "--help"
     if command not in COMMANDS:
-        lines = [f"  {name:8} {purpose}" for name, purpose in COMMANDS.items()]
+        lines = [f"  {name:12} {purpose}" for name, purpose in COMMANDS.items()]
         print("\n".join(["usage: python -m bench COMMAND [--help]", "", *lines]))
         return 0 if command in ("-h", "--help") else EX_USAGE
     signal.signal(signal.SIGTERM, _exit_in_order)

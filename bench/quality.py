@@ -64,13 +64,13 @@ def main(arguments: Sequence[str]) -> int:
     sasrec = _load_sasrec(options.sasrec, release.catalog)
     settings = ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
     cache = ThoughtCache.open(options.cache, release, settings)
-    thoughts = _think(console, cache, cases, workers=options.workers)
+    thoughts = think_cases(console, cache, cases, workers=options.workers)
     silent = without_thought(settings, Manner(options.at_once))
     at_once_cache = ThoughtCache.open(options.cache, release, silent)
-    at_once = _think(console, at_once_cache, cases, workers=options.workers)
+    at_once = think_cases(console, at_once_cache, cases, workers=options.workers)
     finisher = Finisher(release.load_searcher(), release.catalog)
     evaluation = Evaluation(finisher, release.catalog, cases, thoughts, sasrec, at_once)
-    with _progress(console, "ranking", len(cases)) as on_progress:
+    with open_progress(console, "ranking", len(cases)) as on_progress:
         table = evaluation.run(seed=options.seed, on_progress=on_progress)
     meta = {
         "command": "quality",
@@ -102,12 +102,12 @@ def _load_sasrec(folder: Path | None, catalog: Catalog) -> SasRec | None:
         raise
 
 
-def _think(
+def think_cases(
     console: Console, cache: ThoughtCache, cases: Sequence[Case], *, workers: int
 ) -> Thoughts:
     """A user whose whole history is unknown to the catalog has nothing to think about."""
     users = [case.history for case in cases if case.history.rows]
-    with _progress(console, "thinking", len(users)) as on_progress:
+    with open_progress(console, "thinking", len(users)) as on_progress:
         found = collect_thoughts(cache, users, workers=workers, on_progress=on_progress)
     by_user = {user.user_id: user for user in found.users}
     everybody = [
@@ -165,20 +165,20 @@ def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
     print_table(console, title, table.rows, _COLUMNS)
     print_table(console, "prefixes to choose from", table.rows, _PREFIX_COLUMNS)
     for name, interval in table.prefix_recall_gain.items():
-        console.print(f"prefix recall, strict minus {name}: {_signed(interval)}")
+        console.print(f"prefix recall, strict minus {name}: {signed(interval)}")
     for name, metrics in table.differences.items():
-        said = (f"{metric} {_signed(interval)}" for metric, interval in metrics.items())
+        said = (f"{metric} {signed(interval)}" for metric, interval in metrics.items())
         console.print(f"{name}: {', '.join(said)}")
     for what, share in meta["grounding"].items():
         console.print(f"{what.replace('_', ' ')}: {share:.1%}")
 
 
-def _signed(interval: Interval) -> str:
+def signed(interval: Interval) -> str:
     return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
 @contextmanager
-def _progress(console: Console, task: str, total: int) -> Iterator[Callable[[int], None]]:
+def open_progress(console: Console, task: str, total: int) -> Iterator[Callable[[int], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.catalog import Catalog
-from models.sid import ITEM_BEGIN, ITEM_END, Sid, SidSpace
+from models.sid import ITEM_BEGIN, ITEM_END, Prefix, Sid, SidSpace
 
 TURN_BEGIN, TURN_END = "<|im_start|>", "<|im_end|>"
 THINK_BEGIN, THINK_END = "<think>", "</think>"
@@ -197,6 +197,14 @@ def topic(catalog: Catalog, row: int) -> str:
     if path:
         return " > ".join(path[_TOPIC_LEVELS] or path)
     return catalog.brands[row] or catalog.space.token(0, int(catalog.sids[row, 0]))
+
+
+def prefix_topics(catalog: Catalog) -> dict[Prefix, str]:
+    """The most frequent topic of the items below each prefix."""
+    counts: dict[Prefix, Counter[str]] = {}
+    for row, codes in enumerate(catalog.sids[:, : catalog.space.prefix_depth].tolist()):
+        counts.setdefault(tuple(codes), Counter())[topic(catalog, row)] += 1
+    return {codes: count.most_common(1)[0][0] for codes, count in counts.items()}
 
 
 def category_rationale(catalog: Catalog, history: Sequence[int], target: int) -> Rationale:

@@ -1,14 +1,12 @@
 """What a reasoner does on validation users: does it close its thoughts, name the user's interests,
 and find the prefix of what came next more often than popularity does?"""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from models import prompts
 from models.catalog import Catalog, popular_prefixes
 from models.reasoner import TransformersReasoner
-from models.sid import Prefix
 from models.think import UserHistory, UserThoughts, think_users, user_seed
 from training.data import UserSplit
 
@@ -81,7 +79,7 @@ def wish_shift(
     reasoner: TransformersReasoner, catalog: Catalog, users: Sequence[UserSplit], *, seed: int
 ) -> WishShift:
     """Each user wishes for the topic of the validation target, in words (Fig. 3)."""
-    topic_of = _prefix_topics(catalog)
+    topic_of = prompts.prefix_topics(catalog)
     shares: dict[bool, list[float]] = {False: [], True: []}
     for start in range(0, len(users), _BATCH):
         chunk = users[start : start + _BATCH]
@@ -104,11 +102,3 @@ def wish_shift(
                 hits = named.count(prompts.topic(catalog, target))
                 found.append(hits / max(len(named), 1))
     return WishShift(*(round(sum(of) / max(len(of), 1), 4) for of in shares.values()))
-
-
-def _prefix_topics(catalog: Catalog) -> dict[Prefix, str]:
-    """The most frequent topic of the items below each prefix."""
-    counts: dict[Prefix, Counter[str]] = {}
-    for row, codes in enumerate(catalog.sids[:, : catalog.space.prefix_depth].tolist()):
-        counts.setdefault(tuple(codes), Counter())[prompts.topic(catalog, row)] += 1
-    return {codes: count.most_common(1)[0][0] for codes, count in counts.items()}
