@@ -1,4 +1,6 @@
-"""`python -m service --release DIR [--redis URL] [--host H] [--port P]`.
+"""`python -m service --release DIR [--redis URL] [--host H] [--port P] [--config FILE]`.
+
+`python -m service check` says whether a service would start so, and shows every setting.
 
 SIGHUP makes it look at the release directory again and serve what that holds now, if it is sound
 and of the same SID space. Exits 0 after SIGTERM or SIGINT, once the requests in flight are
@@ -12,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -34,12 +37,16 @@ EX_TEMPFAIL = 75
 EX_CONFIG = 78
 _KEEP_ALIVE_S = 75  # longer than a load balancer's idle time, else random 502s
 _DRAIN_S = 8
+_COMMANDS = {"check": "service.check"}  # without one it serves
 logger = logging.getLogger("service")
 
 
 def main(arguments: Sequence[str]) -> int:
     _stop_on_signals()
     try:
+        if arguments and arguments[0] in _COMMANDS:
+            code: int = import_module(_COMMANDS[arguments[0]]).main(arguments[1:])
+            return code
         _serve(load_settings(arguments, os.environ))
     except (InvalidInput, InvalidRelease) as exc:
         return _refuse(exc, EX_CONFIG)

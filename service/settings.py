@@ -1,28 +1,36 @@
 """Settings of the service: names, units, defaults; one line for whatever is wrong with them.
 
-Knows the environment and the command line. Knows nothing of what the values are used for.
+Knows the command line, the environment and a file. Knows nothing of what the values are used for.
 """
 
 import argparse
-import difflib
+import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
+from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from models.errors import InvalidSettings
+from service.config_file import did_you_mean, read_config
 from service.reasons import Mode
 
 ENV_PREFIX = "THINKAHEAD_"
+CONFIG = "config"  # the one setting that a file cannot hold
+_MASK = "***"
 
 
 class ServiceSettings(BaseSettings):
-    """Every field is also an environment variable, `THINKAHEAD_` + its name; arguments win."""
+    """Every field is also an environment variable, `THINKAHEAD_` + its name, and a key of the file.
+
+    The command line wins over the environment, that over the file, that over these defaults.
+    """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
+    config: Path | None = None  # a YAML file of the settings below
     release_dir: Path
     redis_url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://.+")] | None = None
     precision: Annotated[str, Field(min_length=1)] = "fastest"  # or one that the release names
@@ -41,36 +49,133 @@ class ServiceSettings(BaseSettings):
     history_cache_mb: Annotated[int, Field(ge=0)] = 256  # encoded histories; about 35 kB a user
     outbox_limit: Annotated[int, Field(ge=1)] = 10_000  # events
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `on` as true, and pydantic true as 1: a port of `on` would be port 1."""
+        wants = cls.model_fields[info.field_name].annotation if info.field_name else None
+        if isinstance(value, bool) and wants in (int, float):
+            raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
+
+    def shown(self) -> dict[str, Any]:
+        """Values fit for eyes and JSON: passwords and secrets are masked."""
+        values = self.model_dump(mode="json")
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                values[name] = _MASK
+            elif isinstance(value, str) and "://" in value:
+                values[name] = mask_url(value)
+        return values
+
+
+class Effective(NamedTuple):
+    """origins: where each setting's value comes from, by name."""
+
+    settings: ServiceSettings
+    origins: Mapping[str, str]
+
 
 def load_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> ServiceSettings:
-    """Command line over environment over defaults. Raises InvalidSettings with one line."""
+    """Command line over environment over file over defaults. Raises InvalidSettings, one line."""
+    return resolve_settings(arguments, environ).settings
+
+
+def resolve_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Effective:
+    """The same with where each value comes from."""
+    return resolve_options(settings_parser().parse_args(arguments), environ)
+
+
+def resolve_options(options: argparse.Namespace, environ: Mapping[str, str]) -> Effective:
+    """The same for options as parsed; those that are no settings are passed over."""
     _check_names(environ)
-    given = {k: v for k, v in vars(_parser().parse_args(arguments)).items() if v is not None}
+    given = {
+        name: value
+        for name, value in vars(options).items()
+        if name in ServiceSettings.model_fields and value is not None
+    }
+    origins = {name: f"environment {key}" for name, key in _of_environment(environ).items()}
+    origins |= dict.fromkeys(given, "command line")
+    path = given.get(CONFIG) or environ.get(ENV_PREFIX + CONFIG.upper())
+    known = [name for name in ServiceSettings.model_fields if name != CONFIG]
+    of_file = read_config(Path(path), known=known) if path else {}
+    below = {name: value for name, value in of_file.items() if name not in origins}
+    origins |= dict.fromkeys(below, str(path))
     try:
-        return ServiceSettings(**given)
+        settings = ServiceSettings(**below, **given)
     except ValidationError as exc:
-        raise InvalidSettings("; ".join(_explain(error) for error in exc.errors())) from exc
+        lines = "; ".join(_explain(error, origins) for error in exc.errors())
+        raise InvalidSettings(lines) from exc
+    except SettingsError as exc:
+        raise InvalidSettings(f"environment: {exc}") from exc
+    return Effective(
+        settings, {name: origins.get(name, "default") for name in ServiceSettings.model_fields}
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def mask_url(url: str) -> str:
+    """The URL without a password, which may stand before the host or among the options."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if ":" in user:
+        user = f"{user.partition(':')[0]}:{_MASK}"
+    options = [
+        f"{name}={_MASK}" if "password" in name else option
+        for option in parts.query.split("&")
+        for name in [option.partition("=")[0]]
+    ]
+    return urlunsplit(parts._replace(netloc=user + at + host, query="&".join(options)))
+
+
+def _of_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables of ours, by the setting that they give."""
+    return {
+        key.upper().removeprefix(ENV_PREFIX).lower(): key
+        for key in environ
+        if key.upper().startswith(ENV_PREFIX)
+    }
 
 
 def _check_names(environ: Mapping[str, str]) -> None:
     """`extra="forbid"` does not see a misspelt environment variable, so look for ourselves."""
     known = {ENV_PREFIX + name.upper() for name in ServiceSettings.model_fields}
-    for name in sorted(environ):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            close = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise InvalidSettings(f"environment: {name} is not a setting{hint}")
+    for name, key in sorted(_of_environment(environ).items()):
+        variable = ENV_PREFIX + name.upper()
+        if variable not in known:
+            raise InvalidSettings(
+                f"environment: {key} is not a setting{did_you_mean(variable, known)}"
+            )
 
 
-def _explain(error: Mapping[str, object]) -> str:
-    location = error["loc"]
-    name = str(location[0]) if isinstance(location, tuple) and location else "settings"
-    flag = _FLAGS.get(name)
-    where = f"{flag} or {ENV_PREFIX}{name.upper()}" if flag else f"{ENV_PREFIX}{name.upper()}"
-    return f"{where}: {error['msg']}"
+def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    location = [str(part) for part in error["loc"]] or ["settings"]
+    name, flag = location[0], _FLAGS.get(location[0])
+    where = ENV_PREFIX + name.upper()
+    if origins.get(name) == "command line" and flag:
+        where = flag
+    elif name in origins and not origins[name].startswith("environment "):
+        where = f"{origins[name]}: {name}"
+    elif name not in origins and flag:
+        where = f"{flag} or {where}"
+    return f"{'.'.join([where, *location[1:]])}: {error['msg'].removeprefix('Value error, ')}"
 
 
-_FLAGS = {"release_dir": "--release", "redis_url": "--redis", "host": "--host", "port": "--port"}
+_FLAGS = {
+    "release_dir": "--release",
+    "redis_url": "--redis",
+    "host": "--host",
+    "port": "--port",
+    CONFIG: "--config",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,12 +183,20 @@ class _Parser(argparse.ArgumentParser):
         raise InvalidSettings(f"arguments: {message}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def settings_parser(
+    prog: str = "python -m service", description: str = "Serve recommendations over HTTP."
+) -> argparse.ArgumentParser:
+    """Parser of the options that are settings; what is wrong with them raises InvalidSettings."""
     parser = _Parser(
-        prog="python -m service",
-        description="Serve recommendations over HTTP.",
-        epilog=f"Everything else is set by {ENV_PREFIX}* variables.",
+        prog=prog,
+        description=description,
+        epilog=f"Everything else is set by {ENV_PREFIX}* variables or in the file of --config. "
+        "`python -m service check` takes the same options, says whether a service would start "
+        "with them, and shows every setting.",
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="settings in YAML; below all other sources"
     )
     parser.add_argument("--release", dest="release_dir", metavar="DIR", help="release to serve")
     parser.add_argument(

@@ -6,7 +6,13 @@ import pytest
 
 from models.errors import InvalidSettings
 from models.release import FASTEST
-from service.settings import ServiceSettings, load_settings
+from service.settings import (
+    ServiceSettings,
+    is_loopback,
+    load_settings,
+    mask_url,
+    resolve_settings,
+)
 
 
 def test_arguments_win_over_the_environment_and_that_over_defaults(
@@ -58,3 +64,88 @@ def test_every_quantity_carries_its_unit_or_is_a_count() -> None:
 def test_the_default_precision_is_the_fastest_of_the_machine() -> None:
     """Written out in the settings, which are read before anything heavy is imported."""
     assert ServiceSettings.model_fields["precision"].default == FASTEST
+
+
+def write_config(folder: Path, text: str) -> Path:
+    file = folder / "service.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_the_environment_wins_over_the_file_and_that_over_defaults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = write_config(
+        tmp_path,
+        "release_dir: of-file\nport: 9001\nqueue_limit: 3\nmode: union\nredis_timeout_ms: 7\n",
+    )
+    environ = {"THINKAHEAD_CONFIG": str(file), "THINKAHEAD_QUEUE_LIMIT": "4"}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    effective = resolve_settings(["--port", "9002"], environ)
+    settings = effective.settings
+    assert (settings.port, settings.queue_limit, settings.redis_timeout_ms) == (9002, 4, 7)
+    assert (settings.release_dir, settings.mode) == (Path("of-file"), "union")
+    assert {name: effective.origins[name] for name in ("port", "queue_limit", "mode", "host")} == {
+        "port": "command line",
+        "queue_limit": "environment THINKAHEAD_QUEUE_LIMIT",
+        "mode": str(file),
+        "host": "default",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("redis_timeout: 20", r"service.yaml: redis_timeout is not.*did you mean redis_timeout_ms"),
+        ("config: other.yaml", "service.yaml: config is not a setting"),
+        ("1: 2", "service.yaml: 1 is not a setting"),
+        ("port: many", r"service.yaml: port: .*integer"),
+        ("port: on", r"service.yaml: port: expected a number, got true"),
+        ("redis_timeout_ms: 20ms", r"service.yaml: redis_timeout_ms: .*integer"),
+        ("redis_timeout_ms: 0", r"service.yaml: redis_timeout_ms: .*greater than or equal to 1"),
+        ("port: 1\nhost: a\nport: 2", r"service.yaml:1: the key port stands there twice"),
+        ("- port", "service.yaml: expected a mapping"),
+        ("port: [", "service.yaml:1: "),
+        ("port: !!python/object/apply:os.getcwd []", "service.yaml:1: could not determine"),
+        ("port: 2026-99-99", "service.yaml: cannot be read as YAML"),
+        ("[" * 100_000, "service.yaml"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_file_and_key(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    file = write_config(tmp_path, text)
+    with pytest.raises(InvalidSettings, match=named) as caught:
+        load_settings(["--release", "x", "--config", str(file)], {})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"none.yaml: cannot be read: No such file"):
+        load_settings(["--release", "x", "--config", str(tmp_path / "none.yaml")], {})
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("rediss://ann:s3cret@host:1?cluster=true", "rediss://ann:***@host:1?cluster=true"),
+        ("redis://:s3cret@host", "redis://:***@host"),
+        ("redis://host?password=s3cret&db=1", "redis://host?password=***&db=1"),
+    ],
+)
+def test_a_password_in_a_url_is_not_shown(url: str, shown: str) -> None:
+    assert mask_url(url) == shown
+    assert ServiceSettings(release_dir=Path("x"), redis_url=url).shown()["redis_url"] == shown
+
+
+@pytest.mark.parametrize(
+    ("host", "is_so"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org")),
+    ],
+)
+def test_which_hosts_are_this_machine_alone(host: str, is_so: bool) -> None:
+    assert is_loopback(host) is is_so

@@ -1,0 +1,123 @@
+"""`python -m service check [--offline] [--json] [options of the service]`.
+
+Says line by line whether a service would start and serve with these settings, and shows them all,
+each with where it comes from. Exits 0 if so; 78 when settings or release are bad, 75 when only the
+store is away.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from models.embedded import resolve
+from models.errors import ReleaseMismatch, StoreUnavailable, ThinkAheadError
+from models.store import RedisStore
+from service.engine import Engine, self_test
+from service.reload import load_configured
+from service.settings import Effective, ServiceSettings, resolve_options, settings_parser
+
+EX_TEMPFAIL, EX_CONFIG = 75, 78
+
+
+class Finding(NamedTuple):
+    """why: what was found, or what is wrong. exit_code: 0 when it is fine."""
+
+    name: str
+    why: str
+    exit_code: int = 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = settings_parser(
+        "python -m service check", "Check settings, release and store; show every setting."
+    )
+    parser.add_argument("--offline", action="store_true", help="do not ask the store")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args(arguments)
+    effective = resolve_options(options, os.environ)
+    findings = check(effective.settings, is_offline=options.offline)
+    print(_as_json(effective, findings) if options.json else _as_text(effective, findings))
+    return max(finding.exit_code for finding in findings)
+
+
+def check(settings: ServiceSettings, *, is_offline: bool) -> list[Finding]:
+    """Everything that a start would need, one finding each; it goes on after the first failure."""
+    findings = [Finding("settings", "every name is known and every value in its bounds")]
+    engines: list[Engine] = []
+    findings.append(_try("release", lambda: _check_release(settings, engines)))
+    if is_offline:
+        findings.append(Finding("store", "not asked (--offline)"))
+    else:
+        engine = engines[0] if engines else None
+        findings.append(_try("store", lambda: _check_store(settings, engine)))
+    return findings
+
+
+def _try(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, look())
+    except StoreUnavailable as exc:
+        return Finding(name, str(exc), EX_TEMPFAIL)
+    except ThinkAheadError as exc:
+        return Finding(name, str(exc), EX_CONFIG)
+
+
+def _check_release(settings: ServiceSettings, engines: list[Engine]) -> str:
+    engine = load_configured(settings)
+    self_test(engine)
+    engines.append(engine)
+    return f"{engine.label}, {len(engine.catalog):,} items, passes the self-test"
+
+
+def _check_store(settings: ServiceSettings, engine: Engine | None) -> str:
+    with resolve(settings.redis_url, settings.state_dir) as server:
+        return asyncio.run(_ask_store(server.url, settings.redis_timeout_ms, engine))
+
+
+async def _ask_store(url: str, timeout_ms: int, engine: Engine | None) -> str:
+    store = RedisStore(url, timeout_ms)
+    try:
+        await store.ping()
+        manifest = await store.read_manifest()
+    finally:
+        await store.close()
+    if manifest is None:
+        return "answers; no night has been activated yet"
+    if engine is not None and manifest.fingerprint != engine.catalog.space.fingerprint:
+        raise ReleaseMismatch(f"the live night, epoch {manifest.epoch}, is of another SID space")
+    return f"answers; epoch {manifest.epoch} is live, generation {manifest.layers[0].generation}"
+
+
+def _as_json(effective: Effective, findings: Sequence[Finding]) -> str:
+    shown = effective.settings.shown()
+    report: dict[str, Any] = {
+        "ok": not any(finding.exit_code for finding in findings),
+        "checks": [
+            {"name": name, "ok": not code, "why": " ".join(why.split())}
+            for name, why, code in findings
+        ],
+        "settings": {
+            name: {"value": shown[name], "from": origin}
+            for name, origin in effective.origins.items()
+        },
+    }
+    return json.dumps(report, indent=2)
+
+
+def _as_text(effective: Effective, findings: Sequence[Finding]) -> str:
+    shown = effective.settings.shown()
+    rows = [("setting", "value", "from")]
+    rows += [(name, _one_line(shown[name]), origin) for name, origin in effective.origins.items()]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    table = [f"{name:{widths[0]}}  {value:{widths[1]}}  {where}" for name, value, where in rows]
+    lines = [
+        f"{'FAIL' if code else 'ok':4}  {name:8}  {' '.join(why.split())}"
+        for name, why, code in findings
+    ]
+    return "\n".join([*table, "", *lines])
+
+
+def _one_line(value: Any) -> str:
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
