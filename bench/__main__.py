@@ -21,6 +21,7 @@ _EXIT_CODES: dict[type[Exception], int] = {
 }
 COMMANDS = {
     "quality": "who finds the item that was left out, ranking the whole catalog",
+    "stages": "what each stage of the reasoner's training is worth",
     "faithfulness": "what follows thoughts that are whole, cut short, empty or somebody else's",
     "baseline": "the same for the language model that `generate` decodes",
     "refresh": "users a second of each engine, beside `generate` of transformers",

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from bench.alone import rank_of_target
 from bench.candidates import another_user
 from bench.histories import Case, cut_histories
 from bench.metrics import Interval, bootstrap, ndcg_at, recall_at
@@ -177,6 +178,7 @@ class Listener:
     def _note(self, case: Case, texts: Sequence[str], recital: Recital) -> Heard:
         assert case.target is not None
         assert recital.target_logprobs is not None
+        sids = [sid.codes for sid in unite(recital.sids)]
         wanted = tuple(self._catalog.sids[case.target].tolist())
         prefix = wanted[: self._catalog.space.prefix_depth]
         named = [
@@ -186,23 +188,11 @@ class Listener:
         ]
         agreeing = [self._topic_of[codes] == topic for topic, codes in named]
         return Heard(
-            rank=self._rank(case, recital),
+            rank=rank_of_target(self._catalog, case, sids),
             has_prefix=prefix in {beam.codes for path in recital.prefixes for beam in path},
             log_p_target=float(np.mean(recital.target_logprobs)),
             follows=float(np.mean(agreeing)) if agreeing else None,
         )
-
-    def _rank(self, case: Case, recital: Recital) -> float:
-        """Of the target among the unseen items of all paths' SIDs, each by its best path."""
-        seen, place = set(case.seen), 0
-        first_row, trie = self._catalog.first_row, self._catalog.trie
-        codes = np.array([sid.codes for sid in unite(recital.sids)], dtype=np.int64)
-        for leaf in trie.nodes(codes.reshape(-1, self._catalog.space.levels)).tolist():
-            for row in range(first_row[leaf], first_row[leaf + 1]):
-                place += row not in seen
-                if row == case.target:
-                    return float(place)
-        return float("inf")
 
 
 def summarise(

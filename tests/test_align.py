@@ -13,6 +13,7 @@ from torch.nn import functional
 from models import prompts
 from models.catalog import Catalog
 from models.errors import InvalidDataset, InvalidSettings
+from models.reasoner import Sampling
 from models.sid import SidSpace
 from models.think import MAX_HISTORY
 from tests.toy import toy_catalog, toy_histories
@@ -255,7 +256,7 @@ def test_lora_trains_adapters_and_fresh_rows_and_exports_plain_weights(
     pytest.importorskip("peft")
     few = SidSpace((2, 2, 2))
     known = new_learner(ReasonerRecipe(), NANO, few, captions(catalog), seed=0)
-    known.export(tmp_path / "base", max_tokens=48)
+    known.export(tmp_path / "base")
     recipe = ReasonerRecipe(base=str(tmp_path / "base"), tuning="lora", lora_rank=2)
     learner = new_learner(recipe, NANO, catalog.space, [], seed=0)
     assert len(learner.fresh_ids) == len(catalog.space.tokens()) - len(few.tokens())
@@ -272,7 +273,9 @@ def test_lora_trains_adapters_and_fresh_rows_and_exports_plain_weights(
     assert moved(again, weights_of(learner)) == {}
     ids = batches[0].ids_RS.long()
     expected = learner.model(input_ids=ids).logits
-    learner.export(tmp_path / "plain", max_tokens=48)
+    learner.limit_thoughts(77)
+    learner.export(tmp_path / "plain")
+    assert Sampling.of(tmp_path / "plain").max_tokens == 77
     plain = ReasonerRecipe(base=str(tmp_path / "plain"))
     found = new_learner(plain, NANO, catalog.space, [], seed=0).model(input_ids=ids).logits
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)  # bfloat16 on disk
@@ -283,7 +286,7 @@ def test_a_grown_base_keeps_its_rows_and_no_two_fresh_ones_are_equal(
 ) -> None:
     few = SidSpace((2, 2, 2))
     small = new_learner(ReasonerRecipe(), NANO, few, captions(catalog), seed=0)
-    small.export(tmp_path, max_tokens=48)
+    small.export(tmp_path)
     grown = new_learner(ReasonerRecipe(base=str(tmp_path)), NANO, catalog.space, [], seed=0)
     known = small.model.get_input_embeddings().weight
     rows = grown.model.get_input_embeddings().weight

@@ -64,11 +64,13 @@ class Learner:
             self.model.save_pretrained(directory)
         save_file(rows, directory / _ROWS)
 
-    def export(self, directory: Path, *, max_tokens: int) -> None:
-        """Plain weights in bfloat16, adapters merged, and how long its thoughts may be: what the
-        night loads. Ends the training."""
+    def limit_thoughts(self, max_tokens: int) -> None:
+        """Say in what is saved how long its thoughts may be."""
+        plain_model(self.model).generation_config.max_new_tokens = max_tokens
+
+    def export(self, directory: Path) -> None:
+        """Plain weights in bfloat16, adapters merged: what the night loads. Ends the training."""
         model = self.model.merge_and_unload() if is_adapted(self.model) else self.model
-        model.generation_config.max_new_tokens = max_tokens
         model.bfloat16().save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
 

@@ -100,7 +100,7 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
     learner = _load(material, before)
     parameters = sum(weight.numel() for weight in plain_model(learner.model).parameters())
     shutil.rmtree(run.work / "reasoner", ignore_errors=True)
-    learner.export(run.work / "reasoner", max_tokens=run.recipe.thoughts.max_tokens)
+    learner.export(run.work / "reasoner")
     last = [made[stage]["validation"] for stage in made if "validation" in made[stage]]
     return {"parameters": parameters, **made, "validation": last[-1] if last else {}}
 
@@ -118,7 +118,8 @@ def _short_way(material: Material) -> dict[str, Any]:
     activated = activate(model, tasks, replace(recipe.activate, seed=recipe.seed))
     directory = run.work / "reasoner"
     shutil.rmtree(directory, ignore_errors=True)
-    learner.export(directory, max_tokens=recipe.thoughts.max_tokens)
+    learner.limit_thoughts(recipe.thoughts.max_tokens)
+    learner.export(directory)
     reasoner = TransformersReasoner.load(directory, catalog.space)
     return {
         "parameters": sum(weight.numel() for weight in model.parameters()),
@@ -150,8 +151,12 @@ def _load(material: Material, stage: str | None) -> Learner:
     """The learner that a stage left; the untrained base before the first."""
     recipe, space = material.run.recipe, material.catalog.space
     if stage:
-        return load_learner(recipe.reasoner, material.run.work / stage, space)
-    return new_learner(recipe.reasoner, recipe.nano, space, base_texts(material), seed=recipe.seed)
+        learner = load_learner(recipe.reasoner, material.run.work / stage, space)
+    else:
+        texts = base_texts(material)
+        learner = new_learner(recipe.reasoner, recipe.nano, space, texts, seed=recipe.seed)
+    learner.limit_thoughts(recipe.thoughts.max_tokens)
+    return learner
 
 
 def base_texts(material: Material) -> list[str]:
