@@ -32,6 +32,7 @@ COMMANDS = {
     "trie": "a trie over a million random SIDs: seconds and bytes",
     "latency": "open-loop load on a real service, up to saturation",
     "path": "where the CPU time of one request goes",
+    "ab": "what an arm of an experiment adds, from logs of exposures and events",
     "million": "very many users loaded, activated and rolled back beside the service",
     "scenario": "simulated users on a real service, with Locust",
     "demo": "the whole system on this machine, with real users",

@@ -28,6 +28,7 @@ from models.errors import (
     StoreUnavailable,
     ThinkAheadError,
 )
+from service import logs
 from service.settings import ServiceSettings, load_settings
 
 if TYPE_CHECKING:
@@ -62,16 +63,17 @@ def _serve(settings: ServiceSettings) -> None:
         from models.store import RedisStore
         from service.app import create_app
         from service.engine import spare_collections
-        from service.reload import load_configured
+        from service.reload import load_arms, load_configured
 
         engine = load_configured(settings)
+        arms = load_arms(settings, engine)
         with resolve(settings.redis_url, settings.state_dir) as server:
             store = RedisStore(server.url, settings.redis_timeout_ms)
             spare_collections()
-            _log_from_now_on()
+            logs.configure(settings.log_format)  # not earlier: a refused start is one line alone
             host, port = listener.getsockname()[:2]
             logger.info("%s on http://%s:%d", engine.label, host, port)
-            _run(create_app(settings, engine=engine, store=store), listener)
+            _run(create_app(settings, engine=engine, store=store, arms=arms), listener)
 
 
 def _run(app: "FastAPI", listener: socket.socket) -> None:
@@ -104,11 +106,6 @@ def _bind(settings: ServiceSettings) -> socket.socket:
         where = f"{settings.host}:{settings.port}"
         raise InvalidSettings(f"cannot listen on {where}: {exc.strerror}") from exc
     return listener
-
-
-def _log_from_now_on() -> None:
-    """Not earlier: a refused start is one line and nothing else."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def _stop_on_signals() -> None:

@@ -3,23 +3,35 @@
 Everything is handed in; importing it reads no settings and opens nothing.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 
 from models.store import UserStore
 from service import openapi, problems
 from service.engine import Engine
+from service.logs import LogFormat, RequestLog
 from service.middleware import BodyLimit, RequestContext
 from service.routes import hot_router, router
 from service.serving import Serving
 from service.settings import ServiceSettings
 
 
-def create_app(settings: ServiceSettings, *, engine: Engine, store: UserStore) -> FastAPI:
-    """The store is closed when the application's lifespan ends."""
-    serving = Serving(settings, engine, store)
+def create_app(
+    settings: ServiceSettings,
+    *,
+    engine: Engine,
+    store: UserStore,
+    arms: Mapping[Path, Engine] | None = None,
+) -> FastAPI:
+    """The store is closed when the application's lifespan ends.
+
+    arms: engines of the releases that experiments name in the settings.
+    """
+    serving = Serving(settings, engine, store, arms or {})
+    request_log = RequestLog() if settings.log_format == LogFormat.JSON else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -43,5 +55,5 @@ def create_app(settings: ServiceSettings, *, engine: Engine, store: UserStore) -
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)
-    app.add_middleware(RequestContext, metrics=serving.metrics)
+    app.add_middleware(RequestContext, metrics=serving.metrics, log=request_log)
     return app

@@ -15,7 +15,7 @@ from models.embedded import resolve
 from models.errors import ReleaseMismatch, StoreUnavailable, ThinkAheadError
 from models.store import RedisStore
 from service.engine import Engine, self_test
-from service.reload import load_configured
+from service.reload import load_arms, load_configured
 from service.settings import Effective, ServiceSettings, resolve_options, settings_parser
 
 EX_TEMPFAIL, EX_CONFIG = 75, 78
@@ -68,7 +68,8 @@ def _check_release(settings: ServiceSettings, engines: list[Engine]) -> str:
     engine = load_configured(settings)
     self_test(engine)
     engines.append(engine)
-    return f"{engine.label}, {len(engine.catalog):,} items, passes the self-test"
+    arms = "".join(f"; {arm.label} for arms" for arm in load_arms(settings, engine).values())
+    return f"{engine.label}, {len(engine.catalog):,} items, passes the self-test{arms}"
 
 
 def _check_store(settings: ServiceSettings, engine: Engine | None) -> str:

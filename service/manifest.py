@@ -26,11 +26,6 @@ class ManifestWatch:
         self._breaker = breaker
         self._metrics = metrics
 
-    def layers_for(self, user_id: str) -> tuple[int, ...]:
-        """Generations to look for this user's record in, newest first; all of one manifest."""
-        manifest = self.current
-        return tuple(layer.generation for layer in manifest.layers_for(user_id)) if manifest else ()
-
     async def poll(self) -> bool:
         """Look once; whether the store answered. This is also what closes an open breaker."""
         try:

@@ -79,6 +79,12 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._exposures = Counter(
+            "thinkahead_exposures",
+            "Answers under an experiment, by arm.",
+            ["experiment", "arm"],
+            registry=self.registry,
+        )
         # Children are looked up once: `labels` takes longer than counting. Those of the reasons
         # are made at once, so that a rate exists before the first fault.
         self._reason = {reason: self._fallbacks.labels(reason.value) for reason in Reason}
@@ -119,6 +125,9 @@ class Metrics:
 
     def event(self, *, stored: bool) -> None:
         self._events.labels(str(stored).lower()).inc()
+
+    def exposure(self, experiment: str, arm: str) -> None:
+        self._exposures.labels(experiment, arm).inc()
 
     def manifest_epoch(self, epoch: int) -> None:
         self._manifest_epoch.set(epoch)

@@ -7,10 +7,12 @@ name that they leave in the scope.
 import logging
 import re
 import secrets
+import time
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.logs import RequestLog, request_id_var
 from service.metrics import Metrics
 from service.problems import problem
 
@@ -23,9 +25,10 @@ logger = logging.getLogger(__name__)
 class RequestContext:
     """Puts `request_id` into the request's state; a caller's own id is kept if it is harmless."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: RequestLog | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,6 +37,8 @@ class RequestContext:
         request_id = _request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        request_id_var.set(request_id)
+        began_at = time.monotonic()
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
@@ -52,13 +57,15 @@ class RequestContext:
             answer = problem(500, "this is a bug of the service", request_id=request_id)
             await answer(scope, receive, send_with_id)
         finally:
-            self._count(scope, status)
+            self._count(scope, status, time.monotonic() - began_at)
 
-    def _count(self, scope: Scope, status: int | None) -> None:
+    def _count(self, scope: Scope, status: int | None, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", "unmatched")
         source = scope["state"].get("source", "")
         if status is not None:
             self._metrics.request(route=route, source=source, status=status)
+            if self._log is not None:
+                self._log.write(scope, route=route, source=source, status=status, seconds=seconds)
 
 
 class BodyLimit:

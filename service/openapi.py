@@ -18,6 +18,7 @@ _RECOMMENDATION = {
     "degraded": False,
     "generation": {"id": 1767225600000, "created_at": 1767225600, "age_s": 21600},
     "release": "beauty@4f6c1d2a90b3",
+    "experiment": [{"name": "union-mode", "arm": "control"}],
     "items": [
         {
             "item_id": "B004OHQR1Q",

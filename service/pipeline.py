@@ -5,12 +5,14 @@ on the way costs a rung, never the answer. Knows nothing of HTTP.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from models.records import PrefixRecord
 from service.engine import Engine
+from service.experiments import Choice, Experiments, Exposure
 from service.ladder import RECORDED, Climb, Pick, Plan, Wanted, known_rows, plan_rungs, top_up
 from service.manifest import ManifestWatch
 from service.metrics import Metrics
@@ -41,7 +43,8 @@ class Served:
     """What the ladder gave, ready to be written down.
 
     record: the one behind the answer, None unless its source is `personal` or `stale`.
-    thoughts: texts by path number, None unless asked for. seconds: by stage.
+    thoughts: texts by path number, None unless asked for. seconds: by stage. exposures: which arms
+    of which experiments had a say in it.
     """
 
     engine: Engine
@@ -52,6 +55,7 @@ class Served:
     record_age_s: float
     thoughts: tuple[str, ...] | None
     seconds: dict[str, float]
+    exposures: tuple[Exposure, ...] = ()
 
 
 class _Climbed(NamedTuple):
@@ -80,6 +84,8 @@ class Pipeline:
         record_max_age_s: float,
         num_own_prefixes: int,
         mode: Mode,
+        experiments: Experiments,
+        arms: Mapping[Path, Engine],
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -91,15 +97,20 @@ class Pipeline:
         self._record_max_age_s = record_max_age_s
         self._num_own_prefixes = num_own_prefixes
         self._mode = mode
+        self._experiments = experiments
+        self._arms = arms
         self._pace = Pace()
         self._monotonic = monotonic
         self._wall = wall
 
     async def recommend(self, query: Query, *, deadline: float) -> Served:
         """Always an answer; `deadline` is a time of the monotonic clock."""
-        engine, began_at = self.engine, self._monotonic()
+        began_at = self._monotonic()
+        choice = self._experiments.choose(query.user_id).under(query.mode)
+        query = replace(query, mode=choice.mode) if choice.mode is not None else query
+        engine = self._arms[choice.release] if choice.release else self.engine
         in_time = deadline - ANSWER_RESERVE_S
-        view = await self._read(query.user_id, deadline=in_time)
+        view = await self._read(query.user_id, choice, deadline=in_time)
         store_s = self._monotonic() - began_at
         age_s = self._wall() - view.record.created_at if view.record else 0.0
         plan = plan_rungs(view, engine, is_over_age=age_s > self._record_max_age_s)
@@ -123,14 +134,17 @@ class Pipeline:
                 "finish": max(climbed.spent.run_s - climbed.encode_s, 0.0),
                 "total": ended_at - began_at,
             },
+            exposures=choice.exposures,
         )
         self._count(served, plan.reasons + climbed.reasons)
         return served
 
-    async def _read(self, user_id: str, *, deadline: float) -> UserView:
+    async def _read(self, user_id: str, choice: Choice, *, deadline: float) -> UserView:
         patience_s = deadline - self._monotonic()
-        layers = self._manifest.layers_for(user_id)
+        layers = choice.layers(self._manifest.current, user_id)
         view = await self._users.read(user_id, layers, patience_s=patience_s)
+        if choice.caps_records:
+            view = replace(view, record=choice.cap(view.record))
         if self._manifest.current is None and self._manifest.refusal:
             return replace(view, troubles=(*view.troubles, Reason.MANIFEST))
         return view

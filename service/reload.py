@@ -5,6 +5,7 @@ one assignment. Knows nothing of requests.
 """
 
 import logging
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from models.errors import InvalidRelease, ReleaseMismatch
@@ -23,12 +24,29 @@ class Renewal(NamedTuple):
 
 def load_configured(settings: ServiceSettings) -> Engine:
     """Raises InvalidRelease."""
+    return _load(settings, settings.release_dir)
+
+
+def _load(settings: ServiceSettings, release_dir: Path) -> Engine:
     return load_engine(
-        settings.release_dir,
+        release_dir,
         precision=settings.precision,
         history_cache_bytes=settings.history_cache_mb * MIB,
         candidates_limit=settings.copies_limit,
     )
+
+
+def load_arms(settings: ServiceSettings, engine: Engine) -> dict[Path, Engine]:
+    """The releases that arms of experiments name, each tried; they stay until a restart.
+
+    Raises InvalidRelease, ReleaseMismatch for one of another SID space than the engine's.
+    """
+    named = {arm.release for each in settings.experiments for arm in each.arms if arm.release}
+    arms = {path: _load(settings, path) for path in sorted(named)}
+    for arm in arms.values():
+        _check_space(arm, engine)
+        self_test(arm)
+    return arms
 
 
 def renew(settings: ServiceSettings, current: Engine) -> Renewal:

@@ -27,6 +27,7 @@ from service.pipeline import Served
 from service.problems import NOT_ACCEPTED, documented, problem
 from service.schemas import (
     Alive,
+    ExperimentArm,
     Generation,
     Item,
     NewEvent,
@@ -246,6 +247,7 @@ def write_recommendation(served: Served, *, user_id: str, request_id: str) -> Re
         degraded=served.is_degraded,
         generation=_generation(served),
         release=served.engine.label,
+        experiment=[ExperimentArm(name=name, arm=arm) for name, arm, _ in served.exposures],
         items=_items(served),
         paths=[PathText(path=path, text=text) for path, text in enumerate(served.thoughts or ())],
         timings_ms=_timings(served),

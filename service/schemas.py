@@ -48,6 +48,11 @@ class Item(TypedDict):
     ]
 
 
+class ExperimentArm(TypedDict):
+    name: str
+    arm: str
+
+
 class PathText(TypedDict):
     path: int
     text: Annotated[str, Field(description="Written by a model: escape it before you render it.")]
@@ -95,6 +100,13 @@ class Recommendation(TypedDict):
         Generation | None, Field(description="Null for the rungs without a record.")
     ]
     release: Annotated[str, Field(description="Release that answered, `name@version`.")]
+    experiment: Annotated[
+        list[ExperimentArm],
+        Field(
+            description="Experiments that had a say in the answer, and the user's arm in each: "
+            "always the same for a user. Empty for most."
+        ),
+    ]
     items: Annotated[
         list[Item],
         Field(

@@ -6,12 +6,16 @@ Knows nothing of HTTP; `app` puts it behind routes.
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 from models.events import Event
 from models.store import UserStore
 from service.breaker import Breaker
 from service.copies import Copies
 from service.engine import Engine, self_test
+from service.experiments import Experiments
+from service.logs import user_hash
 from service.manifest import ManifestWatch
 from service.metrics import Metrics
 from service.outbox import Outbox
@@ -24,10 +28,18 @@ from service.worker import NotDoneError, Worker
 _SELF_TEST_TIMEOUT_S = 60.0
 _RETRY_S = 0.2  # between looks at a store that is away
 logger = logging.getLogger(__name__)
+exposure_log = logging.getLogger("service.exposures")  # `bench ab` reads it
 
 
 class Serving:
-    def __init__(self, settings: ServiceSettings, engine: Engine, store: UserStore) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        engine: Engine,
+        store: UserStore,
+        arms: Mapping[Path, Engine],
+    ) -> None:
+        """arms: engines of the releases that arms of experiments choose."""
         space = engine.catalog.space
         self.metrics = Metrics()
         self.unready: str | None = "the self-test has not finished"
@@ -56,6 +68,8 @@ class Serving:
             record_max_age_s=settings.record_max_age_hours * 3600,
             num_own_prefixes=settings.online_prefixes,
             mode=settings.mode,
+            experiments=Experiments(settings.experiments),
+            arms=arms,
         )
         self._watch_gauges()
 
@@ -89,7 +103,9 @@ class Serving:
         budget_ms = self._settings.request_budget_ms
         if timeout_ms is not None:
             budget_ms = min(budget_ms, timeout_ms)
-        return await self._pipeline.recommend(query, deadline=time.monotonic() + budget_ms / 1000)
+        served = await self._pipeline.recommend(query, deadline=time.monotonic() + budget_ms / 1000)
+        self._expose(query.user_id, served)
+        return served
 
     def reload_soon(self) -> None:
         """Look at the release directory again. May be called from a signal handler."""
@@ -100,6 +116,22 @@ class Serving:
         appended = await self._users.append(user_id, event)
         self.metrics.event(stored=appended.stored)
         return appended
+
+    def _expose(self, user_id: str, served: Served) -> None:
+        """Counts and logs what an experiment needs to know: whom it showed what, in which arm."""
+        for experiment, arm, share in served.exposures:
+            self.metrics.exposure(experiment, arm)
+            fields = {
+                "experiment": experiment,
+                "arm": arm,
+                "share": share,
+                "user": user_hash(user_id),
+                "at_ms": time.time_ns() // 1_000_000,
+                "source": served.source,
+                "generation": served.record.generation if served.record else None,
+                "items": [served.engine.catalog.item_ids[pick.row] for pick in served.picks],
+            }
+            exposure_log.info("exposure", extra={"fields": fields})
 
     async def _become_ready(self) -> None:
         deadline = time.monotonic() + _SELF_TEST_TIMEOUT_S

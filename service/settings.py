@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from models.errors import InvalidSettings
 from service.config_file import did_you_mean, read_config
+from service.experiments import Experiment, Experiments
+from service.logs import LogFormat
 from service.reasons import Mode
 
 ENV_PREFIX = "THINKAHEAD_"
@@ -48,6 +50,8 @@ class ServiceSettings(BaseSettings):
     copies_limit: Annotated[int, Field(ge=1)] = 4096  # users; 100 prefixes take about 20 kB
     history_cache_mb: Annotated[int, Field(ge=0)] = 256  # encoded histories; about 35 kB a user
     outbox_limit: Annotated[int, Field(ge=1)] = 10_000  # events
+    log_format: LogFormat = LogFormat.TEXT
+    experiments: tuple[Experiment, ...] = ()
 
     @field_validator("*", mode="before")
     @classmethod
@@ -57,6 +61,12 @@ class ServiceSettings(BaseSettings):
         if isinstance(value, bool) and wants in (int, float):
             raise ValueError(f"expected a number, got {str(value).lower()}")
         return value
+
+    @field_validator("experiments")
+    @classmethod
+    def _run_together(cls, experiments: tuple[Experiment, ...]) -> tuple[Experiment, ...]:
+        Experiments(experiments)
+        return experiments
 
     def shown(self) -> dict[str, Any]:
         """Values fit for eyes and JSON: passwords and secrets are masked."""

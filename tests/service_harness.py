@@ -261,7 +261,7 @@ class ServiceProcess:
         self.log: list[str] = []
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r"on (http://\S+)", line):
+            if found := re.search(r"on (http://[^\s\"]+)", line):
                 self.url = found.group(1)
                 return
         raise AssertionError("".join(self.log))

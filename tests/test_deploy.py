@@ -75,7 +75,8 @@ def test_the_example_shows_every_setting_with_its_default() -> None:
     for name, field in ServiceSettings.model_fields.items():
         if field.is_required() or field.default is None:
             continue
-        assert shown[ENV_PREFIX + name.upper()] == str(field.default)
+        default = "[]" if field.default == () else str(field.default)
+        assert shown[ENV_PREFIX + name.upper()] == default
 
 
 def test_the_example_starts_a_service_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,179 @@
+"""Logs of exposures and of events, joined user by user into the sums that metrics are made of.
+
+An exposure is a line that the service logs for an answer under an experiment; an event is whatever
+the product logs of what users did. Users meet by the hash that the service's logs name them with.
+"""
+
+import bisect
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import InvalidDataset
+from models.records import hash_user
+
+METRICS = {
+    "events_per_user": "events within the window of an exposure, a user",
+    "conversion": "share of users with such an event on an item that they had been recommended",
+    "hits_per_answer": "share of answers of which some item had an event within the window",
+    "recall_at_10": "share of events whose item was among the last answer's first 10",
+}
+_TOP = 10
+
+
+class Shown(NamedTuple):
+    """An answer under an experiment; unix seconds."""
+
+    at_s: float
+    items: tuple[str, ...]
+
+
+class Done(NamedTuple):
+    at_s: float
+    item_id: str
+
+
+@dataclass
+class Exposed:
+    """Who saw which arm of one experiment. mixed: users seen in several arms, who count in none.
+
+    shares: of the arms, as the service had them.
+    """
+
+    arms: dict[str, dict[str, list[Shown]]] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    mixed: frozenset[str] = frozenset()
+
+
+class Sums(NamedTuple):
+    """Numerator and denominator of a metric, by user."""
+
+    numerator_U: NDArray[np.float64]
+    denominator_U: NDArray[np.float64]
+
+
+def read_exposures(files: Sequence[Path]) -> dict[str, Exposed]:
+    """By experiment. Lines without JSON, and JSON that is no exposure, are passed over.
+
+    Raises InvalidDataset for an exposure that lacks something.
+    """
+    found: defaultdict[str, Exposed] = defaultdict(Exposed)
+    for where, line in _lines(files):
+        if '"experiment"' not in line or (fields := _parse(line)) is None:
+            continue
+        exposed = found[_need(fields, "experiment", str, where)]
+        arm, user = _need(fields, "arm", str, where), _need(fields, "user", str, where)
+        shown = Shown(
+            _need(fields, "at_ms", int, where) / 1000, tuple(_need(fields, "items", list, where))
+        )
+        exposed.shares[arm] = float(fields.get("share", 1.0))
+        exposed.arms.setdefault(arm, {}).setdefault(user, []).append(shown)
+    for exposed in found.values():
+        _set_apart(exposed)
+    return dict(found)
+
+
+def read_events(files: Sequence[Path]) -> dict[str, list[Done]]:
+    """By user hash, in order of time; an `event_id` that was seen before adds nothing.
+
+    A line holds `item_id`, `timestamp` (unix seconds) and `user_id`, or `user` (its hash).
+    Raises InvalidDataset, with file and line, for anything else.
+    """
+    events: defaultdict[str, list[Done]] = defaultdict(list)
+    seen: set[tuple[str, str]] = set()
+    for where, line in _lines(files):
+        if (fields := _parse(line)) is None:
+            raise InvalidDataset(f"{where}: no JSON object")
+        if "user" in fields:
+            user = _need(fields, "user", str, where)
+        else:
+            user = f"{hash_user(_need(fields, 'user_id', str, where)):016x}"
+        event_id = fields.get("event_id")
+        if event_id is not None and (user, event_id) in seen:
+            continue
+        seen.add((user, str(event_id)))
+        at_s = float(_need(fields, "timestamp", (int, float), where))
+        events[user].append(Done(at_s, _need(fields, "item_id", str, where)))
+    for of_user in events.values():
+        of_user.sort()
+    return dict(events)
+
+
+def add_up(
+    arm: Mapping[str, Sequence[Shown]], events: Mapping[str, Sequence[Done]], *, window_s: float
+) -> dict[str, Sums]:
+    """Every metric's sums over the users of one arm."""
+    rows = np.array(
+        [_of_user(shown, events.get(user, ()), window_s) for user, shown in sorted(arm.items())]
+    ).reshape(len(arm), 4)
+    ones = np.ones(len(arm))
+    num_events, num_recalled, num_hits, num_shown = rows.T
+    return {
+        "events_per_user": Sums(num_events, ones),
+        "conversion": Sums((num_hits > 0).astype(float), ones),
+        "hits_per_answer": Sums(num_hits, num_shown),
+        "recall_at_10": Sums(num_recalled, num_events),
+    }
+
+
+def _of_user(shown: Sequence[Shown], events: Sequence[Done], window_s: float) -> list[float]:
+    """Events that count, those among the last answer's first 10, answers with a hit, answers."""
+    answers = sorted(shown)
+    times = [answer.at_s for answer in answers]
+    num_events = num_recalled = 0
+    hits: set[int] = set()
+    for event in events:
+        last = bisect.bisect_right(times, event.at_s) - 1
+        if last < 0 or event.at_s - times[last] > window_s:
+            continue
+        num_events += 1
+        num_recalled += event.item_id in answers[last].items[:_TOP]
+        first = bisect.bisect_left(times, event.at_s - window_s)
+        hits.update(at for at in range(first, last + 1) if event.item_id in answers[at].items)
+    return [num_events, num_recalled, len(hits), len(answers)]
+
+
+def _set_apart(exposed: Exposed) -> None:
+    seen: set[str] = set()
+    mixed: set[str] = set()
+    for users in exposed.arms.values():
+        mixed |= seen & users.keys()
+        seen |= users.keys()
+    for users in exposed.arms.values():
+        for user in mixed & users.keys():
+            del users[user]
+    exposed.mixed = frozenset(mixed)
+
+
+def _lines(files: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """Lines that hold something, each with its place."""
+    for file in files:
+        try:
+            with file.open(encoding="utf-8", errors="replace") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        yield f"{file}:{number}", line
+        except OSError as exc:
+            raise InvalidDataset(f"{file}: cannot be read: {exc.strerror}") from exc
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """The object that the line ends in: the service's text lines have time and level before it."""
+    try:
+        parsed = json.loads(line[line.index("{") :])
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _need(fields: Mapping[str, Any], name: str, kind: type | tuple[type, ...], where: str) -> Any:
+    value = fields.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InvalidDataset(f"{where}: {name} is {value!r}")
+    return value
