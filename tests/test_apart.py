@@ -1,6 +1,8 @@
 """The reasoner trained apart from the rest: prepared, checked before, trained, checked after."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,3 +83,13 @@ def test_a_script_and_its_recipe_name_each_other(name: str) -> None:
     script = Path(f"training/runs/{name}.sh").read_text()
     assert f"--config training/runs/{name}.toml" in script
     assert f"sh training/runs/{name}.sh" in Path(f"training/runs/{name}.toml").read_text()
+
+
+def test_the_training_apart_imports_nothing_of_the_online_tier() -> None:
+    """A machine with a GPU has torch and transformers, and need not have the rest."""
+    code = "import sys, training.apart; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "transformers" in loaded
+    assert not loaded & {"onnxruntime", "redis", "fastapi", "pydantic_settings"}
+    assert "models.torch_runtime" not in done.stdout.split()

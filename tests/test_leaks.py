@@ -16,10 +16,9 @@ from models.reasoner import code_ids
 from models.sid import SidSpace
 from models.think import render_history
 from training.bootstrap import BootstrapRecipe, questions
-from training.data import split_dataset
+from training.data import split_dataset, training_histories
 from training.encoder import Encoder
 from training.nano import build_tokenizer
-from training.online import training_histories
 from training.tasks import Row, Tasks
 from training.thinkers import Thinker, ThoughtRecipe
 

@@ -4,9 +4,8 @@
     python -m training.apart run --data ... --work ... --config ...
 
 `prepare` runs where the whole project is installed and leaves a work folder with the SIDs of a
-release and the item vectors. `run` needs torch, transformers, pyarrow, rich and, for LoRA, peft
-(and what `training.online` imports, for the recipe's sake: onnxruntime, pydantic). It checks
-itself, trains, checks what it made, and writes `results.json`. Stopped, it goes on.
+release and the item vectors. `run` needs torch, transformers, pyarrow, rich and, for LoRA, peft.
+It checks itself, trains, checks what it made, and writes `results.json`. Stopped, it goes on.
 """
 
 import argparse
@@ -28,10 +27,10 @@ from models.errors import InvalidInput, InvalidRelease, ThinkAheadError
 from models.reasoner import Sampling, TransformersReasoner
 from models.sid import SidSpace
 from models.think import UserHistory, think_users
+from training.data import training_histories
 from training.enhance import EnhanceRecipe, roll_out
 from training.language import autocast, language_loss
 from training.learner import new_learner, plain_model
-from training.online import training_histories
 from training.packing import pack_rows
 from training.reasoner_stages import base_texts, gather, reasoner_stage
 from training.recipe import load_recipe

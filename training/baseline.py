@@ -29,8 +29,9 @@ from models.release import Release
 from models.sid_lm import LanguageModelScorer, SidTokens
 from models.think import MAX_HISTORY
 from training.card import baseline_card
-from training.data import Split, UserSplit, sample_users
-from training.online import Batch, OnlineRecipe, batches, training_histories
+from training.data import Split, UserSplit, sample_users, training_histories
+from training.online import Batch, batches
+from training.recipe import OnlineRecipe
 from training.stages import Run
 
 logger = logging.getLogger(__name__)

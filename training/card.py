@@ -31,7 +31,7 @@ and terms: the README beside the data.
 | `catalog.parquet` | items, semantic ids, training popularity |
 | `online.safetensors` | online recommender, {metrics["online"]["parameters"]:,} parameters |
 | `extend.onnx` | its graph, which holds no weights of its own |
-| `reasoner/` | Qwen3 causal LM, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
+| `reasoner/` | {_reasoner(recipe)}, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
 | `manifest.json` | SHA-256 of every file, SID space, recipe, metrics |
 
 ## Recipe
@@ -46,9 +46,23 @@ and terms: the README beside the data.
 {json.dumps(metrics, indent=1, sort_keys=True)}
 ```
 
-Limits: trained on public reviews of one product domain, in English; rationales are category-level
-chains (paper, A.1), not free reasoning. Research use, as the data.
+Limits: trained on public reviews of one product domain, in English; {_thoughts(recipe)}. Research
+use, as the data.
 """
+
+
+def _reasoner(recipe: Mapping[str, Any]) -> str:
+    base = recipe.get("reasoner", {}).get("base", "nano")  # releases of before have none
+    return "Qwen3 causal LM from scratch" if base == "nano" else f"causal LM, base `{base}`"
+
+
+def _thoughts(recipe: Mapping[str, Any]) -> str:
+    return {
+        "category": "rationales are category-level chains (paper, A.1), not free reasoning",
+        "three-stage": "rationales are three-stage chains over categories, not free reasoning",
+        "bootstrapped": "rationales were written by the aligned model itself, and category-level "
+        "chains (paper, A.1) where none of them passed the checks",
+    }[recipe.get("thoughts", {}).get("template", "category")]
 
 
 def baseline_card(facts: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models.catalog import Catalog
 from models.dataset import Dataset
 from models.errors import InvalidDataset
 
@@ -58,6 +59,12 @@ def sample_users(split: Split, count: int, seed: int) -> list[UserSplit]:
     users = [user for user in split.users if user.valid is not None and user.train]
     order = np.random.default_rng(seed).permutation(len(users))
     return [users[at] for at in order[:count]]
+
+
+def training_histories(catalog: Catalog, split: Split) -> list[list[int]]:
+    """Training items of each user as catalog rows."""
+    rows = {item: row for row, item in enumerate(catalog.item_ids)}
+    return [[rows[item] for item in user.train] for user in split.users if user.train]
 
 
 def data_digest(data: Path) -> str:

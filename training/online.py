@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,26 +21,12 @@ from models.recommender import OnlineRecommender, pack_sids
 from models.shape import RecommenderConfig
 from models.torch_runtime import fastest_searcher
 from models.trie import CatalogTrie
-from training.data import Split, UserSplit, sample_users
+from training.data import Split, UserSplit, sample_users, training_histories
+from training.recipe import OnlineRecipe
 from training.sid_loss import SidLoss
 
 logger = logging.getLogger(__name__)
 _TOP = 10
-
-
-@dataclass(frozen=True)
-class OnlineRecipe:
-    """How it is trained; `epochs` is a ceiling, `patience` counts evaluations."""
-
-    epochs: int = 120
-    batch_items: int = 2048
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_steps: int = 200
-    evaluate_every: int = 4
-    patience: int = 6
-    num_validation_users: int = 5000
-    seed: int = 0
 
 
 class OnlineResult(NamedTuple):
@@ -106,12 +91,6 @@ def new_recommender(config: RecommenderConfig, catalog: Catalog) -> OnlineRecomm
     first."""
     known = CatalogTrie(catalog.space, catalog.sids[catalog.popularity > 0])
     return OnlineRecommender.knowing(config, known.packed[2:])
-
-
-def training_histories(catalog: Catalog, split: Split) -> list[list[int]]:
-    """Training items of each user as catalog rows."""
-    rows = {item: row for row, item in enumerate(catalog.item_ids)}
-    return [[rows[item] for item in user.train] for user in split.users if user.train]
 
 
 def batches(

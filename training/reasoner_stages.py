@@ -24,12 +24,11 @@ from training.activate import activate
 from training.align import align, integrate, language_recipe, warm_up
 from training.bootstrap import bootstrap, load_rationales, questions
 from training.checkpoint import Checkpoint
-from training.data import sample_users
+from training.data import sample_users, training_histories
 from training.enhance import enhance
 from training.general import general_texts
 from training.learner import Learner, load_learner, new_learner, plain_model
 from training.nano import build_tokenizer, new_reasoner
-from training.online import training_histories
 from training.probe import probe, wish_shift
 from training.run import Run
 from training.tasks import Tasks

@@ -17,7 +17,6 @@ from training.enhance import EnhanceRecipe
 from training.learner import ReasonerRecipe
 from training.mixture import Mixture
 from training.nano import NanoConfig
-from training.online import OnlineRecipe
 from training.thinkers import ThoughtRecipe
 
 
@@ -41,6 +40,21 @@ class ShapeRecipe:
     window: int = 50
     dropout: float = 0.3
     item_dropout: float = 0.6
+
+
+@dataclass(frozen=True)
+class OnlineRecipe:
+    """Of the online recommender; `epochs` is a ceiling, `patience` counts evaluations."""
+
+    epochs: int = 120
+    batch_items: int = 2048
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 200
+    evaluate_every: int = 4
+    patience: int = 6
+    num_validation_users: int = 5000
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from models.release import Release
 from models.shape import RecommenderConfig
 from models.torch_runtime import load_recommender
 from training.card import model_card
-from training.data import data_digest, split_dataset
-from training.online import OnlineResult, train_online, training_histories
+from training.data import data_digest, split_dataset, training_histories
+from training.online import OnlineResult, train_online
 from training.recipe import Recipe
 
 

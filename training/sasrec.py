@@ -22,8 +22,9 @@ from models.catalog import Catalog
 from models.release import Release
 from models.sasrec import SasRec, SasRecConfig, save_sasrec
 from training.card import sasrec_card
-from training.data import Split, UserSplit, sample_users
-from training.online import Batch, OnlineRecipe, batches, cosine, training_histories
+from training.data import Split, UserSplit, sample_users, training_histories
+from training.online import Batch, batches, cosine
+from training.recipe import OnlineRecipe
 from training.stages import Run
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from models.publish import publish
 from models.release import Release
 from models.shape import RecommenderConfig
 from training.card import model_card
-from training.online import new_recommender, train_online, training_histories
+from training.data import training_histories
+from training.online import new_recommender, train_online
 from training.quantize import quantize
 from training.reasoner_stages import reasoner_stage
 from training.run import Run as Run
