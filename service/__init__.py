@@ -6,4 +6,7 @@ rungs may answer and climbs them, at the `pace` that they have shown, on the thr
 `manifest` keeps up with the night, `reload` with new releases, `outbox` holds events while the
 store is away, `metrics` counts, `problems` words every error, `serving` holds all of it, `app` puts
 it behind HTTP and `__main__` runs it.
+
+`client` is the other side: what a backend that wants recommendations calls, with nothing of the
+above behind it.
 """

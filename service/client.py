@@ -1,0 +1,387 @@
+"""The service from a backend's side: `Client` for threads, `AsyncClient` for asyncio.
+
+    with Client("http://recommend:8000", Options(api_key=KEY, timeout_s=0.1)) as client:
+        for item in client.recommend("A2CG5Y82ZZNY6W", n=5).items:
+            ...
+        client.append("A2CG5Y82ZZNY6W", "B004OHQR1Q")
+
+Every call has a deadline, which the service is told, and is tried again inside of it where that is
+safe. What goes wrong is a `ClientError` (see `client_failures`). Importing this takes httpx and
+pydantic, and nothing else of the service.
+"""
+
+import asyncio
+import secrets
+import ssl
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent import futures
+from dataclasses import dataclass, field
+from random import SystemRandom
+from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from models.errors import InvalidSettings
+from models.events import check_user_id
+from service.client_answers import Recommendation, TakenEvent
+from service.client_attempts import Hedge, pause_s
+from service.client_failures import (
+    BadAnswer,
+    ClientError,
+    DeadlineExceeded,
+    Unreachable,
+    refusal_of,
+)
+
+_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_MAX_TIMEOUT_MS = 60_000  # what the service accepts
+_OK = (200, 202)
+_CLOSED = "this client is closed"
+
+Answer = TypeVar("Answer", bound=BaseModel)
+Result = TypeVar("Result")
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a client calls.
+
+    Attributes:
+        api_key: sent as a bearer token.
+        timeout_s: for one call with all of its attempts; a call may say otherwise.
+        network_ms: of that time, what the way there and back takes: the service is told the rest.
+        retries: attempts after the first, at most.
+        backoff_s: the longest pause before the first retry; it doubles with each, up to
+            `backoff_cap_s`, and the pause is anything from nothing to that.
+        hedge_quantile: .95 asks a second time when a recommendation takes longer than 95% of the
+            recent ones did, takes the first answer and hangs up on the other; None: never.
+        max_connections: open at a time; a call that finds none free waits, inside its deadline.
+        connect_timeout_s: for one connection.
+        verify: for https, certificates to trust and to show, as httpx takes it.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    timeout_s: float = 1.0
+    network_ms: int = 5
+    retries: int = 2
+    backoff_s: float = 0.02
+    backoff_cap_s: float = 0.5
+    hedge_quantile: float | None = None
+    max_connections: int = 100
+    connect_timeout_s: float = 0.25
+    verify: ssl.SSLContext | bool = True
+
+    def __post_init__(self) -> None:
+        """Raises InvalidSettings."""
+        for name in ("timeout_s", "connect_timeout_s", "max_connections"):
+            if not getattr(self, name) > 0:
+                raise InvalidSettings(f"{name}: {getattr(self, name)}, expected more than 0")
+        for name in ("network_ms", "retries", "backoff_s", "backoff_cap_s"):
+            if not getattr(self, name) >= 0:
+                raise InvalidSettings(f"{name}: {getattr(self, name)}, expected 0 or more")
+        if self.hedge_quantile is not None and not 0.5 <= self.hedge_quantile < 1:
+            raise InvalidSettings(f"hedge_quantile: {self.hedge_quantile}, expected .5 to below 1")
+
+
+class Wishes(TypedDict, total=False):
+    """What a recommendation may be asked for; what is left out is as the service is configured."""
+
+    n: int  # items, 1 to 100; 10
+    exclude: Sequence[str]  # item ids to leave out, 200 at most
+    category: str  # any level of a category path, exactly
+    exclude_seen: bool  # leave out items of the history; True
+    explain: bool  # with the thoughts
+    mode: Literal["strict", "union"]
+
+
+@dataclass(frozen=True)
+class _Call(Generic[Answer]):
+    """may_hedge: asking twice at a time changes nothing and costs the service little."""
+
+    method: str
+    path: str
+    model: type[Answer]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    json: Any = None
+    may_hedge: bool = False
+
+    def read(self, response: httpx.Response) -> Answer:
+        """Raises Refused or BadAnswer."""
+        if response.is_client_error or response.is_server_error:
+            raise refusal_of(response.status_code, response.headers, response.content)
+        if response.status_code not in _OK:
+            raise BadAnswer(f"{self}: status {response.status_code}")
+        try:
+            return self.model.model_validate_json(response.content)
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BadAnswer(f"{self}: not a {self.model.__name__}: {where} {first['msg']}") from exc
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class AsyncClient:
+    """For one event loop of asyncio; all of its tasks may share it."""
+
+    def __init__(self, url: str, options: Options | None = None) -> None:
+        """Connects at the first call. Raises InvalidSettings for a URL that is none."""
+        self._options = options or Options()
+        self._random = SystemRandom()
+        self._hedge = Hedge(self._options.hedge_quantile) if self._options.hedge_quantile else None
+        self._http = _open(url, self._options)
+
+    async def recommend(
+        self, user_id: str, *, timeout_s: float | None = None, **wishes: Unpack[Wishes]
+    ) -> Recommendation:
+        """Items for a user, best first; an unknown user gets what everybody gets."""
+        path = f"/recommend/{_segment(user_id)}"
+        call = _Call("GET", path, Recommendation, _params(wishes), may_hedge=True)
+        return await self._make(call, timeout_s)
+
+    async def append(
+        self,
+        user_id: str,
+        item_id: str,
+        *,
+        timestamp: int | None = None,
+        event_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> TakenEvent:
+        """Something that the user did; the next recommendation uses it.
+
+        `timestamp`: unix seconds, None for now. `event_id` makes it safe to append the same again;
+        without one the call makes one for all of its own attempts.
+        """
+        event: dict[str, Any] = {"item_id": item_id, "event_id": event_id or secrets.token_hex(16)}
+        if timestamp is not None:
+            event["timestamp"] = timestamp
+        call = _Call("POST", f"/events/{_segment(user_id)}", TakenEvent, json=event)
+        return await self._make(call, timeout_s)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _make(self, call: _Call[Answer], timeout_s: float | None) -> Answer:
+        """Attempts inside one deadline. Raises ClientError."""
+        given_s = self._options.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + given_s
+        failure: ClientError | None = None
+        try:
+            async with asyncio.timeout(given_s):
+                for attempt in range(self._options.retries + 1):
+                    try:
+                        return await self._attempt(call, deadline)
+                    except ClientError as exc:
+                        failure = exc
+                        await self._pause(exc, attempt, deadline)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(f"{call}: no answer in {given_s:g} s") from (failure or exc)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _pause(self, failure: ClientError, attempt: int, deadline: float) -> None:
+        """Until the next attempt; raises `failure` where there is none."""
+        options = self._options
+        wait_s = pause_s(
+            failure,
+            attempt,
+            base_s=options.backoff_s,
+            cap_s=options.backoff_cap_s,
+            rng=self._random,
+        )
+        is_last = attempt == options.retries
+        if wait_s is None or is_last or time.monotonic() + wait_s >= deadline:
+            raise failure
+        await asyncio.sleep(wait_s)
+
+    async def _attempt(self, call: _Call[Answer], deadline: float) -> Answer:
+        hedge = self._hedge
+        if hedge is None or not call.may_hedge:
+            return await self._ask(call, deadline)
+        started, delay_s = time.monotonic(), hedge.after_s()
+        try:
+            if delay_s is None:
+                answer = await self._ask(call, deadline)
+            else:
+                answer = await _first_answer(
+                    lambda: self._ask(call, deadline), delay_s=delay_s, on_second=hedge.spend
+                )
+        except asyncio.CancelledError:  # by the deadline: it would have taken longer still
+            hedge.note(time.monotonic() - started)
+            raise
+        hedge.note(time.monotonic() - started)
+        return answer
+
+    async def _ask(self, call: _Call[Answer], deadline: float) -> Answer:
+        """One request. Raises Unreachable, Refused or BadAnswer."""
+        left_ms = int(1000 * (deadline - time.monotonic())) - self._options.network_ms
+        headers = {_TIMEOUT_HEADER: str(min(max(left_ms, 1), _MAX_TIMEOUT_MS))}
+        try:
+            response = await self._http.request(
+                call.method, call.path, params=call.params, json=call.json, headers=headers
+            )
+        except httpx.HTTPError as exc:
+            reason = " ".join(f"{type(exc).__name__} {exc}".split())
+            raise Unreachable(f"{call} of {self._http.base_url}: {reason}") from exc
+        return call.read(response)
+
+
+class Client:
+    """The same for code without asyncio; all threads may share it.
+
+    Calls run on an event loop in a thread of its own, so that a hedge can hang up on the loser and
+    a deadline holds. Make it after a fork, not before.
+    """
+
+    def __init__(self, url: str, options: Options | None = None) -> None:
+        """Connects at the first call. Raises InvalidSettings for a URL that is none."""
+        self._client = AsyncClient(url, options)
+        self._is_closed, self._closing = False, threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="think-ahead-client", daemon=True
+        )
+        self._thread.start()
+
+    def recommend(
+        self, user_id: str, *, timeout_s: float | None = None, **wishes: Unpack[Wishes]
+    ) -> Recommendation:
+        """Items for a user, best first; an unknown user gets what everybody gets."""
+        return self._run(self._client.recommend, user_id, timeout_s=timeout_s, **wishes)
+
+    def append(
+        self,
+        user_id: str,
+        item_id: str,
+        *,
+        timestamp: int | None = None,
+        event_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> TakenEvent:
+        """As `AsyncClient.append`."""
+        return self._run(
+            self._client.append,
+            user_id,
+            item_id,
+            timestamp=timestamp,
+            event_id=event_id,
+            timeout_s=timeout_s,
+        )
+
+    def close(self) -> None:
+        """Calls of other threads that are still under way end with Unreachable."""
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        asyncio.run_coroutine_threadsafe(self._abandon(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(
+        self,
+        method: Callable[P, Coroutine[Any, Any, Result]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Result:
+        with self._closing:
+            if self._is_closed:
+                raise Unreachable(_CLOSED)
+            future = asyncio.run_coroutine_threadsafe(method(*args, **kwargs), self._loop)
+        try:
+            return future.result()
+        except futures.CancelledError as exc:
+            raise Unreachable(_CLOSED) from exc
+        except BaseException:  # Ctrl-C above all
+            future.cancel()
+            raise
+
+    async def _abandon(self) -> None:
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._client.close()
+
+
+async def _first_answer(
+    ask: Callable[[], Coroutine[Any, Any, Result]],
+    *,
+    delay_s: float,
+    on_second: Callable[[], None],
+) -> Result:
+    """Of `ask`, and of a second one if the first takes longer than `delay_s`.
+
+    The one that is not needed is cancelled. If both fail, the first failure is raised.
+    """
+    first = asyncio.create_task(ask())
+    tasks = {first}
+    try:
+        done, pending = await asyncio.wait(tasks, timeout=delay_s)
+        if pending:
+            on_second()
+            tasks.add(asyncio.create_task(ask()))
+        while tasks - done and not _answered(done):
+            finished, _ = await asyncio.wait(tasks - done, return_when=asyncio.FIRST_COMPLETED)
+            done |= finished
+        return (_answered(done) or first).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _answered(tasks: set[asyncio.Task[Result]]) -> asyncio.Task[Result] | None:
+    return next((task for task in tasks if task.exception() is None), None)
+
+
+def _open(url: str, options: Options) -> httpx.AsyncClient:
+    if not url.startswith(("http://", "https://")):
+        raise InvalidSettings(f"URL of the service: {url!r}, expected http:// or https://")
+    headers = {"Accept": "application/json"}
+    if options.api_key is not None:
+        headers["Authorization"] = f"Bearer {options.api_key}"
+    return httpx.AsyncClient(
+        base_url=url,
+        headers=headers,
+        timeout=httpx.Timeout(None, connect=options.connect_timeout_s),
+        limits=httpx.Limits(
+            max_connections=options.max_connections,
+            max_keepalive_connections=options.max_connections,
+        ),
+        verify=options.verify,
+    )
+
+
+def _segment(user_id: str) -> str:
+    """Raises InvalidUserId: such an id would be refused anyway."""
+    check_user_id(user_id)
+    encoded = quote(user_id, safe="")
+    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded  # else a way up
+
+
+def _params(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """As the service reads them: booleans in JSON's words, a list by repeating its name."""
+    return {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in wishes.items()
+    }
