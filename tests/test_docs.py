@@ -1,9 +1,11 @@
 """What the documents say is so: commands run, settings and files are named."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,38 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+HELP_OF_ALL = """
+import contextlib, io, json, runpy, sys
+found, code = {}, 0
+for words in json.loads(sys.argv[1]):
+    sys.argv = [*words, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            runpy.run_module(words[0], run_name="__main__")
+        except SystemExit as exc:
+            code = exc.code or 0
+    found[" ".join(words)] = [code, out.getvalue()]
+print(json.dumps(found))
+"""
+
+
+@cache
+def helps() -> dict[str, tuple[int, str]]:
+    """Exit code and text of the `--help` of every command that the README shows, and of `bench
+    quality`. In one process for all: what they import takes seconds, and most import the same."""
+    asked = sorted({tuple(command_of(words)) for words in MODULES} | {("bench", "quality")})
+    done = run(sys.executable, "-c", HELP_OF_ALL, json.dumps(asked))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, tuple[int, str]] = json.loads(done.stdout)
+    return found
+
+
+def command_of(words: list[str]) -> list[str]:
+    """Module and subcommand; training has one parser for all stages."""
+    has_subcommand = words[0] != "training" and words[1:] and not words[1].startswith("-")
+    return words[: 2 if has_subcommand else 1]
+
+
 def test_the_readme_has_the_front_door() -> None:
     assert {"demo", "serve", "test", "train", "bench"} <= set(MAKE_TARGETS)
     assert {words[0] for words in MODULES} == {"offline", "service", "training", "bench"}
@@ -45,20 +79,16 @@ def test_a_make_target_of_the_readme_exists(target: str) -> None:
 @pytest.mark.parametrize("words", MODULES, ids=" ".join)
 def test_a_command_of_the_readme_takes_the_options_it_is_shown_with(words: list[str]) -> None:
     """Subcommand and options stand in the command's own --help."""
-    arguments = words[1:]
-    subcommand = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    if words[0] == "training":
-        subcommand = []  # one parser for all stages
-    done = run(sys.executable, "-m", words[0], *subcommand, "--help")
-    assert done.returncode == 0, done.stderr
-    for option in (word for word in arguments if word.startswith("--")):
-        assert option in done.stdout
+    code, text = helps()[" ".join(command_of(words))]
+    assert code == 0, text
+    for option in (word for word in words[1:] if word.startswith("--")):
+        assert option in text
 
 
 def test_the_interface_of_the_benchmark_is_as_agreed() -> None:
-    done = run(sys.executable, "-m", "bench", "quality", "--help")
+    _, text = helps()["bench quality"]
     for option in ("--release", "--data", "--users", "--split", "--json"):
-        assert option in done.stdout
+        assert option in text
 
 
 def test_every_setting_of_the_service_is_documented() -> None:
