@@ -1,6 +1,7 @@
 """`python -m service --release DIR [--redis URL] [--host H] [--port P] [--config FILE]`.
 
-`python -m service check` says whether a service would start so, and shows every setting.
+`python -m service check` says whether a service would start so, and shows every setting;
+`python -m service keys new` makes an API key.
 
 SIGHUP makes it look at the release directory again and serve what that holds now, if it is sound
 and of the same SID space. Exits 0 after SIGTERM or SIGINT, once the requests in flight are
@@ -38,7 +39,7 @@ EX_TEMPFAIL = 75
 EX_CONFIG = 78
 _KEEP_ALIVE_S = 75  # longer than a load balancer's idle time, else random 502s
 _DRAIN_S = 8
-_COMMANDS = {"check": "service.check"}  # without one it serves
+_COMMANDS = {"check": "service.check", "keys": "service.keys_command"}  # without one it serves
 logger = logging.getLogger("service")
 
 

@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from models.store import UserStore
 from service import openapi, problems
 from service.engine import Engine
+from service.guard import KeyGuard
+from service.keys import KeyRing
 from service.logs import LogFormat, RequestLog
 from service.middleware import BodyLimit, RequestContext
 from service.routes import hot_router, router
@@ -28,7 +30,8 @@ def create_app(
 ) -> FastAPI:
     """The store is closed when the application's lifespan ends.
 
-    arms: engines of the releases that experiments name in the settings.
+    arms: engines of the releases that experiments name in the settings. Raises InvalidSettings for
+    a file of API keys that cannot be used.
     """
     serving = Serving(settings, engine, store, arms or {})
     request_log = RequestLog() if settings.log_format == LogFormat.JSON else None
@@ -55,5 +58,10 @@ def create_app(
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)
+    if settings.keys_file is not None:
+        ring = KeyRing(settings.keys_file)
+        failed = "1 while the changed file of API keys is refused, and the old ones are in use."
+        serving.metrics.watch("keys_refused", failed, lambda: ring.failure is not None)
+        app.add_middleware(KeyGuard, ring=ring, metrics=serving.metrics)
     app.add_middleware(RequestContext, metrics=serving.metrics, log=request_log)
     return app

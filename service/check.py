@@ -15,6 +15,7 @@ from models.embedded import resolve
 from models.errors import ReleaseMismatch, StoreUnavailable, ThinkAheadError
 from models.store import RedisStore
 from service.engine import Engine, self_test
+from service.keys import read_keys
 from service.reload import load_arms, load_configured
 from service.settings import Effective, ServiceSettings, resolve_options, settings_parser
 
@@ -47,6 +48,7 @@ def check(settings: ServiceSettings, *, is_offline: bool) -> list[Finding]:
     findings = [Finding("settings", "every name is known and every value in its bounds")]
     engines: list[Engine] = []
     findings.append(_try("release", lambda: _check_release(settings, engines)))
+    findings.append(_try("keys", lambda: _check_keys(settings)))
     if is_offline:
         findings.append(Finding("store", "not asked (--offline)"))
     else:
@@ -70,6 +72,13 @@ def _check_release(settings: ServiceSettings, engines: list[Engine]) -> str:
     engines.append(engine)
     arms = "".join(f"; {arm.label} for arms" for arm in load_arms(settings, engine).values())
     return f"{engine.label}, {len(engine.catalog):,} items, passes the self-test{arms}"
+
+
+def _check_keys(settings: ServiceSettings) -> str:
+    if settings.keys_file is None:
+        return "none: everybody who reaches the port may call"
+    clients = read_keys(settings.keys_file).clients
+    return f"{len(clients)} clients: {', '.join(client.client for client in clients)}"
 
 
 def _check_store(settings: ServiceSettings, engine: Engine | None) -> str:

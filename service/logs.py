@@ -83,6 +83,8 @@ class RequestLog:
         }
         if user_id := scope.get("path_params", {}).get("user_id"):
             fields["user"] = user_hash(user_id)
+        if client := scope["state"].get("client"):
+            fields["client"] = client
         record = logging.LogRecord(
             self._logger.name, logging.INFO, __file__, 0, "request", None, None
         )

@@ -85,11 +85,19 @@ class Metrics:
             ["experiment", "arm"],
             registry=self.registry,
         )
+        self._client_requests = Counter(
+            "thinkahead_client_requests",
+            "Requests where API keys are needed, by client (empty: none known) and outcome: taken, "
+            "no_key, unknown_key, scope or rate.",
+            ["client", "outcome"],
+            registry=self.registry,
+        )
         # Children are looked up once: `labels` takes longer than counting. Those of the reasons
         # are made at once, so that a rate exists before the first fault.
         self._reason = {reason: self._fallbacks.labels(reason.value) for reason in Reason}
         self._stage: dict[str, Histogram] = {}
         self._source: dict[Source, Counter] = {}
+        self._client: dict[tuple[str, str], Counter] = {}
         self._request: dict[tuple[str, str, int], Counter] = {}
 
     def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
@@ -128,6 +136,12 @@ class Metrics:
 
     def exposure(self, experiment: str, arm: str) -> None:
         self._exposures.labels(experiment, arm).inc()
+
+    def client_request(self, client: str, outcome: str) -> None:
+        key = (client, outcome)
+        if key not in self._client:
+            self._client[key] = self._client_requests.labels(client, outcome)
+        self._client[key].inc()
 
     def manifest_epoch(self, epoch: int) -> None:
         self._manifest_epoch.set(epoch)

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from service.guard import document_keys
 from service.problems import Problem
 
 _RECOMMENDATION = {
@@ -72,6 +73,7 @@ def install(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = derived()
         document["components"]["schemas"].update(_problem_schemas())
+        document_keys(document)
         for (path, method, status), example in EXAMPLES.items():
             response = document["paths"][path][method]["responses"][status]
             response["content"]["application/json"]["example"] = example

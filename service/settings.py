@@ -7,10 +7,17 @@ import argparse
 import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from models.errors import InvalidSettings
@@ -39,6 +46,8 @@ class ServiceSettings(BaseSettings):
     state_dir: Path | None = None  # of the embedded server, used when there is no redis_url
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000  # 0 takes a free one
+    keys_file: Path | None = None  # API keys; without it everybody who reaches the port may call
+    open_access: bool = False  # a host that others reach, and no keys: refused unless this is on
 
     request_budget_ms: Annotated[int, Field(ge=10, le=60_000)] = 100  # a request may give less
     redis_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20  # of the budget above
@@ -61,6 +70,15 @@ class ServiceSettings(BaseSettings):
         if isinstance(value, bool) and wants in (int, float):
             raise ValueError(f"expected a number, got {str(value).lower()}")
         return value
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Self:
+        if self.keys_file is None and not self.open_access and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} is reached from other machines and there are no API keys: set "
+                "keys_file, or open_access=true where something else keeps strangers out"
+            )
+        return self
 
     @field_validator("experiments")
     @classmethod

@@ -75,7 +75,7 @@ def test_the_example_shows_every_setting_with_its_default() -> None:
     for name, field in ServiceSettings.model_fields.items():
         if field.is_required() or field.default is None:
             continue
-        default = "[]" if field.default == () else str(field.default)
+        default = {(): "[]", False: "false"}.get(field.default, str(field.default))
         assert shown[ENV_PREFIX + name.upper()] == default
 
 
