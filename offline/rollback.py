@@ -3,12 +3,12 @@
 The store keeps the manifests that were replaced. A rollback takes a new epoch like every change.
 """
 
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 from models.errors import InvalidInput
-from models.manifest import Manifest, next_epoch
+from models.manifest import Manifest
+from models.rollout import choose_target, go_to
 from models.store import NightStore
 from offline.activate import keep_copy
 from offline.erased import living_rows
@@ -26,26 +26,11 @@ async def rollback(store: NightStore, out_dir: Path, *, to_epoch: int | None = N
     held = await store.read_manifest()
     if held is None:
         raise InvalidInput("nothing is live: there is nothing to roll back")
-    target = _choose(held, await store.past_manifests(), to_epoch)
+    target = choose_target(held, await store.past_manifests(), to_epoch=to_epoch)
     await _check_records(target, store, out_dir)
-    epoch = next_epoch(held, seen=last_epoch(out_dir))
-    manifest = target.model_copy(update={"epoch": epoch, "canary": None})
+    manifest = go_to(target, held, seen=last_epoch(out_dir))
     await store.swap_manifest(held, manifest)
     return keep_copy(out_dir, manifest)
-
-
-def _choose(held: Manifest, past: Sequence[Manifest], to_epoch: int | None) -> Manifest:
-    if to_epoch is not None:
-        found = [manifest for manifest in past if manifest.epoch == to_epoch]
-    elif held.canary is not None:
-        found = [held]
-    else:  # a second rollback goes further back, not to and fro
-        newest = held.layers[0].generation
-        found = [manifest for manifest in past if manifest.layers[0].generation < newest]
-    if not found:
-        known = ", ".join(str(manifest.epoch) for manifest in past) or "none"
-        raise InvalidInput(f"nothing to roll back to; epochs that the store remembers: {known}")
-    return found[0]
 
 
 async def _check_records(target: Manifest, store: NightStore, out_dir: Path) -> None:

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -30,7 +31,8 @@ from models.errors import (
     ThinkAheadError,
 )
 from service import logs
-from service.settings import ServiceSettings, load_settings
+from service.keys import KeyRing
+from service.settings import Effective, resolve_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         if arguments and arguments[0] in _COMMANDS:
             code: int = import_module(_COMMANDS[arguments[0]]).main(arguments[1:])
             return code
-        _serve(load_settings(arguments, os.environ))
+        _serve(resolve_settings(arguments, os.environ))
     except (InvalidInput, InvalidRelease) as exc:
         return _refuse(exc, EX_CONFIG)
     except StoreUnavailable as exc:
@@ -57,24 +59,34 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _serve(settings: ServiceSettings) -> None:
+def _serve(effective: Effective) -> None:
     """Blocks until a signal. Raises before anything is served, or not at all."""
-    with _bind(settings) as listener:
+    settings = effective.settings
+    with ExitStack() as opened:
+        listener = opened.enter_context(_bind(settings.host, settings.port))
+        admin_listener = None
+        if settings.admin_port is not None:
+            admin_listener = opened.enter_context(_bind(settings.admin_host, settings.admin_port))
+        ring = KeyRing(settings.keys_file) if settings.keys_file else None
         # these take a second to import, and bad settings are refused before that
         from models.store import RedisStore
+        from service.admin import admin_beside
         from service.app import create_app
         from service.engine import spare_collections
         from service.reload import load_arms, load_configured
 
         engine = load_configured(settings)
         arms = load_arms(settings, engine)
-        with resolve(settings.redis_url, settings.state_dir) as server:
-            store = RedisStore(server.url, settings.redis_timeout_ms)
-            spare_collections()
-            logs.configure(settings.log_format)  # not earlier: a refused start is one line alone
-            host, port = listener.getsockname()[:2]
-            logger.info("%s on http://%s:%d", engine.label, host, port)
-            _run(create_app(settings, engine=engine, store=store, arms=arms), listener)
+        server = opened.enter_context(resolve(settings.redis_url, settings.state_dir))
+        store = RedisStore(server.url, settings.redis_timeout_ms)
+        spare_collections()
+        logs.configure(settings.log_format)  # not earlier: a refused start is one line alone
+        if admin_listener is not None:
+            logger.info("admin at http://%s:%d", *admin_listener.getsockname()[:2])
+        logger.info("%s on http://%s:%d", engine.label, *listener.getsockname()[:2])
+        beside = admin_beside(admin_listener, store, effective, ring)
+        app = create_app(settings, engine=engine, store=store, arms=arms, ring=ring, beside=beside)
+        _run(app, listener)
 
 
 def _run(app: "FastAPI", listener: socket.socket) -> None:
@@ -92,20 +104,19 @@ def _run(app: "FastAPI", listener: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listener])
 
 
-def _bind(settings: ServiceSettings) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     """Bound here, so that a taken port is one line and port 0 can be named in the log.
 
     It does not listen yet: until the release is loaded, connections are refused and not kept.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except OSError as exc:
         listener.close()
-        where = f"{settings.host}:{settings.port}"
-        raise InvalidSettings(f"cannot listen on {where}: {exc.strerror}") from exc
+        raise InvalidSettings(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
     return listener
 
 

@@ -3,14 +3,15 @@
 Everything is handed in; importing it reads no settings and opens nothing.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
 
 from models.store import UserStore
 from service import openapi, problems
+from service.beside import alone
 from service.engine import Engine
 from service.guard import KeyGuard
 from service.keys import KeyRing
@@ -27,11 +28,13 @@ def create_app(
     engine: Engine,
     store: UserStore,
     arms: Mapping[Path, Engine] | None = None,
+    ring: KeyRing | None = None,
+    beside: Callable[[Serving], AbstractAsyncContextManager[None]] = alone,
 ) -> FastAPI:
     """The store is closed when the application's lifespan ends.
 
-    arms: engines of the releases that experiments name in the settings. Raises InvalidSettings for
-    a file of API keys that cannot be used.
+    arms: engines of the releases that experiments name in the settings. ring: the API keys, None
+    where nobody needs one. beside: what is there for as long as the application serves.
     """
     serving = Serving(settings, engine, store, arms or {})
     request_log = RequestLog() if settings.log_format == LogFormat.JSON else None
@@ -40,7 +43,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await serving.start()
         try:
-            yield
+            async with beside(serving):
+                yield
         finally:
             await serving.stop()
 
@@ -58,10 +62,9 @@ def create_app(
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)
-    if settings.keys_file is not None:
-        ring = KeyRing(settings.keys_file)
-        failed = "1 while the changed file of API keys is refused, and the old ones are in use."
-        serving.metrics.watch("keys_refused", failed, lambda: ring.failure is not None)
+    failed = "1 while a changed file of API keys is refused, and the old ones are in use."
+    serving.metrics.watch("keys_refused", failed, lambda: ring is not None and bool(ring.failure))
+    if ring is not None:
         app.add_middleware(KeyGuard, ring=ring, metrics=serving.metrics)
     app.add_middleware(RequestContext, metrics=serving.metrics, log=request_log)
     return app

@@ -101,25 +101,23 @@ async def _ask_store(url: str, timeout_ms: int, engine: Engine | None) -> str:
 
 
 def _as_json(effective: Effective, findings: Sequence[Finding]) -> str:
-    shown = effective.settings.shown()
     report: dict[str, Any] = {
         "ok": not any(finding.exit_code for finding in findings),
         "checks": [
             {"name": name, "ok": not code, "why": " ".join(why.split())}
             for name, why, code in findings
         ],
-        "settings": {
-            name: {"value": shown[name], "from": origin}
-            for name, origin in effective.origins.items()
-        },
+        "settings": effective.described(),
     }
     return json.dumps(report, indent=2)
 
 
 def _as_text(effective: Effective, findings: Sequence[Finding]) -> str:
-    shown = effective.settings.shown()
     rows = [("setting", "value", "from")]
-    rows += [(name, _one_line(shown[name]), origin) for name, origin in effective.origins.items()]
+    rows += [
+        (name, _one_line(each["value"]), each["from"])
+        for name, each in effective.described().items()
+    ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     table = [f"{name:{widths[0]}}  {value:{widths[1]}}  {where}" for name, value, where in rows]
     lines = [

@@ -4,6 +4,7 @@ A bounded least-recently-used map, filled by successful reads only. Knows nothin
 """
 
 from collections import OrderedDict
+from itertools import islice
 
 from models.user_state import UserState
 
@@ -22,6 +23,11 @@ class Copies:
         if user_id in self._states:
             self._states.move_to_end(user_id)
         return self._states.get(user_id)
+
+    def with_records(self, limit: int) -> list[str]:
+        """Users seen lately who had a record, the latest first."""
+        found = (user_id for user_id in reversed(self._states) if self._states[user_id].record)
+        return list(islice(found, limit))
 
     def keep(self, user_id: str, state: UserState) -> None:
         self._states[user_id] = state

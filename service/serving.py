@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from models.events import Event
 from models.store import UserStore
@@ -51,6 +52,7 @@ class Serving:
         self._worker = Worker(limit=settings.queue_limit)
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
+        self._reloading = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._users = Users(
@@ -112,6 +114,19 @@ class Serving:
         if self._loop is not None:  # before that it is being read for the first time
             self._loop.call_soon_threadsafe(self._reload_wanted.set)
 
+    async def reload(self) -> Literal["taken", "unchanged", "refused"]:
+        """Look at the release directory now; what came of it."""
+        async with self._reloading:
+            renewal = await asyncio.to_thread(renew, self._settings, self.engine)
+            self.metrics.reload(renewal.outcome)
+            if renewal.outcome == "taken":
+                self._pipeline.engine, self.unready = renewal.engine, None
+        return renewal.outcome
+
+    def users_with_records(self, limit: int) -> list[str]:
+        """Users whom this process has seen lately and who had a record then."""
+        return self._copies.with_records(limit)
+
     async def append(self, user_id: str, event: Event) -> Appended:
         appended = await self._users.append(user_id, event)
         self.metrics.event(stored=appended.stored)
@@ -162,10 +177,7 @@ class Serving:
     async def _reload_when_wanted(self) -> None:
         while await self._reload_wanted.wait() and not self._stopping.is_set():
             self._reload_wanted.clear()
-            renewal = await asyncio.to_thread(renew, self._settings, self.engine)
-            self.metrics.reload(renewal.outcome)
-            if renewal.outcome == "taken":
-                self._pipeline.engine, self.unready = renewal.engine, None
+            await self.reload()
 
     def _watch_gauges(self) -> None:
         watch = self.metrics.watch

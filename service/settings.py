@@ -49,6 +49,9 @@ class ServiceSettings(BaseSettings):
     keys_file: Path | None = None  # API keys; without it everybody who reaches the port may call
     open_access: bool = False  # a host that others reach, and no keys: refused unless this is on
 
+    admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None  # None: no admin port
+    admin_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+
     request_budget_ms: Annotated[int, Field(ge=10, le=60_000)] = 100  # a request may give less
     redis_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20  # of the budget above
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 16
@@ -73,7 +76,14 @@ class ServiceSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:
-        if self.keys_file is None and not self.open_access and not is_loopback(self.host):
+        if self.keys_file is not None:
+            return self
+        if self.admin_port is not None and not is_loopback(self.admin_host):
+            raise ValueError(
+                f"admin_host {self.admin_host} is reached from other machines: that takes a "
+                "keys_file with a client of the scope admin, open_access does not open it"
+            )
+        if not self.open_access and not is_loopback(self.host):
             raise ValueError(
                 f"host {self.host} is reached from other machines and there are no API keys: set "
                 "keys_file, or open_access=true where something else keeps strangers out"
@@ -103,6 +113,13 @@ class Effective(NamedTuple):
 
     settings: ServiceSettings
     origins: Mapping[str, str]
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        """By name, each value as it may be shown and where it comes from."""
+        shown = self.settings.shown()
+        return {
+            name: {"value": shown[name], "from": origin} for name, origin in self.origins.items()
+        }
 
 
 def load_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> ServiceSettings:

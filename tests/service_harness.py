@@ -30,6 +30,7 @@ from models.store import UserStore
 from models.torch_runtime import load_recommender
 from service.app import create_app
 from service.engine import Engine, load_engine
+from service.keys import KeyRing
 from service.serving import Serving
 from service.settings import ServiceSettings
 from tests.toy import toy_catalog, toy_histories, toy_recommender
@@ -176,7 +177,9 @@ async def serving(
 ) -> AsyncIterator[InProcess]:
     """A started service over `store`. The budget is wide: other work shares the test machine."""
     overrides = {"release_dir": "unused", "request_budget_ms": 30_000, **settings}
-    app = create_app(ServiceSettings(**overrides), engine=engine or toy_engine(), store=store)
+    given = ServiceSettings(**overrides)
+    ring = KeyRing(given.keys_file) if given.keys_file else None
+    app = create_app(given, engine=engine or toy_engine(), store=store, ring=ring)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client,
@@ -264,6 +267,8 @@ class ServiceProcess:
             if found := re.search(r"on (http://[^\s\"]+)", line):
                 self.url = found.group(1)
                 return
+            if found := re.search(r"admin at (http://[^\s\"]+)", line):
+                self.admin_url = found.group(1)
         raise AssertionError("".join(self.log))
 
     def __enter__(self) -> Self:

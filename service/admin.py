@@ -1,0 +1,262 @@
+"""The admin application, on a port of its own: what is live, and changing it, without a deploy.
+
+It changes the manifest in the store by compare-and-set, so every service follows within its poll.
+What needs shards on disk (loading, a night's first activation) stays with `python -m offline`.
+"""
+
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from models.errors import InvalidInput, ManifestConflict
+from models.events import check_user_id
+from models.manifest import Manifest
+from models.rollout import choose_target, go_to, promote, set_canary
+from models.sid import SidSpace
+from models.store import NightStore
+from service import problems
+from service.beside import alone, served
+from service.guard import KeyGuard
+from service.keys import KeyRing, Scope
+from service.middleware import BodyLimit, RequestContext
+from service.problems import documented, problem
+from service.serving import Serving
+from service.settings import Effective
+
+NO_PAGES = "the admin port answers no scripts of web pages"
+_SAMPLE = 200  # users seen lately whose records must not all be gone
+logger = logging.getLogger(__name__)
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Target(_Body):
+    epoch: Annotated[
+        int | None, Field(ge=1, description="One that the store remembers, see /manifest.")
+    ] = None
+
+
+class CanaryShare(Target):
+    percent: Annotated[float, Field(gt=0, lt=100)]
+
+
+_ANY = Target()
+
+
+class Live(BaseModel):
+    """held: in the store. in_use: the epoch that this process serves from; it follows by itself.
+    past: what was live before, newest first."""
+
+    held: dict[str, Any] | None
+    in_use: int | None
+    past: list[dict[str, Any]]
+
+
+class Admin:
+    """The changes and views behind the routes."""
+
+    def __init__(self, serving: Serving, store: NightStore) -> None:
+        self._serving = serving
+        self._store = store
+
+    async def live(self) -> Live:
+        held, current = await self._store.read_manifest(), self._serving.manifest.current
+        return Live(
+            held=_shown(held) if held else None,
+            in_use=current.epoch if current else None,
+            past=[_shown(manifest) for manifest in await self._store.past_manifests()],
+        )
+
+    async def activate(self, epoch: int | None) -> Live:
+        """The canary for everybody, or the layers of an epoch of the past."""
+        held, past = await self._read()
+        if epoch is None:
+            new = promote(held, seen=self._seen)
+        else:
+            new = go_to(choose_target(held, past, to_epoch=epoch), held, seen=self._seen)
+        return await self._swap(held, new)
+
+    async def roll_back(self, epoch: int | None) -> Live:
+        held, past = await self._read()
+        new = go_to(choose_target(held, past, to_epoch=epoch), held, seen=self._seen)
+        return await self._swap(held, new)
+
+    async def set_canary(self, percent: float, epoch: int | None) -> Live:
+        held, past = await self._read()
+        layers_of = None if epoch is None else choose_target(held, past, to_epoch=epoch)
+        new = set_canary(held, percent, layers_of=layers_of, seen=self._seen)
+        return await self._swap(held, new)
+
+    async def end_canary(self) -> Live:
+        held, _ = await self._read()
+        if held.canary is None:
+            raise InvalidInput("there is no canary to end")
+        return await self._swap(held, go_to(held, held, seen=self._seen))
+
+    async def user(self, user_id: str) -> dict[str, Any]:
+        """All that the store holds of a user in the live layers, decoded."""
+        check_user_id(user_id)
+        manifest, space = self._serving.manifest.current, self._serving.engine.catalog.space
+        layers = manifest.layers_for(user_id) if manifest else ()
+        state = await self._store.read_user(user_id, [], space)
+        return {
+            "user_id": user_id,
+            "is_in_canary": bool(manifest and manifest.canary and manifest.canary.takes(user_id)),
+            "layers": [await self._layer(user_id, layer.generation, space) for layer in layers],
+            "history": [event._asdict() for event in state.history],
+            "has_lost_history": state.has_lost_history,
+        }
+
+    async def _layer(self, user_id: str, generation: int, space: SidSpace) -> dict[str, Any]:
+        state = await self._store.read_user(user_id, [generation], space)
+        found: dict[str, Any] = {"generation": generation, "record": None}
+        if state.record is None:
+            return found | {"why": state.skipped[0] if state.skipped else "no_record"}
+        prefixes = [
+            {"codes": codes, "path": path, "logprob": logprob}
+            for codes, path, logprob in state.record.prefixes
+        ]
+        texts = await self._store.read_thoughts(user_id, generation)
+        record = {"created_at": state.record.created_at, "prefixes": prefixes, "paths": texts}
+        return found | {"record": record}
+
+    @property
+    def _seen(self) -> int:
+        current = self._serving.manifest.current
+        return current.epoch if current else 0
+
+    async def _read(self) -> tuple[Manifest, list[Manifest]]:
+        held = await self._store.read_manifest()
+        if held is None:
+            raise InvalidInput("nothing is live yet: see `python -m offline activate`")
+        return held, await self._store.past_manifests()
+
+    async def _swap(self, held: Manifest, new: Manifest) -> Live:
+        """Refuses layers of which no user seen here lately has a record: they have expired."""
+        seen_lately = self._serving.users_with_records(_SAMPLE)
+        generations = [layer.generation for layer in new.layers]
+        counts = [await self._store.count_records(each, seen_lately) for each in generations]
+        if seen_lately and not any(counts):
+            raise InvalidInput(
+                f"none of {len(seen_lately)} users seen here lately has a record in generations "
+                f"{generations}: expired or collected; `python -m offline load` brings them back"
+            )
+        await self._store.swap_manifest(held, new)
+        logger.warning("epoch %d by the admin port: generations %s", new.epoch, generations)
+        await self._serving.manifest.poll()
+        return await self.live()
+
+
+class NoPages:
+    """Refuses what scripts of web pages send: a browser on this machine reaches loopback as well,
+    for any page that is open in it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and any(map(_is_of_a_script, scope["headers"])):
+            refusal = problem(403, NO_PAGES, request_id=scope["state"]["request_id"])
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _is_of_a_script(header: tuple[bytes, bytes]) -> bool:
+    name, value = header
+    return name == b"origin" or (name == b"sec-fetch-mode" and value != b"navigate")
+
+
+def create_admin(
+    serving: Serving, store: NightStore, effective: Effective, ring: KeyRing | None
+) -> FastAPI:
+    """Its keys need the scope `admin`, where there are keys."""
+    app = FastAPI(title="Think-Ahead, admin", version="1", docs_url=None, redoc_url=None)
+    app.include_router(_routes(Admin(serving, store), serving, effective))
+    problems.install(app)
+    app.add_exception_handler(InvalidInput, _on_refusal)
+    app.add_exception_handler(ManifestConflict, _on_refusal)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(NoPages)
+    if ring is not None:
+        app.add_middleware(KeyGuard, ring=ring, metrics=serving.metrics, everything=Scope.ADMIN)
+    app.add_middleware(RequestContext, metrics=serving.metrics)
+    return app
+
+
+def admin_beside(
+    listener: socket.socket | None,
+    store: NightStore,
+    effective: Effective,
+    ring: KeyRing | None,
+) -> Callable[[Serving], AbstractAsyncContextManager[None]]:
+    """What stands beside the service: the admin application where there is a port for it."""
+    if listener is None:
+        return alone
+    return lambda serving: served(create_admin(serving, store, effective, ring), listener)
+
+
+def _routes(admin: Admin, serving: Serving, effective: Effective) -> APIRouter:
+    router = APIRouter(responses=documented({409: "nothing is live"}))
+
+    @router.get("/health", summary="Whether this process is ready, and what it serves")
+    async def health() -> dict[str, Any]:
+        current = serving.manifest.current
+        return {
+            "unready": serving.unready,
+            "release": serving.engine.label,
+            "manifest_epoch": current.epoch if current else None,
+            "manifest_refusal": serving.manifest.refusal,
+        }
+
+    @router.get("/settings", summary="Every setting, masked, with where its value comes from")
+    async def settings() -> dict[str, Any]:
+        return effective.described()
+
+    @router.get("/manifest", summary="What is live and was")
+    async def manifest() -> Live:
+        return await admin.live()
+
+    @router.post("/activate", summary="The canary for everybody, or an epoch of the past")
+    async def activate(target: Target = _ANY) -> Live:
+        return await admin.activate(target.epoch)
+
+    @router.post("/rollback", summary="End a canary, or go back one night or to an epoch")
+    async def rollback(target: Target = _ANY) -> Live:
+        return await admin.roll_back(target.epoch)
+
+    @router.post("/canary", summary="Another share for the canary, or one of a past epoch's layers")
+    async def canary(share: CanaryShare) -> Live:
+        return await admin.set_canary(share.percent, share.epoch)
+
+    @router.delete("/canary", summary="Nobody is in a canary any more")
+    async def end_canary() -> Live:
+        return await admin.end_canary()
+
+    @router.post("/reload", summary="Look at the release directory again")
+    async def reload() -> dict[str, str]:
+        return {"outcome": await serving.reload(), "release": serving.engine.label}
+
+    @router.get("/users/{user_id:path}", summary="Records, thoughts and history of a user, decoded")
+    async def user(user_id: str) -> dict[str, Any]:
+        return await admin.user(user_id)
+
+    return router
+
+
+async def _on_refusal(request: Request, exc: Exception) -> Response:
+    return problem(409, str(exc), request_id=request.state.request_id)
+
+
+def _shown(manifest: Manifest) -> dict[str, Any]:
+    return manifest.model_dump(mode="json", exclude_none=True)
