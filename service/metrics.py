@@ -6,7 +6,14 @@ One registry per process object, so that tests can hold several. Knows nothing o
 import collections
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 from service.reasons import Reason, Source
 
@@ -92,8 +99,13 @@ class Metrics:
             ["client", "outcome"],
             registry=self.registry,
         )
-        # Children are looked up once: `labels` takes longer than counting. Those of the reasons
-        # are made at once, so that a rate exists before the first fault.
+        ProcessCollector(registry=self.registry)
+        # Children are looked up once: `labels` takes longer than counting. Those that alerts look
+        # at are made at once: an `increase` does not see a counter that begins with its first 1.
+        for outcome in ("taken", "unchanged", "refused"):
+            self._reloads.labels(outcome)
+        for reason in ("garbage", "fingerprint", "epoch"):
+            self._manifest_refused.labels(reason)
         self._reason = {reason: self._fallbacks.labels(reason.value) for reason in Reason}
         self._stage: dict[str, Histogram] = {}
         self._source: dict[Source, Counter] = {}
