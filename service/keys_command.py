@@ -51,10 +51,9 @@ def _last_day(days: int | None) -> date | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service keys", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="new")
-    new = commands.add_parser("new", help="make a key")
-    new.add_argument("--client", required=True, metavar="NAME", help="whose it is")
-    new.add_argument(
+    parser.add_argument("command", choices=["new"], help="make a key")
+    parser.add_argument("--client", required=True, metavar="NAME", help="whose it is")
+    parser.add_argument(
         "--scopes",
         nargs="+",
         type=Scope,
@@ -62,6 +61,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SCOPE",
         help="what it may do: " + ", ".join(Scope),
     )
-    new.add_argument("--rate-per-s", type=float, metavar="N", help="requests; default: no limit")
-    new.add_argument("--days", type=int, metavar="N", help="until it expires; default: never")
+    parser.add_argument("--rate-per-s", type=float, metavar="N", help="requests; default: no limit")
+    parser.add_argument("--days", type=int, metavar="N", help="until it expires; default: never")
     return parser
