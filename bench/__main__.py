@@ -23,6 +23,8 @@ COMMANDS = {
     "quality": "who finds the item that was left out, ranking the whole catalog",
     "stages": "what each stage of the reasoner's training is worth",
     "faithfulness": "what follows thoughts that are whole, cut short, empty or somebody else's",
+    "frontier": "what T thoughts and m beams a thought buy, and what they cost",
+    "staleness": "what is left of a night's prefixes some interactions later",
     "baseline": "the same for the language model that `generate` decodes",
     "refresh": "users a second of each engine, beside `generate` of transformers",
     "finish": "CPU time of one finish, beside `generate` of transformers",

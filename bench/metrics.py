@@ -5,11 +5,13 @@ Knows ranks (1 is best, infinity is "not ranked"). Knows nothing of models, cata
 
 # U = users, C = columns, R = resamples
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+Name = TypeVar("Name")
 NUM_RESAMPLES = 1000
 _CHUNK = 50  # resamples weighted at once: 50 x 22,363 float64 are 9 MB
 
@@ -20,6 +22,10 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+    def columns(self, name: str) -> dict[str, float]:
+        """As a row of a table has it."""
+        return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 def rank_targets(
@@ -59,6 +65,14 @@ def bootstrap(values_UC: NDArray[np.float64], *, seed: int) -> list[Interval]:
     low_C, high_C = np.percentile(means_RC, [2.5, 97.5], axis=0)
     columns = zip(values_UC.mean(axis=0), low_C, high_C, strict=True)
     return [Interval(float(mean), float(low), float(high)) for mean, low, high in columns]
+
+
+def bootstrap_named(
+    columns: Mapping[Name, NDArray[np.float64]], *, seed: int
+) -> dict[Name, Interval]:
+    """`bootstrap` of columns by name, all of the same users."""
+    intervals = bootstrap(np.stack(list(columns.values()), axis=1), seed=seed)
+    return dict(zip(columns, intervals, strict=True))
 
 
 def _resampled_means(

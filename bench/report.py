@@ -44,6 +44,23 @@ def write_markdown(
     file.write_text("\n".join([f"# {title}", "", *table, "", *facts]) + "\n")
 
 
+def report(
+    console: Console,
+    file: Path | None,
+    title: str,
+    meta: Mapping[str, Any],
+    rows: Sequence[Row],
+    groups: Sequence[Sequence[str]],
+) -> None:
+    """Print a table a group of columns; write `file` and, beside it, all groups in Markdown."""
+    for columns in groups:
+        print_table(console, title, rows, columns)
+    if file:
+        every = list(dict.fromkeys(column for columns in groups for column in columns))
+        write_json(file, meta, rows)
+        write_markdown(file.with_suffix(".md"), title, meta, rows, every)
+
+
 def print_table(console: Console, title: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """The named columns of every row; a column that a row lacks stays blank."""
     table = Table(title=title, title_justify="left")

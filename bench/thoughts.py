@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from bench.at_once import Manner, recommend_at_once
+from bench.path_beams import PATHS, PathBeams, from_rows, prefixes_of, search_paths, to_rows
 from models.beam import beam_search
 from models.catalog import Catalog
 from models.reasoner import TransformersReasoner
@@ -45,7 +47,8 @@ _POLL_S = 0.5
 class ThoughtSettings:
     """T paths, beam width m, the cap of C_u and the seed of the samples.
 
-    manner: other than `think` there is one path, which is no thought.
+    manner: other than `think` there is one path, which is no thought. widths: if there are any,
+    beams of all of these are kept path by path (`width` is one of them), and no whole SIDs.
     """
 
     paths: int = 5
@@ -53,11 +56,12 @@ class ThoughtSettings:
     max_prefixes: int = 100
     seed: int = 0
     manner: Manner = Manner.THINK
+    widths: tuple[int, ...] = ()
 
-    def to_json(self) -> dict[str, str | int]:
-        """`think` is left out, so that thoughts keep their place on disk."""
-        values: dict[str, str | int] = asdict(self)
-        return {name: value for name, value in values.items() if value != Manner.THINK}
+    def to_json(self) -> dict[str, Any]:
+        """Without `think` and without no widths, so that thoughts keep their place on disk."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if value not in (Manner.THINK, ())}
 
 
 def without_thought(settings: ThoughtSettings, manner: Manner) -> ThoughtSettings:
@@ -71,7 +75,8 @@ class CaseThoughts:
     """What the reasoner left for one user of an evaluation.
 
     prefixes: C_u, best first. sids: the beams over whole SIDs of all paths, each by its best path,
-    best first, with their log-probabilities: the reasoner alone.
+    best first, with their log-probabilities: the reasoner alone. paths: all that were sampled, if
+    the settings have widths.
     """
 
     user_id: str
@@ -81,6 +86,7 @@ class CaseThoughts:
     sid_logprobs: tuple[float, ...]
     dropped_paths: int
     tokens: int
+    paths: tuple[PathBeams, ...] = ()
 
     @classmethod
     def nothing(cls, user_id: str) -> "CaseThoughts":
@@ -167,12 +173,12 @@ def think_chunks(cache: ThoughtCache, chunks: Sequence[Sequence[UserHistory]]) -
     reasoner = TransformersReasoner.load(
         cache.reasoner_dir, release.space, closing=settings.manner.closing
     )
+    think = think_paths if settings.widths else think_chunk
+    if settings.manner is not Manner.THINK:
+        think = ask_chunk
     for chunk in chunks:
         started = time.perf_counter()
-        if settings.manner is Manner.THINK:
-            users = think_chunk(reasoner, release.catalog, chunk, settings)
-        else:
-            users = ask_chunk(reasoner, release.catalog, chunk, settings)
+        users = think(reasoner, release.catalog, chunk, settings)
         _write_chunk(cache.file(chunk), Thoughts(users, time.perf_counter() - started))
 
 
@@ -237,6 +243,47 @@ def ask_chunk(
     ]
 
 
+def think_paths(
+    reasoner: TransformersReasoner,
+    catalog: Catalog,
+    users: Sequence[UserHistory],
+    settings: ThoughtSettings,
+) -> list[CaseThoughts]:
+    """The paths of a night one by one, and C_u of all of them."""
+    found = search_paths(
+        reasoner,
+        catalog,
+        users,
+        paths=settings.paths,
+        widths=settings.widths,
+        seeds=[user_seed(settings.seed, user.user_id) for user in users],
+    )
+    return [
+        _from_paths(user.user_id, paths, settings) for user, paths in zip(users, found, strict=True)
+    ]
+
+
+def _from_paths(
+    user_id: str, paths: tuple[PathBeams, ...], settings: ThoughtSettings
+) -> CaseThoughts:
+    texts = tuple(path.text for path in paths if path.text is not None)
+    return CaseThoughts(
+        user_id=user_id,
+        texts=texts,
+        prefixes=prefixes_of(
+            paths,
+            paths=settings.paths,
+            width=settings.width,
+            max_prefixes=settings.max_prefixes,
+        ),
+        sids=(),
+        sid_logprobs=(),
+        dropped_paths=len(paths) - len(texts),
+        tokens=sum(path.tokens for path in paths),
+        paths=paths,
+    )
+
+
 class _Remembering:
     """A reasoner that keeps its last batch, so that its paths can be continued once more."""
 
@@ -282,6 +329,7 @@ def _write_chunk(file: Path, thoughts: Thoughts) -> None:
             "sid_logprobs": pa.array([user.sid_logprobs for user in users], pa.list_(pa.float64())),
             "dropped_paths": [user.dropped_paths for user in users],
             "tokens": [user.tokens for user in users],
+            "paths": pa.array([to_rows(user.paths) for user in users], PATHS),
         }
     )
     draft = file.with_suffix(f".{os.getpid()}.draft")
@@ -304,6 +352,7 @@ def _read_chunk(file: Path) -> Thoughts:
             sid_logprobs=tuple(row["sid_logprobs"]),
             dropped_paths=row["dropped_paths"],
             tokens=row["tokens"],
+            paths=from_rows(row.get("paths", ())),
         )
         for row in table.to_pylist()
     ]
