@@ -25,6 +25,7 @@ COMMANDS = {
     "faithfulness": "what follows thoughts that are whole, cut short, empty or somebody else's",
     "frontier": "what T thoughts and m beams a thought buy, and what they cost",
     "staleness": "what is left of a night's prefixes some interactions later",
+    "understanding": "what a reasoner says of items and users, by BERTScore",
     "baseline": "the same for the language model that `generate` decodes",
     "refresh": "users a second of each engine, beside `generate` of transformers",
     "finish": "CPU time of one finish, beside `generate` of transformers",
@@ -44,7 +45,7 @@ COMMANDS = {
 def main(arguments: Sequence[str]) -> int:
     command = arguments[0] if arguments else "--help"
     if command not in COMMANDS:
-        lines = [f"  {name:12} {purpose}" for name, purpose in COMMANDS.items()]
+        lines = [f"  {name:13} {purpose}" for name, purpose in COMMANDS.items()]
         print("\n".join(["usage: python -m bench COMMAND [--help]", "", *lines]))
         return 0 if command in ("-h", "--help") else EX_USAGE
     signal.signal(signal.SIGTERM, _exit_in_order)

@@ -19,7 +19,9 @@ SPECIAL_TOKENS = (PAD, TURN_BEGIN, TURN_END, THINK_BEGIN, THINK_END, ITEM_BEGIN,
 
 MAX_THOUGHT_TOKENS = 48
 RATIONALE_OPENING = "The user's history shows"
+PERSONA_ITEMS = 16  # of a persona text: some 500 tokens of nano's
 _NUM_INTERESTS = 3
+_SECONDARY = "\n**Secondary Interests:** "
 _MAX_TITLE_WORDS = 12
 _PREDICT = (
     "You are a sequential recommendation engine. Your task is to analyze the provided sequence of "
@@ -136,17 +138,34 @@ def persona_text(catalog: Catalog, rows: Sequence[int]) -> str:
 
     The paper's static attributes, searches and comments have no counterpart in purchase data.
     """
+    asked, summary = persona_example(catalog, rows)
+    return asked + summary
+
+
+def persona_example(catalog: Catalog, rows: Sequence[int]) -> Example:
+    """The same text, cut before the interests: the one part that sums up what stands before it."""
     bought = "\n".join(f"- {_item(catalog, row)} in {topic(catalog, row)}" for row in rows)
     brands = Counter(name for row in rows if (name := catalog.brands[row]))
     favoured = ", ".join(name for name, _ in brands.most_common(_NUM_INTERESTS))
-    first, *others = ranked_topics(catalog, rows)[:_NUM_INTERESTS]
     parts = [
         f"# Purchase Behavior\nThe user bought\n{bought}",
         f"# Followed Brands\n{favoured}" if favoured else "",
-        f"# User Summary\n**Primary Interests:** {first}",
-        f"**Secondary Interests:** {'; '.join(others)}" if others else "",
+        "# User Summary\n**Primary Interests:**",
     ]
-    return "\n".join(part for part in parts if part) + TURN_END
+    first, *others = main_interests(catalog, rows)
+    secondary = f"{_SECONDARY}{'; '.join(others)}" if others else ""
+    return Example("\n".join(part for part in parts if part), f" {first}{secondary}{TURN_END}")
+
+
+def main_interests(catalog: Catalog, rows: Sequence[int]) -> tuple[str, ...]:
+    """What a persona text and a category chain name of a history: its first topics by rank."""
+    return ranked_topics(catalog, rows)[:_NUM_INTERESTS]
+
+
+def summarised_interests(summary: str) -> tuple[str, ...]:
+    """Those that a persona text's summary names."""
+    first, _, others = summary.strip().partition(_SECONDARY)
+    return (first, *others.split("; ")) if others else (first,)
 
 
 def rationale_query(catalog: Catalog, relevant: Sequence[int], target: int) -> str:
@@ -210,8 +229,7 @@ def prefix_topics(catalog: Catalog) -> dict[Prefix, str]:
 def category_rationale(catalog: Catalog, history: Sequence[int], target: int) -> Rationale:
     """The category-based chain of A.1: the history's most frequent topics (the latest first where
     equally frequent), and the target's topic. Never the target's title."""
-    ranked = ranked_topics(catalog, history)
-    return Rationale(ranked[:_NUM_INTERESTS], topic(catalog, target))
+    return Rationale(main_interests(catalog, history), topic(catalog, target))
 
 
 def ranked_topics(catalog: Catalog, history: Sequence[int]) -> tuple[str, ...]:
@@ -278,11 +296,14 @@ def parse_rationale(text: str) -> Rationale | None:
     return Rationale(tuple(match[1].split("; ")), match[2]) if match else None
 
 
+def named_interests(text: str) -> tuple[str, ...]:
+    """What a thought of any template but the free one says that the user likes."""
+    match = _EVIDENCE.match(text.strip())
+    return tuple(match[1].split("; ")) if match else ()
+
+
 def ground(catalog: Catalog, history: Sequence[int], text: str) -> Grounding:
     """Compare what a thought says of the history with its catalog rows; (0, 0) for free text."""
-    match = _EVIDENCE.match(text.strip())
-    if match is None:
-        return Grounding(0, 0)
     topics = {topic(catalog, row) for row in history}
-    named = set(match[1].split("; "))
+    named = set(named_interests(text))
     return Grounding(len(named), len(named & topics))

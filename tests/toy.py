@@ -132,8 +132,13 @@ def write_toy_reasoner(catalog: Catalog, directory: Path, *, seed: int = 0) -> N
     tokenizer.save_pretrained(directory)
 
 
-def toy_release(directory: Path, *, catalog: Catalog | None = None) -> Release:
-    """Publish the toy world as a release into `directory` (replaced if it exists)."""
+def toy_release(
+    directory: Path, *, catalog: Catalog | None = None, stages: tuple[str, ...] = ()
+) -> Release:
+    """Publish the toy world as a release into `directory` (replaced if it exists).
+
+    stages: that its reasoner is said to have gone through; without any, the short way.
+    """
     catalog = catalog or toy_catalog()
     reasoner_dir = directory.with_name(directory.name + "-reasoner")
     write_toy_reasoner(catalog, reasoner_dir)
@@ -144,7 +149,7 @@ def toy_release(directory: Path, *, catalog: Catalog | None = None) -> Release:
         recommender=toy_recommender(catalog),
         reasoner_dir=reasoner_dir,
         histories=toy_histories(catalog),
-        recipe={"seed": 0},
+        recipe={"seed": 0} | ({"reasoner": {"stages": stages}} if stages else {}),
         metrics={},
         card="# toy\n",
     )

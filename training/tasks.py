@@ -20,8 +20,6 @@ from training.encoder import Encoder
 from training.general import general_texts
 from training.thinkers import Thinker, ThoughtRecipe
 
-_PERSONA_ITEMS = 16  # some 500 tokens of nano's
-
 
 class Row(NamedTuple):
     """Token ids, how many at the front are context without loss, and whose history it tells."""
@@ -79,8 +77,8 @@ class Tasks:
         other."""
         for at in self._order():
             history = self._histories[at]
-            for start in range(0, len(history), _PERSONA_ITEMS):
-                window = history[start : start + _PERSONA_ITEMS]
+            for start in range(0, len(history), prompts.PERSONA_ITEMS):
+                window = history[start : start + prompts.PERSONA_ITEMS]
                 yield self._row("", prompts.persona_text(self._catalog, window), at)
 
     def preferences(self) -> Iterator[Row]:
