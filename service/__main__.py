@@ -5,8 +5,8 @@
 
 SIGHUP makes it look at the release directory again and serve what that holds now, if it is sound
 and of the same SID space. Exits 0 after SIGTERM or SIGINT, once the requests in flight are
-answered; 78 when settings or release are bad; 75 when the embedded server does not start. Both
-print one line to stderr.
+answered (`server`); 78 when settings or release are bad; 75 when the embedded server does not
+start. Both print one line to stderr.
 """
 
 import logging
@@ -19,8 +19,6 @@ from contextlib import ExitStack
 from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING
-
-import uvicorn
 
 from models.embedded import resolve
 from models.errors import (
@@ -37,10 +35,10 @@ from service.settings import Effective, resolve_settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from service.serving import Serving
+
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
-_KEEP_ALIVE_S = 75  # longer than a load balancer's idle time, else random 502s
-_DRAIN_S = 8
 _COMMANDS = {"check": "service.check", "keys": "service.keys_command"}  # without one it serves
 logger = logging.getLogger("service")
 
@@ -74,7 +72,9 @@ def _serve(effective: Effective) -> None:
         from service.app import create_app
         from service.engine import spare_collections
         from service.reload import load_arms, load_configured
+        from service.server import allow_connections
 
+        allow_connections()
         engine = load_configured(settings)
         arms = load_arms(settings, engine)
         server = opened.enter_context(resolve(settings.redis_url, settings.state_dir))
@@ -86,22 +86,16 @@ def _serve(effective: Effective) -> None:
         logger.info("%s on http://%s:%d", engine.label, *listener.getsockname()[:2])
         beside = admin_beside(admin_listener, store, effective, ring)
         app = create_app(settings, engine=engine, store=store, arms=arms, ring=ring, beside=beside)
-        _run(app, listener)
+        _run(app, listener, grace_s=settings.drain_grace_ms / 1000)
 
 
-def _run(app: "FastAPI", listener: socket.socket) -> None:
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # nothing here looks at the caller's address
-        ws="none",
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_DRAIN_S,
-    )
-    signal.signal(signal.SIGHUP, lambda _number, _frame: app.state.serving.reload_soon())
-    uvicorn.Server(config).run(sockets=[listener])
+def _run(app: "FastAPI", listener: socket.socket, *, grace_s: float) -> None:
+    from service.server import Server
+
+    serving: Serving = app.state.serving
+    signal.signal(signal.SIGHUP, lambda _number, _frame: serving.reload_soon())
+    server = Server(app, guard=serving.guard, grace_s=grace_s, on_end=serving.drain)
+    server.run(sockets=[listener])
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -66,5 +66,10 @@ def create_app(
     serving.metrics.watch("keys_refused", failed, lambda: ring is not None and bool(ring.failure))
     if ring is not None:
         app.add_middleware(KeyGuard, ring=ring, metrics=serving.metrics)
-    app.add_middleware(RequestContext, metrics=serving.metrics, log=request_log)
+    app.add_middleware(
+        RequestContext,
+        metrics=serving.metrics,
+        log=request_log,
+        is_draining=lambda: serving.is_draining,
+    )
     return app

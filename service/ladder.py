@@ -67,8 +67,15 @@ def known_rows(catalog: Catalog, item_ids: Iterable[str]) -> tuple[int, ...]:
     return tuple(row for item_id in item_ids if (row := catalog.row(item_id)) is not None)
 
 
-def plan_rungs(view: UserView, engine: Engine, *, is_over_age: bool) -> Plan:
-    """Decide the rungs for one user; `is_over_age` speaks of the view's record."""
+def plan_rungs(
+    view: UserView, engine: Engine, *, is_over_age: bool, held_at: Source | None = None
+) -> Plan:
+    """Decide the rungs for one user; `is_over_age` speaks of the view's record.
+
+    held_at: none above it, of a user who belongs to that rung's sticky share.
+    """
+    if held_at is not None:
+        return _plan_held(view, engine, held_at)
     rows = known_rows(engine.catalog, (event.item_id for event in view.history))
     record = view.record if view.record is not None and view.record.prefixes else None
     reasons, rungs = list(view.troubles), []
@@ -87,6 +94,23 @@ def plan_rungs(view: UserView, engine: Engine, *, is_over_age: bool) -> Plan:
         reasons.append(Reason.NO_HISTORY)
     rungs.append(Source.GLOBAL)
     return Plan(tuple(rungs), rows, record, tuple(reasons), is_impaired)
+
+
+def plan_popular(reason: Reason) -> Plan:
+    """For a request that is shed: no store was asked and no model is."""
+    return Plan(rungs=(), rows=(), record=None, reasons=(reason,), is_impaired=True)
+
+
+def _plan_held(view: UserView, engine: Engine, held_at: Source) -> Plan:
+    rows = known_rows(engine.catalog, (event.item_id for event in view.history))
+    lost = (Reason.LOST_HISTORY,) if view.has_lost_history else ()
+    rungs = {
+        Source.ONLINE: (Source.ONLINE, Source.GLOBAL) if rows else (Source.GLOBAL,),
+        Source.GLOBAL: (Source.GLOBAL,),
+        Source.POPULAR: (),
+    }[held_at]
+    reasons = (Reason.HELD, *view.troubles, *lost)
+    return Plan(rungs, rows, None, reasons, is_impaired=len(reasons) > 1)
 
 
 class Climb:

@@ -21,6 +21,7 @@ class ManifestWatch:
     ) -> None:
         self.current: Manifest | None = None
         self.refusal: str | None = None  # why the newest manifest seen is not in use
+        self._is_away = False
         self._store = store
         self._fingerprint = fingerprint
         self._breaker = breaker
@@ -30,14 +31,20 @@ class ManifestWatch:
         """Look once; whether the store answered. This is also what closes an open breaker."""
         try:
             manifest = await self._store.read_manifest()
-        except StoreUnavailable:
+        except StoreUnavailable as exc:
             self._breaker.failed()
+            if self._breaker.is_open and not self._is_away:
+                self._is_away = True
+                logger.warning("the store is away: %s", exc)
             return False
         except InvalidRecord as exc:
             self._refuse("garbage", str(exc))
         else:
             self._consider(manifest)
-        self._breaker.succeeded()
+        self._breaker.probed()
+        if self._is_away and not self._breaker.is_open:
+            self._is_away = False
+            logger.info("the store is back")
         return True
 
     def _consider(self, manifest: Manifest | None) -> None:

@@ -15,7 +15,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from service.reasons import Reason, Source
+from service.reasons import Criticality, Reason, Source
 
 _LATENCY_BUCKETS_S = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015),
@@ -63,6 +63,20 @@ class Metrics:
             "Records dated after this machine's clock; their age counts as 0.",
             registry=self.registry,
         )
+        self._rungs = Histogram(
+            "thinkahead_rung_seconds",
+            "Time of a whole recommendation by the rung that answered, and whether the user is "
+            "held there (`rung_share`).",
+            ["source", "held"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "thinkahead_refusals",
+            "Requests refused unread with 503 as too many waited, by X-Criticality.",
+            ["criticality"],
+            registry=self.registry,
+        )
         self._events = Counter(
             "thinkahead_events",
             "Events taken, by whether they are stored or wait for the store.",
@@ -107,6 +121,8 @@ class Metrics:
         for reason in ("garbage", "fingerprint", "epoch"):
             self._manifest_refused.labels(reason)
         self._reason = {reason: self._fallbacks.labels(reason.value) for reason in Reason}
+        self._refusal = {each: self._refusals.labels(each.value) for each in Criticality}
+        self._rung: dict[tuple[Source, bool], Histogram] = {}
         self._stage: dict[str, Histogram] = {}
         self._source: dict[Source, Counter] = {}
         self._client: dict[tuple[str, str], Counter] = {}
@@ -133,6 +149,15 @@ class Metrics:
             if stage not in self._stage:
                 self._stage[stage] = self._stages.labels(stage)
             self._stage[stage].observe(duration_s)
+
+    def rung(self, source: Source, seconds: float, *, is_held: bool) -> None:
+        key = (source, is_held)
+        if key not in self._rung:
+            self._rung[key] = self._rungs.labels(source.value, str(is_held).lower())
+        self._rung[key].observe(seconds)
+
+    def refusal(self, criticality: Criticality) -> None:
+        self._refusal[criticality].inc()
 
     def fallback(self, reason: Reason) -> None:
         self._reason[reason].inc()

@@ -4,39 +4,57 @@ Pure ASGI, as `BaseHTTPMiddleware` hides client disconnects. Knows nothing of th
 name that they leave in the scope.
 """
 
+import asyncio
 import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.flood import CRITICALITY_NAME, read_criticality
 from service.logs import RequestLog, request_id_var
 from service.metrics import Metrics
 from service.problems import problem
 
 MAX_BODY_BYTES = 64 * 1024
+CLIENT_GONE = 499  # as nginx counts it; nobody reads such an answer
 _NAME = b"x-request-id"
+_CLOSE = (b"connection", b"close")
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 logger = logging.getLogger(__name__)
 
 
 class RequestContext:
-    """Puts `request_id` into the request's state; a caller's own id is kept if it is harmless."""
+    """Puts `request_id` and `criticality` into the request's state.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: RequestLog | None = None) -> None:
+    A caller's own id is kept if it is harmless. is_draining: whether connections are to be closed
+    behind their answers.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        log: RequestLog | None = None,
+        is_draining: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._log = log
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        given = dict(scope["headers"])
+        request_id = _request_id(given.get(_NAME))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        state["criticality"] = read_criticality(given.get(CRITICALITY_NAME))
         request_id_var.set(request_id)
         began_at = time.monotonic()
         status: int | None = None
@@ -46,10 +64,15 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (_NAME, request_id.encode())]
+                if self._is_draining():
+                    message["headers"].append(_CLOSE)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            status = status or CLIENT_GONE
+            raise
         except Exception:
             logger.exception("request %s failed", request_id)
             if status is not None:
@@ -88,9 +111,7 @@ class BodyLimit:
         await self._app(scope, receive_bounded, send)
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == _NAME:
-            given: str = value.decode("latin-1")
-            return given if _ACCEPTED.fullmatch(given) else secrets.token_hex(8)
+def _request_id(given: bytes | None) -> str:
+    if given is not None and _ACCEPTED.fullmatch(text := given.decode("latin-1")):
+        return text
     return secrets.token_hex(8)

@@ -9,8 +9,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from service.flood import CRITICALITY_HEADER, FLOODED
 from service.guard import document_keys
-from service.problems import Problem
+from service.problems import Problem, documented
 
 _RECOMMENDATION = {
     "request_id": "0b6f7c1d9a3e4f52",
@@ -53,6 +54,16 @@ _TAKEN_EVENT = {
     "stored": True,
     "new": True,
 }
+_CRITICALITY = {
+    "name": CRITICALITY_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Who goes first under overload: `sheddable`, then `default`, last `critical`. "
+    "Beyond what the process can work on in time an answer is `popular`, and beyond a second bound "
+    "503 with `Retry-After`. Any other word counts as `default`.",
+    "schema": {"type": "string", "default": "default"},
+    "example": "sheddable",
+}
 EXAMPLES: dict[tuple[str, str, str], dict[str, Any]] = {
     ("/recommend/{user_id}", "get", "200"): _RECOMMENDATION,
     ("/events/{user_id}", "post", "200"): _TAKEN_EVENT,
@@ -72,6 +83,7 @@ def install(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = derived()
+        _document_overload(document)
         document["components"]["schemas"].update(_problem_schemas())
         document_keys(document)
         for (path, method, status), example in EXAMPLES.items():
@@ -80,6 +92,16 @@ def install(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's own documentation does
+
+
+def _document_overload(document: dict[str, Any]) -> None:
+    """What holds for every recommendation, whatever its route."""
+    for path, methods in document["paths"].items():
+        if "/recommend" not in path:
+            continue
+        for operation in methods.values():
+            operation.setdefault("parameters", []).append(_CRITICALITY)
+            operation["responses"].update(documented({503: FLOODED}))
 
 
 def _problem_schemas() -> dict[str, Any]:

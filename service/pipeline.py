@@ -13,15 +13,30 @@ from typing import NamedTuple
 from models.records import PrefixRecord
 from service.engine import Engine
 from service.experiments import Choice, Experiments, Exposure
-from service.ladder import RECORDED, Climb, Pick, Plan, Wanted, known_rows, plan_rungs, top_up
+from service.ladder import (
+    RECORDED,
+    Climb,
+    Pick,
+    Plan,
+    Wanted,
+    known_rows,
+    plan_popular,
+    plan_rungs,
+    top_up,
+)
+from service.lag import LoopLag
+from service.limiter import Admission, Limiter
 from service.manifest import ManifestWatch
 from service.metrics import Metrics
 from service.pace import Pace
-from service.reasons import Mode, Reason, Source
+from service.reasons import Criticality, Mode, Reason, Source
+from service.shares import RungShares
 from service.users import Users, UserView
 from service.worker import JobFailedError, OutOfTimeError, QueueFullError, Spent, Worker
 
 ANSWER_RESERVE_S = 0.002  # of the budget, to fill up and to write the answer
+_NOBODY = UserView((), None)
+_AS_CONFIGURED = Choice()
 _BY_FILTER = (Reason.SHORT, Reason.EMPTY)  # what a filter explains, and no fault
 
 
@@ -36,6 +51,7 @@ class Query:
     exclude: tuple[str, ...] = ()
     category: str | None = None
     mode: Mode | None = None  # None: as configured
+    criticality: Criticality = Criticality.DEFAULT
 
 
 @dataclass(frozen=True)
@@ -44,13 +60,15 @@ class Served:
 
     record: the one behind the answer, None unless its source is `personal` or `stale`.
     thoughts: texts by path number, None unless asked for. seconds: by stage. exposures: which arms
-    of which experiments had a say in it.
+    of which experiments had a say in it. is_held: the user is of the sticky share of a lower rung,
+    which is no fault, and in no experiment.
     """
 
     engine: Engine
     picks: tuple[Pick, ...]
     source: Source
     is_degraded: bool
+    is_held: bool
     record: PrefixRecord | None
     record_age_s: float
     thoughts: tuple[str, ...] | None
@@ -80,10 +98,13 @@ class Pipeline:
         users: Users,
         manifest: ManifestWatch,
         worker: Worker,
+        limiter: Limiter,
+        lag: LoopLag,
         metrics: Metrics,
         record_max_age_s: float,
         num_own_prefixes: int,
         mode: Mode,
+        rung_share: float,
         experiments: Experiments,
         arms: Mapping[Path, Engine],
         monotonic: Callable[[], float] = time.monotonic,
@@ -93,10 +114,13 @@ class Pipeline:
         self._users = users
         self._manifest = manifest
         self._worker = worker
+        self._limiter = limiter
+        self._lag = lag
         self._metrics = metrics
         self._record_max_age_s = record_max_age_s
         self._num_own_prefixes = num_own_prefixes
         self._mode = mode
+        self._shares = RungShares(rung_share)
         self._experiments = experiments
         self._arms = arms
         self._pace = Pace()
@@ -104,16 +128,37 @@ class Pipeline:
         self._wall = wall
 
     async def recommend(self, query: Query, *, deadline: float) -> Served:
-        """Always an answer; `deadline` is a time of the monotonic clock."""
+        """Always an answer; `deadline` is a time of the monotonic clock.
+
+        Beyond the concurrency limit it is of the lowest rung, which asks neither store nor model.
+        """
+        if self._limiter.admit(query.criticality) == Admission.POPULAR:
+            return await self._answer(query, deadline=deadline, is_shed=True)
+        sample_s: float | None = None
+        try:
+            served = await self._answer(query, deadline=deadline, is_shed=False)
+            sample_s = served.seconds["total"] - served.seconds["store"] + self._lag.seconds
+        finally:
+            self._limiter.release(sample_s, now=self._monotonic())
+        return served
+
+    async def _answer(self, query: Query, *, deadline: float, is_shed: bool) -> Served:
         began_at = self._monotonic()
-        choice = self._experiments.choose(query.user_id).under(query.mode)
+        held_at = None if is_shed else self._shares.rung_of(query.user_id)
+        choice = _AS_CONFIGURED
+        if held_at is None:
+            choice = self._experiments.choose(query.user_id).under(query.mode)
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
         engine = self._arms[choice.release] if choice.release else self.engine
         in_time = deadline - ANSWER_RESERVE_S
-        view = await self._read(query.user_id, choice, deadline=in_time)
+        view = _NOBODY if is_shed else await self._read(query.user_id, choice, deadline=in_time)
         store_s = self._monotonic() - began_at
         age_s = self._wall() - view.record.created_at if view.record else 0.0
-        plan = plan_rungs(view, engine, is_over_age=age_s > self._record_max_age_s)
+        if is_shed:
+            plan = plan_popular(Reason.OVERLOAD)
+        else:
+            is_over_age = age_s > self._record_max_age_s
+            plan = plan_rungs(view, engine, is_over_age=is_over_age, held_at=held_at)
         climbed = await self._climb(query, plan, engine, deadline=in_time)
         record = plan.record if climbed.source in RECORDED else None
         explained_at = self._monotonic()
@@ -124,6 +169,7 @@ class Pipeline:
             picks=climbed.picks,
             source=climbed.source,
             is_degraded=plan.is_impaired or _fell(climbed, plan, query),
+            is_held=held_at is not None,
             record=record,
             record_age_s=age_s,
             thoughts=thoughts,
@@ -154,6 +200,9 @@ class Pipeline:
     ) -> _Climbed:
         """The model's rungs by the worker, then the popular list."""
         wanted = self._wanted(query, plan, engine)
+        if not plan.rungs:
+            picks = tuple(top_up((), engine, wanted))
+            return _Climbed(picks, Source.POPULAR, Source.POPULAR, (), Spent(0.0, 0.0), 0.0)
         climb = Climb(plan, engine, wanted, pace=self._pace, clock=self._monotonic)
         spent, failures = Spent(0.0, 0.0), []
         try:
@@ -210,6 +259,7 @@ class Pipeline:
             self._metrics.fallback(reason)
         self._metrics.item_sources([pick.source for pick in served.picks])
         self._metrics.stages(served.seconds)
+        self._metrics.rung(served.source, served.seconds["total"], is_held=served.is_held)
         if served.record is not None:
             self._metrics.record_age(served.record_age_s)
 
@@ -220,7 +270,7 @@ def _fell(climbed: _Climbed, plan: Plan, query: Query) -> bool:
     Without filters a rung that gives nothing counts as a fault: all its items are seen, or none of
     its scores is a number.
     """
-    if climbed.rung == plan.rungs[0]:
+    if not plan.rungs or climbed.rung == plan.rungs[0]:
         return False
     is_filtered = bool(query.exclude) or query.category is not None
     return not is_filtered or any(reason not in _BY_FILTER for reason in climbed.reasons)

@@ -23,8 +23,19 @@ class Mode(StrEnum):
     UNION = "union"  # its prefixes and the online model's own
 
 
+class Criticality(StrEnum):
+    """Who is shed first under overload; said by the caller."""
+
+    CRITICAL = "critical"  # last
+    DEFAULT = "default"
+    SHEDDABLE = "sheddable"  # first
+
+
 class Reason(StrEnum):
     """Why a rung was passed over."""
+
+    HELD = "held"  # nothing is wrong: this user belongs to the sticky share of a lower rung
+    OVERLOAD = "overload"  # more requests in work than the limit: no store, no model
 
     NO_RECORD = "no_record"  # the night has not thought about this user
     NO_HISTORY = "no_history"  # and nothing is known of what the user did

@@ -118,6 +118,7 @@ async def recommend(
         exclude=query.exclude,
         category=query.category,
         mode=query.mode,
+        criticality=request.scope["state"]["criticality"],
     )
     served = await serving.recommend(asked, timeout_ms=timeout_ms)
     state = request.scope["state"]

@@ -1,5 +1,17 @@
 """Everything that one serving process holds, and its life: start, keep up, stop.
 
+What it keeps between requests is bounded:
+
+    connections                     MAX_CONNECTIONS; head and body of a request by their own limits
+    requests in work                the limiter, `queue_limit` at the very most
+    requests read and not answered  the limiter's second bound: `is_flooded`
+    jobs of the worker              `queue_limit`
+    last good copies of users       `copies_limit`, as are records resolved by an engine
+    encoded histories               `history_cache_mb`
+    events that wait                `outbox_limit`
+    connections to the store        one wire, and MAX_CONNECTIONS of redis-py
+    labels of metrics               enums, routes, statuses and settings: no caller's words
+
 Knows nothing of HTTP; `app` puts it behind routes.
 """
 
@@ -7,6 +19,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -16,18 +29,25 @@ from service.breaker import Breaker
 from service.copies import Copies
 from service.engine import Engine, self_test
 from service.experiments import Experiments
+from service.flood import RETRY_AFTER_S, Guard
+from service.lag import LoopLag
+from service.limiter import Limiter
 from service.logs import user_hash
 from service.manifest import ManifestWatch
 from service.metrics import Metrics
 from service.outbox import Outbox
 from service.pipeline import Pipeline, Query, Served
+from service.reasons import Criticality
 from service.reload import renew
 from service.settings import ServiceSettings
 from service.users import Appended, Users
 from service.worker import NotDoneError, Worker
 
 _SELF_TEST_TIMEOUT_S = 60.0
-_RETRY_S = 0.2  # between looks at a store that is away
+_PROBE_S = 0.1  # between looks at a store that is away or in doubt
+_LAST_FLUSH_S = 1.0
+_REST_LAGS = 10  # the later the loop, the longer nobody listens to who was refused
+_SHORTEST_REST_S = 0.1
 logger = logging.getLogger(__name__)
 exposure_log = logging.getLogger("service.exposures")  # `bench ab` reads it
 
@@ -43,18 +63,25 @@ class Serving:
         """arms: engines of the releases that arms of experiments choose."""
         space = engine.catalog.space
         self.metrics = Metrics()
-        self.unready: str | None = "the self-test has not finished"
+        self.is_draining = False
+        self._trouble: str | None = "the self-test has not finished"
         self._settings = settings
         self._store = store
-        self._breaker = Breaker()
+        self._wanted_at_store = asyncio.Event()
+        self._breaker = Breaker(on_doubt=self._wanted_at_store.set)
         self._copies = Copies(settings.copies_limit)
         self._outbox = Outbox(settings.outbox_limit)
         self._worker = Worker(limit=settings.queue_limit)
+        self._lag = LoopLag()
+        self._limiter = Limiter(
+            budget_s=settings.request_budget_ms / 1000, highest=settings.queue_limit
+        )
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._appending: set[asyncio.Task[Appended]] = set()  # one a request
         self._users = Users(
             store, space=space, breaker=self._breaker, copies=self._copies, outbox=self._outbox
         )
@@ -66,10 +93,13 @@ class Serving:
             users=self._users,
             manifest=self.manifest,
             worker=self._worker,
+            limiter=self._limiter,
+            lag=self._lag,
             metrics=self.metrics,
             record_max_age_s=settings.record_max_age_hours * 3600,
             num_own_prefixes=settings.online_prefixes,
             mode=settings.mode,
+            rung_share=settings.rung_share,
             experiments=Experiments(settings.experiments),
             arms=arms,
         )
@@ -79,9 +109,20 @@ class Serving:
     def engine(self) -> Engine:
         return self._pipeline.engine
 
+    @property
+    def unready(self) -> str | None:
+        """Why no traffic should be sent here; None once it should."""
+        return "the process is about to end" if self.is_draining else self._trouble
+
+    @property
+    def guard(self) -> Guard:
+        """For the connections."""
+        return Guard(self._is_flooded, self.metrics.refusal, self._rest_s)
+
     async def start(self) -> None:
         """Returns at once but for one look at the store; readiness follows by itself."""
         self._loop = asyncio.get_running_loop()
+        self._lag.start()
         self._worker.start()
         await self.manifest.poll()
         self._tasks = [
@@ -94,8 +135,13 @@ class Serving:
         """After the last request: hand over what waits, then let go of everything."""
         self._stopping.set()  # no cancelling: whatever is under way ends in order
         self._reload_wanted.set()
+        self._wanted_at_store.set()
         await asyncio.gather(*self._tasks)
-        if num_lost := len(self._outbox) - await self._users.flush():
+        self._lag.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_FLUSH_S):
+                await self._users.flush()
+        if num_lost := len(self._outbox):
             logger.error("%d events are lost: the store is away", num_lost)
         await asyncio.to_thread(self._worker.stop)
         await self._store.close()
@@ -120,17 +166,34 @@ class Serving:
             renewal = await asyncio.to_thread(renew, self._settings, self.engine)
             self.metrics.reload(renewal.outcome)
             if renewal.outcome == "taken":
-                self._pipeline.engine, self.unready = renewal.engine, None
+                self._pipeline.engine, self._trouble = renewal.engine, None
         return renewal.outcome
 
     def users_with_records(self, limit: int) -> list[str]:
         """Users whom this process has seen lately and who had a record then."""
         return self._copies.with_records(limit)
 
+    def drain(self) -> None:
+        """Unready from now on, and connections are closed. May be called from a signal handler."""
+        self.is_draining = True
+
     async def append(self, user_id: str, event: Event) -> Appended:
-        appended = await self._users.append(user_id, event)
+        """Goes on when the client is gone: what it has sent is kept."""
+        appending = asyncio.create_task(self._append(user_id, event))
+        self._appending.add(appending)
+        appending.add_done_callback(self._appending.discard)
+        return await asyncio.shield(appending)
+
+    async def _append(self, user_id: str, event: Event) -> Appended:
+        patience_s = self._settings.request_budget_ms / 1000
+        appended = await self._users.append(user_id, event, patience_s=patience_s)
         self.metrics.event(stored=appended.stored)
         return appended
+
+    def _is_flooded(self, criticality: Criticality, num_present: int) -> bool:
+        return self._limiter.is_flooded(
+            criticality, num_present=num_present, lag_s=self._lag.seconds
+        )
 
     def _expose(self, user_id: str, served: Served) -> None:
         """Counts and logs what an experiment needs to know: whom it showed what, in which arm."""
@@ -148,31 +211,33 @@ class Serving:
             }
             exposure_log.info("exposure", extra={"fields": fields})
 
+    def _rest_s(self) -> float:
+        return min(max(_REST_LAGS * self._lag.seconds, _SHORTEST_REST_S), RETRY_AFTER_S)
+
     async def _become_ready(self) -> None:
         deadline = time.monotonic() + _SELF_TEST_TIMEOUT_S
         try:
             await self._worker.run(lambda: self_test(self.engine), deadline=deadline)
         except NotDoneError as exc:
-            self.unready = f"the self-test failed: {exc}"
-            logger.critical("not ready: %s", self.unready)
+            self._trouble = f"the self-test failed: {exc}"
+            logger.critical("not ready: %s", self._trouble)
         else:
-            self.unready = None
+            self._trouble = None
             logger.info("ready with %s", self.engine.label)
 
     async def _keep_up(self) -> None:
+        """Look at the store at intervals; sooner while it is in doubt, and as soon as it is."""
         poll_s = self._settings.manifest_poll_ms / 1000
-        stopping = asyncio.ensure_future(self._stopping.wait())
         while not self._stopping.is_set():
+            self._wanted_at_store.clear()
             try:
-                is_reachable = await self.manifest.poll()
-                if is_reachable:
+                if await self.manifest.poll():
                     await self._users.flush()
             except Exception:
                 logger.exception("keeping up with the store failed")
-                is_reachable = False
-            pause_s = poll_s if is_reachable else min(poll_s, _RETRY_S)
-            await asyncio.wait([stopping], timeout=pause_s)
-        stopping.cancel()
+            pause_s = min(poll_s, _PROBE_S) if self._breaker.is_in_doubt else poll_s
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted_at_store.wait(), pause_s)
 
     async def _reload_when_wanted(self) -> None:
         while await self._reload_wanted.wait() and not self._stopping.is_set():
@@ -185,4 +250,12 @@ class Serving:
         watch("queue_waiting", "Finishes in the queue.", lambda: self._worker.num_waiting)
         watch("outbox_events", "Events that wait for the store.", lambda: len(self._outbox))
         watch("user_copies", "Users with a last good copy.", lambda: len(self._copies))
+        watch("concurrency_limit", "Requests that may be in work.", lambda: self._limiter.limit)
+        watch("in_work", "Requests in work.", lambda: self._limiter.num_inside)
+        watch(
+            "saturation",
+            "Requests in work as a share of the limit; from 1 on others are shed.",
+            lambda: self._limiter.saturation,
+        )
+        watch("loop_lag_seconds", "By how much the event loop is late.", lambda: self._lag.seconds)
         watch("ready", "1 once the self-test has passed.", lambda: self.unready is None)

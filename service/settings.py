@@ -54,7 +54,9 @@ class ServiceSettings(BaseSettings):
 
     request_budget_ms: Annotated[int, Field(ge=10, le=60_000)] = 100  # a request may give less
     redis_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20  # of the budget above
-    queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 16
+    queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 128  # requests in work at once, at most
+    drain_grace_ms: Annotated[int, Field(ge=0, le=5000)] = 1000  # unready before connections close
+    rung_share: Annotated[float, Field(ge=0, le=0.1)] = 0.005  # of all users, held at each rung
     mode: Mode = Mode.STRICT  # what a record's rungs finish; a request may say otherwise
     online_prefixes: Annotated[int, Field(ge=1, le=1000)] = 100
     record_max_age_hours: Annotated[float, Field(gt=0)] = 48

@@ -75,12 +75,16 @@ class Users:
         self._copies.keep(user_id, state)
         return self._view(user_id, state, troubles=tuple(Reason(why) for why in state.skipped))
 
-    async def append(self, user_id: str, event: Event) -> Appended:
-        """Into the store, else into the outbox. Raises StoreUnavailable when that is full too."""
+    async def append(self, user_id: str, event: Event, *, patience_s: float = math.inf) -> Appended:
+        """Into the store, else into the outbox. Raises StoreUnavailable when that is full too.
+
+        One that the store may have taken goes into the outbox as well: there it counts once.
+        """
         if not self._breaker.is_open:
             try:
-                num_new = await self._store.append_events(user_id, [event])
-            except StoreUnavailable:
+                async with _within(patience_s):
+                    num_new = await self._store.append_events(user_id, [event])
+            except (StoreUnavailable, TimeoutError):
                 self._breaker.failed()
             else:
                 self._breaker.succeeded()

@@ -175,8 +175,16 @@ class InProcess:
 async def serving(
     store: UserStore, *, engine: Engine | None = None, **settings: Any
 ) -> AsyncIterator[InProcess]:
-    """A started service over `store`. The budget is wide: other work shares the test machine."""
-    overrides = {"release_dir": "unused", "request_budget_ms": 30_000, **settings}
+    """A started service over `store`, which holds no user at a lower rung.
+
+    The budget is wide: other work shares the test machine.
+    """
+    overrides = {
+        "release_dir": "unused",
+        "request_budget_ms": 30_000,
+        "rung_share": 0,
+        **settings,
+    }
     given = ServiceSettings(**overrides)
     ring = KeyRing(given.keys_file) if given.keys_file else None
     app = create_app(given, engine=engine or toy_engine(), store=store, ring=ring)
@@ -303,6 +311,7 @@ def start_service(
 ) -> subprocess.Popen[str]:
     """The process, its stderr piped, without the tester's own THINKAHEAD_* variables."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("THINKAHEAD_")}
+    inherited["THINKAHEAD_RUNG_SHARE"] = "0"
     return subprocess.Popen(
         [sys.executable, "-m", "service", *arguments],
         cwd=ROOT,

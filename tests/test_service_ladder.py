@@ -278,7 +278,26 @@ async def test_what_was_found_before_the_deadline_is_kept(
         assert answer["timings_ms"]["finish"] > 1000
 
 
-async def test_a_full_queue_gives_the_popular_list_at_once(
+async def test_a_queue_full_of_what_nobody_waits_for_gives_the_popular_list_at_once(
+    store: RedisStore, gated: GatedFinisher
+) -> None:
+    await give_history(store, "user", item_ids(1))
+    engine = Engine(toy_engine().release, gated)
+    async with serving(store, engine=engine, queue_limit=1) as service:
+        await until_ready(service)
+        gated.gate.clear()
+        for _ in range(2):  # one on the thread, one in the queue
+            given_up = await service.recommend("user", timeout_ms=1000)
+            assert given_up["source"] == "popular"
+        began_at = time.monotonic()
+        shed = await service.recommend("user")
+        assert time.monotonic() - began_at < 10
+        assert (shed["source"], shed["degraded"]) == ("popular", True)
+        assert await fallbacks(service, Reason.QUEUE_FULL) == 1
+        gated.gate.set()
+
+
+async def test_beyond_the_limit_neither_store_nor_model_is_asked(
     store: RedisStore, gated: GatedFinisher
 ) -> None:
     await give_history(store, "user", item_ids(1))
@@ -287,18 +306,20 @@ async def test_a_full_queue_gives_the_popular_list_at_once(
         await until_ready(service)
         gated.gate.clear()
         gated.reached.clear()
-        waiting = [asyncio.create_task(service.recommend("user"))]
+        waiting = asyncio.create_task(service.recommend("user"))
         await asyncio.to_thread(gated.reached.wait, 60)
-        waiting.append(asyncio.create_task(service.recommend("user")))
-        deadline = time.monotonic() + 60
-        while await service.metric("thinkahead_queue_waiting") == 0:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.01)
-        shed = await service.recommend("user")
+        assert await service.metric("thinkahead_saturation") == 1
+        hidden = toy_engine().release.popular[0]
+        shed = await service.recommend("user", n=5, exclude=hidden)
+        expected = list(toy_engine().release.popular[1:6])
+        assert [item["item_id"] for item in shed["items"]] == expected
         assert (shed["source"], shed["degraded"]) == ("popular", True)
-        assert await fallbacks(service, Reason.QUEUE_FULL) == 1
+        assert (shed["timings_ms"]["queue"], shed["timings_ms"]["finish"]) == (0, 0)
+        assert await fallbacks(service, Reason.OVERLOAD) == 1
         gated.gate.set()
-        assert [answer["source"] for answer in await asyncio.gather(*waiting)] == ["online"] * 2
+        assert (await waiting)["source"] == "online"
+        assert await service.metric("thinkahead_in_work") == 0
+        assert (await service.recommend("user"))["source"] == "online"
 
 
 class FailingFinisher(Finisher):

@@ -55,7 +55,14 @@ def test_a_bad_value_in_the_environment_names_the_variable(monkeypatch: pytest.M
 
 
 def test_every_quantity_carries_its_unit_or_is_a_count() -> None:
-    counts = {"port", "queue_limit", "online_prefixes", "copies_limit", "outbox_limit"}
+    counts = {
+        "port",
+        "queue_limit",
+        "online_prefixes",
+        "copies_limit",
+        "outbox_limit",
+        "rung_share",
+    }
     for name, field in ServiceSettings.model_fields.items():
         if field.annotation in (int, float) and name not in counts:
             assert name.endswith(("_ms", "_hours", "_mb")), name

@@ -163,10 +163,12 @@ async def test_a_dead_store_is_not_asked_after_a_few_failures(
     store.is_away = True
     for _ in range(FAILURES_TO_OPEN + 5):
         await service.recommend("user")
-    assert store.num_reads == FAILURES_TO_OPEN
+    asked_in_vain = await service.metric('thinkahead_fallbacks_total{reason="store"}')
+    assert 1 <= asked_in_vain <= FAILURES_TO_OPEN  # the watch looked too, and its failures count
+    assert store.num_reads == asked_in_vain
     assert await service.metric("thinkahead_breaker_open") == 1
-    assert await service.metric('thinkahead_fallbacks_total{reason="breaker"}') == 5
-    assert await service.metric('thinkahead_fallbacks_total{reason="store"}') == FAILURES_TO_OPEN
+    spared = await service.metric('thinkahead_fallbacks_total{reason="breaker"}')
+    assert spared == FAILURES_TO_OPEN + 5 - asked_in_vain
 
 
 async def test_a_store_that_returns_is_used_again_without_a_request_asking_first() -> None:

@@ -1,0 +1,46 @@
+"""By how much the event loop is late: what a saturated process adds to every wait.
+
+A beat every few milliseconds looks how long after its time it comes. Knows nothing of requests.
+"""
+
+import asyncio
+import time
+
+_BEAT_S = 0.01
+_WEIGHT = 0.5  # of the newest beat
+
+
+class LoopLag:
+    """Starts with `start`, on the running loop; `seconds` is 0 before and after."""
+
+    def __init__(self) -> None:
+        self._average_s = 0.0
+        self._due_at = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def seconds(self) -> float:
+        """An average over the last few beats, or how late the next one is already."""
+        if self._loop is None:
+            return 0.0
+        return max(self._average_s, time.monotonic() - self._due_at)
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._expect()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop = self._timer = None
+
+    def _expect(self) -> None:
+        assert self._loop is not None
+        self._due_at = time.monotonic() + _BEAT_S
+        self._timer = self._loop.call_later(_BEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        late_s = max(time.monotonic() - self._due_at, 0.0)
+        self._average_s += _WEIGHT * (late_s - self._average_s)
+        self._expect()

@@ -1,0 +1,119 @@
+"""How many requests may be worked on at once: found by watching what more of them cost.
+
+After the gradient limiter of Netflix's concurrency-limits (Gradient2Limit, Apache-2.0; the idea, no
+code): the latency of a moment against that of the longer term says whether requests queue, and the
+limit follows. Ours counts only what queueing in this process causes. A store that is slow or times
+out is no reason to refuse anybody, so its time is no part of a sample.
+
+Two departures. Short latencies are all alike: below FLOOR_SHARE of the budget nothing is worth
+shedding for. And the longer term never counts for more than CEILING_SHARE of it, so that no
+overload lasts long enough to be taken for normal.
+
+Pure: numbers in, decisions out, the clock an argument.
+"""
+
+import math
+from enum import Enum
+
+from service.reasons import Criticality
+
+FLOOR_SHARE = 0.1  # of the budget
+CEILING_SHARE = 0.15
+_TOLERANCE = 1.5  # by which the moment may exceed the longer term
+_SMOOTHING = 0.3  # weight of the newest estimate
+_MIN_GRADIENT = 0.5
+_WINDOW_S = 0.05
+_MIN_SAMPLES = 10  # a window
+_LONG_WINDOWS = 200  # about ten seconds under load
+_MIN_ALLOWANCE = 4.0  # requests that may queue
+_MIN_LIMIT = 4.0
+_START = 32.0
+
+# Of the limit: how many requests may be in work for one more of this kind to be let in, and how
+# many in the process, while the loop is late, for one more to be answered at all.
+_SHARE = {Criticality.SHEDDABLE: 0.75, Criticality.DEFAULT: 1.0, Criticality.CRITICAL: 1.25}
+_ANSWERED = {Criticality.SHEDDABLE: 1.0, Criticality.DEFAULT: 1.5, Criticality.CRITICAL: 3.0}
+_MAX_PRESENT = 1024  # even while the loop is on time: a burst this large makes it late
+
+
+class Admission(Enum):
+    FULL = "full"  # the whole ladder; `release` once it is answered
+    POPULAR = "popular"  # an answer without store or model
+
+
+class Limiter:
+    """Used from the event loop only.
+
+    budget_s: what an answer may take. highest: the limit never exceeds it.
+    """
+
+    def __init__(self, *, budget_s: float, highest: int) -> None:
+        self.limit = min(_START, float(highest))
+        self.num_inside = 0
+        self._highest = float(highest)
+        self._lowest = min(_MIN_LIMIT, self._highest)
+        self._floor_s = FLOOR_SHARE * budget_s
+        self._ceiling_s = CEILING_SHARE * budget_s
+        self._long_s = self._floor_s
+        self._window = _Window(began_at=-math.inf)
+
+    @property
+    def saturation(self) -> float:
+        """Requests in work as a share of the limit; 1 and above: others are shed."""
+        return self.num_inside / self.limit
+
+    def admit(self, criticality: Criticality) -> Admission:
+        """FULL takes a place that `release` has to give back."""
+        if self.num_inside >= self.limit * _SHARE[criticality]:
+            return Admission.POPULAR
+        self.num_inside += 1
+        self._window.peak = max(self._window.peak, self.num_inside)
+        return Admission.FULL
+
+    def is_flooded(self, criticality: Criticality, *, num_present: int, lag_s: float) -> bool:
+        """Whether this request is better refused than made to wait.
+
+        num_present: requests read and not answered yet. lag_s: by how much the event loop is late;
+        as long as it is not, a burst gets cheap answers and no refusals.
+        """
+        if lag_s < self._floor_s:
+            return num_present >= _MAX_PRESENT
+        return num_present >= self.limit * _ANSWERED[criticality]
+
+    def release(self, sample_s: float | None, *, now: float) -> None:
+        """Give a place back. sample_s: what queueing and work took; None: not to be learnt from."""
+        self.num_inside -= 1
+        if sample_s is None:
+            return
+        self._window.num_samples += 1
+        self._window.sum_s += sample_s
+        if now - self._window.began_at >= _WINDOW_S and self._window.num_samples >= _MIN_SAMPLES:
+            self._learn(self._window)
+            self._window = _Window(began_at=now, peak=self.num_inside)
+
+    def _learn(self, window: "_Window") -> None:
+        short_s = max(window.sum_s / window.num_samples, self._floor_s)
+        self._follow(short_s)
+        gradient = min(max(_TOLERANCE * self._long_s / short_s, _MIN_GRADIENT), 1.0)
+        if gradient == 1.0 and window.peak < self.limit / 2:
+            return  # nobody asks for more
+        allowance = max(math.sqrt(self.limit), _MIN_ALLOWANCE)
+        estimate = self.limit * gradient + allowance
+        smoothed = (1 - _SMOOTHING) * self.limit + _SMOOTHING * estimate
+        self.limit = min(max(smoothed, self._lowest), self._highest)
+
+    def _follow(self, short_s: float) -> None:
+        longer_s = self._long_s + (short_s - self._long_s) / _LONG_WINDOWS
+        self._long_s = min(max(longer_s, self._floor_s), self._ceiling_s)
+
+
+class _Window:
+    """Samples of a moment, and the most requests that were in work at once."""
+
+    __slots__ = ("began_at", "num_samples", "peak", "sum_s")
+
+    def __init__(self, *, began_at: float, peak: int = 0) -> None:
+        self.began_at = began_at
+        self.peak = peak
+        self.num_samples = 0
+        self.sum_s = 0.0
