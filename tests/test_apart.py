@@ -11,10 +11,13 @@ import pytest
 from models.catalog import build_catalog
 from models.dataset import ItemText
 from models.errors import InvalidInput, InvalidRelease
+from models.reasoner import Sampling
 from models.sid import SidSpace
+from tests.toy import toy_catalog, toy_release
 from tests.toy_run import RECIPE, toy_run
 from training.apart import check_before, main, prepare, train
 from training.learner import ReasonerRecipe
+from training.renew import renew
 from training.run import Run
 
 
@@ -53,6 +56,24 @@ def test_prepared_and_checked_it_trains_and_says_what_it_made(run: Run, release:
     assert results["recipe"]["enhance"]["reward"] == "rollout-beam"
     again = train(run)
     assert again["enhance"] == results["enhance"]
+
+
+def test_a_release_takes_the_reasoner_that_was_trained_apart(run: Run, tmp_path: Path) -> None:
+    before = toy_release(tmp_path / "beauty", catalog=run.catalog())
+    with pytest.raises(InvalidRelease, match="no finished reasoner"):
+        renew(before.directory, run.data, RECIPE, keep_weights=True, reasoner_work=run.work)
+    train(run)
+    after = renew(before.directory, run.data, RECIPE, keep_weights=True, reasoner_work=run.work)
+    names = ("catalog.parquet", "online.safetensors", "reasoner/model.safetensors")
+    same = [before.manifest.files[name] == after.manifest.files[name] for name in names]
+    assert same == [True, True, False]
+    assert after.manifest.recipe["data_sha256"] == "toy"
+    assert after.manifest.recipe["thoughts"]["template"] == "three-stage"
+    assert after.manifest.metrics["reasoner"]["check"]["prefixes"] > 1
+    assert Sampling.of(after.reasoner_dir).max_tokens == 80
+    other = toy_release(tmp_path / "other", catalog=toy_catalog(seed=9))
+    with pytest.raises(InvalidRelease, match="other SIDs than those of toy"):
+        renew(other.directory, run.data, RECIPE, keep_weights=True, reasoner_work=run.work)
 
 
 def test_a_release_of_other_items_is_refused(run: Run, release: Path) -> None:

@@ -149,7 +149,8 @@ def toy_release(
         recommender=toy_recommender(catalog),
         reasoner_dir=reasoner_dir,
         histories=toy_histories(catalog),
-        recipe={"seed": 0} | ({"reasoner": {"stages": stages}} if stages else {}),
-        metrics={},
+        recipe={"seed": 0, "data_sha256": "toy"}
+        | ({"reasoner": {"stages": stages}} if stages else {}),
+        metrics={"online": {}},
         card="# toy\n",
     )

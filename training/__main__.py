@@ -30,7 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         recipe = load_recipe(options.config, seed=options.seed)
         if options.stage == "renew":
-            renew(options.out, options.data, recipe, keep_weights=options.keep_weights)
+            renew(
+                options.out,
+                options.data,
+                recipe,
+                keep_weights=options.keep_weights,
+                reasoner_work=options.reasoner,
+            )
             return 0
         run = Run(options.data, options.work, recipe)
         if options.stage in _COMPARED:
@@ -78,6 +84,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of one stage run by itself")
     parser.add_argument(
         "--keep-weights", action="store_true", help="with `renew`: publish again as it is"
+    )
+    parser.add_argument(
+        "--reasoner", type=Path, metavar="WORK", help="with `renew`: what training.apart left there"
     )
     options = parser.parse_args(arguments)
     if options.stage in ("all", "renew", *_COMPARED) and options.out is None:

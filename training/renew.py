@@ -1,15 +1,21 @@
-"""An existing release with a fresh online recommender: same catalog, same SIDs, same reasoner.
+"""An existing release with a fresh online recommender, or with another reasoner over its SIDs.
 
-Records of past nights stay valid, so a service reloads the result without a new night. With the
-old weights it is published again as it is, which brings a release of an older format up to date.
+The catalog and its SIDs stay. Records of past nights stay valid, so a service reloads the result
+without a new night. With the old weights it is published again as it is, which brings a release of
+an older format up to date.
 """
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from models.catalog import load_catalog
 from models.dataset import load_dataset
+from models.errors import InvalidInput, InvalidRelease
 from models.publish import publish
 from models.release import Release
 from models.shape import RecommenderConfig
@@ -19,9 +25,22 @@ from training.data import data_digest, split_dataset, training_histories
 from training.online import OnlineResult, train_online
 from training.recipe import Recipe
 
+_OF_THE_CATALOG = ("quantize", "recommender", "online")  # tables that the release decides
 
-def renew(directory: Path, data: Path, recipe: Recipe, *, keep_weights: bool) -> Release:
-    """Publish the release at `directory` again, from the interactions of `data`."""
+
+def renew(
+    directory: Path,
+    data: Path,
+    recipe: Recipe,
+    *,
+    keep_weights: bool,
+    reasoner_work: Path | None = None,
+) -> Release:
+    """Publish the release at `directory` again, from the interactions of `data`.
+
+    reasoner_work: where `training.apart` has trained the reasoner to take. Raises InvalidRelease if
+    that is not finished, or over other SIDs.
+    """
     release = Release.load(directory)
     dataset = load_dataset(data)
     split = split_dataset(dataset)
@@ -34,6 +53,13 @@ def renew(directory: Path, data: Path, recipe: Recipe, *, keep_weights: bool) ->
         made = train_online(config, online, release.catalog, split)
         described |= {"recommender": asdict(recipe.recommender), "online": asdict(online)}
         described |= {"data_sha256": data_digest(data), "torch": torch.__version__}
+    reasoner_dir = release.reasoner_dir
+    if reasoner_work is not None:
+        results = _read_results(reasoner_work, release)
+        reasoner_dir = reasoner_work / "reasoner"
+        tables = results.pop("recipe").items()
+        described |= {name: table for name, table in tables if name not in _OF_THE_CATALOG}
+        metrics["reasoner"] = results
     parameters = sum(weight.numel() for weight in made.recommender.parameters())
     metrics["online"] = {"parameters": parameters, **made.metrics}
     return publish(
@@ -41,9 +67,22 @@ def renew(directory: Path, data: Path, recipe: Recipe, *, keep_weights: bool) ->
         name=release.name,
         catalog=release.catalog,
         recommender=made.recommender,
-        reasoner_dir=release.reasoner_dir,
+        reasoner_dir=reasoner_dir,
         histories=training_histories(release.catalog, split),
         recipe=described,
         metrics=metrics,
         card=model_card(release.name, dataset, described, metrics),
     )
+
+
+def _read_results(work: Path, release: Release) -> dict[str, Any]:
+    """What `training.apart` wrote last."""
+    try:
+        results: dict[str, Any] = json.loads((work / "results.json").read_text())
+        made = load_catalog(work / "catalog.parquet", release.space)
+    except (OSError, ValueError, InvalidInput) as exc:
+        raise InvalidRelease(f"{work}: no finished reasoner ({exc})") from exc
+    same_items = made.item_ids == release.catalog.item_ids
+    if not same_items or not np.array_equal(made.sids, release.catalog.sids):
+        raise InvalidRelease(f"{work}: trained over other SIDs than those of {release.name}")
+    return results
