@@ -65,6 +65,7 @@ bench: $(DEV) $(KERNEL)
 	$(PY) -m bench finish --data $(DATA) --release $(RELEASE) --json $(RESULTS)/finish.json
 	$(PY) -m bench baseline --data $(DATA) --release $(RELEASE) --json $(RESULTS)/baseline.json
 	$(PY) -m bench latency --data $(DATA) --release $(RELEASE) --json $(RESULTS)/latency.json
+	$(PY) -m bench footprint --release $(RELEASE) --json $(RESULTS)/footprint.json
 	$(PY) -m bench path --data $(DATA) --release $(RELEASE) --json $(RESULTS)/path.json
 	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json $(RESULTS)/quality.json
 

@@ -21,24 +21,20 @@ from typing import Any
 
 from bench.arrivals import Mix, draw_requests
 from bench.connection import Address
+from bench.footprint import measure_bytes
 from bench.latency import take_cores
 from bench.open_loop import Outcome, run_open_loop
 from bench.report import Row, open_console, print_table, write_json, write_markdown
 from bench.service_process import HOST, ServiceProcess, StepFailedError
 from bench.sweep import Spent, describe
-from bench.synthetic import THOUGHT, as_json, draw_record, user_id, write_generation
+from bench.synthetic import user_id, write_generation
 from models.embedded import attach
-from models.layout import UserRow, record_key
-from models.records import PrefixRecord
 from models.release import Release
 from models.store import RedisStore
-from models.wire import Command, Wire, read_address
 
 _TIMEOUT_MS = 30_000
-_TTL_S = 3 * 24 * 3600
 _NUM_ASKING = 20_000  # users that the load test asks for
 _WINDOW_S = 5.0
-_BATCH = 500
 _EVERY_USER = {"load", "verify", "activate"}  # what touches all of them
 _COLUMNS = (
     *("name", "seconds", "users_per_s", "p50_ms", "p99_ms", "p999_ms", "share_personal"),
@@ -212,54 +208,6 @@ class _Asked:
             self._mix, rate=options.rate, seconds=options.window, seed=self._num_windows
         )
         return run_open_loop(Address(HOST, self._service.port), requests)
-
-
-def measure_bytes(release: Release, num_users: int) -> list[Row]:
-    """Rows of what a user takes: the record at 32 and 100 prefixes, JSON texts, thoughts."""
-    rows: list[Row] = []
-    for num_prefixes in (32, 100):
-        for kind in ("record", "json"):
-            size = _measure_one(release, kind, num_prefixes, num_users)
-            print(f"{kind}_{num_prefixes}: {size:.1f} bytes a user")
-            rows.append({"name": f"{kind}_{num_prefixes}", "bytes_per_user": size})
-    both = _measure_one(release, "record_and_thoughts", 32, num_users)
-    alone = float(rows[0]["bytes_per_user"])
-    return [*rows, {"name": "thoughts_1", "bytes_per_user": both - alone}]
-
-
-def _measure_one(release: Release, kind: str, num_prefixes: int, num_users: int) -> float:
-    with tempfile.TemporaryDirectory(prefix="bytes-") as folder, attach(Path(folder)) as server:
-        return asyncio.run(_fill(server.url, release, kind, num_prefixes, num_users))
-
-
-async def _fill(
-    redis_url: str, release: Release, kind: str, num_prefixes: int, num_users: int
-) -> float:
-    store, wire = RedisStore(redis_url, _TIMEOUT_MS), Wire(read_address(redis_url), 30.0)
-    generation = time.time_ns() // 1_000_000
-    before = (await store.memory()).used
-    for start in range(0, num_users, _BATCH):
-        found = {
-            user_id(number): draw_record(
-                release, generation=generation, num_prefixes=num_prefixes, start=number
-            )
-            for number in range(start, min(start + _BATCH, num_users))
-        }
-        if kind == "json":
-            await wire.ask(*(_set_json(record, user) for user, record in found.items()))
-        else:
-            texts = (THOUGHT,) if kind == "record_and_thoughts" else ()
-            rows = [UserRow(user, record, texts) for user, record in found.items()]
-            await store.write_layer(generation, rows, _TTL_S)
-    used = (await store.memory()).used
-    await wire.close()
-    await store.close()
-    return (used - before) / num_users
-
-
-def _set_json(record: PrefixRecord, user: str) -> Command:
-    key = record_key(user, record.generation)
-    return ("SET", key, as_json(record, user), "EX", _TTL_S)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,8 +19,8 @@ import torch
 from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
 
+from bench.footprint import measure_bytes
 from bench.histories import cut_histories
-from bench.million import measure_bytes
 from bench.report import Row, open_console, print_table, write_json, write_markdown
 from bench.thinkers import PHASES, Cost, Thinker, load_thinkers, load_worker, read_notes
 from models.dataset import load_dataset

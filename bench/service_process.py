@@ -57,6 +57,11 @@ class ServiceProcess:
         user, system = stat.rpartition(")")[2].split()[11:13]  # proc_pid_stat(5), fields 14 and 15
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
+    def resident_mb(self) -> float:
+        """Memory that the process holds now (Linux)."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024  # kB
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
