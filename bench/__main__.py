@@ -37,6 +37,8 @@ COMMANDS = {
     "path": "where the CPU time of one request goes",
     "ab": "what an arm of an experiment adds, from logs of exposures and events",
     "million": "very many users loaded, activated and rolled back beside the service",
+    "footprint": "bytes a user takes in Redis, memory of a service",
+    "sizing": "pods, shards, GPUs and money for so many users, from the results",
     "scenario": "simulated users on a real service, with Locust",
     "demo": "the whole system on this machine, with real users",
 }

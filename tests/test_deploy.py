@@ -85,20 +85,3 @@ def test_the_example_starts_a_service_as_it_stands(monkeypatch: pytest.MonkeyPat
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert load_settings([], environ).release_dir == Path("releases/beauty")
-
-
-def test_the_pods_of_a_night_divide_all_of_its_shards() -> None:
-    """As many processes as `--of` says, each with its own index; wrong input ends the job."""
-    documents = list(yaml.safe_load_all((ROOT / "deploy" / "night.yaml").read_text()))
-    job = next(one["spec"] for one in documents if one["kind"] == "Job")
-    (container,) = job["template"]["spec"]["containers"]
-    arguments = container["args"]
-    assert job["completionMode"] == "Indexed"
-    assert arguments[arguments.index("--of") + 1] == str(job["completions"])
-    assert arguments[arguments.index("--index") + 1] == "$(JOB_COMPLETION_INDEX)"
-    fatal = job["podFailurePolicy"]["rules"][0]
-    assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailJob", [78])
-    (claim,) = (one for one in documents if one["kind"] == "PersistentVolumeClaim")
-    volumes = [volume["persistentVolumeClaim"] for volume in job["template"]["spec"]["volumes"]]
-    assert volumes == [{"claimName": claim["metadata"]["name"]}]
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]

@@ -97,7 +97,9 @@ def test_every_setting_of_the_service_is_documented() -> None:
     assert {name for name in names if name not in documented} == set()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "data/beauty/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "data/beauty/README.md", "deploy/README.md"]
+)
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
     targets = re.findall(r"\]\(([^)#]+)\)", text)
