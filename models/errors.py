@@ -7,6 +7,7 @@ ThinkAheadError
     InvalidDataset
     InvalidSettings
     InvalidUserId
+    InvalidCursor
     InvalidRecord             bytes that are no record of ours
       ForeignRecord           a sound record of another user
       SkewedRecord            a sound record of another SID space or generation
@@ -14,6 +15,7 @@ ThinkAheadError
     ReleaseMismatch           sound by itself, but not for this SID space or store
   StoreUnavailable            transient: fall back or retry (exit 75)
     StoreFull                 out of memory: waiting alone does not help
+  CursorGone                  what a paged list was begun with is no longer served (begin again)
   ManifestConflict            another writer won the compare-and-set (exit 75)
   LeaseTaken                  another job works on the same plan (exit 75)
   GatesFailed                 a generation that must not go live as it is (exit 65)
@@ -49,6 +51,10 @@ class InvalidUserId(InvalidInput):
     """A user id that is empty, too long or holds control characters."""
 
 
+class InvalidCursor(InvalidInput):
+    """A cursor that this service did not give, or not for this request."""
+
+
 class InvalidRecord(InvalidInput):
     """Bytes that do not decode to a record."""
 
@@ -75,6 +81,10 @@ class StoreUnavailable(ThinkAheadError):
 
 class StoreFull(StoreUnavailable):
     """The store has no memory for what was to be written."""
+
+
+class CursorGone(ThinkAheadError):
+    """A list that cannot be continued: it is too old, or its release or generation is gone."""
 
 
 class GatesFailed(ThinkAheadError):

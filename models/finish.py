@@ -84,6 +84,10 @@ class Finisher:
         self._first_row = catalog.first_row if has_shared_sids else None
 
     @property
+    def precision(self) -> str:
+        return self._searcher.precision
+
+    @property
     def num_opened(self) -> int:
         return int(self.num_opened_L.sum())
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from models.store import UserStore
-from service import openapi, problems
+from service import event_routes, health_routes, openapi, problems, recommend_routes
 from service.beside import alone
 from service.engine import Engine
 from service.guard import KeyGuard
 from service.keys import KeyRing
 from service.logs import LogFormat, RequestLog
 from service.middleware import BodyLimit, RequestContext
-from service.routes import hot_router, router
 from service.serving import Serving
 from service.settings import ServiceSettings
 
@@ -57,8 +56,12 @@ def create_app(
         redoc_url=None,
     )
     app.state.serving = serving
-    app.include_router(hot_router)  # first, as the first match wins
-    app.include_router(router)
+    for prefix in ("", "/v1"):  # the hot route first, as the first match wins
+        app.include_router(recommend_routes.hot_router, prefix=prefix)
+    for prefix in ("", "/v1"):
+        app.include_router(event_routes.router, prefix=prefix)
+    app.include_router(recommend_routes.router)
+    app.include_router(health_routes.router)
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.candidates import Candidates, from_nodes
 from models.catalog import Catalog
 
-MAX_POPULAR = 1000  # more than a history, a request's exclusions and its answer take together
+MAX_POPULAR = 4096  # more than a history, exclusions, earlier pages and an answer take together
 MAX_KEPT = 32  # masks and trees; a mask takes one byte an item of the catalog
 
 
@@ -23,7 +23,7 @@ class Category:
         self.rows = rows
         self._catalog = catalog
 
-    @property
+    @cached_property
     def popular_rows(self) -> list[int]:
         """As many as an answer can need beside a history and a request's exclusions."""
         rows: list[int] = self.rows[:MAX_POPULAR].tolist()

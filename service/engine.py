@@ -19,6 +19,7 @@ from models.history import HistoryCache
 from models.records import PrefixRecord, RecordedPrefix
 from models.release import FASTEST, Release
 from service.categories import MAX_POPULAR, Categories, by_popularity
+from service.cursor import digest
 
 MIB = 1 << 20
 _SELF_TEST_ITEMS = 10
@@ -45,6 +46,17 @@ class Engine:
     def label(self) -> str:
         """How answers name the release."""
         return f"{self.release.name}@{self.release.version}"
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of the release, for cursors."""
+        return digest(self.label.encode())
+
+    @cached_property
+    def model(self) -> str:
+        """How answers name the online model: a digest of its weights, and its precision."""
+        weights = self.release.manifest.files["online.safetensors"]
+        return f"online@{weights[:12]}/{self.finisher.precision}"
 
     @cached_property
     def popular_rows(self) -> tuple[int, ...]:

@@ -80,6 +80,7 @@ class RequestLog:
             "status": status,
             "source": source or None,
             "ms": round(1000 * seconds, 3),
+            "trace": scope["state"]["trace"].trace_id,
         }
         if user_id := scope.get("path_params", {}).get("user_id"):
             fields["user"] = user_hash(user_id)

@@ -17,10 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.flood import CRITICALITY_NAME, read_criticality
 from service.logs import RequestLog, request_id_var
 from service.metrics import Metrics
-from service.problems import problem
+from service.problems import BUG, problem
+from service.trace import HEADER as TRACE_NAME
+from service.trace import continue_trace
 
 MAX_BODY_BYTES = 64 * 1024
 CLIENT_GONE = 499  # as nginx counts it; nobody reads such an answer
+MAX_LONG_BODY_BYTES = 1024 * 1024  # where lists are posted
+_LONG = ("/v1/recommend", "/v1/recommend:batch", "/v1/events:batch")
 _NAME = b"x-request-id"
 _CLOSE = (b"connection", b"close")
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -28,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 class RequestContext:
-    """Puts `request_id` and `criticality` into the request's state.
+    """Puts `request_id`, `trace` and `criticality` into the request's state.
 
-    A caller's own id is kept if it is harmless. is_draining: whether connections are to be closed
-    behind their answers.
+    A caller's own id is kept if it is harmless, a caller's trace is continued if it is valid; both
+    go back with the answer. is_draining: whether connections are to be closed behind their answers.
     """
 
     def __init__(
@@ -52,9 +56,11 @@ class RequestContext:
             return
         given = dict(scope["headers"])
         request_id = _request_id(given.get(_NAME))
+        trace = continue_trace(given.get(TRACE_NAME))
         state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        state["request_id"], state["trace"] = request_id, trace
         state["criticality"] = read_criticality(given.get(CRITICALITY_NAME))
+        own = ((_NAME, request_id.encode()), (TRACE_NAME, trace.header))
         request_id_var.set(request_id)
         began_at = time.monotonic()
         status: int | None = None
@@ -63,7 +69,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (_NAME, request_id.encode())]
+                message["headers"] = [*message.get("headers", ()), *own]
                 if self._is_draining():
                     message["headers"].append(_CLOSE)
             await send(message)
@@ -77,7 +83,7 @@ class RequestContext:
             logger.exception("request %s failed", request_id)
             if status is not None:
                 raise
-            answer = problem(500, "this is a bug of the service", request_id=request_id)
+            answer = problem(500, BUG, request_id=request_id)
             await answer(scope, receive, send_with_id)
         finally:
             self._count(scope, status, time.monotonic() - began_at)
@@ -92,20 +98,21 @@ class RequestContext:
 
 
 class BodyLimit:
-    """Refuses a body above MAX_BODY_BYTES with 413 as it is read, whatever its headers say."""
+    """Refuses a body longer than its path allows as it is read, whatever its headers say."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         num_bytes = 0
+        limit = MAX_LONG_BODY_BYTES if scope.get("path") in _LONG else MAX_BODY_BYTES
 
         async def receive_bounded() -> Message:
             nonlocal num_bytes
             message = await receive()
             num_bytes += len(message.get("body", b""))
-            if num_bytes > MAX_BODY_BYTES:
-                raise HTTPException(413, f"bodies are limited to {MAX_BODY_BYTES} bytes")
+            if num_bytes > limit:
+                raise HTTPException(413, f"bodies are limited to {limit} bytes")
             return message
 
         await self._app(scope, receive_bounded, send)

@@ -15,11 +15,13 @@ from service.problems import Problem, documented
 
 _RECOMMENDATION = {
     "request_id": "0b6f7c1d9a3e4f52",
+    "recommendation_id": "5f1c0a9e8b7d4c3f92a1b0c4d5e6f708",
     "user_id": "A2CG5Y82ZZNY6W",
     "source": "personal",
     "degraded": False,
     "generation": {"id": 1767225600000, "created_at": 1767225600, "age_s": 21600},
     "release": "beauty@4f6c1d2a90b3",
+    "model": "online@9c04de1f7a52/native",
     "experiment": [{"name": "union-mode", "arm": "control"}],
     "items": [
         {
@@ -41,6 +43,7 @@ _RECOMMENDATION = {
             "path": None,
         },
     ],
+    "next_cursor": "AWdLrQAAAAAAAAAABwAAAZt3hYAAk0rX",
     "paths": [{"path": 0, "text": "The user cares for dry hair: conditioners, then oils."}],
     "timings_ms": {"store": 0.61, "queue": 0.05, "encode": 0.3, "finish": 0.9, "total": 2.1},
 }
@@ -64,10 +67,23 @@ _CRITICALITY = {
     "schema": {"type": "string", "default": "default"},
     "example": "sheddable",
 }
-EXAMPLES: dict[tuple[str, str, str], dict[str, Any]] = {
+_BATCH = {
+    "request_id": "0b6f7c1d9a3e4f52",
+    "results": [
+        {"user_id": "A2CG5Y82ZZNY6W", "status": 200, "recommendation": _RECOMMENDATION},
+        {"user_id": "", "status": 422, "detail": "user id '' has 0 bytes, expected 1..256"},
+    ],
+}
+_Example = dict[str, Any]
+EXAMPLES: dict[tuple[str, str, str], _Example] = {
     ("/recommend/{user_id}", "get", "200"): _RECOMMENDATION,
+    ("/v1/recommend/{user_id}", "get", "200"): _RECOMMENDATION,
+    ("/v1/recommend", "post", "200"): _RECOMMENDATION,
+    ("/v1/recommend:batch", "post", "200"): _BATCH,
     ("/events/{user_id}", "post", "200"): _TAKEN_EVENT,
     ("/events/{user_id}", "post", "202"): _TAKEN_EVENT | {"stored": False, "new": None},
+    ("/v1/events/{user_id}", "post", "200"): _TAKEN_EVENT,
+    ("/v1/events/{user_id}", "post", "202"): _TAKEN_EVENT | {"stored": False, "new": None},
     ("/health/live", "get", "200"): {"status": "alive"},
     ("/health/ready", "get", "200"): {
         "status": "ready",
@@ -75,6 +91,14 @@ EXAMPLES: dict[tuple[str, str, str], dict[str, Any]] = {
         "manifest_epoch": 7,
     },
 }
+_EVERY_ANSWER = {
+    "X-Request-Id": ("The caller's own if it sent one that is harmless.", "0b6f7c1d9a3e4f52"),
+    "traceparent": (
+        "W3C trace context: the caller's trace if it sent a valid one, with a span of ours.",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    ),
+}
+_RECOMMENDING = ("Milliseconds by stage, as in `timings_ms`.", "store;dur=0.610, total;dur=2.100")
 
 
 def install(app: FastAPI) -> None:
@@ -82,6 +106,8 @@ def install(app: FastAPI) -> None:
     derived = app.openapi
 
     def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
         document = derived()
         _document_overload(document)
         document["components"]["schemas"].update(_problem_schemas())
@@ -89,6 +115,7 @@ def install(app: FastAPI) -> None:
         for (path, method, status), example in EXAMPLES.items():
             response = document["paths"][path][method]["responses"][status]
             response["content"]["application/json"]["example"] = example
+        _add_headers(document)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's own documentation does
@@ -101,7 +128,34 @@ def _document_overload(document: dict[str, Any]) -> None:
             continue
         for operation in methods.values():
             operation.setdefault("parameters", []).append(_CRITICALITY)
-            operation["responses"].update(documented({503: FLOODED}))
+            refusals = documented({503: FLOODED})
+            operation["responses"] |= {str(status): each for status, each in refusals.items()}
+
+
+def _add_headers(document: _Example) -> None:
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                for name, about in _EVERY_ANSWER.items():
+                    # a flood is refused before anything is read of a request
+                    header = _header(*about) | {"required": status != "503"}
+                    response.setdefault("headers", {})[name] = header
+            if _answers_with(operation, "Recommendation"):
+                operation["responses"]["200"]["headers"]["Server-Timing"] = _header(*_RECOMMENDING)
+
+
+def _header(description: str, example: str) -> _Example:
+    return {
+        "description": description,
+        "required": True,
+        "schema": {"type": "string"},
+        "example": example,
+    }
+
+
+def _answers_with(operation: _Example, name: str) -> bool:
+    content = operation["responses"]["200"]["content"].get("application/json", {})
+    return bool(content.get("schema", {}).get("$ref", "").endswith(f"/{name}"))
 
 
 def _problem_schemas() -> dict[str, Any]:

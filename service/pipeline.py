@@ -7,10 +7,23 @@ on the way costs a rung, never the answer. Knows nothing of HTTP.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import orjson
+
+from models.events import Event, merge_events
 from models.records import PrefixRecord
+from service.cursor import (
+    LIFETIME_S,
+    MAX_SHOWN,
+    Cursor,
+    digest,
+    digest_of_newest,
+    pinned_history,
+    pinned_layers,
+)
 from service.engine import Engine
 from service.experiments import Choice, Experiments, Exposure
 from service.ladder import (
@@ -42,9 +55,13 @@ _BY_FILTER = (Reason.SHORT, Reason.EMPTY)  # what a filter explains, and no faul
 
 @dataclass(frozen=True)
 class Query:
-    """exclude: item ids; those that the catalog lacks are ignored. category: any level's text."""
+    """exclude: item ids; those that the catalog lacks are ignored. category: any level's text.
 
-    user_id: str
+    user_id: None for somebody of whom nothing is stored. events: the caller's, on top of what is.
+    after: where the list goes on.
+    """
+
+    user_id: str | None
     num_items: int
     exclude_seen: bool = True
     explain: bool = False
@@ -52,6 +69,15 @@ class Query:
     category: str | None = None
     mode: Mode | None = None  # None: as configured
     criticality: Criticality = Criticality.DEFAULT
+    events: tuple[Event, ...] = ()
+    after: Cursor | None = None
+
+    @cached_property
+    def asked(self) -> bytes:
+        """A digest of all that the pages of one list have in common."""
+        items = [event.item_id for event in self.events]
+        filters = (self.exclude_seen, sorted(self.exclude), self.category, self.mode)
+        return digest(orjson.dumps((self.user_id, items, *filters)))
 
 
 @dataclass(frozen=True)
@@ -61,7 +87,8 @@ class Served:
     record: the one behind the answer, None unless its source is `personal` or `stale`.
     thoughts: texts by path number, None unless asked for. seconds: by stage. exposures: which arms
     of which experiments had a say in it. is_held: the user is of the sticky share of a lower rung,
-    which is no fault, and in no experiment.
+    which is no fault, and in no experiment. following: where the next page begins, None at the end.
+    num_before: items on the pages before.
     """
 
     engine: Engine
@@ -74,6 +101,8 @@ class Served:
     thoughts: tuple[str, ...] | None
     seconds: dict[str, float]
     exposures: tuple[Exposure, ...] = ()
+    following: Cursor | None = None
+    num_before: int = 0
 
 
 class _Climbed(NamedTuple):
@@ -131,6 +160,7 @@ class Pipeline:
         """Always an answer; `deadline` is a time of the monotonic clock.
 
         Beyond the concurrency limit it is of the lowest rung, which asks neither store nor model.
+        Raises CursorGone for a list whose release or generation is no longer served.
         """
         if self._limiter.admit(query.criticality) == Admission.POPULAR:
             return await self._answer(query, deadline=deadline, is_shed=True)
@@ -143,23 +173,28 @@ class Pipeline:
         return served
 
     async def _answer(self, query: Query, *, deadline: float, is_shed: bool) -> Served:
-        began_at = self._monotonic()
-        held_at = None if is_shed else self._shares.rung_of(query.user_id)
-        choice = _AS_CONFIGURED
+        began_at, asked = self._monotonic(), query.asked
+        held_at, choice = None, _AS_CONFIGURED
+        if not is_shed and query.user_id is not None:
+            held_at = self._shares.rung_of(query.user_id)
         if held_at is None:
             choice = self._experiments.choose(query.user_id).under(query.mode)
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
         engine = self._arms[choice.release] if choice.release else self.engine
         in_time = deadline - ANSWER_RESERVE_S
-        view = _NOBODY if is_shed else await self._read(query.user_id, choice, deadline=in_time)
+        if query.after is not None:
+            query.after.check_release(engine.digest)
+        view = _NOBODY if is_shed else await self._read(query, choice, deadline=in_time)
         store_s = self._monotonic() - began_at
         age_s = self._wall() - view.record.created_at if view.record else 0.0
         if is_shed:
             plan = plan_popular(Reason.OVERLOAD)
         else:
+            basis = view if query.after is None else _pinned(view, query.after)
             is_over_age = age_s > self._record_max_age_s
-            plan = plan_rungs(view, engine, is_over_age=is_over_age, held_at=held_at)
-        climbed = await self._climb(query, plan, engine, deadline=in_time)
+            plan = plan_rungs(basis, engine, is_over_age=is_over_age, held_at=held_at)
+        wanted = self._wanted(query, view, plan, engine)
+        climbed = await self._climb(wanted, plan, engine, deadline=in_time)
         record = plan.record if climbed.source in RECORDED else None
         explained_at = self._monotonic()
         thoughts = await self._explain(query, record, deadline=in_time)
@@ -181,14 +216,24 @@ class Pipeline:
                 "total": ended_at - began_at,
             },
             exposures=choice.exposures,
+            following=self._following(query, asked, view, engine, climbed.picks),
+            num_before=len(query.after.shown) if query.after is not None else 0,
         )
         self._count(served, plan.reasons + climbed.reasons)
         return served
 
-    async def _read(self, user_id: str, choice: Choice, *, deadline: float) -> UserView:
+    async def _read(self, query: Query, choice: Choice, *, deadline: float) -> UserView:
+        if query.user_id is None:
+            return UserView(query.events, None)
         patience_s = deadline - self._monotonic()
-        layers = choice.layers(self._manifest.current, user_id)
-        view = await self._users.read(user_id, layers, patience_s=patience_s)
+        layers = choice.layers(self._manifest.current, query.user_id)
+        if query.after is not None:
+            layers = pinned_layers(query.after, layers, self._manifest.current)
+        view = await self._users.read(
+            query.user_id, layers, patience_s=patience_s, is_kept=query.after is None
+        )
+        if query.events:
+            view = replace(view, history=merge_events((*view.history, *query.events)))
         if choice.caps_records:
             view = replace(view, record=choice.cap(view.record))
         if self._manifest.current is None and self._manifest.refusal:
@@ -196,10 +241,9 @@ class Pipeline:
         return view
 
     async def _climb(
-        self, query: Query, plan: Plan, engine: Engine, *, deadline: float
+        self, wanted: Wanted, plan: Plan, engine: Engine, *, deadline: float
     ) -> _Climbed:
         """The model's rungs by the worker, then the popular list."""
-        wanted = self._wanted(query, plan, engine)
         if not plan.rungs:
             picks = tuple(top_up((), engine, wanted))
             return _Climbed(picks, Source.POPULAR, Source.POPULAR, (), Spent(0.0, 0.0), 0.0)
@@ -230,11 +274,17 @@ class Pipeline:
             encode_s=climb.encode_s,
         )
 
-    def _wanted(self, query: Query, plan: Plan, engine: Engine) -> Wanted:
-        seen = plan.rows if query.exclude_seen else ()
+    def _wanted(self, query: Query, view: UserView, plan: Plan, engine: Engine) -> Wanted:
+        exclude = set(known_rows(engine.catalog, query.exclude))
+        if query.exclude_seen:
+            exclude.update(plan.rows)
+        if query.after is not None:
+            exclude.update(query.after.shown)
+            if query.exclude_seen:  # since the first page too
+                exclude.update(_rows_of(view, engine))
         return Wanted(
             num_items=query.num_items,
-            exclude=frozenset((*seen, *known_rows(engine.catalog, query.exclude))),
+            exclude=frozenset(exclude),
             category=engine.categories.get(query.category) if query.category is not None else None,
             is_union=(query.mode or self._mode) == Mode.UNION,
             num_own=self._num_own_prefixes,
@@ -245,7 +295,7 @@ class Pipeline:
     ) -> tuple[str, ...] | None:
         if not query.explain:
             return None
-        if record is None:
+        if record is None or query.user_id is None:
             return ()
         texts = await self._users.read_thoughts(
             query.user_id, record.generation, patience_s=deadline - self._monotonic()
@@ -253,6 +303,31 @@ class Pipeline:
         if texts is None:
             self._metrics.fallback(Reason.THOUGHTS)
         return texts or ()
+
+    def _following(
+        self,
+        query: Query,
+        asked: bytes,
+        view: UserView,
+        engine: Engine,
+        picks: tuple[Pick, ...],
+    ) -> Cursor | None:
+        before = query.after.shown if query.after is not None else ()
+        shown = (*before, *[pick.row for pick in picks])
+        if len(picks) < query.num_items or len(shown) >= MAX_SHOWN:
+            return None
+        if query.after is not None:
+            return query.after._replace(shown=shown)
+        manifest = self._manifest.current
+        return Cursor(
+            expires_at=int(self._wall()) + LIFETIME_S,
+            epoch=manifest.epoch if manifest is not None else 0,
+            generation=view.record.generation if view.record is not None else None,
+            asked=asked,
+            release=engine.digest,
+            newest_event=digest_of_newest(view.history),
+            shown=shown,
+        )
 
     def _count(self, served: Served, reasons: tuple[Reason, ...]) -> None:
         for reason in reasons:
@@ -264,6 +339,18 @@ class Pipeline:
             self._metrics.record_age(served.record_age_s)
 
 
+def _pinned(view: UserView, cursor: Cursor) -> UserView:
+    """As the list was begun; a record of another generation is worth none here."""
+    record = view.record
+    if record is not None and record.generation != cursor.generation:
+        record = None
+    return replace(view, history=pinned_history(cursor, view.history), record=record)
+
+
+def _rows_of(view: UserView, engine: Engine) -> tuple[int, ...]:
+    return known_rows(engine.catalog, (event.item_id for event in view.history))
+
+
 def _fell(climbed: _Climbed, plan: Plan, query: Query) -> bool:
     """Whether a fault or the time, and not the caller's filters, kept the best rung from answering.
 
@@ -272,5 +359,5 @@ def _fell(climbed: _Climbed, plan: Plan, query: Query) -> bool:
     """
     if not plan.rungs or climbed.rung == plan.rungs[0]:
         return False
-    is_filtered = bool(query.exclude) or query.category is not None
+    is_filtered = bool(query.exclude) or query.category is not None or query.after is not None
     return not is_filtered or any(reason not in _BY_FILTER for reason in climbed.reasons)

@@ -15,10 +15,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.errors import InvalidRecord, InvalidUserId, StoreUnavailable
+from models.errors import (
+    CursorGone,
+    InvalidCursor,
+    InvalidRecord,
+    InvalidUserId,
+    StoreUnavailable,
+)
 
 MEDIA_TYPE = "application/problem+json"
 NOT_ACCEPTED = "some of what was sent cannot be accepted, see errors"
+BAD_JSON = "There was an error parsing the body"
+NOT_FOUND = "Not Found"
+GONE = "the generation of this list is no longer live: begin again without a cursor"
+TOO_LARGE = "bodies are limited to 65536 bytes"
+STORE_AWAY = "the store is away and 10000 events wait for it already"
+BUG = "this is a bug of the service"
 _MAX_ERRORS = 20
 _MAX_WHERE = 200  # characters; the names of a caller's own fields can be of any length
 
@@ -64,13 +76,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(InvalidUserId, _on_user_id)
+    app.add_exception_handler(InvalidCursor, _on_cursor)
+    app.add_exception_handler(CursorGone, _on_gone)
     app.add_exception_handler(InvalidRecord, _on_event)
     app.add_exception_handler(StoreUnavailable, _on_store)
 
 
 def documented(details: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    """`responses=` of a route: for each status an example with that detail."""
-    return {status: _documentation(status, detail) for status, detail in details.items()}
+    """`responses=` of a route: for each status an example with that detail; 500 for every route."""
+    every = {**details, 500: BUG}
+    return {status: _documentation(status, detail) for status, detail in sorted(every.items())}
 
 
 def _documentation(status: int, detail: str) -> dict[str, Any]:
@@ -104,6 +119,15 @@ async def _on_validation(request: Request, exc: Exception) -> Response:
 
 async def _on_user_id(request: Request, exc: Exception) -> Response:
     return _unacceptable(request, [FieldError(where="path.user_id", what=str(exc))])
+
+
+async def _on_cursor(request: Request, exc: Exception) -> Response:
+    where = "body.cursor" if request.method == "POST" else "query.cursor"
+    return _unacceptable(request, [FieldError(where=where, what=str(exc))])
+
+
+async def _on_gone(request: Request, exc: Exception) -> Response:
+    return problem(410, str(exc), request_id=request.state.request_id)
 
 
 async def _on_event(request: Request, exc: Exception) -> Response:

@@ -1,21 +1,16 @@
-"""The JSON of the API.
+"""The JSON of a recommendation, and of health.
 
 Later versions only add fields. A recommendation is made of plain dictionaries, which are written
 some 60 microseconds faster than models are built and dumped; FastAPI documents both alike. Knows
-nothing of how an answer came about.
+nothing of how an answer came about. What may be asked is in `asked`.
 """
 
 from typing import Annotated, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from service.reasons import Mode, Source
-
-MAX_ITEMS = 100
-MAX_EXCLUDED = 200
-TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
-_LAST_SECOND = 253_402_300_799  # of the year 9999; milliseconds taken for seconds lie beyond
+from service.reasons import Source
 
 
 class Generation(TypedDict):
@@ -75,7 +70,10 @@ class Recommendation(TypedDict):
     """An answer, always 200: an unknown user gets what everybody gets."""
 
     request_id: str
-    user_id: str
+    recommendation_id: Annotated[str, Field(description="Of this answer, another one each time.")]
+    user_id: Annotated[
+        str | None, Field(description="Null for a history of the caller's own, without a user.")
+    ]
     source: Annotated[
         Source,
         Field(
@@ -100,6 +98,13 @@ class Recommendation(TypedDict):
         Generation | None, Field(description="Null for the rungs without a record.")
     ]
     release: Annotated[str, Field(description="Release that answered, `name@version`.")]
+    model: Annotated[
+        str | None,
+        Field(
+            description="Online model that scored, by a digest of its weights and its precision; "
+            "null for `popular`."
+        ),
+    ]
     experiment: Annotated[
         list[ExperimentArm],
         Field(
@@ -114,6 +119,13 @@ class Recommendation(TypedDict):
             "when none does."
         ),
     ]
+    next_cursor: Annotated[
+        str | None,
+        Field(
+            description="For `cursor=`, with all else as it was: the items that follow. Null when "
+            "fewer than `n` were left, and at the end of a list's 1,000 items."
+        ),
+    ]
     paths: NotRequired[
         Annotated[
             list[PathText],
@@ -126,110 +138,25 @@ class Recommendation(TypedDict):
     timings_ms: Timings
 
 
-class RecommendQuery(BaseModel):
-    """What may stand behind the `?` of a recommendation."""
+class BatchEntry(TypedDict):
+    """One user's part of a batch: what the user alone would have been answered."""
 
-    model_config = ConfigDict(frozen=True)
-
-    n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="How many items.")] = 10
-    explain: Annotated[bool, Field(description="Add the reasoning paths.")] = False
-    exclude_seen: Annotated[bool, Field(description="Leave out items of the history.")] = True
-    exclude: Annotated[
-        tuple[str, ...],
-        Field(
-            description=f"Item ids to leave out, {MAX_EXCLUDED} at most: repeated, or with commas "
-            "between them. Unknown ones are ignored.",
-            examples=[["B004OHQR1Q", "B0009V1YR8"]],
-        ),
-    ] = ()
-    category: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=256,
-            description="Only items of this category: the exact text of any level of their "
-            "category path. `items` is empty when the catalog has none.",
-            examples=["Hair Care"],
-        ),
-    ] = None
-    mode: Annotated[
-        Mode | None,
-        Field(
-            description="`strict`: the record's prefixes alone; `union`: together with the online "
-            "model's own. Default: as the service is configured.",
-            examples=["union"],
-        ),
-    ] = None
-
-    @field_validator("exclude")
-    @classmethod
-    def _split(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        """Both forms at once; an id that holds a comma itself is found in its whole form."""
-        parts = [part for value in values for part in value.split(",") if part]
-        if len(parts) > MAX_EXCLUDED:
-            raise ValueError(f"{len(parts)} items, expected at most {MAX_EXCLUDED}")
-        return tuple(dict.fromkeys((*values, *parts)))
-
-
-class NewEvent(BaseModel):
-    """Something the user did with an item."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"item_id": "B004OHQR1Q", "timestamp": 1767225600, "event_id": "click-8f14e45f"}
-            ]
-        },
-    )
-
-    item_id: Annotated[str, Field(min_length=1, max_length=256)]
-    timestamp: Annotated[
-        int | None, Field(ge=0, le=_LAST_SECOND, description="Unix seconds; default: now.")
-    ] = None
-    event_id: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=128,
-            description="Makes retries safe: an id that was seen before adds nothing. "
-            "Default: a fresh one, so that every call counts.",
-        ),
-    ] = None
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class TakenEvent(_Answer):
-    """200 when the event is stored; 202 when it waits in this process for the store to return."""
-
-    request_id: str
     user_id: str
-    event_id: str
-    item_id: str
-    timestamp: int
-    known: Annotated[
-        bool,
-        Field(
-            description="Whether this release's catalog holds the item. An unknown one is kept in "
-            "the history all the same: catalogs lag."
-        ),
-    ]
-    stored: bool
-    new: Annotated[
-        bool | None,
-        Field(description="False for an event id seen before; null while it waits for the store."),
-    ]
+    status: Annotated[int, Field(description="As of a request of its own: 200, 422 or 500.")]
+    recommendation: NotRequired[Recommendation]
+    detail: NotRequired[Annotated[str, Field(description="Why there is none.")]]
 
 
-class Alive(_Answer):
+class RecommendationBatch(TypedDict):
+    request_id: str
+    results: Annotated[list[BatchEntry], Field(description="In the order of the users.")]
+
+
+class Alive(BaseModel):
     status: str = "alive"
 
 
-class Ready(_Answer):
+class Ready(BaseModel):
     status: str = "ready"
     release: str
     manifest_epoch: Annotated[

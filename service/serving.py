@@ -27,6 +27,7 @@ from models.events import Event
 from models.store import UserStore
 from service.breaker import Breaker
 from service.copies import Copies
+from service.cursor import Cursors
 from service.engine import Engine, self_test
 from service.experiments import Experiments
 from service.flood import RETRY_AFTER_S, Guard
@@ -63,6 +64,9 @@ class Serving:
         """arms: engines of the releases that arms of experiments choose."""
         space = engine.catalog.space
         self.metrics = Metrics()
+        self.cursors = Cursors(
+            settings.cursor_secret.get_secret_value() if settings.cursor_secret else None
+        )
         self.is_draining = False
         self._trouble: str | None = "the self-test has not finished"
         self._settings = settings
@@ -195,7 +199,7 @@ class Serving:
             criticality, num_present=num_present, lag_s=self._lag.seconds
         )
 
-    def _expose(self, user_id: str, served: Served) -> None:
+    def _expose(self, user_id: str | None, served: Served) -> None:
         """Counts and logs what an experiment needs to know: whom it showed what, in which arm."""
         for experiment, arm, share in served.exposures:
             self.metrics.exposure(experiment, arm)
@@ -203,7 +207,7 @@ class Serving:
                 "experiment": experiment,
                 "arm": arm,
                 "share": share,
-                "user": user_hash(user_id),
+                "user": user_hash(user_id) if user_id is not None else None,
                 "at_ms": time.time_ns() // 1_000_000,
                 "source": served.source,
                 "generation": served.record.generation if served.record else None,

@@ -60,6 +60,7 @@ class ServiceSettings(BaseSettings):
     mode: Mode = Mode.STRICT  # what a record's rungs finish; a request may say otherwise
     online_prefixes: Annotated[int, Field(ge=1, le=1000)] = 100
     record_max_age_hours: Annotated[float, Field(gt=0)] = 48
+    cursor_secret: Annotated[SecretStr, Field(min_length=16)] | None = None  # None: random
     manifest_poll_ms: Annotated[int, Field(ge=10, le=60_000)] = 1000
     copies_limit: Annotated[int, Field(ge=1)] = 4096  # users; 100 prefixes take about 20 kB
     history_cache_mb: Annotated[int, Field(ge=0)] = 256  # encoded histories; about 35 kB a user

@@ -52,9 +52,16 @@ class Users:
         self._outbox = outbox
 
     async def read(
-        self, user_id: str, layers: Sequence[int], *, patience_s: float = math.inf
+        self,
+        user_id: str,
+        layers: Sequence[int],
+        *,
+        patience_s: float = math.inf,
+        is_kept: bool = True,
     ) -> UserView:
         """Newest valid record of the live `layers` and the history; never raises for the store.
+
+        is_kept: as the last good copy; not for layers other than the live ones.
 
         A store that is slower than `patience_s` has done nothing wrong: the breaker is not told.
         """
@@ -72,7 +79,8 @@ class Users:
         self._breaker.succeeded()
         if state.record is None and state.skipped:
             state = replace(state, record=copy.record if copy else None)
-        self._copies.keep(user_id, state)
+        if is_kept:
+            self._copies.keep(user_id, state)
         return self._view(user_id, state, troubles=tuple(Reason(why) for why in state.skipped))
 
     async def append(self, user_id: str, event: Event, *, patience_s: float = math.inf) -> Appended:

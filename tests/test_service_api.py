@@ -43,8 +43,8 @@ async def service() -> AsyncIterator[InProcess]:
 async def test_the_answer_has_exactly_the_agreed_fields(service: InProcess) -> None:
     answer = await service.recommend("user", n=2, explain="true")
     assert list(answer) == [
-        *("request_id", "user_id", "source", "degraded", "generation", "release"),
-        *("items", "paths", "timings_ms"),
+        *("request_id", "recommendation_id", "user_id", "source", "degraded", "generation"),
+        *("release", "model", "experiment", "items", "next_cursor", "paths", "timings_ms"),
     ]
     assert list(answer["generation"]) == ["id", "created_at", "age_s"]
     assert list(answer["items"][0]) == [
@@ -234,7 +234,7 @@ async def openapi(service: InProcess) -> dict[str, Any]:
 
 async def test_every_documented_example_fits_its_schema(service: InProcess) -> None:
     document = await openapi(service)
-    num_checked = 0
+    num_checked, num_problems = 0, 0
     for operations in document["paths"].values():
         for operation in operations.values():
             for response in operation["responses"].values():
@@ -243,7 +243,9 @@ async def test_every_documented_example_fits_its_schema(service: InProcess) -> N
                         schema = media["schema"] | {"components": document["components"]}
                         jsonschema.validate(media["example"], schema)
                         num_checked += 1
-    assert num_checked == len(EXAMPLES) + 8
+                        num_problems += "Problem" in media["schema"].get("$ref", "")
+    assert num_checked == len(EXAMPLES) + num_problems
+    assert num_problems > 20
 
 
 async def test_real_answers_fit_the_documented_schemas(service: InProcess) -> None:
@@ -270,3 +272,13 @@ async def test_errors_are_documented_as_problems_only(service: InProcess) -> Non
             for status, response in operation["responses"].items():
                 if status >= "400":
                     assert list(response["content"]) == ["application/problem+json"]
+                    assert "example" in response["content"]["application/problem+json"]
+
+
+async def test_every_json_answer_is_documented_with_an_example(service: InProcess) -> None:
+    for path, operations in (await openapi(service))["paths"].items():
+        for method, operation in operations.items():
+            assert {"422", "500"} & set(operation["responses"]), (path, method)
+            for status, response in operation["responses"].items():
+                for media in response.get("content", {}).values():
+                    assert "example" in media or path == "/metrics", (path, method, status)
