@@ -6,6 +6,7 @@ Everything is handed in; importing it reads no settings and opens nothing.
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -20,6 +21,9 @@ from service.middleware import BodyLimit, RequestContext
 from service.serving import Serving
 from service.settings import ServiceSettings
 
+if TYPE_CHECKING:
+    from service.tracing import Spans  # it needs an extra
+
 
 def create_app(
     settings: ServiceSettings,
@@ -28,12 +32,14 @@ def create_app(
     store: UserStore,
     arms: Mapping[Path, Engine] | None = None,
     ring: KeyRing | None = None,
+    spans: "Spans | None" = None,
     beside: Callable[[Serving], AbstractAsyncContextManager[None]] = alone,
 ) -> FastAPI:
     """The store is closed when the application's lifespan ends.
 
     arms: engines of the releases that experiments name in the settings. ring: the API keys, None
-    where nobody needs one. beside: what is there for as long as the application serves.
+    where nobody needs one. spans: where those of requests go. beside: what is there for as long as
+    the application serves.
     """
     serving = Serving(settings, engine, store, arms or {})
     request_log = RequestLog() if settings.log_format == LogFormat.JSON else None
@@ -73,6 +79,7 @@ def create_app(
         RequestContext,
         metrics=serving.metrics,
         log=request_log,
+        spans=spans,
         is_draining=lambda: serving.is_draining,
     )
     return app

@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +21,9 @@ from service.metrics import Metrics
 from service.problems import BUG, problem
 from service.trace import HEADER as TRACE_NAME
 from service.trace import continue_trace
+
+if TYPE_CHECKING:
+    from service.tracing import Spans  # it needs an extra
 
 MAX_BODY_BYTES = 64 * 1024
 CLIENT_GONE = 499  # as nginx counts it; nobody reads such an answer
@@ -44,11 +48,13 @@ class RequestContext:
         metrics: Metrics,
         log: RequestLog | None = None,
         is_draining: Callable[[], bool] = lambda: False,
+        spans: "Spans | None" = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._log = log
         self._is_draining = is_draining
+        self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,6 +101,8 @@ class RequestContext:
             self._metrics.request(route=route, source=source, status=status)
             if self._log is not None:
                 self._log.write(scope, route=route, source=source, status=status, seconds=seconds)
+            if self._spans is not None:
+                self._spans.record(scope, route=route, status=status, seconds=seconds)
 
 
 class BodyLimit:

@@ -161,7 +161,7 @@ async def _answer(
         asked = replace(asked, after=after)
     served = await serving.recommend(asked, timeout_ms=timeout_ms)
     state = request.scope["state"]
-    state["source"] = served.source.value
+    state["source"], state["seconds"] = served.source.value, served.seconds
     answer = write_recommendation(
         served, serving.cursors, user_id=asked.user_id, request_id=state["request_id"]
     )

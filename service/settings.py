@@ -66,6 +66,7 @@ class ServiceSettings(BaseSettings):
     history_cache_mb: Annotated[int, Field(ge=0)] = 256  # encoded histories; about 35 kB a user
     outbox_limit: Annotated[int, Field(ge=1)] = 10_000  # events
     log_format: LogFormat = LogFormat.TEXT
+    otel: bool = False  # spans to OpenTelemetry; needs the extra `otel`
     experiments: tuple[Experiment, ...] = ()
 
     @field_validator("*", mode="before")

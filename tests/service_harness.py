@@ -33,6 +33,7 @@ from service.engine import Engine, load_engine
 from service.keys import KeyRing
 from service.serving import Serving
 from service.settings import ServiceSettings
+from service.tracing import Spans
 from tests.toy import toy_catalog, toy_histories, toy_recommender
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,7 +174,11 @@ class InProcess:
 
 @asynccontextmanager
 async def serving(
-    store: UserStore, *, engine: Engine | None = None, **settings: Any
+    store: UserStore,
+    *,
+    engine: Engine | None = None,
+    spans: Spans | None = None,
+    **settings: Any,
 ) -> AsyncIterator[InProcess]:
     """A started service over `store`, which holds no user at a lower rung.
 
@@ -187,7 +192,7 @@ async def serving(
     }
     given = ServiceSettings(**overrides)
     ring = KeyRing(given.keys_file) if given.keys_file else None
-    app = create_app(given, engine=engine or toy_engine(), store=store, ring=ring)
+    app = create_app(given, engine=engine or toy_engine(), store=store, ring=ring, spans=spans)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client,

@@ -14,7 +14,12 @@ ROOT = Path(__file__).parents[1]
 TIERS = ("service", "offline", "training", "bench")
 PACKAGES = ("models", *TIERS)
 # Where the import name is not the distribution's.
-DISTRIBUTIONS = {"hdrh": "hdrhistogram", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "hdrh": "hdrhistogram",
+    "opentelemetry": "opentelemetry-sdk",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 NEEDS_AN_EXTRA = {
     "reasoner_vllm",
     "pool_ray",
@@ -83,7 +88,7 @@ def test_only_the_store_knows_redis_and_only_reports_know_rich() -> None:
     ("package", "extras"),
     [
         ("models", ("night", "train", "vllm", "ray")),
-        ("service", ()),
+        ("service", ("otel",)),
         ("offline", ("night",)),
         ("bench", ("night", "bench", "load")),
         ("training", ("night", "train", "lora")),
