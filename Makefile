@@ -6,6 +6,7 @@
 #   make test-all  the tests that need vLLM, Ray or a Redis Cluster, in an environment of their own
 #   make train   the release again, from the data
 #   make bench   quality, finish, latency, semantic ids, trie
+#   make chaos   what holds under faults, R1 to R10: kills, a fault proxy, overload; an hour
 #   make locust  simulated users for 20 s, on a service of its own or at URL=http://...
 #   make clean   forget the environment, the store and the caches
 
@@ -28,7 +29,7 @@ KERNEL := models/kernel/built/.made
 ALL_VENV := .venv-all
 ALL := $(ALL_VENV)/.all
 
-.PHONY: help demo serve test test-all lint types train bench locust clean
+.PHONY: help demo serve test test-all lint types train bench chaos locust clean
 .DELETE_ON_ERROR:
 
 help:
@@ -68,6 +69,10 @@ bench: $(DEV) $(KERNEL)
 	$(PY) -m bench footprint --release $(RELEASE) --json $(RESULTS)/footprint.json
 	$(PY) -m bench path --data $(DATA) --release $(RELEASE) --json $(RESULTS)/path.json
 	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json $(RESULTS)/quality.json
+
+chaos: $(DEV) $(KERNEL)
+	$(PY) -m bench soak --release $(RELEASE) --json $(RESULTS)/soak.json
+	$(PY) -m bench chaos --release $(RELEASE) --json $(RESULTS)/chaos.json
 
 locust: $(LOCUST) $(KERNEL)
 	$(PY) -m bench scenario --data $(DATA) --release $(RELEASE) $(if $(URL),--host $(URL))

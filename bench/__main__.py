@@ -39,6 +39,8 @@ COMMANDS = {
     "million": "very many users loaded, activated and rolled back beside the service",
     "footprint": "bytes a user takes in Redis, memory of a service",
     "sizing": "pods, shards, GPUs and money for so many users, from the results",
+    "chaos": "what is promised under faults, R1 to R10, on real processes",
+    "soak": "memory of a service under an even load for half an hour",
     "scenario": "simulated users on a real service, with Locust",
     "demo": "the whole system on this machine, with real users",
 }

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
+_BUSY = 503
+_RETRY_AFTER = b"\r\nretry-after:"
 
 
 class Address(NamedTuple):
@@ -16,8 +18,11 @@ class Address(NamedTuple):
 
 
 class Answer(NamedTuple):
+    """has_retry_after: whether a 503 says when to come back."""
+
     status: int
     body: bytes
+    has_retry_after: bool = False
 
 
 class BrokenAnswerError(ConnectionError):
@@ -47,10 +52,15 @@ class Connection:
 
     async def _exchange(self, request: bytes) -> Answer:
         assert self._streams is not None
-        reader, writer = self._streams
-        writer.write(request)
-        status, length = read_head(await reader.readuntil(_HEAD_END))
-        return Answer(status, await reader.readexactly(length))
+        self._streams[1].write(request)
+        return await self._receive()
+
+    async def _receive(self) -> Answer:
+        assert self._streams is not None
+        reader = self._streams[0]
+        status, length = read_head(head := await reader.readuntil(_HEAD_END))
+        body = await reader.readexactly(length)
+        return Answer(status, body, status == _BUSY and _RETRY_AFTER in head.lower())
 
     def close(self) -> None:
         if self._streams is not None:

@@ -45,7 +45,7 @@ def run_open_loop(
 
     Raises OSError when nobody listens at all.
     """
-    with _no_collections(), asyncio.Runner(loop_factory=_precise_loop) as runner:
+    with _no_collections(), asyncio.Runner(loop_factory=precise_loop) as runner:
         return runner.run(_Run(address, requests).run(num_connections, patience_s))
 
 
@@ -59,7 +59,7 @@ def _no_collections() -> Iterator[None]:
         gc.enable()
 
 
-def _precise_loop() -> asyncio.AbstractEventLoop:
+def precise_loop() -> asyncio.AbstractEventLoop:
     """select(2) wakes to the microsecond; epoll and uvloop round every pause up to a millisecond,
     which would be added to each latency."""
     return asyncio.SelectorEventLoop(selectors.SelectSelector())

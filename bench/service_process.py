@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -37,19 +37,51 @@ def run_module(module: str, *arguments: str) -> None:
 class ServiceProcess:
     """Runs from `with` to its end, on a free port of the loopback interface."""
 
-    def __init__(self, arguments: Sequence[str], *, log: Path, core: int | None = None) -> None:
-        """`log` takes what the process prints; `core` is the only one it may run on (Linux)."""
-        self.port = _free_port()
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        core: int | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`log` takes what the process prints; `core` is the only one it may run on (Linux);
+        `environ` is on top of ours."""
+        self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self._command = [sys.executable, "-m", "service", *arguments, "--port", str(self.port)]
         self._log = log
         self._core = core
+        self._environ = {**os.environ, **(environ or {})}
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as stream, _inherited_core(self._core):
-            self._process = subprocess.Popen(self._command, stdout=stream, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                self._command, stdout=stream, stderr=subprocess.STDOUT, env=self._environ
+            )
+        self.started_at = time.monotonic()
         return self
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def terminate(self) -> None:
+        """SIGTERM, and no waiting."""
+        self._process.terminate()
+
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit code; None if it has not ended by then."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def rss_mb(self) -> float:
+        """Resident memory (Linux)."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def cpu_seconds(self) -> float:
         """CPU time that the process has used so far, all threads, user and system (Linux)."""
@@ -69,13 +101,11 @@ class ServiceProcess:
         traceback: TracebackType | None,
     ) -> None:
         self._process.terminate()
-        try:
-            self._process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        if self.wait(_STOP_TIMEOUT_S) is None:
             self._process.kill()
             self._process.wait()
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, *, poll_s: float = _POLL_S) -> None:
         """Raises StepFailedError if the process ends first or takes too long."""
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -84,7 +114,7 @@ class ServiceProcess:
                     return
             except httpx.TransportError:
                 pass  # not listening yet
-            time.sleep(_POLL_S)
+            time.sleep(poll_s)
         raise StepFailedError(f"the service is not ready: {self._last_line()} (see {self._log})")
 
     def _last_line(self) -> str:
@@ -106,7 +136,8 @@ def _inherited_core(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Of the loopback interface."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from models.records import PrefixRecord, RecordedPrefix
 from models.release import Release
@@ -41,16 +42,27 @@ def user_id(number: int) -> str:
 
 
 def write_generation(
-    out_dir: Path, release: Release, *, num_users: int, num_prefixes: int, seed: int
+    out_dir: Path,
+    release: Release,
+    *,
+    num_users: int,
+    num_prefixes: int,
+    seed: int,
+    starts: Sequence[int] | None = None,
 ) -> int:
-    """Write a base for users 0..num_users-1 and mark it as finished; its number."""
+    """Write a base for users 0..num_users-1 and mark it as finished; its number.
+
+    starts: where among the trie's prefixes each user's begin; None draws them.
+    """
     number = time.time_ns() // 1_000_000
     folder = out_dir / str(number)
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for part, start in enumerate(range(0, num_users, _USERS_A_PART)):
         count = min(_USERS_A_PART, num_users - start)
-        table = _draw_part(release, rng, start, count, num_prefixes, created_at=number // 1000)
+        known = len(release.catalog.trie.prefixes())
+        first = rng.integers(known, size=count) if starts is None else starts[start:][:count]
+        table = _draw_part(release, first, start, num_prefixes, created_at=number // 1000)
         pq.write_table(table, folder / f"part-{part:05d}.parquet", compression="zstd")
     (folder / "_SUCCESS.json").write_text(json.dumps(_summarise(release, number, num_users)))
     return number
@@ -58,17 +70,15 @@ def write_generation(
 
 def _draw_part(
     release: Release,
-    rng: np.random.Generator,
+    first: Sequence[int] | NDArray[np.int64],
     start: int,
-    count: int,
     num_prefixes: int,
     *,
     created_at: int,
 ) -> "pa.Table":
-    known = release.catalog.trie.prefixes()
-    first = rng.integers(len(known), size=count)
+    known, count = release.catalog.trie.prefixes(), len(first)
     step = np.arange(num_prefixes)  # neighbours in the trie, so that no prefix comes twice
-    codes = known[(first[:, None] + step) % len(known)].astype(np.uint16)
+    codes = known[(np.asarray(first)[:, None] + step) % len(known)].astype(np.uint16)
     depth = codes.shape[2]
     each = np.arange(0, count * num_prefixes + 1, num_prefixes, dtype=np.int32)
     inner = np.arange(0, count * num_prefixes * depth + 1, depth, dtype=np.int32)

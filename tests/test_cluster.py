@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import redis
 
+from bench.redis_cluster import RedisCluster
 from models.errors import InvalidSettings, StoreUnavailable
 from models.events import Event
 from models.layout import record_key
 from models.store import RedisStore
 from offline.live import go_live
-from tests.cluster import RedisCluster
 from tests.night_world import NightWorld, names
 from tests.test_live import Meddled
 

@@ -1,0 +1,128 @@
+"""R3: ten times what a service can do, open loop, with the service held to a share of a core.
+
+Capacity is the highest rate that it answers in time, asked as the overload is. The generator's
+clients give up after a second, as real ones would.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from bench.chaos_report import Bound, Finding, back_s, full_share, p99_ms, shares
+from bench.chaos_world import Conditions, World, open_world, warm_up
+from bench.cpu_quota import hold
+from bench.judge import Reply
+from bench.report import Row
+from bench.service_process import ServiceProcess
+from bench.sweep import BUDGET_MS, next_rate, saturation
+
+SHARE = 0.1  # of a core
+_TIMES = 10
+_FIRST_RATE = 20
+_NUM_CONNECTIONS = 400
+_PATIENCE_S = 1.0
+_NORMAL_S = 5.0
+_BUSY = 503
+
+
+def measure(conditions: Conditions) -> Finding:
+    with (
+        open_world(conditions, "R3") as (world, _),
+        world.service() as service,
+        hold(service.pid, SHARE) as how,
+    ):
+        print(f"R3 the service has {SHARE:.0%} of a core: {how}")
+        capacity = find_capacity(world, service)
+        half = max(capacity // 2, 1)
+        healthy = _ask(world, service, half, conditions.seconds(10.0, 2.0))
+        before_mb = service.rss_mb()
+        overload, peak_mb = _overload(world, service, capacity)
+        after = _ask(world, service, half, conditions.seconds(8.0, 3.0), is_cold=True)
+    normal_s = back_s(after, after[0].due_at, healthy=full_share(healthy)) if after else 0.0
+    row = describe(overload, capacity, conditions.seconds(60.0, 3.0))
+    row |= {"rss_before_mb": before_mb, "rss_peak_mb": peak_mb, "normal_s": normal_s}
+    print(f"R3 capacity {capacity}, goodput {row['goodput']:.0f}, full {row['full_goodput']:.0f}")
+    refused = [reply for reply in overload if reply.status == _BUSY]
+    bounds = [
+        Bound("capacity", capacity, ">=", 1),
+        Bound("goodput", float(row["goodput"]), ">=", 0.9 * capacity),
+        Bound("accepted p99 ms", float(row["accepted_p99_ms"]), "<=", BUDGET_MS),
+        Bound("503 without a time", sum(not each.has_retry_after for each in refused), "==", 0),
+        Bound("other 5xx", sum(_is_fault(reply) for reply in overload), "==", 0),
+        Bound("RSS grown", peak_mb / before_mb - 1, "<=", 0.1),
+        Bound("normal s", normal_s, "<=", _NORMAL_S),
+    ]
+    return Finding("R3", bounds, [row], [*healthy, *overload, *after])
+
+
+def find_capacity(world: World, service: ServiceProcess) -> int:
+    """Requests a second of which 95% are answered in time by a model."""
+    seconds = world.conditions.seconds(4.0, 1.0)
+    rows: list[Row] = []
+    while (rate := next_rate(rows, first=_FIRST_RATE)) is not None:
+        replies = _ask(world, service, rate, seconds)
+        goodput = sum(is_good(reply) and reply.source != "popular" for reply in replies) / seconds
+        rows.append({"name": f"rate_{rate}", "rate": rate, "goodput": goodput})
+        if world.conditions.is_quick and len(rows) == 3:
+            break
+    return saturation(rows)
+
+
+def _ask(
+    world: World, service: ServiceProcess, rate: int, seconds: float, *, is_cold: bool = False
+) -> Sequence[Reply]:
+    """Replies of `seconds`, after a warm-up unless `is_cold`."""
+    with world.load(service, rate=rate, patience_s=_PATIENCE_S) as load:
+        if not is_cold:
+            warm_up(load)
+        began_at = time.monotonic()
+        time.sleep(seconds)
+    return load.since(began_at)
+
+
+def _overload(
+    world: World, service: ServiceProcess, capacity: int
+) -> tuple[Sequence[Reply], float]:
+    """Replies, and the most memory that the service had meanwhile, in MB."""
+    seconds, peak_mb = world.conditions.seconds(60.0, 3.0), service.rss_mb()
+    with world.load(
+        service,
+        rate=_TIMES * capacity,
+        num_connections=_NUM_CONNECTIONS,
+        patience_s=_PATIENCE_S,
+    ) as load:
+        ends_at = time.monotonic() + seconds
+        while time.monotonic() < ends_at:
+            peak_mb = max(peak_mb, service.rss_mb())
+            time.sleep(0.2)
+    return load.replies, peak_mb
+
+
+def is_good(reply: Reply) -> bool:
+    """Taken and answered in time."""
+    return reply.status in (200, 202) and reply.latency_s <= BUDGET_MS / 1000
+
+
+def _is_fault(reply: Reply) -> bool:
+    return reply.status >= 500 and reply.status != _BUSY
+
+
+def describe(
+    replies: Sequence[Reply], capacity: int, seconds: float
+) -> dict[str, str | int | float]:
+    """goodput: in time; full_goodput: and not popular. accepted: answered with 200 or 202."""
+    accepted = [reply for reply in replies if reply.status in (200, 202)]
+    good = [reply for reply in replies if is_good(reply)]
+    statuses = Counter(reply.status for reply in replies)
+    given_up = statuses.pop(0, 0)
+    return {
+        "name": "overload",
+        "capacity": capacity,
+        "offered": len(replies) / seconds,
+        "goodput": len(good) / seconds,
+        "full_goodput": sum(reply.source != "popular" for reply in good) / seconds,
+        "accepted_p99_ms": p99_ms(accepted),
+        "given_up": given_up,
+        **{f"status_{status}": count for status, count in sorted(statuses.items())},
+        **shares(replies),
+    }
