@@ -43,7 +43,7 @@ from models.user_state import (
     UserState,
     add_up,
     as_bytes,
-    is_wrong_type,
+    newest_last,
     read_commands,
     read_entries,
 )
@@ -265,8 +265,7 @@ class RedisStore(RedisUpkeep, RedisRequests):
         replies = await self._execute(pipeline)
         streams = {}
         for user_id, reply in zip(user_ids, replies, strict=True):
-            entries = reply if is_wrong_type(reply) else reply[::-1]
-            streams[user_id], has_lost_history = read_entries(entries)
+            streams[user_id], has_lost_history = read_entries(newest_last(reply))
             if has_lost_history:
                 logger.warning("a history holds what is no event of ours; that part is passed over")
         return streams

@@ -7,7 +7,7 @@ add up to nothing and the whole is read. Pure: knows no server.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -103,11 +103,23 @@ def add_up(
 
 def read_entries(entries: Any) -> tuple[list[Event], bool]:
     """Entries of a stream, oldest first, as events; whether any was not one event of ours."""
-    if is_wrong_type(entries):
+    if not isinstance(entries, list):
         return [], True
-    found = [decode_event(pair[0], pair[1]) if len(pair) == 2 else None for _, pair in entries]
+    found = [_read_entry(entry) for entry in entries]
     events = [event for event in found if event is not None]
     return events, len(events) < len(found)
+
+
+def newest_last(reply: Any) -> Any:
+    """A reply to XREVRANGE in the order of arrival; what is no list stays as it is."""
+    return reply[::-1] if isinstance(reply, list) else reply
+
+
+def _read_entry(entry: Any) -> Event | None:
+    match entry:
+        case [bytes(), [bytes() as event_id, bytes() as value]]:
+            return decode_event(event_id, value)
+    return None
 
 
 def is_wrong_type(reply: object) -> bool:
@@ -115,21 +127,23 @@ def is_wrong_type(reply: object) -> bool:
 
 
 def as_bytes(reply: Any) -> bytes | None:
-    """A value as read; a key of the wrong type reads as bytes that decode to nothing."""
-    return b"" if is_wrong_type(reply) else cast("bytes | None", reply)
+    """A value as read; a key of the wrong type, or a reply of another kind, which one wrong byte
+    on the way makes of it, reads as bytes that decode to nothing."""
+    return reply if reply is None or isinstance(reply, bytes) else b""
 
 
 def _whole(reply: Any) -> tuple[Stream, bool]:
     """The stream in a reply to XREVRANGE; whether some of it is lost."""
-    entries = reply if is_wrong_type(reply) else reply[::-1]
+    entries = newest_last(reply)
     events, has_lost_history = read_entries(entries)
-    last_entry = entries[-1][0] if events else b""
+    last_entry = entries[-1][0] if events and not has_lost_history else b""
     return Stream(tuple(events), last_entry, merge_events(events)), has_lost_history
 
 
 def _continue(stream: Stream, count: Any, entries: Any) -> Stream | None:
     """The stream with what came behind its last entry; None unless it is the old one continued."""
-    if is_wrong_type(entries) or not entries or entries[0][0] != stream.last_entry:
+    known = entries[0] if isinstance(entries, list) and entries else None
+    if not isinstance(known, list) or known[:1] != [stream.last_entry]:
         return None
     newer, has_lost_history = read_entries(entries[1:])
     arrivals = (*stream.arrivals, *newer)[-STREAM_LIMIT:]
