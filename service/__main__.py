@@ -30,17 +30,15 @@ from models.errors import (
 )
 from service import logs
 from service.keys import KeyRing
-from service.settings import Effective, ServiceSettings, resolve_settings
+from service.settings import Effective, resolve_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from service.serving import Serving
-    from service.tracing import Spans
 
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
-NO_OTEL = "otel: needs the extra `otel`: pip install 'think-ahead[otel]'"
 _COMMANDS = {"check": "service.check", "keys": "service.keys_command"}  # without one it serves
 logger = logging.getLogger("service")
 
@@ -77,7 +75,11 @@ def _serve(effective: Effective) -> None:
         from service.server import allow_connections
 
         allow_connections()
-        spans = _spans(settings)
+        spans = None
+        if settings.otel:
+            from service.tracing import otlp_spans
+
+            spans = otlp_spans()
         engine = load_configured(settings)
         arms = load_arms(settings, engine)
         server = opened.enter_context(resolve(settings.redis_url, settings.state_dir))
@@ -94,18 +96,6 @@ def _serve(effective: Effective) -> None:
         if spans is not None:
             opened.callback(spans.close)
         _run(app, listener, grace_s=settings.drain_grace_ms / 1000)
-
-
-def _spans(settings: ServiceSettings) -> "Spans | None":
-    """Raises InvalidSettings where they are wanted and the extra is not there."""
-    if not settings.otel:
-        return None
-    try:
-        from service.tracing import otlp_spans
-
-        return otlp_spans()
-    except ImportError as exc:
-        raise InvalidSettings(NO_OTEL) from exc
 
 
 def _run(app: "FastAPI", listener: socket.socket, *, grace_s: float) -> None:

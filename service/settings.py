@@ -6,6 +6,7 @@ Knows the command line, the environment and a file. Knows nothing of what the va
 import argparse
 import ipaddress
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -93,6 +94,17 @@ class ServiceSettings(BaseSettings):
                 "keys_file, or open_access=true where something else keeps strangers out"
             )
         return self
+
+    @field_validator("otel")
+    @classmethod
+    def _has_the_extra(cls, otel: bool) -> bool:
+        try:
+            is_there = not otel or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+        except ModuleNotFoundError:  # of a package above it
+            is_there = False
+        if not is_there:
+            raise ValueError("needs the extra `otel`: pip install 'think-ahead[otel]'")
+        return otel
 
     @field_validator("experiments")
     @classmethod

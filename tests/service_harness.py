@@ -178,6 +178,7 @@ async def serving(
     *,
     engine: Engine | None = None,
     spans: Spans | None = None,
+    arms: Mapping[Path, Engine] | None = None,
     **settings: Any,
 ) -> AsyncIterator[InProcess]:
     """A started service over `store`, which holds no user at a lower rung.
@@ -192,7 +193,9 @@ async def serving(
     }
     given = ServiceSettings(**overrides)
     ring = KeyRing(given.keys_file) if given.keys_file else None
-    app = create_app(given, engine=engine or toy_engine(), store=store, ring=ring, spans=spans)
+    app = create_app(
+        given, engine=engine or toy_engine(), store=store, ring=ring, spans=spans, arms=arms
+    )
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client,

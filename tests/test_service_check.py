@@ -67,9 +67,10 @@ def test_a_bad_release_fails_and_the_store_is_looked_at_all_the_same(
 ) -> None:
     done = check("--release", str(tmp_path), "--redis", server.url)
     assert done.returncode == 78
-    assert [line.split()[:2] for line in done.stdout.splitlines()[-3:]] == [
+    assert [line.split()[:2] for line in done.stdout.splitlines()[-4:]] == [
         ["ok", "settings"],
         ["FAIL", "release"],
+        ["ok", "keys"],
         ["ok", "store"],
     ]
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bench import ab
 from models.errors import InvalidSettings, ReleaseMismatch
 from models.memory_store import MemoryStore
 from models.records import hash_user
+from service.engine import Engine
 from service.experiments import Choice, Experiment, Experiments
 from service.reasons import Mode
 from service.reload import load_arms
@@ -221,6 +223,19 @@ async def test_an_arm_chooses_a_release() -> None:
     other = ServiceSettings(release_dir=toy_release_dir(), **one_arm(release="releases/beauty"))
     with pytest.raises(ReleaseMismatch, match="SID space"):
         load_arms(other, toy_engine())
+
+
+async def test_the_answers_of_an_arm_come_from_its_release() -> None:
+    release = toy_engine().release
+    manifest = release.manifest.model_copy(update={"name": "other"})
+    other = Engine(replace(release, manifest=manifest), toy_engine().finisher)
+    given = {"name": "a", "release": "elsewhere"}
+    config: dict[str, Any] = {"experiments": [experiment(arms=[given, {"name": "b"}])]}
+    store = await store_of_a_user()
+    async with serving(store, arms={Path("elsewhere"): other}, **config) as service:
+        answers = [await service.recommend(f"user-{number}") for number in range(20)]
+    by_arm = {(each["experiment"][0]["arm"], each["release"].split("@")[0]) for each in answers}
+    assert by_arm == {("a", "other"), ("b", "toy")}
 
 
 async def test_an_exposure_is_counted_and_logged_without_history_and_plain_user_id(

@@ -85,4 +85,4 @@ def test_wanting_spans_without_the_extra_is_one_line() -> None:
     )
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 78
-    assert errors.splitlines()[-1].startswith("service: otel: needs the extra `otel`")
+    assert errors.splitlines()[-1].startswith("service: THINKAHEAD_OTEL: needs the extra `otel`")
