@@ -1,4 +1,4 @@
-"""How the stores reach Redis: one server or a cluster, for requests and for the job's batches.
+"""How the stores reach Redis, one server or many, for requests and for the job's batches.
 
 Owns the clients and the translation of their errors; `redis.RedisError` is known nowhere above.
 Knows nothing of keys.
@@ -8,26 +8,29 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import redis.asyncio
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisError
 
 from models.cluster import ClusterWire
 from models.errors import InvalidSettings, StoreFull, StoreUnavailable
+from models.redis_url import RedisUrl, read_redis_url
+from models.sentinel import SentinelWire
 from models.user_state import is_wrong_type
-from models.wire import Address, Command, Wire, read_address
+from models.wire import Command, Wire, read_address
 
 BATCH = 500  # users a pipeline
+MAX_CONNECTIONS = 64  # of redis-py; more callers wait for one, as long as for a reply
 
 _CLUSTER_RETRIES = 3  # of a batch, while a cluster finds itself a new master
 _CLUSTER_PAUSE_S = 0.1
 
 
 class RedisConnection:
-    """One Redis server, or with `?cluster=true` in the URL a cluster that the named node is of.
+    """One Redis server, a cluster, or the master that sentinels name: see `redis_url`.
 
     `timeout_ms` bounds connecting and each reply. What a request waits for goes over a `Wire`; the
     job's batches go through redis-py, whose pool and pipelines take 0.3 ms of CPU a call. Nothing
@@ -37,31 +40,23 @@ class RedisConnection:
 
     def __init__(self, url: str, timeout_ms: int) -> None:
         """Connects at the first call. Raises InvalidSettings for a URL that is none."""
-        self._place = _without_password(url)
+        asked = read_redis_url(url)
+        self._place = asked.place
+        self.is_cluster = asked.is_cluster
         try:
-            plain, self.is_cluster = _read_scheme(url)
-            address = read_address(plain)
-            self._wire: Wire | ClusterWire = (
-                ClusterWire(address, timeout_ms / 1000)
-                if self.is_cluster
-                else Wire(address, timeout_ms / 1000)
-            )
-            self._redis: Any = (
-                _cluster_client(plain, address, timeout_ms)
-                if self.is_cluster
-                else redis.asyncio.Redis.from_url(
-                    plain, retry=Retry(NoBackoff(), 0), **_options(timeout_ms)
-                )
-            )
-        except (ValueError, TypeError, RedisClusterException) as exc:
-            raise InvalidSettings(f"Redis URL {self._place}: {exc}") from exc
+            self._wire = _wire(asked, timeout_ms / 1000)
+            self._redis, *self._helpers = _clients(asked, timeout_ms)
+        except (ValueError, TypeError, OSError, RedisError) as exc:
+            detail = exc.strerror if isinstance(exc, OSError) else type(exc).__name__
+            raise InvalidSettings(f"Redis URL {self._place}: {detail}") from None
         self._redis.set_response_callback("XREVRANGE", _as_on_the_wire)
         self._redis.set_response_callback("XRANGE", _as_on_the_wire)
 
     async def close(self) -> None:
         with self._translated():
             await self._wire.close()
-            await self._redis.aclose()
+            for client in (self._redis, *self._helpers):
+                await client.aclose()
 
     def _pipeline(self) -> Any:
         return self._redis.pipeline(transaction=False)
@@ -100,33 +95,57 @@ class RedisConnection:
             raise kind(f"Redis at {self._place}: {detail}") from exc
 
 
+def _wire(asked: RedisUrl, timeout_s: float) -> Wire | ClusterWire | SentinelWire:
+    address = read_address(asked.plain)
+    if asked.master is not None:
+        sentinels = [read_address(plain) for plain in asked.sentinel_plains]
+        return SentinelWire(sentinels, asked.master, address, timeout_s)
+    return ClusterWire(address, timeout_s) if asked.is_cluster else Wire(address, timeout_s)
+
+
+def _clients(asked: RedisUrl, timeout_ms: int) -> list[Any]:
+    """redis-py's, for the job, and those that it needs itself. Of a cluster it follows moved slots
+    by itself, of sentinels their master."""
+    options = _options(timeout_ms)
+    if asked.is_cluster:
+        retry = Retry(ConstantBackoff(_CLUSTER_PAUSE_S), _CLUSTER_RETRIES)
+        return [redis.asyncio.RedisCluster.from_url(asked.plain, retry=retry, **options)]
+    options["retry"] = Retry(NoBackoff(), 0)
+    if asked.master is not None:
+        return _master_clients(asked, options)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        asked.plain, timeout=timeout_ms / 1000, **options
+    )
+    return [redis.asyncio.Redis.from_pool(pool)]
+
+
+def _master_clients(asked: RedisUrl, options: dict[str, Any]) -> list[Any]:
+    assert asked.master is not None
+    own = _connection_options(asked.sentinel_plains[0]) | options
+    sentinel = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]
+        asked.sentinels, sentinel_kwargs=own
+    )
+    master = sentinel.master_for(asked.master, **_connection_options(asked.plain), **options)
+    return [master, *sentinel.sentinels]
+
+
+def _connection_options(plain: str) -> dict[str, Any]:
+    """What a URL says beside the place."""
+    options: dict[str, Any] = dict(parse_url(plain))
+    is_tls = options.pop("connection_class", None) is SSLConnection
+    options.pop("host", None)
+    options.pop("port", None)
+    return options | {"ssl": True} if is_tls else options
+
+
 def _options(timeout_ms: int) -> dict[str, Any]:
     return {
         "socket_timeout": timeout_ms / 1000,
         "socket_connect_timeout": timeout_ms / 1000,
         "protocol": 2,  # RESP3 adds round trips to every new connection
         "driver_info": None,  # so does CLIENT SETINFO
+        "max_connections": MAX_CONNECTIONS,
     }
-
-
-def _cluster_client(url: str, address: Address, timeout_ms: int) -> Any:
-    """redis-py's client of a whole cluster, for the job: it follows moved slots by itself."""
-    if address.path is not None:
-        raise ValueError("a cluster is reached by host and port, not by a socket's path")
-    retry = Retry(ConstantBackoff(_CLUSTER_PAUSE_S), _CLUSTER_RETRIES)
-    return redis.asyncio.RedisCluster.from_url(url, retry=retry, **_options(timeout_ms))
-
-
-def _read_scheme(url: str) -> tuple[str, bool]:
-    """The URL as redis-py reads it, and whether it asks for a cluster."""
-    parts = urlsplit(url)
-    asked = parse_qs(parts.query).get("cluster", ["false"])[-1]
-    if asked not in ("true", "false"):
-        raise ValueError(f"cluster={asked}, expected true or false")
-    kept = [pair for pair in parts.query.split("&") if pair and not pair.startswith("cluster=")]
-    has_database = asked == "true" and parts.scheme != "unix"  # of which a cluster has one alone
-    plain = parts._replace(query="&".join(kept), path="" if has_database else parts.path)
-    return (url if not parts.query else urlunsplit(plain)), asked == "true"
 
 
 async def _deliver_cancellation() -> None:
@@ -154,8 +173,3 @@ def _raise_errors(replies: list[Any]) -> list[Any]:
 def batches(user_ids: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(user_ids), BATCH):
         yield user_ids[start : start + BATCH]
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

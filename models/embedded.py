@@ -28,6 +28,7 @@ from typing import Self
 from urllib.parse import quote
 
 from models.errors import InvalidSettings, StoreUnavailable
+from models.redis_url import read_redis_url
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +106,7 @@ def resolve(redis_url: str | None, state_dir: Path | None) -> Attachment:
     url = redis_url or os.environ.get("THINKAHEAD_REDIS_URL")
     if not url:
         return attach(state_folder(state_dir))
-    if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise InvalidSettings("Redis URL: expected redis://, rediss:// or unix://")
+    read_redis_url(url)
     return Attachment(url)
 
 

@@ -43,6 +43,10 @@ class Wire:
         self._link: _Link | None = None
         self._connecting: asyncio.Task[_Link] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        return self._link is not None and not self._link.is_closed
+
     async def ask(self, *commands: Command) -> list[Any]:
         """Replies in order; an error reply stays among them as a ResponseError.
 

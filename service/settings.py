@@ -42,7 +42,9 @@ class ServiceSettings(BaseSettings):
 
     config: Path | None = None  # a YAML file of the settings below
     release_dir: Path
-    redis_url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://.+")] | None = None
+    redis_url: Annotated[str, Field(pattern=r"^((redis|rediss)(\+sentinel)?|unix)://.+")] | None = (
+        None
+    )
     precision: Annotated[str, Field(min_length=1)] = "fastest"  # or one that the release names
     state_dir: Path | None = None  # of the embedded server, used when there is no redis_url
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"

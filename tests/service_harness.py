@@ -213,8 +213,9 @@ async def until_ready(service: InProcess) -> None:
 class RedisServer:
     """A real server of our own on a TCP port; its data outlives a kill."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self._directory = directory
+        self._options = options
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self._port = probe.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
@@ -227,7 +228,7 @@ class RedisServer:
         """Returns once it answers."""
         options = ["--port", str(self._port), "--dir", str(self._directory), "--appendonly", "yes"]
         self._process = subprocess.Popen(
-            [str(get_binary_path()), *options, "--save", "", "--bind", "127.0.0.1"],
+            [str(get_binary_path()), *options, "--save", "", "--bind", "127.0.0.1", *self._options],
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + _PATIENCE_S
@@ -258,7 +259,7 @@ class RedisServer:
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
-                return connection.recv(16).startswith(b"+PONG")
+                return connection.recv(16).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
 
