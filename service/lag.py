@@ -8,12 +8,17 @@ import time
 
 _BEAT_S = 0.01
 _WEIGHT = 0.5  # of the newest beat
+_STEADY_WEIGHT = 0.2  # the same, for what one stall must not decide
 
 
 class LoopLag:
-    """Starts with `start`, on the running loop; `seconds` is 0 before and after."""
+    """Starts with `start`, on the running loop; `seconds` is 0 before and after.
+
+    steady_s: an average over more beats than `seconds` has, which a single stall hardly moves.
+    """
 
     def __init__(self) -> None:
+        self.steady_s = 0.0
         self._average_s = 0.0
         self._due_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -43,4 +48,5 @@ class LoopLag:
     def _beat(self) -> None:
         late_s = max(time.monotonic() - self._due_at, 0.0)
         self._average_s += _WEIGHT * (late_s - self._average_s)
+        self.steady_s += _STEADY_WEIGHT * (late_s - self.steady_s)
         self._expect()

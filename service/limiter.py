@@ -33,7 +33,7 @@ _START = 32.0
 # many in the process, while the loop is late, for one more to be answered at all.
 _SHARE = {Criticality.SHEDDABLE: 0.75, Criticality.DEFAULT: 1.0, Criticality.CRITICAL: 1.25}
 _ANSWERED = {Criticality.SHEDDABLE: 1.0, Criticality.DEFAULT: 1.5, Criticality.CRITICAL: 3.0}
-_MAX_PRESENT = 1024  # even while the loop is on time: a burst this large makes it late
+_MAX_PRESENT = 256  # even while the loop is on time: a burst this large makes it late
 
 
 class Admission(Enum):

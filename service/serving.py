@@ -196,7 +196,7 @@ class Serving:
 
     def _is_flooded(self, criticality: Criticality, num_present: int) -> bool:
         return self._limiter.is_flooded(
-            criticality, num_present=num_present, lag_s=self._lag.seconds
+            criticality, num_present=num_present, lag_s=self._lag.steady_s
         )
 
     def _expose(self, user_id: str | None, served: Served) -> None:
