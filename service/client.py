@@ -11,38 +11,28 @@ pydantic, and nothing else of the service.
 """
 
 import asyncio
-import secrets
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from random import SystemRandom
-from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
-from urllib.parse import quote
+from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
 from models.errors import InvalidSettings
-from models.events import check_user_id
-from service.client_answers import Recommendation, TakenEvent
-from service.client_attempts import Hedge, pause_s
-from service.client_failures import (
-    BadAnswer,
-    ClientError,
-    DeadlineExceeded,
-    Unreachable,
-    refusal_of,
-)
+from service import client_calls
+from service.client_answers import Recommendation, RecommendationBatch, TakenEvent
+from service.client_attempts import Hedge, first_answer, pause_s
+from service.client_calls import Answer, Call, NewEvent, PagedWishes, Wishes
+from service.client_failures import ClientError, DeadlineExceeded, Unreachable
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _MAX_TIMEOUT_MS = 60_000  # what the service accepts
-_OK = (200, 202)
 _CLOSED = "this client is closed"
 
-Answer = TypeVar("Answer", bound=BaseModel)
 Result = TypeVar("Result")
 P = ParamSpec("P")
 
@@ -62,6 +52,7 @@ class Options:
             recent ones did, takes the first answer and hangs up on the other; None: never.
         max_connections: open at a time; a call that finds none free waits, inside its deadline.
         connect_timeout_s: for one connection.
+        criticality: who is answered last when the service has too much to do.
         verify: for https, certificates to trust and to show, as httpx takes it.
     """
 
@@ -74,6 +65,7 @@ class Options:
     hedge_quantile: float | None = None
     max_connections: int = 100
     connect_timeout_s: float = 0.25
+    criticality: Literal["critical", "default", "sheddable"] | None = None
     verify: ssl.SSLContext | bool = True
 
     def __post_init__(self) -> None:
@@ -88,45 +80,6 @@ class Options:
             raise InvalidSettings(f"hedge_quantile: {self.hedge_quantile}, expected .5 to below 1")
 
 
-class Wishes(TypedDict, total=False):
-    """What a recommendation may be asked for; what is left out is as the service is configured."""
-
-    n: int  # items, 1 to 100; 10
-    exclude: Sequence[str]  # item ids to leave out, 200 at most
-    category: str  # any level of a category path, exactly
-    exclude_seen: bool  # leave out items of the history; True
-    explain: bool  # with the thoughts
-    mode: Literal["strict", "union"]
-
-
-@dataclass(frozen=True)
-class _Call(Generic[Answer]):
-    """may_hedge: asking twice at a time changes nothing and costs the service little."""
-
-    method: str
-    path: str
-    model: type[Answer]
-    params: Mapping[str, Any] = field(default_factory=dict)
-    json: Any = None
-    may_hedge: bool = False
-
-    def read(self, response: httpx.Response) -> Answer:
-        """Raises Refused or BadAnswer."""
-        if response.is_client_error or response.is_server_error:
-            raise refusal_of(response.status_code, response.headers, response.content)
-        if response.status_code not in _OK:
-            raise BadAnswer(f"{self}: status {response.status_code}")
-        try:
-            return self.model.model_validate_json(response.content)
-        except ValidationError as exc:
-            first = exc.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise BadAnswer(f"{self}: not a {self.model.__name__}: {where} {first['msg']}") from exc
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path}"
-
-
 class AsyncClient:
     """For one event loop of asyncio; all of its tasks may share it."""
 
@@ -138,12 +91,37 @@ class AsyncClient:
         self._http = _open(url, self._options)
 
     async def recommend(
-        self, user_id: str, *, timeout_s: float | None = None, **wishes: Unpack[Wishes]
+        self, user_id: str, *, timeout_s: float | None = None, **wishes: Unpack[PagedWishes]
     ) -> Recommendation:
         """Items for a user, best first; an unknown user gets what everybody gets."""
-        path = f"/recommend/{_segment(user_id)}"
-        call = _Call("GET", path, Recommendation, _params(wishes), may_hedge=True)
-        return await self._make(call, timeout_s)
+        return await self._make(client_calls.recommend(user_id, wishes), timeout_s)
+
+    async def recommend_for_history(
+        self,
+        history: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **wishes: Unpack[PagedWishes],
+    ) -> Recommendation:
+        """For item ids that the caller keeps, oldest first; no user has to be known."""
+        return await self._make(client_calls.for_history(history, wishes), timeout_s)
+
+    async def recommend_in_session(
+        self,
+        user_id: str,
+        session: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **wishes: Unpack[PagedWishes],
+    ) -> Recommendation:
+        """For a user who did something with these items just now; none of it is stored."""
+        return await self._make(client_calls.in_session(user_id, session, wishes), timeout_s)
+
+    async def recommend_batch(
+        self, user_ids: Sequence[str], *, timeout_s: float | None = None, **wishes: Unpack[Wishes]
+    ) -> RecommendationBatch:
+        """For up to 100 users, all asked alike; each has a status, and may fail alone."""
+        return await self._make(client_calls.batch(user_ids, wishes), timeout_s)
 
     async def append(
         self,
@@ -159,11 +137,9 @@ class AsyncClient:
         `timestamp`: unix seconds, None for now. `event_id` makes it safe to append the same again;
         without one the call makes one for all of its own attempts.
         """
-        event: dict[str, Any] = {"item_id": item_id, "event_id": event_id or secrets.token_hex(16)}
-        if timestamp is not None:
-            event["timestamp"] = timestamp
-        call = _Call("POST", f"/events/{_segment(user_id)}", TakenEvent, json=event)
-        return await self._make(call, timeout_s)
+        made = {} if event_id is None else {"event_id": event_id}
+        event = NewEvent(user_id, item_id, timestamp, **made)
+        return await self._make(client_calls.append(event), timeout_s)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -174,7 +150,7 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _make(self, call: _Call[Answer], timeout_s: float | None) -> Answer:
+    async def _make(self, call: Call[Answer], timeout_s: float | None) -> Answer:
         """Attempts inside one deadline. Raises ClientError."""
         given_s = self._options.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + given_s
@@ -206,7 +182,7 @@ class AsyncClient:
             raise failure
         await asyncio.sleep(wait_s)
 
-    async def _attempt(self, call: _Call[Answer], deadline: float) -> Answer:
+    async def _attempt(self, call: Call[Answer], deadline: float) -> Answer:
         hedge = self._hedge
         if hedge is None or not call.may_hedge:
             return await self._ask(call, deadline)
@@ -215,7 +191,7 @@ class AsyncClient:
             if delay_s is None:
                 answer = await self._ask(call, deadline)
             else:
-                answer = await _first_answer(
+                answer = await first_answer(
                     lambda: self._ask(call, deadline), delay_s=delay_s, on_second=hedge.spend
                 )
         except asyncio.CancelledError:  # by the deadline: it would have taken longer still
@@ -224,13 +200,13 @@ class AsyncClient:
         hedge.note(time.monotonic() - started)
         return answer
 
-    async def _ask(self, call: _Call[Answer], deadline: float) -> Answer:
+    async def _ask(self, call: Call[Answer], deadline: float) -> Answer:
         """One request. Raises Unreachable, Refused or BadAnswer."""
         left_ms = int(1000 * (deadline - time.monotonic())) - self._options.network_ms
         headers = {_TIMEOUT_HEADER: str(min(max(left_ms, 1), _MAX_TIMEOUT_MS))}
         try:
             response = await self._http.request(
-                call.method, call.path, params=call.params, json=call.json, headers=headers
+                call.method, call.path, params=call.params, json=call.body, headers=headers
             )
         except httpx.HTTPError as exc:
             reason = " ".join(f"{type(exc).__name__} {exc}".split())
@@ -256,10 +232,39 @@ class Client:
         self._thread.start()
 
     def recommend(
-        self, user_id: str, *, timeout_s: float | None = None, **wishes: Unpack[Wishes]
+        self, user_id: str, *, timeout_s: float | None = None, **wishes: Unpack[PagedWishes]
     ) -> Recommendation:
         """Items for a user, best first; an unknown user gets what everybody gets."""
         return self._run(self._client.recommend, user_id, timeout_s=timeout_s, **wishes)
+
+    def recommend_for_history(
+        self,
+        history: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **wishes: Unpack[PagedWishes],
+    ) -> Recommendation:
+        """For item ids that the caller keeps, oldest first; no user has to be known."""
+        return self._run(self._client.recommend_for_history, history, timeout_s=timeout_s, **wishes)
+
+    def recommend_in_session(
+        self,
+        user_id: str,
+        session: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **wishes: Unpack[PagedWishes],
+    ) -> Recommendation:
+        """For a user who did something with these items just now; none of it is stored."""
+        return self._run(
+            self._client.recommend_in_session, user_id, session, timeout_s=timeout_s, **wishes
+        )
+
+    def recommend_batch(
+        self, user_ids: Sequence[str], *, timeout_s: float | None = None, **wishes: Unpack[Wishes]
+    ) -> RecommendationBatch:
+        """For up to 100 users, all asked alike; each has a status, and may fail alone."""
+        return self._run(self._client.recommend_batch, user_ids, timeout_s=timeout_s, **wishes)
 
     def append(
         self,
@@ -323,43 +328,14 @@ class Client:
         await self._client.close()
 
 
-async def _first_answer(
-    ask: Callable[[], Coroutine[Any, Any, Result]],
-    *,
-    delay_s: float,
-    on_second: Callable[[], None],
-) -> Result:
-    """Of `ask`, and of a second one if the first takes longer than `delay_s`.
-
-    The one that is not needed is cancelled. If both fail, the first failure is raised.
-    """
-    first = asyncio.create_task(ask())
-    tasks = {first}
-    try:
-        done, pending = await asyncio.wait(tasks, timeout=delay_s)
-        if pending:
-            on_second()
-            tasks.add(asyncio.create_task(ask()))
-        while tasks - done and not _answered(done):
-            finished, _ = await asyncio.wait(tasks - done, return_when=asyncio.FIRST_COMPLETED)
-            done |= finished
-        return (_answered(done) or first).result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _answered(tasks: set[asyncio.Task[Result]]) -> asyncio.Task[Result] | None:
-    return next((task for task in tasks if task.exception() is None), None)
-
-
 def _open(url: str, options: Options) -> httpx.AsyncClient:
     if not url.startswith(("http://", "https://")):
         raise InvalidSettings(f"URL of the service: {url!r}, expected http:// or https://")
     headers = {"Accept": "application/json"}
     if options.api_key is not None:
         headers["Authorization"] = f"Bearer {options.api_key}"
+    if options.criticality is not None:
+        headers["X-Criticality"] = options.criticality
     return httpx.AsyncClient(
         base_url=url,
         headers=headers,
@@ -370,18 +346,3 @@ def _open(url: str, options: Options) -> httpx.AsyncClient:
         ),
         verify=options.verify,
     )
-
-
-def _segment(user_id: str) -> str:
-    """Raises InvalidUserId: such an id would be refused anyway."""
-    check_user_id(user_id)
-    encoded = quote(user_id, safe="")
-    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded  # else a way up
-
-
-def _params(wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """As the service reads them: booleans in JSON's words, a list by repeating its name."""
-    return {
-        name: str(value).lower() if isinstance(value, bool) else value
-        for name, value in wishes.items()
-    }

@@ -41,23 +41,53 @@ class PathText(_Answer):
     text: str
 
 
+class ExperimentArm(_Answer):
+    """What this user's answers are part of."""
+
+    name: str
+    arm: str
+
+
 class Recommendation(_Answer):
-    """source: the rung that answered; text, so that a later version may have another."""
+    """source: the rung that answered; text, so that a later version may have another.
+
+    next_cursor: for the items that follow, with all else asked for as before; None at the end.
+    """
 
     request_id: str
+    recommendation_id: str | None = None
     user_id: str | None = None
     source: str
     degraded: bool = False
     generation: Generation | None = None
     release: str
+    model: str | None = None
+    experiment: tuple[ExperimentArm, ...] = ()
     items: tuple[Item, ...]
     paths: tuple[PathText, ...] = ()
     timings_ms: Mapping[str, float] = {}
+    next_cursor: str | None = None
 
     @property
     def item_ids(self) -> list[str]:
         """Best first."""
         return [item.item_id for item in self.items]
+
+
+class BatchEntry(_Answer):
+    """One user of a batch. status: as of a call of its own; detail: why there is no answer."""
+
+    user_id: str
+    status: int
+    recommendation: Recommendation | None = None
+    detail: str | None = None
+
+
+class RecommendationBatch(_Answer):
+    """In the order of the users."""
+
+    request_id: str
+    results: tuple[BatchEntry, ...]
 
 
 class TakenEvent(_Answer):

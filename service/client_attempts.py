@@ -1,12 +1,17 @@
 """When a call is made again, and when a second time beside the first.
 
-Pure but for the random generator that it is given. Knows nothing of HTTP but what a refusal says.
+Knows nothing of HTTP but what a refusal says.
 """
 
+import asyncio
 import random
 from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from service.client_failures import Busy, ClientError, Faulty, Unreachable
+
+Result = TypeVar("Result")
 
 _GATEWAY_FAULTS = (502, 504)  # of what stands before the service
 _WINDOW = 256  # answers that the hedge's delay is taken from
@@ -61,3 +66,34 @@ class Hedge:
     def spend(self) -> None:
         """A second request is sent."""
         self._tokens -= 1.0
+
+
+async def first_answer(
+    ask: Callable[[], Coroutine[Any, Any, Result]],
+    *,
+    delay_s: float,
+    on_second: Callable[[], None],
+) -> Result:
+    """Of `ask`, and of a second one if the first takes longer than `delay_s`.
+
+    The one that is not needed is cancelled. If both fail, the first failure is raised.
+    """
+    first = asyncio.create_task(ask())
+    tasks = {first}
+    try:
+        done, pending = await asyncio.wait(tasks, timeout=delay_s)
+        if pending:
+            on_second()
+            tasks.add(asyncio.create_task(ask()))
+        while tasks - done and not _answered(done):
+            finished, _ = await asyncio.wait(tasks - done, return_when=asyncio.FIRST_COMPLETED)
+            done |= finished
+        return (_answered(done) or first).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _answered(tasks: set[asyncio.Task[Result]]) -> asyncio.Task[Result] | None:
+    return next((task for task in tasks if task.exception() is None), None)

@@ -7,6 +7,7 @@ ClientError
   Refused            the service, or what stands before it, said no
     NotAccepted      400, 404, 409, 413, 422, 431: fix the request
     NotAllowed       401, 403: another key, or another scope
+    Gone             410: the list behind a cursor; begin again without one
     Busy             429, 503: later, or not at all
     Faulty           another status of 4xx or 5xx
 
@@ -71,6 +72,10 @@ class NotAllowed(Refused):
     """The API key is missing, unknown, or not for this."""
 
 
+class Gone(Refused):
+    """What a cursor was of is no longer live: begin the list again without one."""
+
+
 class Busy(Refused):
     """Overloaded, over this key's rate, draining, or the store is away."""
 
@@ -82,6 +87,7 @@ class Faulty(Refused):
 _KINDS: Mapping[int, type[Refused]] = {
     **dict.fromkeys((400, 404, 409, 413, 422, 431), NotAccepted),
     **dict.fromkeys((401, 403), NotAllowed),
+    410: Gone,
     **dict.fromkeys((429, 503), Busy),
 }
 

@@ -26,6 +26,7 @@ from service.client_failures import (
     ClientError,
     DeadlineExceeded,
     Faulty,
+    Gone,
     NotAccepted,
     NotAllowed,
     Unreachable,
@@ -42,6 +43,7 @@ from tests.service_harness import (
     give_record,
     item_ids,
     new_record,
+    scores_of,
     toy_engine,
     toy_release_dir,
 )
@@ -110,7 +112,7 @@ async def test_wishes_id_and_key_are_sent_as_the_service_reads_them() -> None:
         await client.recommend("a/b ü", n=5, exclude=["x", "y,z"], explain=True, mode="union")
     (asked,) = server.asked
     path, _, query = asked.target.partition("?")
-    assert (asked.method, path) == ("GET", "/recommend/a%2Fb%20%C3%BC")
+    assert (asked.method, path) == ("GET", "/v1/recommend/a%2Fb%20%C3%BC")
     assert query == "n=5&exclude=x&exclude=y%2Cz&explain=true&mode=union"
     assert asked.headers["authorization"] == "Bearer s3cret"
     assert "s3cret" not in repr(options)
@@ -149,6 +151,14 @@ async def test_all_attempts_of_an_event_carry_one_event_id_and_calls_carry_diffe
     assert bodies[3] == {"item_id": "i"}
 
 
+async def test_a_list_that_is_gone_says_so() -> None:
+    gone = Scripted(410, {"detail": "begin again"})
+    async with scripted(otherwise=gone) as server, AsyncClient(server.url, PATIENT) as client:
+        with pytest.raises(Gone, match="begin again"):
+            await client.recommend("u", cursor="of yesterday")
+    assert len(server.asked) == 1
+
+
 async def test_a_retry_after_is_waited_for() -> None:
     busy = Scripted(429, {"detail": "slow down"}, {"Retry-After": "1"})
     async with (
@@ -175,7 +185,7 @@ async def test_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
 async def test_a_server_that_hangs_costs_the_deadline_and_no_more() -> None:
     async with scripted(otherwise=HANG) as server, AsyncClient(server.url) as client:
         started = time.monotonic()
-        with pytest.raises(DeadlineExceeded, match=r"GET /recommend/u: no answer in 0\.2 s"):
+        with pytest.raises(DeadlineExceeded, match=r"GET /v1/recommend/u: no answer in 0\.2 s"):
             await client.recommend("u", timeout_s=0.2)
         assert 0.19 < time.monotonic() - started < 10
         await until(lambda: server.num_hung_up_on == 1)
@@ -211,7 +221,7 @@ async def test_what_another_attempt_cannot_mend_is_raised_at_once(status: int) -
 async def test_an_answer_that_is_none_of_ours_is_said_to_be_so(body: bytes) -> None:
     page = Scripted(200, body)
     async with scripted(otherwise=page) as server, AsyncClient(server.url, PATIENT) as client:
-        with pytest.raises(BadAnswer, match="GET /recommend/u: not a Recommendation"):
+        with pytest.raises(BadAnswer, match="GET /v1/recommend/u: not a Recommendation"):
             await client.recommend("u")
     assert len(server.asked) == 1
 
@@ -231,7 +241,7 @@ async def test_a_broken_connection_is_tried_again_and_a_missing_server_named() -
         await client.recommend("u")
         url = server.url
     async with AsyncClient(url, PATIENT) as client:
-        with pytest.raises(Unreachable, match=f"GET /recommend/u of {url}"):
+        with pytest.raises(Unreachable, match=f"GET /v1/recommend/u of {url}"):
             await client.recommend("u")
 
 
@@ -244,7 +254,7 @@ async def test_a_call_that_finds_no_free_connection_waits_inside_its_deadline() 
             await client.recommend("second", timeout_s=0.2)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
-    assert [asked.target for asked in server.asked] == ["/recommend/first"]
+    assert [asked.target for asked in server.asked] == ["/v1/recommend/first"]
 
 
 async def warm(client: AsyncClient, calls: int = 20) -> None:
@@ -262,7 +272,7 @@ async def test_a_hedge_answers_for_a_request_that_hangs_and_hangs_up_on_it() -> 
         await warm(client)
         await client.recommend("hung")
         await until(lambda: server.num_hung_up_on == 1)
-    assert [asked.target for asked in server.asked].count("/recommend/hung") == 2
+    assert [asked.target for asked in server.asked].count("/v1/recommend/hung") == 2
 
 
 async def test_no_second_request_without_the_option_nor_for_an_event() -> None:
@@ -431,7 +441,8 @@ print(sorted(set(heavy.split()) & set(sys.modules)), *ours, took / (base - start
     assert heavy == "[]"
     assert ours == [
         *("models", "models.errors", "models.events", "service", "service.client"),
-        *("service.client_answers", "service.client_attempts", "service.client_failures"),
+        *("service.client_answers", "service.client_attempts", "service.client_calls"),
+        "service.client_failures",
     ]
     assert min(float(run[-1]) for run in runs) < 0.5
 
@@ -484,6 +495,40 @@ async def test_an_event_is_in_the_very_next_answer_and_counts_once(client: Async
     assert answer.source == "online"
     unmasked = await client.recommend("shopper", n=100, exclude_seen=False)
     assert len(unmasked.items) == 100
+
+
+async def test_pages_go_on_and_repeat_nothing(client: AsyncClient) -> None:
+    first = await client.recommend("known", n=5)
+    assert first.next_cursor is not None
+    second = await client.recommend("known", n=5, cursor=first.next_cursor)
+    both = (await client.recommend("known", n=10)).item_ids
+    assert first.item_ids + second.item_ids == both
+    assert first.recommendation_id != second.recommendation_id
+
+
+async def test_a_history_of_the_callers_own_needs_no_user(client: AsyncClient) -> None:
+    history = item_ids(4)
+    own = await client.recommend_for_history(history, n=5)
+    assert (own.user_id, own.source) == (None, "online")
+    assert own.item_ids == [item for item, _ in scores_of(history)[:5]]
+
+
+async def test_a_session_counts_and_is_not_stored(client: AsyncClient) -> None:
+    best = (await client.recommend("known", n=1)).item_ids
+    with_session = await client.recommend_in_session("known", best, n=100)
+    assert not set(best) & set(with_session.item_ids)
+    assert (await client.recommend("known", n=1)).item_ids == best
+
+
+async def test_a_batch_answers_each_user_as_if_asked_for_alone(client: AsyncClient) -> None:
+    answered = await client.recommend_batch(["known", "bad\nid", "nobody"], n=3)
+    assert [entry.status for entry in answered.results] == [200, 422, 200]
+    known, bad, nobody = answered.results
+    assert known.recommendation is not None
+    assert known.recommendation.item_ids == (await client.recommend("known", n=3)).item_ids
+    assert bad.detail
+    assert nobody.recommendation is not None
+    assert nobody.recommendation.source == "global"
 
 
 @pytest.mark.parametrize("user_id", ["a/b", "%2F", "..", ".", "né 🙂", "?n=1#x", "شخص"])
