@@ -3,6 +3,7 @@
 The prompts are those that its recipe trained it on. Knows nothing of models or scores.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,22 +16,27 @@ from models.catalog import Catalog
 from models.think import render_history
 
 RANDOM = "random"
+_MARKER = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
 class Exam:
     """Questions of one kind, one reference each.
 
-    closing: the token that ends an answer. read: from an answer to what of it is compared. guesses:
-    what could be said without reading the prompt, by name; RANDOM is among them.
+    closing: the token that ends an answer. form: from an answer's words to what is compared.
+    guesses: what could be said without reading the prompt, by name; RANDOM is among them.
     """
 
     name: str
     asked: Sequence[str]
     references: Sequence[str]
     closing: str
-    read: Callable[[str], str]
+    form: Callable[[str], str]
     guesses: Mapping[str, Sequence[str]]
+
+    def read(self, answer: str) -> str:
+        """What of an answer is compared. Itemic tokens are no words: nothing else is silence."""
+        return self.form(_MARKER.sub(" ", answer).strip())
 
 
 def set_exams(
@@ -65,7 +71,7 @@ def item_exam(catalog: Catalog, rows: Sequence[int], *, has_descriptions: bool, 
         asked=[ask(catalog.space, catalog, row).prompt for row in rows],
         references=[prompts.caption(catalog, row) for row in rows],
         closing=prompts.TURN_END,
-        read=lambda answer: answer.removesuffix("."),
+        form=lambda answer: answer.removesuffix("."),
         guesses=_item_guesses(catalog, rows, seed=seed),
     )
 
@@ -98,7 +104,7 @@ def thought_exam(catalog: Catalog, histories: Sequence[Sequence[int]], *, seed: 
         asked=[render_history(catalog, rows) for rows in histories],
         references=_interests(catalog, histories),
         closing=prompts.THINK_END,
-        read=lambda answer: "; ".join(prompts.named_interests(answer)) or answer,
+        form=lambda answer: "; ".join(prompts.named_interests(answer)) or answer,
         guesses=_user_guesses(catalog, histories, seed=seed),
     )
 
@@ -111,7 +117,7 @@ def persona_exam(catalog: Catalog, histories: Sequence[Sequence[int]], *, seed: 
         asked=[prompts.persona_example(catalog, rows).prompt for rows in windows],
         references=_interests(catalog, windows),
         closing=prompts.TURN_END,
-        read=lambda answer: "; ".join(prompts.summarised_interests(answer)),
+        form=lambda answer: "; ".join(prompts.summarised_interests(answer)),
         guesses=_user_guesses(catalog, windows, seed=seed),
     )
 

@@ -7,7 +7,6 @@ One night of the most paths answers for all T, with a beam search of every width
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from time import process_time
 from typing import NamedTuple
 
@@ -82,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
         "data": str(options.data),
         "split": options.split,
         "users": len(cases),
-        "settings": asdict(settings),
+        "settings": settings.to_json(),
         "closed_paths": _closed_share(thoughts.users),
         "cpu_ms": f"thinking, a user, one thread, CPU time, {sum(map(len, sample))} users a cell",
     }

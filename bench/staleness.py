@@ -6,7 +6,6 @@ between two nights. The same users at every age.
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -42,10 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     everybody = cut_histories(
         load_dataset(options.data), release.catalog, split=options.split, seed=options.seed
     )
-    eligible = [case for case in everybody if len(case.seen) > max(options.ages)]
+    eligible = [case for case in everybody if len(case.seen) > options.outlast]
     cases = eligible[: options.users or None]
     if not cases:
-        raise InvalidDataset(f"{options.data}: no history outlasts {max(options.ages)} items")
+        raise InvalidDataset(f"{options.data}: no history outlasts {options.outlast} items")
     settings = ThoughtSettings(
         paths=options.paths, width=options.width, seed=options.seed, widths=(options.width,)
     )
@@ -66,11 +65,11 @@ def main(arguments: Sequence[str]) -> int:
         "split": options.split,
         "users": len(cases),
         "users_with_enough_history": len(eligible),
-        "settings": asdict(settings),
+        "settings": settings.to_json(),
     }
     title = (
         f"age of C_u in interactions: {meta['release']} on {options.split}, {len(cases):,} users "
-        f"with more than {max(options.ages)} items, 95% intervals"
+        f"with more than {options.outlast} items, 95% intervals"
     )
     groups = (PREFIX_COLUMNS, RANK_COLUMNS, _CHANGE_COLUMNS)
     report(console, options.json, title, meta, rows, groups)
@@ -123,8 +122,16 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--ages", type=int, nargs="+", default=[0, 1, 2, 4, 8], metavar="N", help="interactions")
     add("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
     add("--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path")
+    add(
+        "--outlast",
+        type=int,
+        default=0,
+        metavar="N",
+        help="users of more items than the oldest age",
+    )
     options = parser.parse_args(arguments)
     if min(options.ages) < 0 or min(options.paths, options.width) < 1:
         raise InvalidSettings("expected --ages of 0 or more, --paths and --width of 1 or more")
     options.ages = sorted(set(options.ages))
+    options.outlast = max(options.outlast, *options.ages)
     return options

@@ -53,12 +53,13 @@ def main(arguments: Sequence[str]) -> int:
     exams = set_exams(release.catalog, release.manifest.recipe, rows, histories, seed=options.seed)
     settings = ThoughtSettings(paths=1, width=1, seed=options.seed)
     cache = ThoughtCache.open(options.cache, release, settings)
-    found, closed, samples = [], {}, {}
+    found, closed, silent, samples = [], {}, {}, {}
     for exam in exams:
         with open_progress(console, f"asking: {exam.name}", len(exam.asked)) as on_progress:
             answers = answer_exam(cache, release, exam, on_progress)
         found += judge(exam, answers, idf=options.idf, seed=options.seed)
         closed[exam.name] = sum(answer.is_closed for answer in answers) / len(answers)
+        silent[exam.name] = sum(not exam.read(one.text) for one in answers) / len(answers)
         samples[exam.name] = {"answer": answers[0].text, "reference": exam.references[0]}
     meta = {
         "command": "understanding",
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         "idf": options.idf,
         "seed": options.seed,
         "closed_answers": closed,
+        "wordless_answers": silent,
         "samples": samples,
     }
     title = f"BERTScore: {meta['release']}, {len(rows):,} items, {len(histories):,} users"

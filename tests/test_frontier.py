@@ -242,3 +242,5 @@ def test_what_cannot_be_asked_is_an_error_of_one_line(
         staleness([*arguments, "--ages", "-1"])
     with pytest.raises(InvalidDataset, match="outlasts 40"):
         staleness([*arguments, "--ages", "40"])
+    with pytest.raises(InvalidDataset, match="outlasts 50"):
+        staleness([*arguments, "--ages", "0", "--outlast", "50"])

@@ -87,6 +87,14 @@ def test_what_training_teaches_to_say_is_the_reference(has_descriptions: bool) -
             assert persona.read(said.strip()) == persona.references[0]
 
 
+def test_itemic_tokens_are_no_words() -> None:
+    catalog = toy_catalog()
+    exam = item_exam(catalog, [7], has_descriptions=True, seed=0)
+    sid = catalog.space.text(tuple(catalog.sids[7].tolist()))
+    assert exam.read(f"{sid}{sid}<|item_begin|>") == ""
+    assert exam.read(f"{sid} Nails, by Brand 3.") == "Nails, by Brand 3"
+
+
 def test_a_persona_text_is_its_question_and_its_answer() -> None:
     catalog = toy_catalog()
     history = toy_histories(catalog)[0]
