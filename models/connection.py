@@ -93,6 +93,11 @@ class RedisConnection:
             detail = " ".join(str(exc).split()) or type(exc).__name__
             kind = StoreFull if "maxmemory" in detail else StoreUnavailable
             raise kind(f"Redis at {self._place}: {detail}") from exc
+        except RuntimeError as exc:
+            if "closed" not in str(exc):
+                raise
+            # uvloop's word for writing to a connection that the other side has just closed
+            raise StoreUnavailable(f"Redis at {self._place}: the connection is closed") from exc
 
 
 def _wire(asked: RedisUrl, timeout_s: float) -> Wire | ClusterWire | SentinelWire:

@@ -5,21 +5,22 @@ A beat every few milliseconds looks how long after its time it comes. Knows noth
 
 import asyncio
 import time
+from collections import deque
 
 _BEAT_S = 0.01
 _WEIGHT = 0.5  # of the newest beat
-_STEADY_WEIGHT = 0.2  # the same, for what one stall must not decide
+_STEADY_BEATS = 4
 
 
 class LoopLag:
     """Starts with `start`, on the running loop; `seconds` is 0 before and after.
 
-    steady_s: an average over more beats than `seconds` has, which a single stall hardly moves.
+    steady_s: how late each of the last few beats was at least: nothing, after a single stall.
     """
 
     def __init__(self) -> None:
-        self.steady_s = 0.0
         self._average_s = 0.0
+        self._latest_s = deque([0.0] * _STEADY_BEATS, maxlen=_STEADY_BEATS)
         self._due_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -30,6 +31,10 @@ class LoopLag:
         if self._loop is None:
             return 0.0
         return max(self._average_s, time.monotonic() - self._due_at)
+
+    @property
+    def steady_s(self) -> float:
+        return min(self._latest_s)
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -48,5 +53,5 @@ class LoopLag:
     def _beat(self) -> None:
         late_s = max(time.monotonic() - self._due_at, 0.0)
         self._average_s += _WEIGHT * (late_s - self._average_s)
-        self.steady_s += _STEADY_WEIGHT * (late_s - self.steady_s)
+        self._latest_s.append(late_s)
         self._expect()

@@ -213,6 +213,19 @@ async def test_a_wrong_password_is_an_error_that_does_not_repeat_it(guarded: Red
     await store.close()
 
 
+async def test_a_connection_closed_while_it_is_written_to_is_a_store_that_is_away() -> None:
+    """`make chaos` found a 500: uvloop raises a RuntimeError where asyncio has an OSError."""
+
+    def write() -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
+
+    store = RedisStore("redis://localhost", timeout_ms=20)
+    store._wire.ask = lambda *_: write()  # type: ignore[method-assign,assignment]
+    with pytest.raises(StoreUnavailable, match="the connection is closed"):
+        await store.ping()
+    await store.close()
+
+
 # TLS
 
 
