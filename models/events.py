@@ -11,10 +11,14 @@ from typing import NamedTuple
 from models.errors import InvalidRecord, InvalidUserId
 
 HISTORY_LIMIT = 256  # events of a history
-STREAM_LIMIT = 2 * HISTORY_LIMIT  # events kept, so that late arrivals do not push out newer ones
+STREAM_LIMIT = 2 * HISTORY_LIMIT  # events read, so that late arrivals do not push out newer ones
+DEDUP_LIMIT = 4096  # events of one user within a day, the retries of which add nothing
 MAX_ID_BYTES = 256
 
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # categories Cc and Cs
+_DAY_MS = 24 * 3600 * 1000
+_CLOCKS_MS = 5 * 60 * 1000  # that the clocks of a store and its users may differ by
+_RACING = 64  # entries that others may add while one is adding
 _MAX_TIMESTAMP = 2**53  # exact in JSON numbers too
 
 
@@ -70,8 +74,8 @@ def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
     return tuple(sorted(first_of_id.values(), key=lambda event: event.timestamp)[-HISTORY_LIMIT:])
 
 
-def fresh_events(stored: Sequence[Event], offered: Iterable[Event]) -> list[Event]:
-    """Those of `offered` that belong in the stream beside `stored`.
+def are_fresh(stored: Sequence[Event], offered: Iterable[Event]) -> list[bool]:
+    """Which of `offered` belong in the stream beside `stored`.
 
     Known event ids do not, and neither do events no newer than the oldest of a full history: they
     were forgotten before, so that importing a long history twice adds nothing.
@@ -81,10 +85,29 @@ def fresh_events(stored: Sequence[Event], offered: Iterable[Event]) -> list[Even
     floor = history[0].timestamp if len(history) == HISTORY_LIMIT else -1
     fresh = []
     for event in offered:
-        if event.event_id not in known and event.timestamp > floor:
+        fresh.append(event.event_id not in known and event.timestamp > floor)
+        if fresh[-1]:
             known.add(event.event_id)
-            fresh.append(event)
     return fresh
+
+
+def is_within_a_day(arrived_ms: int, *, now_ms: int) -> bool:
+    """Whether an event id of then has to be remembered; unix milliseconds."""
+    return arrived_ms > now_ms - _DAY_MS - _CLOCKS_MS
+
+
+def stream_limit(arrived_ms: Sequence[int], num_fresh: int, *, now_ms: int) -> int:
+    """Entries to keep of a stream once `num_fresh` join those that arrived then, oldest first.
+
+    STREAM_LIMIT, unless some of those that would have to go came within the last day.
+    """
+    num_leaving = len(arrived_ms) + num_fresh + _RACING - STREAM_LIMIT
+    if num_leaving <= 0:
+        return STREAM_LIMIT
+    has_young = num_leaving > len(arrived_ms) or is_within_a_day(
+        arrived_ms[num_leaving - 1], now_ms=now_ms
+    )
+    return DEDUP_LIMIT if has_young else STREAM_LIMIT
 
 
 def _id_problem(value: str) -> str | None:

@@ -6,6 +6,8 @@
     ta:manifest                  which generations are live
     ta:{ta:manifest}:past        which were before, newest first; in the manifest's cluster slot
     ta:requests                  users to think about soon, a stream
+    ta:erasures                  users to erase, a stream
+    ta:erased                    hashes of users who were erased lately, a stream
     ta:imports                   which data were imported whole: digest -> note, a hash
 
 The user id is percent-encoded inside the hash tag, so that one user's keys share a cluster slot
@@ -37,6 +39,8 @@ PAST_MANIFESTS_KEY = "ta:{ta:manifest}:past"
 PAST_LIMIT = 16
 IMPORTS_KEY = "ta:imports"
 REQUESTS_KEY = "ta:requests"
+ERASURES_KEY = "ta:erasures"
+ERASED_KEY = "ta:erased"
 HISTORY_KEYS = "ta:{*}:h"  # a pattern
 LAYER_KEYS = "ta:{*}:[pw]*"  # of records and thoughts; `generation_of` tells them from others
 

@@ -7,14 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from models.erasures import Erasure, Erasures, check_room
 from models.errors import StoreUnavailable
 from models.events import (
     STREAM_LIMIT,
     Event,
+    are_fresh,
     check_event,
     check_user_id,
-    fresh_events,
     merge_events,
+    stream_limit,
 )
 from models.layout import (
     MANIFEST_KEY,
@@ -33,6 +35,7 @@ from models.layout import (
     user_of_history_key,
 )
 from models.manifest import Manifest
+from models.records import hash_user
 from models.requests import Request, check_request
 from models.sid import SidSpace
 from models.upkeep import Arrival, Memory, decode_manifests
@@ -50,6 +53,8 @@ class MemoryStore:
         self._arrived_ms: dict[tuple[str, str], int] = {}
         self._past: list[bytes] = []
         self._requests: dict[str, Request] = {}
+        self._erasures: dict[str, Erasure] = {}
+        self._erased: list[int] = []
         self._imports: dict[str, str] = {}
         self._clock = clock
 
@@ -70,21 +75,27 @@ class MemoryStore:
         return await self.append_histories({user_id: events})
 
     async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
+        flags = await self.append_each(histories)
+        return sum(map(sum, flags.values()))
+
+    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
         await self.ping()
         for user_id, events in histories.items():
             check_user_id(user_id)
             for event in events:
                 check_event(event)
-        num_new = 0
-        for user_id, events in histories.items():
-            stream = self._streams.get(history_key(user_id), [])
-            fresh = fresh_events(stream, events)
-            if fresh:
-                self._streams[history_key(user_id)] = [*stream, *fresh][-STREAM_LIMIT:]
-                now = dict.fromkeys((user_id, each.event_id) for each in fresh)
-                self._arrived_ms |= dict.fromkeys(now, time.time_ns() // 1_000_000)
-            num_new += len(fresh)
-        return num_new
+        return {user_id: self._append(user_id, events) for user_id, events in histories.items()}
+
+    def _append(self, user_id: str, events: Sequence[Event]) -> list[bool]:
+        stream = self._streams.get(history_key(user_id), [])
+        flags, now_ms = are_fresh(stream, events), time.time_ns() // 1_000_000
+        fresh = [event for event, is_fresh in zip(events, flags, strict=True) if is_fresh]
+        if fresh:
+            arrived_ms = [self._arrived_ms[user_id, each.event_id] for each in stream]
+            limit = stream_limit(arrived_ms, len(fresh), now_ms=now_ms)
+            self._streams[history_key(user_id)] = [*stream, *fresh][-limit:]
+            self._arrived_ms |= {(user_id, each.event_id): now_ms for each in fresh}
+        return flags
 
     async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
         await self.ping()
@@ -216,6 +227,30 @@ class MemoryStore:
         for request in requests:
             self._requests.pop(request.entry, None)
 
+    async def request_erasure(self, user_id: str) -> None:
+        await self.ping()
+        check_user_id(user_id)
+        check_room(len(self._erasures))
+        entry = f"{time.time_ns()}-{len(self._erasures)}"
+        self._erasures[entry] = Erasure(entry, user_id)
+
+    async def read_erasures(self, last: str | None) -> Erasures:
+        await self.ping()
+        waiting = frozenset(erasure.user_id for erasure in self._erasures.values())
+        since = len(self._erased) if last is None else int(last)
+        return Erasures(waiting, frozenset(self._erased[since:]), str(len(self._erased)))
+
+    async def take_erasures(self, worker: str, *, count: int, idle_ms: int) -> list[Erasure]:
+        """Of one worker: what it has not settled it is given again."""
+        await self.ping()
+        return list(self._erasures.values())[:count]
+
+    async def settle_erasures(self, erasures: Sequence[Erasure]) -> None:
+        await self.ping()
+        self._erased += [hash_user(erasure.user_id) for erasure in erasures]
+        for erasure in erasures:
+            self._erasures.pop(erasure.entry, None)
+
     async def ping(self) -> None:
         if self.is_away:
             raise StoreUnavailable("the memory store is away")
@@ -229,4 +264,4 @@ class MemoryStore:
         return self.values.get(key)
 
     def _history(self, user_id: str) -> tuple[Event, ...]:
-        return merge_events(self._streams.get(history_key(user_id), []))
+        return merge_events(self._streams.get(history_key(user_id), [])[-STREAM_LIMIT:])

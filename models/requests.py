@@ -1,23 +1,19 @@
-"""Users to think about soon: a Redis stream that workers share as one consumer group.
+"""Users to think about soon: a stream that workers share.
 
-A request stays with the group until it is settled, so that one whose worker was killed is claimed
-by another. Knows nothing of who asks or of what thinking is.
+Knows nothing of who asks or of what thinking is.
 """
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from redis.exceptions import ResponseError
-
-from models.connection import RedisConnection
-from models.errors import InvalidInput, StoreUnavailable
+from models.errors import InvalidInput
 from models.events import check_user_id
+from models.group import RedisGroups, Taken
 from models.layout import REQUESTS_KEY
 
 MAX_INSTRUCTION_CHARS = 500
 
-_GROUP = "workers"
 _MAX_WAITING = 100_000  # older requests give way: the night comes for everybody
 
 
@@ -30,8 +26,8 @@ class Request(NamedTuple):
     num_tries: int = 1
 
 
-class RequestQueue(Protocol):
-    """Every method raises StoreUnavailable when the store does not answer in time or refuses."""
+class ThinkRequests(Protocol):
+    """Raises StoreUnavailable when the store does not answer in time or refuses."""
 
     async def request_thinking(self, user_id: str, instruction: str | None = None) -> None:
         """Have a worker think about this user within seconds, should one be running.
@@ -39,6 +35,10 @@ class RequestQueue(Protocol):
         Raises InvalidUserId, and InvalidInput for an instruction that is too long.
         """
         ...
+
+
+class RequestQueue(ThinkRequests, Protocol):
+    """Every method raises StoreUnavailable when the store does not answer in time or refuses."""
 
     async def take_requests(
         self, worker: str, *, count: int, wait_ms: int, idle_ms: int
@@ -62,7 +62,7 @@ def check_request(user_id: str, instruction: str | None) -> None:
         )
 
 
-class RedisRequests(RedisConnection):
+class RedisRequests(RedisGroups):
     async def request_thinking(self, user_id: str, instruction: str | None = None) -> None:
         check_request(user_id, instruction)
         fields = {"user": user_id, "asked_ms": time.time_ns() // 1_000_000}
@@ -74,72 +74,21 @@ class RedisRequests(RedisConnection):
     async def take_requests(
         self, worker: str, *, count: int, wait_ms: int, idle_ms: int
     ) -> list[Request]:
-        try:
-            left = await self._claim(worker, count=count, idle_ms=idle_ms)
-            return left or await self._read_new(worker, count=count, wait_ms=wait_ms)
-        except StoreUnavailable as exc:
-            if not _says(exc, "NOGROUP"):
-                raise
-        await self._make_group()
-        return await self._read_new(worker, count=count, wait_ms=wait_ms)
+        taken = await self._take(
+            REQUESTS_KEY, worker, count=count, wait_ms=wait_ms, idle_ms=idle_ms
+        )
+        return [_read_request(each) for each in taken]
 
     async def settle_requests(self, requests: Sequence[Request]) -> None:
-        if not requests:
-            return
-        entries = [request.entry for request in requests]
-        pipeline = self._pipeline()
-        pipeline.execute_command("XACK", REQUESTS_KEY, _GROUP, *entries)
-        pipeline.execute_command("XDEL", REQUESTS_KEY, *entries)
-        await self._run(pipeline)
-
-    async def _claim(self, worker: str, *, count: int, idle_ms: int) -> list[Request]:
-        _, entries, *_ = await self._call(
-            "XAUTOCLAIM", REQUESTS_KEY, _GROUP, worker, idle_ms, "0", "COUNT", count
-        )
-        return [
-            request._replace(num_tries=await self._num_tries(request.entry))
-            for request in _read_requests(entries)
-        ]
-
-    async def _num_tries(self, entry: str) -> int:
-        command = ("XPENDING", REQUESTS_KEY, _GROUP, entry, entry, 1)
-        (reply,) = await self._ask(command)
-        return int(reply[0][3]) if reply else 1
-
-    async def _read_new(self, worker: str, *, count: int, wait_ms: int) -> list[Request]:
-        reply = await self._call(
-            *("XREADGROUP", "GROUP", _GROUP, worker, "COUNT", count, "BLOCK", wait_ms),
-            *("STREAMS", REQUESTS_KEY, ">"),
-        )
-        streams = list(reply.items()) if isinstance(reply, dict) else list(reply or ())
-        return [request for _, entries in streams for request in _read_requests(entries)]
-
-    async def _make_group(self) -> None:
-        try:
-            await self._call("XGROUP CREATE", REQUESTS_KEY, _GROUP, "0", "MKSTREAM")
-        except StoreUnavailable as exc:
-            if not _says(exc, "BUSYGROUP"):  # another worker has just made it
-                raise
+        await self._settle(REQUESTS_KEY, [request.entry for request in requests])
 
 
-def _says(failure: StoreUnavailable, code: str) -> bool:
-    cause = failure.__cause__
-    return isinstance(cause, ResponseError) and code in str(cause)
-
-
-def _read_requests(entries: Any) -> list[Request]:
-    """Entries that are no requests of ours get an empty user, so that they are settled as such."""
-    found = []
-    for entry, pairs in entries:
-        fields = (
-            pairs if isinstance(pairs, dict) else dict(zip(pairs[::2], pairs[1::2], strict=True))
-        )
-        user, instruction = fields.get(b"user", b""), fields.get(b"instruction")
-        found.append(
-            Request(
-                entry.decode(),
-                user.decode(errors="replace"),
-                instruction.decode(errors="replace") if instruction else None,
-            )
-        )
-    return found
+def _read_request(taken: Taken) -> Request:
+    """One that is no request of ours gets an empty user, so that it is settled as such."""
+    user, instruction = taken.fields.get(b"user", b""), taken.fields.get(b"instruction")
+    return Request(
+        taken.entry,
+        user.decode(errors="replace"),
+        instruction.decode(errors="replace") if instruction else None,
+        taken.num_tries,
+    )

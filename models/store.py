@@ -9,16 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
+from models.appends import RedisAppends
 from models.connection import BATCH, batches
+from models.erasures import ErasureQueue, ErasureRequests, RedisErasures
 from models.errors import ManifestConflict
-from models.events import (
-    STREAM_LIMIT,
-    Event,
-    check_event,
-    encode_event,
-    fresh_events,
-    merge_events,
-)
+from models.events import STREAM_LIMIT, Event, merge_events
 from models.layout import (
     HISTORY_KEYS,
     IMPORTS_KEY,
@@ -36,7 +31,7 @@ from models.layout import (
     user_of_history_key,
 )
 from models.manifest import Manifest
-from models.requests import RedisRequests, RequestQueue
+from models.requests import RedisRequests, RequestQueue, ThinkRequests
 from models.sid import SidSpace
 from models.upkeep import RedisUpkeep, Upkeep
 from models.user_state import (
@@ -91,7 +86,12 @@ class UserStore(Protocol):
         ...
 
     async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
-        """`append_events` for many users, in two round trips."""
+        """`append_events` for many users, in two or three round trips."""
+        ...
+
+    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
+        """The same, and which of them were new: of one event that comes twice, also to two
+        processes at once, exactly one."""
         ...
 
     async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
@@ -140,11 +140,15 @@ class UserStore(Protocol):
     async def close(self) -> None: ...
 
 
-class NightStore(UserStore, Upkeep, RequestQueue, Protocol):
+class ServingStore(UserStore, ThinkRequests, ErasureRequests, Protocol):
+    """What serving asks for; in Redis it needs to read, to ping and to append to streams."""
+
+
+class NightStore(UserStore, Upkeep, RequestQueue, ErasureQueue, Protocol):
     """Beyond what serving asks for: what loading, keeping and thinking on demand need."""
 
 
-class RedisStore(RedisUpkeep, RedisRequests):
+class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures):
     """A UserStore over Redis or Valkey; also what the night asks for beyond it."""
 
     async def read_user(
@@ -170,25 +174,6 @@ class RedisStore(RedisUpkeep, RedisRequests):
         replies = await self._ask(*read_commands(user_id, layers, known))
         state = add_up(user_id, layers, space, replies, known)
         return state or await self._read_user_once(user_id, layers, space, None)
-
-    async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
-        return await self.append_histories({user_id: events})
-
-    async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
-        for events in histories.values():
-            for event in events:
-                check_event(event)
-        streams = await self._read_streams(list(histories))
-        pipeline, num_new = self._pipeline(), 0
-        for user_id, events in histories.items():
-            for event in fresh_events(streams[user_id], events):
-                field, value = encode_event(event)
-                pipeline.xadd(
-                    history_key(user_id), {field: value}, maxlen=STREAM_LIMIT, approximate=False
-                )
-                num_new += 1
-        await self._run(pipeline)
-        return num_new
 
     async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
         (reply,) = await self._ask(("GET", thoughts_key(user_id, generation)))

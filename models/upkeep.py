@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from models.connection import RedisConnection, batches
 from models.errors import InvalidRecord
-from models.events import STREAM_LIMIT, Event, decode_event
+from models.events import DEDUP_LIMIT, Event, decode_event
 from models.layout import (
     IMPORTS_KEY,
     LAYER_KEYS,
@@ -155,7 +155,7 @@ class RedisUpkeep(RedisConnection):
             pipeline = self._pipeline()
             for user_id in batch:
                 pipeline.execute_command(
-                    "XRANGE", history_key(user_id), str(since_ms), "+", "COUNT", STREAM_LIMIT
+                    "XRANGE", history_key(user_id), str(since_ms), "+", "COUNT", DEDUP_LIMIT
                 )
             for user_id, reply in zip(batch, await self._execute(pipeline), strict=True):
                 arrivals[user_id] = _read_arrivals(reply)

@@ -145,9 +145,11 @@ def _continue(stream: Stream, count: Any, entries: Any) -> Stream | None:
     known = entries[0] if isinstance(entries, list) and entries else None
     if not isinstance(known, list) or known[:1] != [stream.last_entry]:
         return None
+    if len(entries) > STREAM_LIMIT:
+        return None  # there are newer ones still
     newer, has_lost_history = read_entries(entries[1:])
     arrivals = (*stream.arrivals, *newer)[-STREAM_LIMIT:]
-    if has_lost_history or count != len(arrivals):
+    if has_lost_history or min(count, STREAM_LIMIT) != len(arrivals):
         return None
     if not newer:
         return stream

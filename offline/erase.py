@@ -5,7 +5,10 @@ carried or restored again. The store and the archive are then cleaned; shards ke
 until their generation is collected.
 """
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,18 @@ async def erase(user_id: str, store: NightStore, out_dir: Path, *, now_ms: int) 
     check_user_id(user_id)
     bury(out_dir, user_id, now_ms=now_ms)
     num_keys = await store.erase_user(user_id)
-    num_events = forget_user(out_dir, user_id)
-    num_letters = sum(_forget_dead_letters(folder, user_id) for folder in folders(out_dir))
+    with _alone(out_dir):
+        num_events = forget_user(out_dir, user_id)
+        num_letters = sum(_forget_dead_letters(folder, user_id) for folder in folders(out_dir))
     return {"keys": num_keys, "archived_events": num_events, "dead_letters": num_letters}
+
+
+@contextmanager
+def _alone(out_dir: Path) -> Iterator[None]:
+    """Two who write one part of the archive again would each bring back whom the other erased."""
+    with (out_dir / "erase.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _forget_dead_letters(folder: Path, user_id: str) -> int:

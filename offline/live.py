@@ -22,6 +22,7 @@ from offline.archive import drain, read_archive
 from offline.compact import live_rows
 from offline.compare import Before, Comparison, compare, remember
 from offline.erased import living_rows
+from offline.erasing import carry_out
 from offline.gates import Gate, GateLimits, Night, describe_failures, judge, may_force
 from offline.gc import KEEP, collect
 from offline.generation import Generation
@@ -81,6 +82,7 @@ def go_live(launch: Launch) -> dict[str, Any]:
         InvalidInput: damaged shards, or a delta without its base.
     """
     with launch.watch("gates"):
+        launch.runner.run(carry_out(launch.store, launch.out_dir, worker="night"))
         launch.runner.run(drain(launch.store, launch.out_dir))
         found, gates = pass_gates(launch)
     summary = {**_facts(launch), **describe(found, gates, launch.settings.force)}

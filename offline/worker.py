@@ -1,5 +1,7 @@
 """Thinking on demand: users who were asked for, within seconds, into a delta layer of the workers.
 
+The same workers carry out erasures.
+
 A request is acknowledged only once its user's record lies in the newest live layer, on disk and in
 the store. The layer is opened by the first worker that needs it and shared by all; when a night
 goes on top of it, or it vanishes in a rollback, the next request opens another.
@@ -23,6 +25,7 @@ from models.requests import Request
 from models.store import NightStore
 from models.think import UserHistory
 from offline.activate import activate, add_rows
+from offline.erasing import carry_out
 from offline.generation import Generation, open_generation
 from offline.plan import to_history
 from offline.settings import MICRO_BATCH
@@ -71,7 +74,11 @@ class Worker:
         return total
 
     def serve_once(self) -> Served:
-        """One micro-batch of requests, if there are any. Raises StoreUnavailable."""
+        """Whoever asked to be erased, then one micro-batch of requests, if there are any.
+
+        Raises StoreUnavailable.
+        """
+        self.runner.run(carry_out(self.store, self.out_dir, worker=self.name, idle_ms=self.idle_ms))
         requests = self.runner.run(
             self.store.take_requests(
                 self.name, count=MICRO_BATCH, wait_ms=self.wait_ms, idle_ms=self.idle_ms

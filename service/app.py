@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from models.store import UserStore
-from service import event_routes, health_routes, openapi, problems, recommend_routes
+from models.store import ServingStore
+from service import (
+    event_routes,
+    health_routes,
+    openapi,
+    problems,
+    recommend_routes,
+    user_routes,
+)
 from service.beside import alone
 from service.engine import Engine
 from service.guard import KeyGuard
@@ -29,7 +36,7 @@ def create_app(
     settings: ServiceSettings,
     *,
     engine: Engine,
-    store: UserStore,
+    store: ServingStore,
     arms: Mapping[Path, Engine] | None = None,
     ring: KeyRing | None = None,
     spans: "Spans | None" = None,
@@ -66,8 +73,13 @@ def create_app(
         app.include_router(recommend_routes.hot_router, prefix=prefix)
     for prefix in ("", "/v1"):
         app.include_router(event_routes.router, prefix=prefix)
-    app.include_router(recommend_routes.router)
-    app.include_router(health_routes.router)
+    for router in (
+        recommend_routes.router,
+        event_routes.batch_router,
+        user_routes.router,
+        health_routes.router,
+    ):
+        app.include_router(router)
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)

@@ -4,9 +4,9 @@ Limits and their descriptions; what is sound by itself is accepted here. Knows n
 answered.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from models.errors import InvalidUserId
 from models.events import HISTORY_LIMIT, MAX_ID_BYTES, check_user_id
@@ -17,29 +17,43 @@ MAX_ITEMS = 100
 MAX_EXCLUDED = 200  # in a query
 MAX_LISTED = 2000  # in a body
 MAX_BATCH = 100  # users
+MAX_EVENTS = 500
 MAX_SESSION = 100
+MAX_EVENT_ID_CHARS = 128
 LAST_SECOND = 253_402_300_799  # of the year 9999; milliseconds taken for seconds lie beyond
 TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
-UnixSeconds = Annotated[int, Field(ge=0, le=LAST_SECOND)]
-ItemIdText = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
 
 
-def _check(user_id: str) -> str:
+def _whole(value: object) -> object:
+    """To JSON Schema 5.0 is an integer, and true is none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)  # behind the limits: in front of them it would hide them
+UnixSeconds = Annotated[int, Field(ge=0, le=LAST_SECOND), WHOLE]
+
+
+def _check(value: str) -> str:
+    """Ids of users, items and events are sound alike."""
     try:
-        check_user_id(user_id)
+        check_user_id(value)
     except InvalidUserId as exc:
-        raise ValueError(str(exc)) from exc
-    return user_id
+        raise ValueError(str(exc).removeprefix("user ")) from exc
+    return value
 
 
-USER_ID_SCHEMA = {
-    "minLength": 1,
-    "maxLength": MAX_ID_BYTES,
-    "format": "user-id",
+ID_SCHEMA: dict[str, Any] = {"minLength": 1, "maxLength": MAX_ID_BYTES, "format": "opaque-id"}
+USER_ID_SCHEMA = ID_SCHEMA | {
     "description": "Opaque: 1 to 256 bytes of UTF-8, no control characters.",
     "examples": ["A2CG5Y82ZZNY6W"],
 }
 UserIdText = Annotated[str, AfterValidator(_check), Field(json_schema_extra=USER_ID_SCHEMA)]
+ItemIdText = Annotated[str, AfterValidator(_check), Field(json_schema_extra=ID_SCHEMA)]
+EventIdText = Annotated[
+    str,
+    AfterValidator(_check),
+    Field(max_length=MAX_EVENT_ID_CHARS, json_schema_extra=ID_SCHEMA | {"maxLength": 128}),
+]
 
 
 class _Wishes(BaseModel):
@@ -47,7 +61,7 @@ class _Wishes(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="How many items.")] = 10
+    n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="How many items."), WHOLE] = 10
     explain: Annotated[bool, Field(description="Add the reasoning paths.")] = False
     exclude_seen: Annotated[bool, Field(description="Leave out items of the history.")] = True
     category: Annotated[
@@ -63,6 +77,7 @@ class _Wishes(BaseModel):
     mode: Annotated[
         Mode | None,
         Field(
+            strict=False,
             description="`strict`: the record's prefixes alone; `union`: together with the online "
             "model's own. Default: as the service is configured.",
             examples=["union"],
@@ -90,6 +105,7 @@ class RecommendQuery(_Paged):
     exclude: Annotated[
         tuple[str, ...],
         Field(
+            json_schema_extra={"maxItems": MAX_EXCLUDED},
             description=f"Item ids to leave out, {MAX_EXCLUDED} at most: repeated, or with commas "
             "between them. Unknown ones are ignored.",
             examples=[["B004OHQR1Q", "B0009V1YR8"]],
@@ -110,7 +126,9 @@ class _Listed(BaseModel):
     exclude: Annotated[
         tuple[str, ...],
         Field(
-            max_length=MAX_LISTED, description="Item ids to leave out; unknown ones are ignored."
+            strict=False,
+            max_length=MAX_LISTED,
+            description="Item ids to leave out; unknown ones are ignored.",
         ),
     ] = ()
 
@@ -118,7 +136,7 @@ class _Listed(BaseModel):
 class PastItem(BaseModel):
     """Something of a history that the caller keeps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     item_id: ItemIdText
     timestamp: UnixSeconds | None = None
@@ -127,17 +145,13 @@ class PastItem(BaseModel):
 class SessionEvent(BaseModel):
     """Something that the user has just done."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     item_id: ItemIdText
     timestamp: Annotated[UnixSeconds | None, Field(description="Default: now.")] = None
     event_id: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=128,
-            description="If it is posted as an event too: under one id it counts once.",
-        ),
+        EventIdText | None,
+        Field(description="If it is posted as an event too: under one id it counts once."),
     ] = None
 
 
@@ -146,6 +160,7 @@ class ForHistory(_Paged, _Listed):
 
     model_config = ConfigDict(
         frozen=True,
+        strict=True,
         extra="forbid",
         json_schema_extra={
             "examples": [{"history": ["B004OHQR1Q", {"item_id": "B0009V1YR8"}], "n": 5}]
@@ -155,6 +170,7 @@ class ForHistory(_Paged, _Listed):
     history: Annotated[
         tuple[ItemIdText | PastItem, ...],
         Field(
+            strict=False,
             max_length=HISTORY_LIMIT,
             description="Oldest first. Timestamps reorder it; an item without one stays behind "
             "the one before it. Items that the catalog lacks are ignored.",
@@ -167,6 +183,7 @@ class ForUser(_Paged, _Listed):
 
     model_config = ConfigDict(
         frozen=True,
+        strict=True,
         extra="forbid",
         json_schema_extra={
             "examples": [{"user_id": "A2CG5Y82ZZNY6W", "session": [{"item_id": "B004OHQR1Q"}]}]
@@ -176,7 +193,11 @@ class ForUser(_Paged, _Listed):
     user_id: UserIdText
     session: Annotated[
         tuple[SessionEvent, ...],
-        Field(max_length=MAX_SESSION, description="On top of the stored history; not stored."),
+        Field(
+            strict=False,
+            max_length=MAX_SESSION,
+            description="On top of the stored history; not stored.",
+        ),
     ] = ()
 
 
@@ -185,6 +206,7 @@ class ForUsers(_Wishes, _Listed):
 
     model_config = ConfigDict(
         frozen=True,
+        strict=True,
         extra="forbid",
         json_schema_extra={"examples": [{"user_ids": ["A2CG5Y82ZZNY6W", "nobody"], "n": 5}]},
     )
@@ -192,6 +214,7 @@ class ForUsers(_Wishes, _Listed):
     user_ids: Annotated[
         tuple[str, ...],
         Field(
+            strict=False,
             min_length=1,
             max_length=MAX_BATCH,
             description="Each is looked at by itself: one that is no user id fails alone.",

@@ -34,7 +34,7 @@ MAX_HEAD_BYTES = 48 * 1024  # URL and headers together
 MAX_CONNECTIONS = 10_000
 
 _LAST_TIMEOUT_S = 3.0  # for a request that is arriving when the process is told to end
-_WHY = {
+WHY_NOT_READ = {
     400: "this is no HTTP request",
     408: f"the request was not whole after {READ_TIMEOUT_S:.0f} seconds",
     414: f"URLs are limited to {MAX_URL_BYTES} bytes",
@@ -219,7 +219,7 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and self._is_busy() and self.cycle.response_started:
             self.transport.abort()
             return
-        answer = problem(status, _WHY[status], request_id=secrets.token_hex(8))
+        answer = problem(status, WHY_NOT_READ[status], request_id=secrets.token_hex(8))
         head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
         start = STATUS_LINE[status] + head.encode() + b"connection: close\r\n\r\n"
         self.transport.write(start + bytes(answer.body))

@@ -34,3 +34,9 @@ class Copies:
         self._states.move_to_end(user_id)
         if len(self._states) > self._limit:
             self._states.popitem(last=False)
+
+    def users(self) -> tuple[str, ...]:
+        return tuple(self._states)
+
+    def drop(self, user_id: str) -> None:
+        self._states.pop(user_id, None)

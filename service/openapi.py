@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from service.connections import WHY_NOT_READ
 from service.flood import CRITICALITY_HEADER, FLOODED
 from service.guard import document_keys
 from service.problems import Problem, documented
@@ -74,6 +75,14 @@ _BATCH = {
         {"user_id": "", "status": 422, "detail": "user id '' has 0 bytes, expected 1..256"},
     ],
 }
+_TAKEN_BATCH = {
+    "request_id": "0b6f7c1d9a3e4f52",
+    "results": [
+        {"status": 200, "user_id": "ann", "event_id": "click-1", "known": True, "new": True},
+        {"status": 422, "user_id": "", "detail": "user id '' has 0 bytes, expected 1..256"},
+    ],
+}
+_ACCEPTED = {"request_id": "0b6f7c1d9a3e4f52", "user_id": "A2CG5Y82ZZNY6W"}
 _Example = dict[str, Any]
 EXAMPLES: dict[tuple[str, str, str], _Example] = {
     ("/recommend/{user_id}", "get", "200"): _RECOMMENDATION,
@@ -84,6 +93,9 @@ EXAMPLES: dict[tuple[str, str, str], _Example] = {
     ("/events/{user_id}", "post", "202"): _TAKEN_EVENT | {"stored": False, "new": None},
     ("/v1/events/{user_id}", "post", "200"): _TAKEN_EVENT,
     ("/v1/events/{user_id}", "post", "202"): _TAKEN_EVENT | {"stored": False, "new": None},
+    ("/v1/events:batch", "post", "200"): _TAKEN_BATCH,
+    ("/v1/users/{user_id}/think", "post", "202"): _ACCEPTED,
+    ("/v1/users/{user_id}", "delete", "202"): _ACCEPTED,
     ("/health/live", "get", "200"): {"status": "alive"},
     ("/health/ready", "get", "200"): {
         "status": "ready",
@@ -98,6 +110,7 @@ _EVERY_ANSWER = {
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     ),
 }
+_UNREAD = {"400", "408", "414", "431", "503"}  # may come before anything is read of a request
 _RECOMMENDING = ("Milliseconds by stage, as in `timings_ms`.", "store;dur=0.610, total;dur=2.100")
 
 
@@ -109,6 +122,7 @@ def install(app: FastAPI) -> None:
         if app.openapi_schema is not None:
             return app.openapi_schema
         document = derived()
+        _document_connections(document)
         _document_overload(document)
         document["components"]["schemas"].update(_problem_schemas())
         document_keys(document)
@@ -116,9 +130,18 @@ def install(app: FastAPI) -> None:
             response = document["paths"][path][method]["responses"][status]
             response["content"]["application/json"]["example"] = example
         _add_headers(document)
+        _forbid_null_parameters(document)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's own documentation does
+
+
+def _document_connections(document: dict[str, Any]) -> None:
+    """What a request on any route may meet before it gets there."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, problem in documented(WHY_NOT_READ).items():
+                operation["responses"].setdefault(str(status), problem)
 
 
 def _document_overload(document: dict[str, Any]) -> None:
@@ -137,11 +160,20 @@ def _add_headers(document: _Example) -> None:
         for operation in operations.values():
             for status, response in operation["responses"].items():
                 for name, about in _EVERY_ANSWER.items():
-                    # a flood is refused before anything is read of a request
-                    header = _header(*about) | {"required": status != "503"}
+                    header = _header(*about) | {"required": status not in _UNREAD}
                     response.setdefault("headers", {})[name] = header
             if _answers_with(operation, "Recommendation"):
                 operation["responses"]["200"]["headers"]["Server-Timing"] = _header(*_RECOMMENDING)
+
+
+def _forbid_null_parameters(document: _Example) -> None:
+    """One that is left out is None in Python, but `null` in a URL is four letters."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                kinds = parameter["schema"].pop("anyOf", [{}])
+                (kind,) = (each for each in kinds if each.get("type") != "null")
+                parameter["schema"] = kind | parameter["schema"]
 
 
 def _header(description: str, example: str) -> _Example:
@@ -154,7 +186,7 @@ def _header(description: str, example: str) -> _Example:
 
 
 def _answers_with(operation: _Example, name: str) -> bool:
-    content = operation["responses"]["200"]["content"].get("application/json", {})
+    content = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
     return bool(content.get("schema", {}).get("$ref", "").endswith(f"/{name}"))
 
 

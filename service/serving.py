@@ -16,19 +16,22 @@ Knows nothing of HTTP; `app` puts it behind routes.
 """
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from models.errors import StoreUnavailable
 from models.events import Event
-from models.store import UserStore
+from models.store import ServingStore
 from service.breaker import Breaker
 from service.copies import Copies
 from service.cursor import Cursors
 from service.engine import Engine, self_test
+from service.erasures import ErasureWatch
 from service.experiments import Experiments
 from service.flood import RETRY_AFTER_S, Guard
 from service.lag import LoopLag
@@ -58,7 +61,7 @@ class Serving:
         self,
         settings: ServiceSettings,
         engine: Engine,
-        store: UserStore,
+        store: ServingStore,
         arms: Mapping[Path, Engine],
     ) -> None:
         """arms: engines of the releases that arms of experiments choose."""
@@ -85,9 +88,15 @@ class Serving:
         self._reloading = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._appending: set[asyncio.Task[Appended]] = set()  # one a request
+        self._appending: set[asyncio.Task[dict[str, list[Appended]]]] = set()  # one a request
+        self._erasures = ErasureWatch(store, copies=self._copies, outbox=self._outbox)
         self._users = Users(
-            store, space=space, breaker=self._breaker, copies=self._copies, outbox=self._outbox
+            store,
+            space=space,
+            breaker=self._breaker,
+            copies=self._copies,
+            outbox=self._outbox,
+            erasures=self._erasures,
         )
         self.manifest = ManifestWatch(
             store, fingerprint=space.fingerprint, breaker=self._breaker, metrics=self.metrics
@@ -128,7 +137,9 @@ class Serving:
         self._loop = asyncio.get_running_loop()
         self._lag.start()
         self._worker.start()
-        await self.manifest.poll()
+        if await self.manifest.poll():
+            with suppress(StoreUnavailable):
+                await self._erasures.poll()
         self._tasks = [
             asyncio.create_task(self._become_ready()),
             asyncio.create_task(self._keep_up()),
@@ -181,18 +192,30 @@ class Serving:
         """Unready from now on, and connections are closed. May be called from a signal handler."""
         self.is_draining = True
 
-    async def append(self, user_id: str, event: Event) -> Appended:
-        """Goes on when the client is gone: what it has sent is kept."""
-        appending = asyncio.create_task(self._append(user_id, event))
+    async def append(self, events: Mapping[str, Sequence[Event]]) -> dict[str, list[Appended]]:
+        """By user, in order. Goes on when the client is gone: what it has sent is kept.
+
+        Raises StoreUnavailable when not even this process has room.
+        """
+        appending = asyncio.create_task(self._append(events))
         self._appending.add(appending)
         appending.add_done_callback(self._appending.discard)
         return await asyncio.shield(appending)
 
-    async def _append(self, user_id: str, event: Event) -> Appended:
+    async def _append(self, events: Mapping[str, Sequence[Event]]) -> dict[str, list[Appended]]:
         patience_s = self._settings.request_budget_ms / 1000
-        appended = await self._users.append(user_id, event, patience_s=patience_s)
-        self.metrics.event(stored=appended.stored)
+        appended = await self._users.append(events, patience_s=patience_s)
+        for each in itertools.chain.from_iterable(appended.values()):
+            self.metrics.event(stored=each.stored)
         return appended
+
+    async def request_thinking(self, user_id: str, instruction: str | None) -> None:
+        """Raises StoreUnavailable."""
+        await self._users.request_thinking(user_id, instruction)
+
+    async def request_erasure(self, user_id: str) -> None:
+        """Raises StoreUnavailable."""
+        await self._users.request_erasure(user_id)
 
     def _is_flooded(self, criticality: Criticality, num_present: int) -> bool:
         return self._limiter.is_flooded(
@@ -236,6 +259,8 @@ class Serving:
             self._wanted_at_store.clear()
             try:
                 if await self.manifest.poll():
+                    with suppress(StoreUnavailable):
+                        await self._erasures.poll()
                     await self._users.flush()
             except Exception:
                 logger.exception("keeping up with the store failed")
@@ -253,6 +278,7 @@ class Serving:
         watch("breaker_open", "1 while the store is not asked.", lambda: self._breaker.is_open)
         watch("queue_waiting", "Finishes in the queue.", lambda: self._worker.num_waiting)
         watch("outbox_events", "Events that wait for the store.", lambda: len(self._outbox))
+        watch("erasures_waiting", "Users who wait to be erased.", lambda: len(self._erasures))
         watch("user_copies", "Users with a last good copy.", lambda: len(self._copies))
         watch("concurrency_limit", "Requests that may be in work.", lambda: self._limiter.limit)
         watch("in_work", "Requests in work.", lambda: self._limiter.num_inside)

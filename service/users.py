@@ -6,18 +6,19 @@ last good copy behind it. Knows nothing of models, rungs or HTTP.
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from models.errors import StoreUnavailable
 from models.events import Event, merge_events
 from models.records import PrefixRecord
 from models.sid import SidSpace
-from models.store import UserStore
+from models.store import ServingStore
 from models.user_state import UserState
 from service.breaker import Breaker
 from service.copies import Copies
+from service.erasures import ErasureWatch
 from service.outbox import Outbox
 from service.reasons import Reason
 
@@ -36,6 +37,9 @@ class UserView:
     has_lost_history: bool = False
 
 
+_NOTHING_KNOWN = UserView((), None)
+
+
 class Appended(NamedTuple):
     stored: bool
     new: bool | None  # None: only the store could tell
@@ -43,13 +47,21 @@ class Appended(NamedTuple):
 
 class Users:
     def __init__(
-        self, store: UserStore, *, space: SidSpace, breaker: Breaker, copies: Copies, outbox: Outbox
+        self,
+        store: ServingStore,
+        *,
+        space: SidSpace,
+        breaker: Breaker,
+        copies: Copies,
+        outbox: Outbox,
+        erasures: ErasureWatch,
     ) -> None:
         self._store = store
         self._space = space
         self._breaker = breaker
         self._copies = copies
         self._outbox = outbox
+        self._erasures = erasures
 
     async def read(
         self,
@@ -65,6 +77,8 @@ class Users:
 
         A store that is slower than `patience_s` has done nothing wrong: the breaker is not told.
         """
+        if self._erasures.hides(user_id):
+            return _NOTHING_KNOWN
         if self._breaker.is_open:
             return self._from_copy(user_id, Reason.BREAKER)
         copy = self._copies.get(user_id)
@@ -77,29 +91,55 @@ class Users:
         except TimeoutError:
             return self._from_copy(user_id, Reason.NO_TIME)
         self._breaker.succeeded()
+        if self._erasures.hides(user_id):  # since the reading began
+            return _NOTHING_KNOWN
         if state.record is None and state.skipped:
             state = replace(state, record=copy.record if copy else None)
         if is_kept:
             self._copies.keep(user_id, state)
         return self._view(user_id, state, troubles=tuple(Reason(why) for why in state.skipped))
 
-    async def append(self, user_id: str, event: Event, *, patience_s: float = math.inf) -> Appended:
-        """Into the store, else into the outbox. Raises StoreUnavailable when that is full too.
+    async def append(
+        self, events: Mapping[str, Sequence[Event]], *, patience_s: float = math.inf
+    ) -> dict[str, list[Appended]]:
+        """Each user's events into the store, else into the outbox.
 
-        One that the store may have taken goes into the outbox as well: there it counts once.
+        Those that the store may have taken go into the outbox as well: there they count once.
+        Raises StoreUnavailable when that has no room for all of them either.
         """
         if not self._breaker.is_open:
             try:
                 async with _within(patience_s):
-                    num_new = await self._store.append_events(user_id, [event])
+                    new = await self._store.append_each(events)
             except (StoreUnavailable, TimeoutError):
                 self._breaker.failed()
             else:
                 self._breaker.succeeded()
-                self._remember(user_id, event)
-                return Appended(stored=True, new=num_new > 0)
-        self._outbox.put(user_id, event)
-        return Appended(stored=False, new=None)
+                for user_id, of_user in events.items():
+                    self._remember(user_id, of_user)
+                return {
+                    user_id: [Appended(stored=True, new=is_new) for is_new in flags]
+                    for user_id, flags in new.items()
+                }
+        self._outbox.put(events)
+        waiting = Appended(stored=False, new=None)
+        return {user_id: [waiting] * len(of_user) for user_id, of_user in events.items()}
+
+    async def request_thinking(self, user_id: str, instruction: str | None) -> None:
+        """Raises StoreUnavailable."""
+        await self._ask(self._store.request_thinking(user_id, instruction))
+
+    async def request_erasure(self, user_id: str) -> None:
+        """Raises StoreUnavailable."""
+        await self._ask(self._erasures.request(user_id))
+
+    async def _ask(self, asking: Coroutine[Any, Any, None]) -> None:
+        """Also past an open breaker: what cannot wait in this process is refused or done."""
+        try:
+            await asking
+        except StoreUnavailable:
+            self._breaker.failed()
+            raise
 
     async def read_thoughts(
         self, user_id: str, generation: int, *, patience_s: float = math.inf
@@ -132,10 +172,12 @@ class Users:
             num_sent += len(events)
         return num_sent
 
-    def _remember(self, user_id: str, event: Event) -> None:
+    def _remember(self, user_id: str, events: Sequence[Event]) -> None:
         copy = self._copies.get(user_id)
         if copy:
-            self._copies.keep(user_id, replace(copy, history=merge_events((*copy.history, event))))
+            self._copies.keep(
+                user_id, replace(copy, history=merge_events((*copy.history, *events)))
+            )
 
     def _from_copy(self, user_id: str, trouble: Reason) -> UserView:
         state = self._copies.get(user_id) or UserState(history=(), record=None, skipped=())

@@ -26,7 +26,7 @@ from models.one_pass import CatalogScorer
 from models.publish import publish
 from models.records import PrefixRecord, RecordedPrefix
 from models.sid import Prefix
-from models.store import UserStore
+from models.store import ServingStore, UserStore
 from models.torch_runtime import load_recommender
 from service.app import create_app
 from service.engine import Engine, load_engine
@@ -174,7 +174,7 @@ class InProcess:
 
 @asynccontextmanager
 async def serving(
-    store: UserStore,
+    store: ServingStore,
     *,
     engine: Engine | None = None,
     spans: Spans | None = None,

@@ -43,13 +43,21 @@ def ids(answer: dict[str, Any]) -> list[str]:
     return [item["item_id"] for item in answer["items"]]
 
 
+def ranking(answer: dict[str, Any]) -> list[tuple[str, str, float | None]]:
+    """Without the last digits: an extended history rounds otherwise than one encoded afresh."""
+    return [
+        (item["item_id"], item["source"], item["score"] and round(item["score"], 4))
+        for item in answer["items"]
+    ]
+
+
 async def test_a_history_of_the_callers_own_is_ranked_like_a_stored_one(service: InProcess) -> None:
     history = item_ids(3)
     answer = await post(service, "/v1/recommend", history=history, n=5)
     await give_history(service.serving._store, "other", history)
     stored = await service.recommend("other", n=5)
     assert (answer["user_id"], answer["source"]) == (None, "online")
-    assert answer["items"] == stored["items"]
+    assert ranking(answer) == ranking(stored)
     assert list(answer) == list(stored)
 
 
@@ -57,7 +65,8 @@ async def test_timestamps_of_an_own_history_reorder_it(service: InProcess) -> No
     a, b, c = item_ids(3)
     mixed = [{"item_id": c, "timestamp": 30}, {"item_id": a, "timestamp": 10}, b]
     shown = await post(service, "/v1/recommend", history=mixed)
-    assert shown["items"] == (await post(service, "/v1/recommend", history=[a, b, c]))["items"]
+    in_order = await post(service, "/v1/recommend", history=[a, b, c])
+    assert ranking(shown) == ranking(in_order)
     other = await post(service, "/v1/recommend", history=[c, b, a])
     assert shown["items"] != other["items"]
 
@@ -84,7 +93,7 @@ async def test_a_session_event_that_is_stored_too_counts_once(service: InProcess
     before = await post(service, "/v1/recommend", user_id="user", session=[event])
     await post(service, "/v1/events/user", **event)
     after = await post(service, "/v1/recommend", user_id="user", session=[event])
-    assert before["items"] == after["items"]
+    assert ranking(before) == ranking(after)
 
 
 async def test_a_long_list_is_left_out_and_the_answer_still_filled(service: InProcess) -> None:
@@ -150,7 +159,7 @@ async def test_a_batch_answers_each_user_as_alone(service: InProcess) -> None:
     for entry in answer["results"]:
         alone = await service.recommend(entry["user_id"], n=3)
         assert entry["status"] == 200
-        assert entry["recommendation"]["items"] == alone["items"]
+        assert ranking(entry["recommendation"]) == ranking(alone)
         assert list(entry["recommendation"]) == list(alone)
 
 

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from models.errors import StoreUnavailable
 from models.events import HISTORY_LIMIT, Event
 from models.memory_store import MemoryStore
 from models.sid import SidSpace
 from models.user_state import UserState
 from service.breaker import FAILURES_TO_OPEN, Breaker
 from service.copies import Copies
+from service.erasures import ErasureWatch
 from service.outbox import Outbox
 from service.users import Users
 from tests.service_harness import (
@@ -99,8 +101,8 @@ async def test_an_unknown_item_is_kept_and_flagged(service: InProcess, store: Me
         ({}, "body.item_id"),
         ({"item_id": ""}, "body.item_id"),
         ({"item_id": "x" * 257}, "body.item_id"),
-        ({"item_id": "é" * 200}, "body"),
-        ({"item_id": "a\nb"}, "body"),
+        ({"item_id": "é" * 200}, "body.item_id"),
+        ({"item_id": "a\nb"}, "body.item_id"),
         ({"item_id": "x", "timestamp": 1_700_000_000_000}, "body.timestamp"),
         ({"item_id": "x", "timestamp": -1}, "body.timestamp"),
         ({"item_id": "x", "event_id": ""}, "body.event_id"),
@@ -231,6 +233,17 @@ async def test_events_that_wait_are_handed_over_at_shutdown() -> None:
     assert await store.user_ids() == ["user"]
 
 
+def test_an_outbox_takes_all_of_a_batch_or_none() -> None:
+    outbox = Outbox(limit=2)
+    events = [Event("x", at, str(at)) for at in range(3)]
+    with pytest.raises(StoreUnavailable):
+        outbox.put({"ann": events[:1], "bob": events[1:]})
+    assert (outbox.users(), len(outbox)) == ((), 0)
+    outbox.put({"ann": events[:2]})
+    outbox.put({"ann": events[:2]})  # they wait already
+    assert outbox.waiting("ann") == tuple(events[:2])
+
+
 def test_copies_keep_the_users_that_were_seen_last() -> None:
     copies = Copies(limit=2)
     state = UserState((), None)
@@ -245,9 +258,9 @@ def test_copies_keep_the_users_that_were_seen_last() -> None:
 def test_an_outbox_keeps_what_came_while_it_was_being_emptied() -> None:
     outbox = Outbox(limit=10)
     first, later = Event("x", 1, "1"), Event("y", 2, "2")
-    outbox.put("user", first)
+    outbox.put({"user": [first, first]})
     sending = outbox.waiting("user")
-    outbox.put("user", later)
+    outbox.put({"user": [first, later]})
     outbox.settle("user", sending)
     assert (outbox.waiting("user"), len(outbox)) == ((later,), 1)
     outbox.settle("user", (later,))
@@ -257,10 +270,19 @@ def test_an_outbox_keeps_what_came_while_it_was_being_emptied() -> None:
 async def test_a_copy_does_not_grow_beyond_a_history() -> None:
     space, copies = toy_engine().catalog.space, Copies(limit=1)
     store = MemoryStore()
-    users = Users(store, space=space, breaker=Breaker(), copies=copies, outbox=Outbox(10))
+    outbox = Outbox(10)
+    erasures = ErasureWatch(store, copies=copies, outbox=outbox)
+    users = Users(
+        store,
+        space=space,
+        breaker=Breaker(),
+        copies=copies,
+        outbox=outbox,
+        erasures=erasures,
+    )
     await users.read("user", ())
     for at in range(HISTORY_LIMIT + 10):
-        await users.append("user", Event("x", at, str(at)))
+        await users.append({"user": [Event("x", at, str(at))]})
     copy = copies.get("user")
     assert copy is not None
     assert len(copy.history) == HISTORY_LIMIT

@@ -18,7 +18,7 @@ from models.errors import (
     ManifestConflict,
     StoreUnavailable,
 )
-from models.events import HISTORY_LIMIT, Event
+from models.events import DEDUP_LIMIT, HISTORY_LIMIT, STREAM_LIMIT, Event
 from models.layout import (
     MANIFEST_KEY,
     UserRow,
@@ -228,6 +228,72 @@ async def test_a_long_history_offered_again_adds_nothing(store: UserStore) -> No
     assert await store.append_events("ann", make_events(700)) == 0
     assert await store.append_events("ann", make_events(3, start=700)) == 3
     assert await store.append_events("ann", make_events(703)) == 0
+
+
+async def test_an_event_id_is_known_for_a_day_however_much_came_since(store: UserStore) -> None:
+    """It was for 512 events: the retry of an event without a time then came back as the newest."""
+    await store.append_events("ann", [Event("item", 1, "retried")])
+    for start in range(0, 1500, 300):
+        await store.append_events("ann", make_events(300, start=start))
+    again = Event("item", 5000, "retried")  # a service dates it when it comes
+    assert await store.append_each({"ann": [again]}) == {"ann": [False]}
+    assert again.item_id not in [e.item_id for e in (await store.read_histories(["ann"]))["ann"]]
+    assert await store.append_events("ann", make_events(1500)) == 0
+
+
+async def test_each_event_is_told_whether_it_is_new(store: UserStore) -> None:
+    one, two, three = make_events(3)
+    await store.append_events("ann", [one])
+    found = await store.append_each({"ann": [two, one, two, three], "bob": [one, one]})
+    assert found == {"ann": [True, False, False, True], "bob": [True, False]}
+
+
+async def test_of_two_who_bring_one_event_at_once_one_is_told_that_it_is_new(
+    redis_store: RedisStore, server_url: str
+) -> None:
+    """Both find it missing before either has written."""
+    other = RedisStore(server_url, 5000)
+    try:
+        for n in range(20):
+            events = {"ann": [Event("before", n, f"{n}-before"), Event("item", n, f"{n}")]}
+            found = await asyncio.gather(
+                *(each.append_each(events) for each in (redis_store, other) * 3)
+            )
+            assert [sum(flags["ann"][at] for flags in found) for at in (0, 1)] == [1, 1]
+    finally:
+        await other.close()
+    assert len((await redis_store.read_histories(["ann"]))["ann"]) == 40
+
+
+async def test_a_stream_is_cut_once_what_goes_is_older_than_a_day(
+    redis_store: RedisStore, client: "redis.asyncio.Redis"
+) -> None:
+    key = history_key("ann")
+    yesterday_ms = int(time.time() * 1000) - 25 * 3600 * 1000
+    for n in range(600):
+        await client.xadd(key, {f"old-{n}": f"{n} item"}, id=f"{yesterday_ms}-{n}")
+    await redis_store.append_events("ann", [Event("item", 10_000, "today")])
+    assert await client.xlen(key) == STREAM_LIMIT
+    for n in range(0, 5000, 250):
+        events = make_events(250, start=20_000 + n)
+        await redis_store.append_events("ann", events)
+    assert await client.xlen(key) == DEDUP_LIMIT
+    state = await redis_store.read_user("ann", [], SPACE)
+    assert state.history == tuple(make_events(HISTORY_LIMIT, start=25_000 - HISTORY_LIMIT))
+
+
+async def test_a_reader_who_missed_more_than_is_read_at_once_sees_the_newest(
+    redis_store: RedisStore,
+) -> None:
+    await redis_store.append_events("ann", make_events(3))
+    known = await redis_store.read_user("ann", [], SPACE)
+    for start in range(3, 1203, 300):
+        await redis_store.append_events("ann", make_events(300, start=start))
+    whole = await redis_store.read_user("ann", [], SPACE)
+    assert await redis_store.read_user("ann", [], SPACE, known=known) == whole
+    assert whole.history[-1] == make_events(1, start=1202)[0]
+    again = await redis_store.read_user("ann", [], SPACE, known=whole)
+    assert again.stream is whole.stream  # a long stream is continued like a short one
 
 
 async def test_an_old_history_imported_late_does_not_push_out_new_events(store: UserStore) -> None:
