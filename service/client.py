@@ -24,10 +24,16 @@ import httpx
 
 from models.errors import InvalidSettings
 from service import client_calls
-from service.client_answers import Recommendation, RecommendationBatch, TakenEvent
+from service.client_answers import (
+    Accepted,
+    Recommendation,
+    RecommendationBatch,
+    TakenBatch,
+    TakenEvent,
+)
 from service.client_attempts import Hedge, first_answer, pause_s
 from service.client_calls import Answer, Call, NewEvent, PagedWishes, Wishes
-from service.client_failures import ClientError, DeadlineExceeded, Unreachable
+from service.client_failures import Busy, ClientError, DeadlineExceeded, Unreachable
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _MAX_TIMEOUT_MS = 60_000  # what the service accepts
@@ -141,6 +147,22 @@ class AsyncClient:
         event = NewEvent(user_id, item_id, timestamp, **made)
         return await self._make(client_calls.append(event), timeout_s)
 
+    async def append_batch(
+        self, events: Sequence[NewEvent], *, timeout_s: float | None = None
+    ) -> TakenBatch:
+        """Events of many users, in the order in which they happened; each may fail alone."""
+        return await self._make(client_calls.append_batch(events), timeout_s)
+
+    async def think(
+        self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None
+    ) -> Accepted:
+        """Ask a worker to think about the user now; answers are built from it seconds later."""
+        return await self._make(client_calls.think(user_id, instruction), timeout_s)
+
+    async def delete(self, user_id: str, *, timeout_s: float | None = None) -> Accepted:
+        """Erase all that is known of the user, for good."""
+        return await self._make(client_calls.delete(user_id), timeout_s)
+
     async def close(self) -> None:
         await self._http.aclose()
 
@@ -162,6 +184,8 @@ class AsyncClient:
                         return await self._attempt(call, deadline)
                     except ClientError as exc:
                         failure = exc
+                        if not (call.is_idempotent or isinstance(exc, Busy)):
+                            raise  # it may have been heard
                         await self._pause(exc, attempt, deadline)
         except TimeoutError as exc:
             raise DeadlineExceeded(f"{call}: no answer in {given_s:g} s") from (failure or exc)
@@ -284,6 +308,22 @@ class Client:
             event_id=event_id,
             timeout_s=timeout_s,
         )
+
+    def append_batch(
+        self, events: Sequence[NewEvent], *, timeout_s: float | None = None
+    ) -> TakenBatch:
+        """Events of many users, in the order in which they happened; each may fail alone."""
+        return self._run(self._client.append_batch, events, timeout_s=timeout_s)
+
+    def think(
+        self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None
+    ) -> Accepted:
+        """Ask a worker to think about the user now; answers are built from it seconds later."""
+        return self._run(self._client.think, user_id, instruction, timeout_s=timeout_s)
+
+    def delete(self, user_id: str, *, timeout_s: float | None = None) -> Accepted:
+        """Erase all that is known of the user, for good."""
+        return self._run(self._client.delete, user_id, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Calls of other threads that are still under way end with Unreachable."""

@@ -100,3 +100,28 @@ class TakenEvent(_Answer):
     known: bool
     stored: bool
     new: bool | None = None
+
+
+class EventResult(_Answer):
+    """One event of a batch. status: 200 stored, 202 waiting in the service, else not taken."""
+
+    status: int
+    user_id: str
+    event_id: str | None = None
+    known: bool | None = None
+    new: bool | None = None
+    detail: str | None = None
+
+
+class TakenBatch(_Answer):
+    """In the order of the events."""
+
+    request_id: str
+    results: tuple[EventResult, ...]
+
+
+class Accepted(_Answer):
+    """A worker will do it."""
+
+    request_id: str
+    user_id: str

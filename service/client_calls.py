@@ -13,7 +13,13 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from models.events import check_user_id
-from service.client_answers import Recommendation, RecommendationBatch, TakenEvent
+from service.client_answers import (
+    Accepted,
+    Recommendation,
+    RecommendationBatch,
+    TakenBatch,
+    TakenEvent,
+)
 from service.client_failures import BadAnswer, refusal_of
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -60,7 +66,7 @@ class NewEvent:
 class Call(Generic[Answer]):
     """may_hedge: asking twice at a time changes nothing and costs the service little.
 
-    Every call is idempotent: asking again does no more than asking once.
+    is_idempotent: asking again does no more than asking once, also when the first was heard.
     """
 
     method: str
@@ -69,6 +75,7 @@ class Call(Generic[Answer]):
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
     may_hedge: bool = False
+    is_idempotent: bool = True
 
     def read(self, response: httpx.Response) -> Answer:
         """Raises Refused or BadAnswer."""
@@ -109,6 +116,21 @@ def batch(user_ids: Sequence[str], wishes: Wishes) -> Call[RecommendationBatch]:
 def append(event: NewEvent) -> Call[TakenEvent]:
     path = f"/v1/events/{_segment(event.user_id)}"
     return Call("POST", path, TakenEvent, body=event.body())
+
+
+def append_batch(events: Sequence[NewEvent]) -> Call[TakenBatch]:
+    bodies = [{"user_id": event.user_id, **event.body()} for event in events]
+    return Call("POST", "/v1/events:batch", TakenBatch, body={"events": bodies})
+
+
+def think(user_id: str, instruction: str | None) -> Call[Accepted]:
+    path = f"/v1/users/{_segment(user_id)}/think"
+    body = None if instruction is None else {"instruction": instruction}
+    return Call("POST", path, Accepted, body=body, is_idempotent=False)
+
+
+def delete(user_id: str) -> Call[Accepted]:
+    return Call("DELETE", f"/v1/users/{_segment(user_id)}", Accepted)
 
 
 def _read(path: str, model: type[Answer], body: Mapping[str, Any]) -> Call[Answer]:

@@ -20,6 +20,7 @@ from models.store import RedisStore
 from service.client import AsyncClient, Client, Options
 from service.client_answers import Recommendation
 from service.client_attempts import Hedge, pause_s
+from service.client_calls import NewEvent
 from service.client_failures import (
     BadAnswer,
     Busy,
@@ -149,6 +150,44 @@ async def test_all_attempts_of_an_event_carry_one_event_id_and_calls_carry_diffe
     assert fifth == "my own"
     assert bodies[0] == {"item_id": "i", "timestamp": 12}
     assert bodies[3] == {"item_id": "i"}
+
+
+ACCEPTED = Scripted(202, {"request_id": "r", "user_id": "u"})
+
+
+async def test_a_call_that_may_have_been_heard_is_made_again_only_if_that_is_safe() -> None:
+    """Thinking twice costs a worker twice; a refusal was heard and done nothing about."""
+    async with (
+        scripted(RESET, AWAY, RESET, otherwise=ACCEPTED) as server,
+        AsyncClient(server.url, PATIENT) as client,
+    ):
+        with pytest.raises(Unreachable):
+            await client.think("u")
+        with pytest.raises(Unreachable):
+            await client.think("u", "something for a birthday")
+        assert len(server.asked) == 3
+        await client.think("u", "something for a birthday")
+        await client.delete("u")
+    assert [json.loads(asked.body or b"null") for asked in server.asked] == [
+        *(None, *[{"instruction": "something for a birthday"}] * 3, None)
+    ]
+    assert (server.asked[-1].method, server.asked[-1].target) == ("DELETE", "/v1/users/u")
+
+
+async def test_a_batch_that_is_sent_again_carries_the_same_events() -> None:
+    taken = Scripted(body={"request_id": "r", "results": [{"status": 200, "user_id": "u"}]})
+    events = [NewEvent("u", "i", 5), NewEvent("v", "j", event_id="mine")]
+    async with (
+        scripted(AWAY, RESET, otherwise=taken) as server,
+        AsyncClient(server.url, PATIENT) as client,
+    ):
+        await client.append_batch(events)
+    first, *others = (json.loads(asked.body) for asked in server.asked)
+    assert others == [first, first]
+    assert first["events"] == [
+        {"user_id": "u", "item_id": "i", "event_id": events[0].event_id, "timestamp": 5},
+        {"user_id": "v", "item_id": "j", "event_id": "mine"},
+    ]
 
 
 async def test_a_list_that_is_gone_says_so() -> None:
@@ -529,6 +568,28 @@ async def test_a_batch_answers_each_user_as_if_asked_for_alone(client: AsyncClie
     assert bad.detail
     assert nobody.recommendation is not None
     assert nobody.recommendation.source == "global"
+
+
+async def test_events_of_many_users_are_taken_at_once_and_fail_alone(client: AsyncClient) -> None:
+    item = item_ids(1)[0]
+    events = [NewEvent("one", item), NewEvent("two", ""), NewEvent("two", item)]
+    taken = await client.append_batch(events)
+    assert [each.status for each in taken.results] == [200, 422, 200]
+    again = await client.append_batch(events)
+    assert [each.new for each in again.results] == [False, None, False]
+    assert (await client.recommend("two")).source == "online"
+
+
+async def test_thinking_is_asked_for_and_erased_users_are_served_nothing(
+    client: AsyncClient,
+) -> None:
+    await client.append("leaver", item_ids(1)[0])
+    assert (await client.think("leaver", "something else")).user_id == "leaver"
+    assert (await client.recommend("leaver")).source == "online"
+    assert (await client.delete("leaver")).user_id == "leaver"
+    assert (await client.recommend("leaver")).source == "global"
+    with pytest.raises(NotAccepted):
+        await client.think("leaver", "x" * 501)
 
 
 @pytest.mark.parametrize("user_id", ["a/b", "%2F", "..", ".", "né 🙂", "?n=1#x", "شخص"])
