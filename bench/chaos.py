@@ -6,6 +6,7 @@ earlier runs, so that one scenario can be measured again; a promise that is not 
 
 import argparse
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from importlib import import_module
@@ -30,6 +31,8 @@ SCENARIOS = {
     "R10": "bench.chaos_start",
 }
 _COLUMNS = ("name", "promise", "figure", "holds", "command")
+_COMPLAINT = re.compile(r".*\b(?:ERROR|CRITICAL)\b|[\w.]+(?:Error|Exception|Group)\b")
+_MAX_COMPLAINTS = 10
 _TITLE = "what holds under faults"
 
 
@@ -48,10 +51,20 @@ def main(arguments: Sequence[str]) -> int:
                 is_quick=options.quick,
             )
             finding: Finding = import_module(SCENARIOS[name]).measure(conditions)
+            _complain(Path(folder))
         rows += finding.rows(is_quick=options.quick)
         _keep(options, rows)
     fresh = {promise_of(row) for row in rows}
     return int(any(row.get("holds") == "NO" for row in rows if promise_of(row) in fresh))
+
+
+def _complain(folder: Path) -> None:
+    """What services logged as errors: the folder is gone in a moment."""
+    for log in sorted(folder.rglob("service-*.log")):
+        lines = log.read_text(errors="replace").splitlines()
+        found = [line for line in lines if _COMPLAINT.match(line)]
+        for line in list(dict.fromkeys(found))[:_MAX_COMPLAINTS]:
+            print(f"{log.relative_to(folder)}: {line}")
 
 
 def _keep(options: argparse.Namespace, fresh: Sequence[Row]) -> None:

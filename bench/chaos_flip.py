@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import redis
 
-from bench.chaos_report import Bound, Finding, num_failed, p99_ms
+from bench.chaos_report import Bound, Finding, num_failed, p99_ms, statuses
 from bench.chaos_world import Conditions, World, open_world, warm_up
 from bench.judge import NUM_PREFIXES, Reply
 from bench.report import Row
@@ -151,6 +151,7 @@ def describe(flip: Flip, end: float, load: LoadStream) -> Row:
         "answers": len(replies),
         "failed": num_failed(replies),
         "p99_ms": p99_ms(replies),
+        **statuses(replies),
         "converged_s": max(old) - flip.at if old else 0.0,
     }
     print(f"R5 {flip.name}: converged {row['converged_s']:.2f} s, p99 {row['p99_ms']:.1f} ms")

@@ -33,7 +33,7 @@ def measure(conditions: Conditions) -> Finding:
     with open_world(conditions, "R7") as (world, server):
         with proxied(server) as (proxy, url), world.service(redis_url=url) as service:
             phases.append(_ask(world, service, "healthy"))
-            proxy.switch(Fault(Kind.LATENCY, delay_ms=0, jitter_ms=60))  # the service waits 20
+            proxy.switch(Fault(Kind.LATENCY, delay_ms=0, jitter_ms=24))  # the service waits 20
             phases.append(_ask(world, service, "late_replies"))
             proxy.switch(Fault())
         with redis.Redis.from_url(server.url) as client, world.service() as service:

@@ -77,7 +77,7 @@ class Finding:
             "is_quick": int(is_quick),
         }
         if self.name in FLAWS:
-            summary["name"] = f"{self.name}.poisoned"
+            summary["name"] = f"{self.name}.scenario"
         return [summary, *({**row, "name": f"{self.name}.{row['name']}"} for row in self.details)]
 
 
@@ -151,6 +151,12 @@ def back_s(after: Sequence[Reply], since: float, *, healthy: float) -> float:
 def num_failed(replies: Iterable[Reply]) -> int:
     """Answers with a 5xx, and no answers."""
     return sum(reply.status == 0 or reply.status >= 500 for reply in replies)
+
+
+def statuses(replies: Iterable[Reply]) -> dict[str, int]:
+    """status_200, ...; status_0 is no answer."""
+    counts = Counter(reply.status for reply in replies)
+    return {f"status_{status}": count for status, count in sorted(counts.items())}
 
 
 def shares(replies: Sequence[Reply]) -> dict[str, float]:

@@ -6,10 +6,10 @@ events of which half is still to come.
 
 import asyncio
 import time
-from collections import Counter
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from bench.chaos_report import Bound, Finding, num_failed
+from bench.chaos_report import Bound, Finding, num_failed, statuses
 from bench.chaos_world import Conditions, World, open_world, warm_up
 from bench.connection import Address, Answer, Connection, render
 from bench.judge import Question, Questioner, Reply
@@ -58,11 +58,12 @@ def stop_once(world: World, number: int) -> Stopped:
     row: Row = {
         "name": f"stop_{number}",
         "in_flight": len(burst),
-        "failed": num_failed(burst) + num_failed(sent),
+        "failed": _num_broken(burst) + _num_broken(sent),
+        "shed": _num_shed(burst) + _num_shed(sent),
         "exit_s": exit_s,
         "exit_code": 255 if code is None else code,
         "answered_later": sum(reply.status > 0 for reply in later),
-        **{f"status_{status}": count for status, count in _statuses(burst).items()},
+        **statuses(burst),
     }
     print(f"R4 {number}: {row['failed']} of {len(burst)} in flight failed, exit {exit_s:.2f} s")
     return Stopped(row, [*load.replies, *burst])
@@ -118,6 +119,16 @@ class _Sender(Connection):
             return None
 
 
+def _num_broken(replies: Sequence[Reply]) -> int:
+    """Not answered whole, or with an error that is not the limiter's: a burst is shed signal or no
+    signal, with a 503 that says when to come back."""
+    return num_failed(replies) - _num_shed(replies)
+
+
+def _num_shed(replies: Sequence[Reply]) -> int:
+    return sum(reply.has_retry_after for reply in replies)
+
+
 def _event(world: World, user: int, at: float) -> Question:
     item = world.truth.release.catalog.item_ids[user]
     body = f'{{"item_id": "{item}"}}'.encode()
@@ -137,8 +148,3 @@ async def _count_lost(world: World) -> int:
         len(world.truth.seen(user).keys() - {event.item_id for event in held[user_id(user)]})
         for user in users
     )
-
-
-def _statuses(replies: list[Reply]) -> Counter[int]:
-    """How many of each; 0 is no answer."""
-    return Counter(reply.status for reply in replies)

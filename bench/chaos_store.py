@@ -20,6 +20,7 @@ from bench.chaos_report import (
     num_failed,
     p99_ms,
     shares,
+    statuses,
 )
 from bench.chaos_world import Conditions, World, open_world, proxied, warm_up
 from bench.fault_proxy import ProxyProcess
@@ -148,6 +149,7 @@ def suffer(
         "store_ms": _store_ms(out, since=opened_at + _SETTLED_S),
         "personal_s": back_s(after, lifted_at, healthy=healthy),
         "flawed": sum(bool(reply.flaws) for reply in replies),
+        **statuses(replies),
         **shares(out),
     }
     print(f"R1 {outage.name}: {row['failed']} failed, p99 {row['p99_ms']:.1f} ms, ", end="")

@@ -28,7 +28,7 @@ from models.store import RedisStore
 
 _TIMEOUT_MS = 10_000
 _TTL_S = 24 * 3600
-_HISTORY = 20  # items
+HISTORY = 20  # items
 _WARM_UP_S = 1.0
 
 
@@ -56,12 +56,15 @@ class Conditions:
 class World:
     """One store, one truth; as many services over it as a scenario starts."""
 
-    def __init__(self, conditions: Conditions, name: str, redis_url: str) -> None:
+    def __init__(
+        self, conditions: Conditions, name: str, redis_url: str, *, history: int = HISTORY
+    ) -> None:
+        """history: items of each user at the start."""
         self.conditions = conditions
         self.folder = conditions.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.redis_url = redis_url
-        self.truth = Truth(conditions.release, {}, draw_histories(conditions))
+        self.truth = Truth(conditions.release, {}, draw_histories(conditions, history))
         self._num_started = 0
 
     def new_generation(self) -> int:
@@ -104,6 +107,7 @@ class World:
         event_share: float = 0.05,
         num_connections: int = NUM_CONNECTIONS,
         patience_s: float = PATIENCE_S,
+        settle_s: float = 0.0,
     ) -> LoadStream:
         """To be entered. `rate`: requests a second."""
         seed = self.conditions.seed
@@ -113,6 +117,7 @@ class World:
             rate=rate or self.conditions.rate,
             num_connections=num_connections,
             patience_s=patience_s,
+            settle_s=settle_s,
             seed=seed,
         )
 
@@ -151,21 +156,23 @@ class World:
         await store.swap_manifest(held, manifest)
 
 
-def draw_histories(conditions: Conditions) -> Sequence[Sequence[str]]:
+def draw_histories(conditions: Conditions, size: int) -> Sequence[Sequence[str]]:
     """Random items, oldest first, none twice."""
     rng = np.random.default_rng(conditions.seed)
     items = conditions.release.catalog.item_ids
     return [
-        [items[row] for row in rng.choice(len(items), size=_HISTORY, replace=False).tolist()]
+        [items[row] for row in rng.choice(len(items), size=size, replace=False).tolist()]
         for _ in range(num_users_of(conditions.release))
     ]
 
 
 @contextmanager
-def open_world(conditions: Conditions, name: str) -> Iterator[tuple[World, RedisServer]]:
+def open_world(
+    conditions: Conditions, name: str, *, history: int = HISTORY
+) -> Iterator[tuple[World, RedisServer]]:
     """A world over one server, furnished."""
     with RedisServer(conditions.folder / name / "redis") as server:
-        world = World(conditions, name, server.url)
+        world = World(conditions, name, server.url, history=history)
         world.furnish()
         yield world, server
 

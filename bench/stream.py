@@ -18,7 +18,8 @@ from bench.judge import Question, Questioner, Reply
 from bench.open_loop import NUM_CONNECTIONS, precise_loop
 
 PATIENCE_S = 10.0
-_START_TIMEOUT_S = 10.0
+_PRECISE_CONNECTIONS = 900  # select(2) takes no descriptor above 1,023
+_START_TIMEOUT_S = 30.0
 
 
 class LoadStream:
@@ -32,15 +33,18 @@ class LoadStream:
         rate: float,
         num_connections: int = NUM_CONNECTIONS,
         patience_s: float = PATIENCE_S,
+        settle_s: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """`patience_s`: how long after its moment a question is given up, sent or not."""
+        """patience_s: how long after its moment a question is given up, sent or not. settle_s:
+        from opening the connections to the first question."""
         self.replies: list[Reply] = []
         self._address = address
         self._questioner = questioner
         self._rate = rate
         self._num_connections = num_connections
         self._patience_s = patience_s
+        self._settle_s = settle_s
         self._rng = np.random.default_rng(seed)
         self._stopping = threading.Event()
         self._started = threading.Event()
@@ -76,7 +80,8 @@ class LoadStream:
 
     def _main(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=precise_loop) as runner:
+            is_many = self._num_connections > _PRECISE_CONNECTIONS
+            with asyncio.Runner(loop_factory=None if is_many else precise_loop) as runner:
                 runner.run(self._run())
         except BaseException as exc:  # noqa: BLE001 - raised where the thread was started
             self._failure = exc
@@ -88,6 +93,7 @@ class LoadStream:
         self._due: asyncio.Queue[Question] = asyncio.Queue()
         connections = [Connection(self._address) for _ in range(self._num_connections)]
         await asyncio.gather(*(connection.open() for connection in connections))
+        await asyncio.sleep(self._settle_s)
         workers = [asyncio.create_task(self._work(each)) for each in connections]
         self._started.set()
         release = asyncio.create_task(self._release())

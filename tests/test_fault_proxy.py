@@ -3,14 +3,18 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 from redis.exceptions import ResponseError
 
 from bench.connection import Address
 from bench.fault_proxy import FaultProxy, ProxyProcess, main
 from bench.faults import Fault, Kind
-from models.errors import InvalidSettings
+from models.errors import InvalidSettings, StoreUnavailable
+from models.events import Event
+from models.store import RedisStore
 from models.wire import Wire, read_address
 from tests.service_harness import RedisServer
 
@@ -30,12 +34,18 @@ def address_of(server: RedisServer) -> Address:
     return Address(found.host, found.port)
 
 
-@pytest.fixture
-async def proxy(server: RedisServer) -> AsyncIterator[FaultProxy]:
+@asynccontextmanager
+async def serving_proxy(server: RedisServer) -> AsyncIterator[FaultProxy]:
     proxy = FaultProxy(address_of(server), seed=1)
     await proxy.start()
     yield proxy
     await proxy.close()
+
+
+@pytest.fixture
+async def proxy(server: RedisServer) -> AsyncIterator[FaultProxy]:
+    async with serving_proxy(server) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -144,6 +154,26 @@ async def test_a_reset_is_a_reset_and_no_end(proxy: FaultProxy) -> None:
     with pytest.raises(ConnectionResetError):
         await reader.read(100)
     writer.close()
+
+
+def test_a_job_connection_that_was_reset_while_idle_is_a_store_that_is_away(
+    server: RedisServer,
+) -> None:
+    """On uvloop, which the service runs on, that was a RuntimeError of redis-py and a 500."""
+
+    async def append() -> None:
+        async with serving_proxy(server) as proxy:
+            store = RedisStore(f"redis://127.0.0.1:{proxy.port}", 200)
+            await store.append_events("ann", [Event("item-1", 1, "a")])
+            await proxy.switch(Fault(Kind.REFUSE))
+            await asyncio.sleep(0.1)
+            with pytest.raises(StoreUnavailable):
+                await store.append_events("ann", [Event("item-2", 2, "b")])
+            await proxy.switch(Fault())
+            assert await store.append_events("ann", [Event("item-2", 2, "b")]) == 1
+            await store.close()
+
+    uvloop.run(append())
 
 
 def test_the_process_takes_faults_over_its_control_socket(server: RedisServer) -> None:
