@@ -5,6 +5,7 @@ item that came by a record says whose record, and of which night. Knows nothing 
 """
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from bench.arrivals import Kind
 from bench.connection import Answer, render
 from bench.synthetic import THOUGHT, user_id
+from models.events import HISTORY_LIMIT
 from models.release import Release
 
 NUM_PREFIXES = 8  # of each record
@@ -88,7 +90,9 @@ class Truth:
         self._prefixes = self.release.catalog.trie.prefixes()
         codes = (tuple(row) for row in self._prefixes.tolist())
         self._block = {prefix: at // NUM_PREFIXES for at, prefix in enumerate(codes)}
-        self._seen: list[dict[str, float]] = [dict.fromkeys(each, 0.0) for each in self.histories]
+        self._done = [
+            deque(((item, 0.0) for item in each), maxlen=HISTORY_LIMIT) for each in self.histories
+        ]
 
     @property
     def num_users(self) -> int:
@@ -107,11 +111,15 @@ class Truth:
         return block is not None and block * NUM_PREFIXES == self.start_of(user, generation)
 
     def seen(self, user: int) -> Mapping[str, float]:
-        """Items of this user's history and when that was known, monotonic; 0 for the start."""
-        return self._seen[user]
+        """Items of this user's history, which forgets the oldest, and when that was known,
+        monotonic; 0 for the start."""
+        known: dict[str, float] = {}
+        for item, at in self._done[user]:
+            known.setdefault(item, at)
+        return known
 
     def take(self, user: int, item: str, at: float) -> None:
-        self._seen[user].setdefault(item, at)
+        self._done[user].append((item, at))
 
 
 def num_users_of(release: Release) -> int:

@@ -18,6 +18,7 @@ from bench.judge import (
     thought_about,
 )
 from bench.synthetic import draw_record, user_id
+from models.events import HISTORY_LIMIT
 from models.release import Release
 from tests.service_harness import toy_release_dir
 
@@ -189,3 +190,12 @@ def test_a_reply_says_what_the_answer_said(truth: Truth) -> None:
     assert (reply.store_ms, reply.latency_s, reply.is_full) == (0.5, 0.25, True)
     lost = questioner.judge(question(), None, 101.0)
     assert (lost.status, lost.flaws, lost.is_full) == (0, (), False)
+
+
+def test_what_a_full_history_has_forgotten_may_be_recommended_again(truth: Truth) -> None:
+    (first,) = truth.seen(0)
+    for number in range(HISTORY_LIMIT):
+        assert first in truth.seen(0)
+        truth.take(0, f"later-{number}", 1.0 + number)
+    assert first not in truth.seen(0)
+    assert len(truth.seen(0)) == HISTORY_LIMIT
