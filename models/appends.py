@@ -21,7 +21,7 @@ from models.events import (
     stream_limit,
 )
 from models.layout import history_key
-from models.user_state import is_wrong_type, read_entries
+from models.user_state import read_entries, sound_entries
 
 Entries = list[Any]  # [id, [event id, value]], oldest first
 
@@ -71,7 +71,7 @@ class RedisAppends(RedisConnection):
         seen = {}
         for user_id, flags in fresh.items():
             written = [next(replies) for is_fresh in flags if is_fresh]
-            seen[user_id] = (written, next(replies) if is_checked else [])
+            seen[user_id] = (written, sound_entries(next(replies)) if is_checked else [])
         return fresh, seen
 
     async def _read_kept(self, user_ids: Sequence[str]) -> dict[str, Entries]:
@@ -97,7 +97,7 @@ class RedisAppends(RedisConnection):
         for user_id, end, count in ranges:
             pipeline.execute_command("XREVRANGE", history_key(user_id), end, "-", "COUNT", count)
         replies = await self._execute(pipeline)
-        return [[] if is_wrong_type(reply) else reply[::-1] for reply in replies]
+        return [sound_entries(reply)[::-1] for reply in replies]
 
 
 def _first_entries(entries: Entries) -> dict[bytes, bytes]:

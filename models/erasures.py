@@ -15,7 +15,7 @@ from models.events import check_user_id
 from models.group import RedisGroups
 from models.layout import ERASED_KEY, ERASURES_KEY
 from models.records import hash_user
-from models.user_state import is_wrong_type
+from models.user_state import sound_entries
 
 MAX_WAITING = 10_000  # none may give way, so more are refused
 _MAX_ERASED = 10_000
@@ -72,13 +72,15 @@ class RedisErasures(RedisGroups):
 
     async def read_erasures(self, last: str | None) -> Erasures:
         (waiting,) = await self._ask(("XRANGE", ERASURES_KEY, "-", "+", "COUNT", MAX_WAITING))
-        users = [] if is_wrong_type(waiting) else [pair[1] for _, pair in waiting if len(pair) > 1]
+        users = [pair[1] for _, pair in sound_entries(waiting)]
         found = frozenset(user.decode(errors="replace") for user in users)
         if last is None:
             (newest,) = await self._ask(("XREVRANGE", ERASED_KEY, "+", "-", "COUNT", 1))
-            return Erasures(found, frozenset(), newest[0][0].decode() if newest else _BEGINNING)
-        (erased,) = await self._ask(("XRANGE", ERASED_KEY, f"({last}", "+"))
-        marks = [pair[1] for _, pair in erased if len(pair) > 1 and _MARK.fullmatch(pair[1])]
+            begun = sound_entries(newest)
+            return Erasures(found, frozenset(), begun[0][0].decode() if begun else _BEGINNING)
+        (reply,) = await self._ask(("XRANGE", ERASED_KEY, f"({last}", "+"))
+        erased = sound_entries(reply)
+        marks = [pair[1] for _, pair in erased if _MARK.fullmatch(pair[1])]
         hashes = frozenset(int(mark, 16) for mark in marks)
         return Erasures(found, hashes, erased[-1][0].decode() if erased else last)
 

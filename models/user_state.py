@@ -5,6 +5,7 @@ checked, not assumed: where the stream is not the old one with newer entries beh
 add up to nothing and the whole is read. Pure: knows no server.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from models.layout import Skipped, history_key, newest_record, record_key
 from models.records import PrefixRecord
 from models.sid import SidSpace
 from models.wire import Command
+
+_ENTRY_ID = re.compile(rb"\d+-\d+")
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,19 @@ def read_entries(entries: Any) -> tuple[list[Event], bool]:
 def newest_last(reply: Any) -> Any:
     """A reply to XREVRANGE in the order of arrival; what is no list stays as it is."""
     return reply[::-1] if isinstance(reply, list) else reply
+
+
+def sound_entries(reply: Any) -> list[Any]:
+    """Those entries of a reply to XRANGE or XREVRANGE that are of the form that we write, with an
+    id of digits; a reply of another kind holds none."""
+    return [entry for entry in reply if _is_sound(entry)] if isinstance(reply, list) else []
+
+
+def _is_sound(entry: Any) -> bool:
+    match entry:
+        case [bytes() as entry_id, [bytes(), bytes()]]:
+            return _ENTRY_ID.fullmatch(entry_id) is not None
+    return False
 
 
 def _read_entry(entry: Any) -> Event | None:

@@ -311,6 +311,14 @@ REPLIES = st.one_of(
 ANSWERS = st.lists(REPLIES, min_size=1, max_size=5).map(b"".join)
 
 
+@pytest.mark.parametrize("reply", [b"*-1\r\n", b"+OK\r\n", b":7\r\n", b"*1\r\n$-1\r\n"])
+async def test_an_event_is_appended_to_what_is_no_stream_of_events(reply: bytes) -> None:
+    async with lying_store() as (store, liar):
+        liar.reply = 3 * reply
+        with suppress(StoreUnavailable):
+            await store.append_events(ANN, [Event("item", 1, "e")])
+
+
 @given(answers=st.lists(st.tuples(ANSWERS, mutations(), st.booleans()), min_size=1, max_size=3))
 @settings(max_examples=100, deadline=None, phases=[Phase.explicit, Phase.generate])
 def test_whatever_redis_says_a_read_is_anns_or_a_declared_error(
@@ -338,6 +346,10 @@ async def _ask_everything(store: RedisStore) -> None:
         assert all(isinstance(text, str) for text in await store.read_thoughts(ANN, GENERATION))
     with suppress(StoreUnavailable):
         await store.append_events(ANN, [Event("item", 1, "e")])
+    for last in (None, "1-0"):
+        with suppress(StoreUnavailable):
+            erasures = await store.read_erasures(last)
+            assert all(isinstance(user_id, str) for user_id in erasures.waiting)
 
 
 # Settings
