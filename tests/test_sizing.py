@@ -93,7 +93,10 @@ def test_another_number_of_users_is_asked_for_as_it_is_spoken(
     out = capsys.readouterr().out
     assert "| users | 4M |" in out
     assert "| requests a second at peak | 7,000 |" in out
-    assert f"| service pods (1 core each) | {math.ceil(7000 / 700)} |" in out
+    assert (
+        f"| service pods (1 core each) | {math.ceil(7000 / (read_measured().saturation_rps / 2))} |"
+        in out
+    )
     assert "assumed `replicas`: 0" in out
 
 
