@@ -6,7 +6,7 @@ left out. Knows nothing of the online model.
 
 # U = users
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +29,7 @@ class Alone:
     mean_tokens: float
 
 
-def rank_alone(
-    catalog: Catalog,
-    cases: Sequence[Case],
-    users: Sequence[CaseThoughts],
-    *,
-    on_progress: Callable[[int], None],
-) -> Alone:
+def rank_alone(catalog: Catalog, cases: Sequence[Case], users: Sequence[CaseThoughts]) -> Alone:
     """users: in the order of `cases`."""
     depth = catalog.space.prefix_depth
     ranks, found = [], []
@@ -43,7 +37,6 @@ def rank_alone(
         ranks.append(rank_of_target(catalog, case, user.sids))
         target = None if case.target is None else tuple(catalog.sids[case.target, :depth].tolist())
         found.append(target in user.prefixes)
-        on_progress(len(ranks))
     return Alone(
         rank_U=np.array(ranks),
         has_prefix_U=np.array(found),

@@ -15,9 +15,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.alone import rank_of_target
 from bench.candidates import Coverage, Nodes, PrefixMap, equally_many_popular, shuffled
+from bench.differences import Differences
 from bench.histories import Case, mask_seen, target_rows
-from bench.metrics import Interval, bootstrap, ndcg_at, rank_targets, recall_at
+from bench.metrics import Interval, bootstrap_named, ndcg_at, rank_targets, recall_at
 from bench.thoughts import CaseThoughts, Thoughts
 from models.candidates import Candidates, from_nodes
 from models.catalog import Catalog
@@ -62,7 +64,7 @@ class Table:
 
     rows: list[dict[str, str | int | float]]
     prefix_recall_gain: dict[str, Interval]
-    differences: dict[str, dict[str, Interval]]
+    differences: Differences
     own_prefix_recall: Interval
 
 
@@ -114,7 +116,7 @@ class Evaluation:
             if self._sasrec is not None:
                 self._rank_by_scores(SASREC, user, partial(self._sasrec_scores, user))
             for name, found in self._alone.items():
-                self._rank_by_scores(name, user, partial(self._reasoner_scores, found.users[user]))
+                self._rank_alone(name, user, found.users[user])
             state = self._encode(case)
             self._rank_own_prefixes(user, state)
             self._rank_below(ONLINE, user, state, self._whole)
@@ -155,6 +157,11 @@ class Evaluation:
         self._note(name, user, rank_targets(scores_1N, self._target_U[user : user + 1])[0])
         self._count(name, started)
 
+    def _rank_alone(self, name: str, user: int, found: CaseThoughts) -> None:
+        started = time.perf_counter()
+        self._note(name, user, rank_of_target(self._catalog, self._cases[user], found.sids))
+        self._count(name, started)
+
     def _rank_own_prefixes(self, user: int, state: KeptHistory) -> None:
         """Whether the online model's own prefixes hold the target, as many as C_u has."""
         own, target = self._own_nodes[user], self._target_U[user]
@@ -175,16 +182,6 @@ class Evaluation:
         if self._sasrec is None or not rows:
             return np.full(len(self._catalog), -np.inf)
         return self._sasrec.score([rows])[0].numpy().astype(np.float64)
-
-    def _reasoner_scores(self, found: CaseThoughts) -> NDArray[np.float64]:
-        """The reasoner's own log P(SID) of what its beams ended in, -inf elsewhere: (N,)."""
-        scores_N = np.full(len(self._catalog), -np.inf)
-        first_row = self._catalog.first_row
-        codes = np.array(found.sids, dtype=np.int64).reshape(-1, self._catalog.space.levels)
-        leaves = self._catalog.trie.nodes(codes).tolist()
-        for leaf, logprob in zip(leaves, found.sid_logprobs, strict=True):
-            scores_N[first_row[leaf] : first_row[leaf + 1]] = logprob
-        return scores_N
 
     def _outcomes(self, chosen: Mapping[str, Sequence[Nodes]]) -> dict[str, Outcome]:
         everything = self._map.cover_everything(self._target_U)
@@ -228,17 +225,10 @@ class Evaluation:
 
 def _as_many(at_once: Thoughts, thoughts: Thoughts) -> Thoughts:
     """The same budget: of prefixes and of SIDs, for each user as many as thinking left."""
-    users = []
-    for one, other in zip(at_once.users, thoughts.users, strict=True):
-        num = len(other.sids)
-        users.append(
-            replace(
-                one,
-                prefixes=one.prefixes[: len(other.prefixes)],
-                sids=one.sids[:num],
-                sid_logprobs=one.sid_logprobs[:num],
-            )
-        )
+    users = [
+        replace(one, prefixes=one.prefixes[: len(other.prefixes)], sids=one.sids[: len(other.sids)])
+        for one, other in zip(at_once.users, thoughts.users, strict=True)
+    ]
     return Thoughts(users, at_once.seconds)
 
 
@@ -263,8 +253,7 @@ def summarise(
         for metric in METRICS
     }
     columns = columns | gains | {(OWN, "prefix_recall"): has_own_prefix_U} | paired
-    intervals = bootstrap(np.stack(list(columns.values()), axis=1), seed=seed)
-    by_column = dict(zip(columns, intervals, strict=True))
+    by_column = bootstrap_named(columns, seed=seed)
     return Table(
         rows=[_row(name, outcome, by_column) for name, outcome in outcomes.items()],
         prefix_recall_gain={name: by_column["gain", name] for name in others},
@@ -281,9 +270,7 @@ def _row(
 ) -> dict[str, str | int | float]:
     row: dict[str, str | int | float] = {"name": name}
     for column in (*METRICS, "prefix_recall"):
-        interval = intervals[name, column]
-        row |= {column: interval.mean, f"{column}_low": interval.low}
-        row[f"{column}_high"] = interval.high
+        row |= intervals[name, column].columns(column)
     coverage = outcome.coverage
     row["prefixes"] = float(coverage.prefixes_U.mean())
     row["fan_out"] = float(coverage.items_U.sum() / max(1, coverage.prefixes_U.sum()))

@@ -7,13 +7,8 @@ another user; a beam after each shows what the words are worth (Fig. 5 of the pa
 # U = users
 
 import argparse
-import hashlib
-import json
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,15 +17,17 @@ from rich.console import Console
 
 from bench.alone import rank_of_target
 from bench.candidates import another_user
-from bench.histories import Case, cut_histories
-from bench.metrics import Interval, bootstrap, ndcg_at, recall_at
-from bench.quality import open_progress, signed, think_cases
+from bench.differences import Differences, print_differences, to_json
+from bench.histories import Case
+from bench.metrics import bootstrap_named, ndcg_at, recall_at
+from bench.options import add_budget, describe_run, draw_cases, judging_parser, read_settings
 from bench.recitals import EMPTY, SHUFFLED, STEPS, Recital, recite
-from bench.report import open_console, print_table, write_json, write_markdown
-from bench.thoughts import CHUNK_USERS, CaseThoughts, ThoughtCache, ThoughtSettings
+from bench.report import open_console, open_progress, report
+from bench.thinking import CHUNK_USERS, think_cases
+from bench.thought_cache import ThoughtCache
+from bench.thoughts import CaseThoughts
 from models import prompts
 from models.catalog import Catalog
-from models.dataset import load_dataset
 from models.errors import InvalidDataset
 from models.reasoner import TransformersReasoner
 from models.release import Release
@@ -38,11 +35,10 @@ from models.think import unite
 
 VARIANTS = (*STEPS, SHUFFLED)
 COLUMNS = ("name", "recall@10", "ndcg@10", "prefix_recall", "log_p_target", "follows")
-_GAINS = ("recall@10", "ndcg@10", "prefix_recall", "log_p_target")
+_MEASURED = ("recall@10", "ndcg@10", "prefix_recall", "log_p_target")
 
 
-@dataclass(frozen=True)
-class Heard:
+class Heard(NamedTuple):
     """One user under one variant.
 
     rank: of the target among the SIDs of all paths, infinity beyond. has_prefix: whether C_u holds
@@ -61,8 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     console = open_console()
     torch.set_num_threads(options.workers)
     release = Release.load(options.release)
-    settings = ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
-    cache = ThoughtCache.open(options.cache, release, settings)
+    cache = ThoughtCache.open(options.cache, release, read_settings(options))
     kept = _closed(console, cache, release.catalog, options)
     reasoner = TransformersReasoner.load(cache.reasoner_dir, release.space)
     listener = Listener(cache, release.catalog, reasoner)
@@ -70,25 +65,13 @@ def main(arguments: Sequence[str]) -> int:
         heard = listener.hear_all(kept, seed=options.seed, on_progress=on_progress)
     rows, gains = summarise(heard, seed=options.seed)
     meta = {
-        "command": "faithfulness",
-        "release": f"{release.name}@{release.version}",
-        "data": str(options.data),
-        "split": options.split,
-        "users": len(kept),
-        "settings": settings.to_json(),
-        "gain_over_empty": {
-            name: {column: interval._asdict() for column, interval in found.items()}
-            for name, found in gains.items()
-        },
+        **describe_run("faithfulness", options, release, kept),
+        "settings": cache.settings.to_json(),
+        "gain_over_empty": to_json(gains),
     }
-    print_table(console, f"{meta['release']}, {len(kept):,} users", rows, COLUMNS)
-    for name, found in gains.items():
-        said = (f"{column} {signed(interval)}" for column, interval in found.items())
-        console.print(f"{name} minus {EMPTY}: {', '.join(said)}")
-    if options.json:
-        write_json(options.json, meta, rows)
-        title = "What a thought is worth"
-        write_markdown(options.json.with_suffix(".md"), title, meta, rows, COLUMNS)
+    title = f"What a thought is worth: {meta['release']}, {len(kept):,} users"
+    report(console, options.json, title, meta, rows, (COLUMNS,))
+    print_differences(console, gains)
     return 0
 
 
@@ -97,14 +80,8 @@ def _closed(
 ) -> list[tuple[Case, CaseThoughts]]:
     """The users with something to find whose thoughts all closed. Raises InvalidDataset if nobody
     is left."""
-    cases = cut_histories(
-        load_dataset(options.data),
-        catalog,
-        split=options.split,
-        num_users=options.users,
-        seed=options.seed,
-    )
-    cases = [case for case in cases if case.target is not None and case.history.rows]
+    drawn = draw_cases(options, catalog)
+    cases = [case for case in drawn if case.target is not None and case.history.rows]
     thoughts = think_cases(console, cache, cases, workers=options.workers)
     kept = [
         (case, user)
@@ -155,25 +132,23 @@ class Listener:
         return heard
 
     def _hear(self, cases: Sequence[Case], texts: Sequence[Sequence[str]]) -> list[Heard]:
-        asked = json.dumps(
-            [[case.history.user_id, case.history.rows, case.target] for case in cases]
+        asked = [[case.history.user_id, case.history.rows, case.target] for case in cases]
+        found = self._cache.kept("recitals", [asked, texts], lambda: self._recite(cases, texts))
+        return [Heard(*one) for one in found]
+
+    def _recite(self, cases: Sequence[Case], texts: Sequence[Sequence[str]]) -> list[Heard]:
+        recitals = recite(
+            self._reasoner,
+            self._catalog,
+            [case.history for case in cases],
+            texts,
+            [case.target for case in cases],
+            width=self._cache.settings.width,
         )
-        digest = hashlib.blake2b(f"{asked}{json.dumps(texts)}".encode(), digest_size=16).hexdigest()
-        file = self._cache.folder / f"recital-{digest}.json"
-        if file.exists():
-            return [Heard(**one) for one in json.loads(file.read_text())]
-        users = [case.history for case in cases]
-        targets = [case.target for case in cases]
-        width = self._cache.settings.width
-        recitals = recite(self._reasoner, self._catalog, users, texts, targets, width=width)
-        found = [
+        return [
             self._note(case, own, recital)
             for case, own, recital in zip(cases, texts, recitals, strict=True)
         ]
-        draft = file.with_suffix(f".{os.getpid()}.draft")
-        draft.write_text(json.dumps([vars(one) for one in found]))
-        draft.replace(file)
-        return found
 
     def _note(self, case: Case, texts: Sequence[str], recital: Recital) -> Heard:
         assert case.target is not None
@@ -196,25 +171,30 @@ class Listener:
 
 
 def summarise(
-    heard: dict[str, list[Heard]], *, seed: int
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Interval]]]:
+    heard: Mapping[str, Sequence[Heard]], *, seed: int
+) -> tuple[list[dict[str, Any]], Differences]:
     """A row a variant, and what each gains over an empty thought, paired by user."""
-    columns = {name: _columns(found) for name, found in heard.items()}
-    pairs = {
-        (name, column): columns[name][column] - columns[EMPTY][column]
-        for name in heard
-        if name != EMPTY
-        for column in _GAINS
+    columns = {
+        (name, column): values_U
+        for name, found in heard.items()
+        for column, values_U in _columns(found).items()
     }
-    plain = {(name, column): columns[name][column] for name in heard for column in _GAINS}
-    values = np.stack([*plain.values(), *pairs.values()], axis=1)
-    found = bootstrap(values, seed=seed)
-    means = dict(zip(plain, found, strict=False))
-    gains = dict(zip(pairs, found[len(plain) :], strict=True))
-    rows = [_row(name, heard[name], means) for name in heard]
-    return rows, {
-        name: {column: gains[name, column] for column in _GAINS} for name in heard if name != EMPTY
-    }
+    for name in heard:
+        if name != EMPTY:
+            for column in _MEASURED:
+                gain_U = columns[name, column] - columns[EMPTY, column]
+                columns[f"{name} minus {EMPTY}", column] = gain_U
+    rows: dict[str, dict[str, Any]] = {}
+    gains: Differences = {}
+    for (name, column), interval in bootstrap_named(columns, seed=seed).items():
+        if name in heard:
+            rows.setdefault(name, {"name": name}).update(interval.columns(column))
+        else:
+            gains.setdefault(name, {})[column] = interval
+    for name, found in heard.items():
+        following = [one.follows for one in found if one.follows is not None]
+        rows[name] |= {"follows": float(np.mean(following))} if following else {}
+    return list(rows.values()), gains
 
 
 def _columns(found: Sequence[Heard]) -> dict[str, NDArray[np.float64]]:
@@ -227,28 +207,7 @@ def _columns(found: Sequence[Heard]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def _row(
-    name: str, found: Sequence[Heard], means: dict[tuple[str, str], Interval]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name}
-    for column in _GAINS:
-        mean, low, high = means[name, column]
-        row |= {column: mean, f"{column}_low": low, f"{column}_high": high}
-    following = [one.follows for one in found if one.follows is not None]
-    return row | ({"follows": float(np.mean(following))} if following else {})
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench faithfulness", allow_abbrev=False)
-    add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    add("--split", choices=("test", "valid"), default="test")
-    add("--users", type=int, default=2000, metavar="N", help="a seeded sample (2000)")
-    add("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
-    add("--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path")
-    add("--seed", type=int, default=0, metavar="S")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
-    add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="kept thoughts")
-    add("--json", type=Path, metavar="FILE")
+    parser = judging_parser("faithfulness", num_users=2000)
+    add_budget(parser)
     return parser

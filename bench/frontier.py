@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.histories import Case, cut_histories
-from bench.options import judging_parser
+from bench.histories import Case
+from bench.options import describe_run, draw_cases, judging_parser
 from bench.path_beams import is_head_of_wider, prefixes_of
 from bench.plots import plot_frontier
-from bench.quality import open_progress, think_cases
-from bench.report import open_console, report
-from bench.thoughts import CaseThoughts, ThoughtCache, Thoughts, ThoughtSettings, plan_chunks
+from bench.report import open_console, open_progress, report
+from bench.thinking import plan_chunks, think_cases
+from bench.thought_cache import ThoughtCache
+from bench.thoughts import CaseThoughts, Thoughts, ThoughtSettings
 from bench.two_tiers import PREFIX_COLUMNS, RANK_COLUMNS, Tried, TwoTiers, compare
 from models.catalog import Catalog
-from models.dataset import load_dataset
-from models.errors import InvalidDataset, InvalidSettings
+from models.errors import InvalidSettings
 from models.finish import Finisher
 from models.reasoner import TransformersReasoner
 from models.release import Release
@@ -49,15 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     console = open_console()
     torch.set_num_threads(1)
     release = Release.load(options.release)
-    cases = cut_histories(
-        load_dataset(options.data),
-        release.catalog,
-        split=options.split,
-        num_users=options.users or None,
-        seed=options.seed,
-    )
-    if not cases:
-        raise InvalidDataset(f"{options.data}: no user of three items or more, expected some")
+    cases = draw_cases(options, release.catalog)
     cells = [Cell(paths, width) for paths in options.paths for width in options.widths]
     settings = ThoughtSettings(
         paths=max(options.paths),
@@ -76,11 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         costs = measure_cost(reasoner, release.catalog, sample, cells, settings, on_progress)
     rows = describe(cells, tried, online_U, thoughts.users, costs, seed=options.seed)
     meta = {
-        "command": "frontier",
-        "release": f"{release.name}@{release.version}",
-        "data": str(options.data),
-        "split": options.split,
-        "users": len(cases),
+        **describe_run("frontier", options, release, cases),
         "settings": settings.to_json(),
         "closed_paths": _closed_share(thoughts.users),
         "cpu_ms": f"thinking, a user, one thread, CPU time, {sum(map(len, sample))} users a cell",

@@ -27,6 +27,10 @@ class Interval(NamedTuple):
         """As a row of a table has it."""
         return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
 
+    def signed(self) -> str:
+        """Of a difference, as people read it."""
+        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
 
 def rank_targets(
     scores_BN: NDArray[np.floating], target_B: NDArray[np.int64]

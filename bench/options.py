@@ -1,8 +1,19 @@
-"""Options that commands which judge a release on left-out items have in common."""
+"""What commands that judge a release on left-out items have in common: options, users, what is said
+of a run.
+"""
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from bench.histories import Case, cut_histories
+from bench.thoughts import ThoughtSettings
+from models.catalog import Catalog
+from models.dataset import load_dataset
+from models.errors import InvalidDataset
+from models.release import Release
 
 
 def judging_parser(command: str, *, num_users: int) -> argparse.ArgumentParser:
@@ -18,3 +29,42 @@ def judging_parser(command: str, *, num_users: int) -> argparse.ArgumentParser:
     add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="kept thoughts")
     add("--json", type=Path, metavar="FILE", help="a table in Markdown goes beside it")
     return parser
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """How much may be thought of a user."""
+    parser.add_argument("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
+    parser.add_argument(
+        "--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path"
+    )
+
+
+def read_settings(options: argparse.Namespace) -> ThoughtSettings:
+    return ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
+
+
+def draw_cases(options: argparse.Namespace, catalog: Catalog) -> list[Case]:
+    """The users asked for. Raises InvalidDataset for a folder without any."""
+    cases = cut_histories(
+        load_dataset(options.data),
+        catalog,
+        split=options.split,
+        num_users=options.users or None,
+        seed=options.seed,
+    )
+    if not cases:
+        raise InvalidDataset(f"{options.data}: no user of three items or more, expected some")
+    return cases
+
+
+def describe_run(
+    command: str, options: argparse.Namespace, release: Release, users: Sequence[Any]
+) -> dict[str, Any]:
+    """What stands at the head of a report's meta."""
+    return {
+        "command": command,
+        "release": f"{release.name}@{release.version}",
+        "data": str(options.data),
+        "split": options.split,
+        "users": len(users),
+    }

@@ -4,39 +4,24 @@ Loads, thinks (or reads the thoughts of an earlier run), evaluates, prints and w
 """
 
 import argparse
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from bench.at_once import Manner
+from bench.differences import print_differences, to_json
 from bench.evaluation import Evaluation, Table
-from bench.histories import Case, cut_histories
-from bench.metrics import Interval
-from bench.report import open_console, print_table, write_json
-from bench.thoughts import (
-    CaseThoughts,
-    ThoughtCache,
-    Thoughts,
-    ThoughtSettings,
-    collect_thoughts,
-    without_thought,
-)
+from bench.histories import Case
+from bench.options import add_budget, describe_run, draw_cases, judging_parser, read_settings
+from bench.report import open_console, open_progress, print_table, write_json
+from bench.thinking import think_cases
+from bench.thought_cache import ThoughtCache
+from bench.thoughts import Thoughts, without_thought
 from models.catalog import Catalog
-from models.dataset import load_dataset
-from models.errors import InvalidDataset, ReleaseMismatch
+from models.errors import ReleaseMismatch
 from models.finish import Finisher
 from models.prompts import ground
 from models.release import Release
@@ -52,17 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     console = open_console()
     torch.set_num_threads(options.workers)
     release = Release.load(options.release)
-    cases = cut_histories(
-        load_dataset(options.data),
-        release.catalog,
-        split=options.split,
-        num_users=options.users,
-        seed=options.seed,
-    )
-    if not cases:
-        raise InvalidDataset(f"{options.data}: no user of three items or more, expected some")
+    cases = draw_cases(options, release.catalog)
     sasrec = _load_sasrec(options.sasrec, release.catalog)
-    settings = ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
+    settings = read_settings(options)
     cache = ThoughtCache.open(options.cache, release, settings)
     thoughts = think_cases(console, cache, cases, workers=options.workers)
     silent = without_thought(settings, Manner(options.at_once))
@@ -73,11 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     with open_progress(console, "ranking", len(cases)) as on_progress:
         table = evaluation.run(seed=options.seed, on_progress=on_progress)
     meta = {
-        "command": "quality",
-        "release": f"{release.name}@{release.version}",
-        "data": str(options.data),
-        "split": options.split,
-        "users": len(cases),
+        **describe_run("quality", options, release, cases),
         "items": len(release.catalog),
         "settings": settings.to_json(),
         "without_thought": silent.to_json(),
@@ -100,21 +73,6 @@ def _load_sasrec(folder: Path | None, catalog: Catalog) -> SasRec | None:
         if folder is None:
             return None
         raise
-
-
-def think_cases(
-    console: Console, cache: ThoughtCache, cases: Sequence[Case], *, workers: int
-) -> Thoughts:
-    """A user whose whole history is unknown to the catalog has nothing to think about."""
-    users = [case.history for case in cases if case.history.rows]
-    with open_progress(console, "thinking", len(users)) as on_progress:
-        found = collect_thoughts(cache, users, workers=workers, on_progress=on_progress)
-    by_user = {user.user_id: user for user in found.users}
-    everybody = [
-        by_user.get(case.history.user_id, CaseThoughts.nothing(case.history.user_id))
-        for case in cases
-    ]
-    return Thoughts(everybody, found.seconds)
 
 
 def describe_thoughts(thoughts: Thoughts) -> dict[str, float]:
@@ -146,18 +104,11 @@ def describe_grounding(
 def _describe(table: Table) -> dict[str, Any]:
     return {
         "prefix_recall_strict_minus": {
-            name: _as_json(interval) for name, interval in table.prefix_recall_gain.items()
+            name: interval._asdict() for name, interval in table.prefix_recall_gain.items()
         },
-        "own_prefix_recall": _as_json(table.own_prefix_recall),
-        "differences": {
-            name: {metric: _as_json(interval) for metric, interval in metrics.items()}
-            for name, metrics in table.differences.items()
-        },
+        "own_prefix_recall": table.own_prefix_recall._asdict(),
+        "differences": to_json(table.differences),
     }
-
-
-def _as_json(interval: Interval) -> dict[str, float]:
-    return interval._asdict()
 
 
 def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
@@ -165,50 +116,21 @@ def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
     print_table(console, title, table.rows, _COLUMNS)
     print_table(console, "prefixes to choose from", table.rows, _PREFIX_COLUMNS)
     for name, interval in table.prefix_recall_gain.items():
-        console.print(f"prefix recall, strict minus {name}: {signed(interval)}")
-    for name, metrics in table.differences.items():
-        said = (f"{metric} {signed(interval)}" for metric, interval in metrics.items())
-        console.print(f"{name}: {', '.join(said)}")
+        console.print(f"prefix recall, strict minus {name}: {interval.signed()}")
+    print_differences(console, table.differences)
     for what, share in meta["grounding"].items():
         console.print(f"{what.replace('_', ' ')}: {share:.1%}")
 
 
-def signed(interval: Interval) -> str:
-    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
-
-
-@contextmanager
-def open_progress(console: Console, task: str, total: int) -> Iterator[Callable[[int], None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        number = progress.add_task(task, total=total)
-        yield lambda done: progress.update(number, completed=done)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench quality", allow_abbrev=False)
+    parser = judging_parser("quality", num_users=0)
+    add_budget(parser)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    add("--split", choices=("test", "valid"), default="test")
-    add("--users", type=int, metavar="N", help="a seeded sample; default: everybody")
-    add("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
-    add("--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path")
     add(
         "--at-once",
         choices=(Manner.SILENT.value, Manner.PREFERENCE.value),
         default=Manner.SILENT.value,
         help="how the reasoner is asked without a thought",
     )
-    add("--seed", type=int, default=0, metavar="S")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     add("--sasrec", type=Path, metavar="DIR", help="default: bench/sasrec, if of this catalog")
-    add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="kept thoughts")
-    add("--json", type=Path, metavar="FILE")
     return parser

@@ -6,13 +6,21 @@ Knows columns and rows. Knows nothing of what was measured.
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 Row = Mapping[str, str | int | float]
@@ -69,6 +77,21 @@ def print_table(console: Console, title: str, rows: Sequence[Row], columns: Sequ
     for row in rows:
         table.add_row(*(_cell(row, column) for column in columns))
     console.print(table)
+
+
+@contextmanager
+def open_progress(console: Console, task: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar; what it gives is told how much is done so far."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        number = progress.add_task(task, total=total)
+        yield lambda done: progress.update(number, completed=done)
 
 
 def _cell(row: Row, column: str) -> str:

@@ -8,8 +8,7 @@ a thought, with an empty one, or as in alignment; always T x m SIDs at most to r
 """
 
 import argparse
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +19,14 @@ from numpy.typing import NDArray
 
 from bench.alone import Alone, rank_alone
 from bench.at_once import Manner
+from bench.differences import Differences, print_differences, to_json
 from bench.evaluation import CUTOFFS, METRICS
-from bench.histories import cut_histories
-from bench.metrics import Interval, bootstrap, ndcg_at, recall_at
-from bench.quality import open_progress, signed, think_cases
-from bench.report import open_console, print_table, write_json, write_markdown
-from bench.thoughts import ThoughtCache, ThoughtSettings, without_thought
-from models.dataset import load_dataset
+from bench.metrics import bootstrap_named, ndcg_at, recall_at
+from bench.options import add_budget, describe_run, draw_cases, judging_parser, read_settings
+from bench.report import open_console, report
+from bench.thinking import think_cases
+from bench.thought_cache import ThoughtCache
+from bench.thoughts import without_thought
 from models.errors import InvalidInput
 from models.release import Release
 
@@ -48,14 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(options.workers)
     specs = [read_spec(text) for text in options.row]
     release = Release.load(options.release)
-    cases = cut_histories(
-        load_dataset(options.data),
-        release.catalog,
-        split=options.split,
-        num_users=options.users,
-        seed=options.seed,
-    )
-    settings = ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
+    cases = draw_cases(options, release.catalog)
+    settings = read_settings(options)
     ranked: dict[str, Alone] = {}
     for spec in specs:
         asked = settings
@@ -64,31 +58,17 @@ def main(arguments: Sequence[str]) -> int:
         cache = ThoughtCache.open(options.cache, release, asked, reasoner_dir=spec.directory)
         console.print(f"{spec.name}: {spec.directory} ({spec.manner})")
         thoughts = think_cases(console, cache, cases, workers=options.workers)
-        with open_progress(console, "ranking", len(cases)) as on_progress:
-            found = rank_alone(release.catalog, cases, thoughts.users, on_progress=on_progress)
-        ranked[spec.name] = found
+        ranked[spec.name] = rank_alone(release.catalog, cases, thoughts.users)
     rows, gains = summarise(ranked, seed=options.seed)
     meta = {
-        "command": "stages",
-        "release": f"{release.name}@{release.version}",
-        "data": str(options.data),
-        "split": options.split,
-        "users": len(cases),
+        **describe_run("stages", options, release, cases),
         "settings": settings.to_json(),
         "reasoners": {spec.name: f"{spec.manner}:{spec.directory.name}" for spec in specs},
-        "gain_over_the_row_before": {
-            name: {metric: interval._asdict() for metric, interval in found.items()}
-            for name, found in gains.items()
-        },
+        "gain_over_the_row_before": to_json(gains),
     }
-    print_table(console, f"reasoners alone, {len(cases):,} users", rows, _COLUMNS)
-    for name, differences in gains.items():
-        said = (f"{metric} {signed(interval)}" for metric, interval in differences.items())
-        console.print(f"{name}: {', '.join(said)}")
-    if options.json:
-        write_json(options.json, meta, rows)
-        title = "What each stage is worth"
-        write_markdown(options.json.with_suffix(".md"), title, meta, rows, _COLUMNS)
+    title = f"What each stage is worth: reasoners alone, {len(cases):,} users"
+    report(console, options.json, title, meta, rows, (_COLUMNS,))
+    print_differences(console, gains)
     return 0
 
 
@@ -105,33 +85,29 @@ def read_spec(text: str) -> RowSpec:
 
 
 def summarise(
-    ranked: dict[str, Alone], *, seed: int
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Interval]]]:
+    ranked: Mapping[str, Alone], *, seed: int
+) -> tuple[list[dict[str, Any]], Differences]:
     """A row a reasoner, and what each gains over the row before, paired by user."""
     columns = {
-        (name, metric): values
+        (name, metric): values_U
         for name, alone in ranked.items()
-        for metric, values in _columns(alone).items()
+        for metric, values_U in _columns(alone).items()
     }
-    names = list(ranked)
-    pairs = {
-        (f"{after} minus {before}", metric): columns[after, metric] - columns[before, metric]
-        for before, after in pairwise(names)
-        for metric in _MEASURED
-    }
-    values = np.stack([*columns.values(), *pairs.values()], axis=1)
-    intervals = dict(zip([*columns, *pairs], bootstrap(values, seed=seed), strict=True))
-    rows = []
-    for name, alone in ranked.items():
-        row: dict[str, Any] = {"name": name}
+    for before, after in pairwise(ranked):
         for metric in _MEASURED:
-            mean, low, high = intervals[name, metric]
-            row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
-        rows.append(row | {"sids": alone.mean_sids, "tokens": alone.mean_tokens})
-    gains: dict[str, dict[str, Interval]] = {}
-    for name, metric in pairs:
-        gains.setdefault(name, {})[metric] = intervals[name, metric]
-    return rows, gains
+            gain_U = columns[after, metric] - columns[before, metric]
+            columns[f"{after} minus {before}", metric] = gain_U
+    intervals = bootstrap_named(columns, seed=seed)
+    rows: dict[str, dict[str, Any]] = {}
+    gains: Differences = {}
+    for (name, metric), interval in intervals.items():
+        if name in ranked:
+            rows.setdefault(name, {"name": name}).update(interval.columns(metric))
+        else:
+            gains.setdefault(name, {})[metric] = interval
+    for name, alone in ranked.items():
+        rows[name] |= {"sids": alone.mean_sids, "tokens": alone.mean_tokens}
+    return list(rows.values()), gains
 
 
 def _columns(alone: Alone) -> dict[str, NDArray[np.float64]]:
@@ -141,17 +117,9 @@ def _columns(alone: Alone) -> dict[str, NDArray[np.float64]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench stages", allow_abbrev=False)
-    add = parser.add_argument
-    add("--row", action="append", required=True, metavar="NAME=MANNER:DIR", help="once a stage")
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR", help="whose SIDs")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    add("--split", choices=("test", "valid"), default="test")
-    add("--users", type=int, metavar="N", help="a seeded sample; default: everybody")
-    add("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
-    add("--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path")
-    add("--seed", type=int, default=0, metavar="S")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
-    add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="kept thoughts")
-    add("--json", type=Path, metavar="FILE")
+    parser = judging_parser("stages", num_users=0)
+    add_budget(parser)
+    parser.add_argument(
+        "--row", action="append", required=True, metavar="NAME=MANNER:DIR", help="once a stage"
+    )
     return parser

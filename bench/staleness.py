@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from bench.histories import Case, cut_histories
-from bench.options import judging_parser
+from bench.options import add_budget, describe_run, judging_parser
 from bench.plots import plot_staleness
-from bench.quality import open_progress, think_cases
-from bench.report import open_console, report
-from bench.thoughts import CaseThoughts, ThoughtCache, ThoughtSettings
+from bench.report import open_console, open_progress, report
+from bench.thinking import think_cases
+from bench.thought_cache import ThoughtCache
+from bench.thoughts import CaseThoughts, ThoughtSettings
 from bench.two_tiers import PREFIX_COLUMNS, RANK_COLUMNS, Tried, TwoTiers, compare
 from models.dataset import load_dataset
 from models.errors import InvalidDataset, InvalidSettings
@@ -59,11 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         tried, online_U = try_ages(tiers, cases, thoughts, settings, on_progress)
     rows = describe(tried, online_U, seed=options.seed)
     meta = {
-        "command": "staleness",
-        "release": f"{release.name}@{release.version}",
-        "data": str(options.data),
-        "split": options.split,
-        "users": len(cases),
+        **describe_run("staleness", options, release, cases),
         "users_with_enough_history": len(eligible),
         "settings": settings.to_json(),
     }
@@ -120,8 +117,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     parser = judging_parser("staleness", num_users=2000)
     add = parser.add_argument
     add("--ages", type=int, nargs="+", default=[0, 1, 2, 4, 8], metavar="N", help="interactions")
-    add("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
-    add("--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path")
+    add_budget(parser)
     add(
         "--outlast",
         type=int,

@@ -6,9 +6,6 @@ prompt, so that the numbers mean something.
 
 # U = questions
 
-import hashlib
-import json
-import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -19,14 +16,13 @@ from numpy.typing import NDArray
 
 from bench.bertscore import ENCODER, BertScore, Likeness
 from bench.exams import RANDOM, Exam, set_exams
-from bench.histories import cut_histories
 from bench.metrics import bootstrap_named
-from bench.options import judging_parser
-from bench.quality import open_progress
-from bench.report import open_console, report
-from bench.thoughts import CHUNK_USERS, ThoughtCache, ThoughtSettings
+from bench.options import describe_run, draw_cases, judging_parser
+from bench.report import open_console, open_progress, report
+from bench.thinking import CHUNK_USERS
+from bench.thought_cache import ThoughtCache
+from bench.thoughts import ThoughtSettings
 from models.catalog import Catalog
-from models.dataset import load_dataset
 from models.errors import InvalidDataset
 from models.reasoner import Sampling, TransformersReasoner
 from models.release import Release
@@ -62,12 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         silent[exam.name] = sum(not exam.read(one.text) for one in answers) / len(answers)
         samples[exam.name] = {"answer": answers[0].text, "reference": exam.references[0]}
     meta = {
-        "command": "understanding",
-        "release": f"{release.name}@{release.version}",
-        "data": str(options.data),
-        "split": options.split,
+        **describe_run("understanding", options, release, histories),
         "items": len(rows),
-        "users": len(histories),
         "encoder": ENCODER,
         "idf": options.idf,
         "seed": options.seed,
@@ -84,13 +76,7 @@ def _draw(options: Namespace, catalog: Catalog) -> tuple[list[int], list[tuple[i
     """Items of the catalog, and histories of the split, both seeded."""
     rng = np.random.default_rng(options.seed)
     rows = rng.permutation(len(catalog))[: options.items or None].tolist()
-    cases = cut_histories(
-        load_dataset(options.data),
-        catalog,
-        split=options.split,
-        num_users=options.users or None,
-        seed=options.seed,
-    )
+    cases = draw_cases(options, catalog)
     histories = [case.history.rows for case in cases if case.history.rows]
     if len(histories) < 2:
         raise InvalidDataset(f"{options.data}: {len(histories)} users with a history, expected 2")
@@ -114,16 +100,8 @@ def answer_exam(
 def _answer_chunk(
     cache: ThoughtCache, reasoner: TransformersReasoner, asked: Sequence[str]
 ) -> list[Answer]:
-    said = json.dumps([list(asked), reasoner.think_end, _MAX_TOKENS])
-    digest = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
-    file = cache.folder / f"answers-{digest}.json"
-    if file.exists():
-        return [Answer(*one) for one in json.loads(file.read_text())]
-    answers = answer(reasoner, asked)
-    draft = file.with_suffix(f".{os.getpid()}.draft")
-    draft.write_text(json.dumps(answers))
-    draft.replace(file)
-    return answers
+    key = [list(asked), reasoner.think_end, _MAX_TOKENS]
+    return [Answer(*one) for one in cache.kept("answers", key, lambda: answer(reasoner, asked))]
 
 
 def answer(reasoner: TransformersReasoner, asked: Sequence[str]) -> list[Answer]:

@@ -282,6 +282,8 @@ class BestFirst:
 
 
 def kth_best(logprob: Logprobs, k: int) -> float:
-    """-inf while there are fewer than k."""
+    """-inf while there are fewer than k; nothing reaches the best of none."""
     num = len(logprob)
+    if not k:
+        return np.inf
     return float(np.partition(logprob, num - k)[num - k]) if num >= k else -np.inf

@@ -37,6 +37,7 @@ _TIMEOUT_NAME = TIMEOUT_HEADER.lower().encode()
 _TIMEOUT: TypeAdapter[int] = TypeAdapter(TimeoutMs)
 _DEFAULTS = RecommendQuery()
 _UNSTORED = "\x1f"  # begins ids that no stored event has
+_Asked = RecommendQuery | ForUser | ForHistory | ForUsers
 logger = logging.getLogger(__name__)
 
 
@@ -73,17 +74,9 @@ async def recommend(
 ) -> Response:
     """Always 200 for a valid request: see `source` and `degraded` for what the answer is worth."""
     serving: Serving = request.app.state.serving
-    asked = pipeline.Query(
-        user_id,
-        query.n,
-        exclude_seen=query.exclude_seen,
-        explain=query.explain,
-        exclude=query.exclude,
-        category=query.category,
-        mode=query.mode,
-        criticality=request.scope["state"]["criticality"],
+    return await _answer(
+        request, serving, _query(request, user_id, query), query.cursor, timeout_ms
     )
-    return await _answer(request, serving, asked, query.cursor, timeout_ms)
 
 
 @router.post(
@@ -104,17 +97,10 @@ async def recommend_for(
 
     Nothing of the body is stored.
     """
-    asked = pipeline.Query(
-        body.user_id if isinstance(body, ForUser) else None,
-        body.n,
-        exclude_seen=body.exclude_seen,
-        explain=body.explain,
-        exclude=body.exclude,
-        category=body.category,
-        mode=body.mode,
-        criticality=request.scope["state"]["criticality"],
-        events=_session(body) if isinstance(body, ForUser) else _history(body),
-    )
+    if isinstance(body, ForUser):
+        asked = _query(request, body.user_id, body, _session(body))
+    else:
+        asked = _query(request, None, body, _history(body))
     return await _answer(request, serving, asked, body.cursor, timeout_ms)
 
 
@@ -131,22 +117,26 @@ async def recommend_batch(
 
     `X-Request-Timeout-Ms` is for all of them together: whose turn comes late gets a cheaper rung.
     """
-    wanted = [
-        pipeline.Query(
-            user_id,
-            body.n,
-            exclude_seen=body.exclude_seen,
-            explain=body.explain,
-            exclude=body.exclude,
-            category=body.category,
-            mode=body.mode,
-            criticality=request.scope["state"]["criticality"],
-        )
-        for user_id in body.user_ids
-    ]
+    wanted = [_query(request, user_id, body) for user_id in body.user_ids]
     results = await _answer_all(request, serving, wanted, timeout_ms)
     answer = RecommendationBatch(request_id=request.state.request_id, results=results)
     return Response(orjson.dumps(answer), media_type="application/json")
+
+
+def _query(
+    request: Request, user_id: str | None, wishes: _Asked, events: tuple[Event, ...] = ()
+) -> pipeline.Query:
+    return pipeline.Query(
+        user_id,
+        wishes.n,
+        exclude_seen=wishes.exclude_seen,
+        explain=wishes.explain,
+        exclude=wishes.exclude,
+        category=wishes.category,
+        mode=wishes.mode,
+        criticality=request.scope["state"]["criticality"],
+        events=events,
+    )
 
 
 async def _answer(

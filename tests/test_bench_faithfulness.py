@@ -108,7 +108,7 @@ def test_every_variant_is_a_row_and_nothing_is_recited_twice(
     assert [row["name"] for row in first["rows"]] == list(VARIANTS)
     assert 2 <= first["meta"]["users"] < NUM_USERS
     by_name = {row["name"]: row for row in first["rows"]}
-    gain = first["meta"]["gain_over_empty"][WHOLE]["log_p_target"]
+    gain = first["meta"]["gain_over_empty"][f"{WHOLE} minus {EMPTY}"]["log_p_target"]
     difference = by_name[WHOLE]["log_p_target"] - by_name[EMPTY]["log_p_target"]
     assert gain["mean"] == pytest.approx(difference)
     assert (tmp_path / "first.md").read_text().startswith("# What a thought is worth")

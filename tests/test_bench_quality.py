@@ -23,15 +23,9 @@ from bench.evaluation import (
 )
 from bench.histories import Case, cut_histories
 from bench.quality import describe_grounding, main
-from bench.thoughts import (
-    CHUNK_USERS,
-    CaseThoughts,
-    ThoughtCache,
-    Thoughts,
-    ThoughtSettings,
-    collect_thoughts,
-    plan_chunks,
-)
+from bench.thinking import CHUNK_USERS, collect_thoughts, plan_chunks
+from bench.thought_cache import ThoughtCache
+from bench.thoughts import CaseThoughts, Thoughts, ThoughtSettings
 from models import prompts
 from models.best_first import NumpySearch
 from models.catalog import Catalog
@@ -80,7 +74,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     catalog = toy_catalog()
     folder = write_dataset(tmp_path_factory.mktemp("data"), catalog)
     cases = cut_histories(load_dataset(folder), catalog, split="test")
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(3)
     thoughts, at_once = (
         Thoughts([random_thoughts(catalog, case.history.user_id, rng) for case in cases], 1.5)
         for _ in range(2)
@@ -93,10 +87,12 @@ def random_thoughts(catalog: Catalog, user_id: str, rng: np.random.Generator) ->
     legal = catalog.trie.prefixes()
     num = int(rng.integers(0, 21))
     prefixes = legal[rng.choice(len(legal), size=num, replace=False)].tolist()
-    sids = np.unique(catalog.sids[rng.choice(len(catalog), size=num)], axis=0).tolist()
-    logprobs = sorted(rng.normal(-5, 2, size=len(sids)).tolist(), reverse=True)
-    as_tuples = [tuple(tuple(codes) for codes in found) for found in (prefixes, sids)]
-    return CaseThoughts(user_id, (), as_tuples[0], as_tuples[1], tuple(logprobs), 0, 0)
+    sids = np.unique(catalog.sids[rng.choice(len(catalog), size=num)], axis=0)
+    as_tuples = [
+        tuple(tuple(codes) for codes in found)
+        for found in (prefixes, rng.permutation(sids).tolist())
+    ]
+    return CaseThoughts(user_id, (), as_tuples[0], as_tuples[1], 0, 0)
 
 
 def place(ranked_rows: list[int], target: int | None) -> float:
@@ -322,7 +318,7 @@ def test_grounding_counts_thoughts_and_topics_against_the_own_history() -> None:
     about = prompts.rationale_text(prompts.Rationale((topics[0], topics[other]), topics[0]))
     elsewhere = prompts.rationale_text(prompts.Rationale((topics[other],), topics[0]))
     case = Case(UserHistory("user", (0,)), (0,), None)
-    user = CaseThoughts("user", (about, elsewhere, "no form"), (), (), (), 0, 0)
+    user = CaseThoughts("user", (about, elsewhere, "no form"), (), (), 0, 0)
     assert describe_grounding(catalog, [case], Thoughts([user], 0.0)) == {
         "thoughts_naming_the_history": pytest.approx(1 / 3),
         "named_topics_in_the_history": pytest.approx(1 / 3),

@@ -95,6 +95,15 @@ def test_finish_equals_scoring_every_item(
             )
 
 
+@pytest.mark.parametrize("name", ["torch-float64", "onnx-float32", "native-float32"])
+def test_none_wanted_is_none_found(name: str, tmp_path: Path) -> None:
+    catalog = toy_catalog()
+    finisher = Finisher(toy_searcher(toy_recommender(catalog), name, tmp_path), catalog)
+    state = finisher.encode([1, 2])
+    assert finisher.rank_prefixes(state, count=0).tolist() == []
+    assert finisher.finish(state, finisher.own_prefixes(state, count=5), k=0) == []
+
+
 @pytest.mark.parametrize("name", ["torch-float64", "native-float32"])
 @pytest.mark.parametrize("scale", [PEAKED, FLAT])
 @pytest.mark.parametrize(("sizes", "depth"), SHAPES)

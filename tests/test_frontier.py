@@ -13,7 +13,9 @@ from bench.histories import Case, cut_histories
 from bench.path_beams import PathBeams, is_head_of_wider, prefixes_of, search_paths
 from bench.staleness import age_case
 from bench.staleness import main as staleness
-from bench.thoughts import ThoughtCache, Thoughts, ThoughtSettings, collect_thoughts
+from bench.thinking import collect_thoughts
+from bench.thought_cache import ThoughtCache
+from bench.thoughts import Thoughts, ThoughtSettings
 from bench.two_tiers import ONLINE, Tried, TwoTiers, compare
 from models.beam import Beam
 from models.best_first import NumpySearch
