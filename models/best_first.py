@@ -66,6 +66,12 @@ class Searched(NamedTuple):
     num_opened_L: Ints
     num_scored: int
 
+    @classmethod
+    def nothing(cls, levels: int) -> "Searched":
+        """Where none is wanted."""
+        none = np.zeros(0, dtype=np.int64)
+        return cls(Found(none, none.astype(np.float64)), np.zeros(levels, dtype=np.int64), 0)
+
 
 class NumpySearch:
     """The search over any runtime, a depth at a time. Not thread-safe."""
@@ -282,8 +288,6 @@ class BestFirst:
 
 
 def kth_best(logprob: Logprobs, k: int) -> float:
-    """-inf while there are fewer than k; nothing reaches the best of none."""
+    """-inf while there are fewer than k."""
     num = len(logprob)
-    if not k:
-        return np.inf
     return float(np.partition(logprob, num - k)[num - k]) if num >= k else -np.inf

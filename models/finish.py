@@ -173,6 +173,8 @@ class Finisher:
         k: int,
         allowed: AllowedRows | None,
     ) -> Searched:
+        if not k:
+            return Searched.nothing(self._catalog.space.levels)
         searched = self._searcher.search(state, tree, goal=goal, k=k, allowed=allowed)
         self.num_opened_L += searched.num_opened_L
         self.num_scored += searched.num_scored
