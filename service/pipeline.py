@@ -116,6 +116,16 @@ class _Climbed(NamedTuple):
     spent: Spent
     encode_s: float
 
+    def seconds(self, *, store_s: float, total_s: float) -> dict[str, float]:
+        """By stage, as the API names them."""
+        return {
+            "store": store_s,
+            "queue": self.spent.queue_s,
+            "encode": self.encode_s,
+            "finish": max(self.spent.run_s - self.encode_s, 0.0),
+            "total": total_s,
+        }
+
 
 class Pipeline:
     """`engine` may be replaced between requests; one request uses one."""
@@ -174,11 +184,7 @@ class Pipeline:
 
     async def _answer(self, query: Query, *, deadline: float, is_shed: bool) -> Served:
         began_at, asked = self._monotonic(), query.asked
-        held_at, choice = None, _AS_CONFIGURED
-        if not is_shed and query.user_id is not None:
-            held_at = self._shares.rung_of(query.user_id)
-        if held_at is None:
-            choice = self._experiments.choose(query.user_id).under(query.mode)
+        held_at, choice = self._place(query, is_shed=is_shed)
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
         engine = self._arms[choice.release] if choice.release else self.engine
         in_time = deadline - ANSWER_RESERVE_S
@@ -190,9 +196,7 @@ class Pipeline:
         if is_shed:
             plan = plan_popular(Reason.OVERLOAD)
         else:
-            basis = view if query.after is None else _pinned(view, query.after)
-            is_over_age = age_s > self._record_max_age_s
-            plan = plan_rungs(basis, engine, is_over_age=is_over_age, held_at=held_at)
+            plan = self._plan(query, view, engine, age_s=age_s, held_at=held_at)
         wanted = self._wanted(query, view, plan, engine)
         climbed = await self._climb(wanted, plan, engine, deadline=in_time)
         record = plan.record if climbed.source in RECORDED else None
@@ -208,19 +212,37 @@ class Pipeline:
             record=record,
             record_age_s=age_s,
             thoughts=thoughts,
-            seconds={
-                "store": store_s + ended_at - explained_at,
-                "queue": climbed.spent.queue_s,
-                "encode": climbed.encode_s,
-                "finish": max(climbed.spent.run_s - climbed.encode_s, 0.0),
-                "total": ended_at - began_at,
-            },
+            seconds=climbed.seconds(
+                store_s=store_s + ended_at - explained_at, total_s=ended_at - began_at
+            ),
             exposures=choice.exposures,
             following=self._following(query, asked, view, engine, climbed.picks),
             num_before=len(query.after.shown) if query.after is not None else 0,
         )
         self._count(served, plan.reasons + climbed.reasons)
         return served
+
+    def _place(self, query: Query, *, is_shed: bool) -> tuple[Source | None, Choice]:
+        """The lower rung of whose sticky share the user is, who then is in no experiment; or what
+        the experiments choose."""
+        if not is_shed and query.user_id is not None:
+            held_at = self._shares.rung_of(query.user_id)
+            if held_at is not None:
+                return held_at, _AS_CONFIGURED
+        return None, self._experiments.choose(query.user_id).under(query.mode)
+
+    def _plan(
+        self,
+        query: Query,
+        view: UserView,
+        engine: Engine,
+        *,
+        age_s: float,
+        held_at: Source | None,
+    ) -> Plan:
+        basis = view if query.after is None else _pinned(view, query.after)
+        is_over_age = age_s > self._record_max_age_s
+        return plan_rungs(basis, engine, is_over_age=is_over_age, held_at=held_at)
 
     async def _read(self, query: Query, choice: Choice, *, deadline: float) -> UserView:
         if query.user_id is None:
