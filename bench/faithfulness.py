@@ -34,20 +34,24 @@ from models.release import Release
 from models.think import unite
 
 VARIANTS = (*STEPS, SHUFFLED)
-COLUMNS = ("name", "recall@10", "ndcg@10", "prefix_recall", "log_p_target", "follows")
+COLUMNS = (
+    *("name", "recall@10", "ndcg@10", "prefix_recall", "prefixes"),
+    *("log_p_target", "follows"),
+)
 _MEASURED = ("recall@10", "ndcg@10", "prefix_recall", "log_p_target")
 
 
 class Heard(NamedTuple):
     """One user under one variant.
 
-    rank: of the target among the SIDs of all paths, infinity beyond. has_prefix: whether C_u holds
-    it. log_p_target: mean over paths. follows: of the paths whose words name a next topic, the
+    rank: of the target among the SIDs of all paths, infinity beyond. has_prefix: whether C_u, of
+    num_prefixes, holds it (after equal words all paths find the same). log_p_target: mean over paths. follows: of the paths whose words name a next topic, the
     share whose best prefix is of that topic; None if none does.
     """
 
     rank: float
     has_prefix: bool
+    num_prefixes: int
     log_p_target: float
     follows: float | None
 
@@ -156,6 +160,7 @@ class Listener:
         sids = [sid.codes for sid in unite(recital.sids)]
         wanted = tuple(self._catalog.sids[case.target].tolist())
         prefix = wanted[: self._catalog.space.prefix_depth]
+        found = {beam.codes for path in recital.prefixes for beam in path}
         named = [
             (topic, beams[0].codes)
             for text, beams in zip(texts, recital.prefixes, strict=True)
@@ -164,7 +169,8 @@ class Listener:
         agreeing = [self._topic_of[codes] == topic for topic, codes in named]
         return Heard(
             rank=rank_of_target(self._catalog, case, sids),
-            has_prefix=prefix in {beam.codes for path in recital.prefixes for beam in path},
+            has_prefix=prefix in found,
+            num_prefixes=len(found),
             log_p_target=float(np.mean(recital.target_logprobs)),
             follows=float(np.mean(agreeing)) if agreeing else None,
         )
@@ -193,6 +199,7 @@ def summarise(
             gains.setdefault(name, {})[column] = interval
     for name, found in heard.items():
         following = [one.follows for one in found if one.follows is not None]
+        rows[name]["prefixes"] = float(np.mean([one.num_prefixes for one in found]))
         rows[name] |= {"follows": float(np.mean(following))} if following else {}
     return list(rows.values()), gains
 

@@ -111,4 +111,6 @@ def test_every_variant_is_a_row_and_nothing_is_recited_twice(
     gain = first["meta"]["gain_over_empty"][f"{WHOLE} minus {EMPTY}"]["log_p_target"]
     difference = by_name[WHOLE]["log_p_target"] - by_name[EMPTY]["log_p_target"]
     assert gain["mean"] == pytest.approx(difference)
+    assert by_name[EMPTY]["prefixes"] == 3  # both paths find the same
+    assert by_name[WHOLE]["prefixes"] >= 3
     assert (tmp_path / "first.md").read_text().startswith("# What a thought is worth")
