@@ -45,8 +45,9 @@ class Heard(NamedTuple):
     """One user under one variant.
 
     rank: of the target among the SIDs of all paths, infinity beyond. has_prefix: whether C_u, of
-    num_prefixes, holds it (after equal words all paths find the same). log_p_target: mean over paths. follows: of the paths whose words name a next topic, the
-    share whose best prefix is of that topic; None if none does.
+    num_prefixes, holds it (after equal words all paths find the same). log_p_target: mean over
+    paths. follows: of the paths whose words name a next topic, the share whose best prefix is of
+    that topic; None if none does.
     """
 
     rank: float
