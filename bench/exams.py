@@ -59,7 +59,7 @@ def set_exams(
 
 def knows_personas(recipe: Mapping[str, Any]) -> bool:
     """Whether the reasoner went through the four tasks of alignment (`integrate`), with their
-    prompts of A.3.1, or the short way, with fewer words."""
+    prompts of A.3.1, or only `align`, with fewer words."""
     return "integrate" in recipe.get("reasoner", {}).get("stages", ())
 
 

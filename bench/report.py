@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from models.machine import processor
 
 Row = Mapping[str, str | int | float]
 _MIN_WIDTH = 110
@@ -112,14 +114,5 @@ def _markdown_line(cells: Iterable[str]) -> str:
 
 def _machine() -> dict[str, str]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    machine = f"{os.cpu_count()} x {_processor()}"
+    machine = f"{os.cpu_count()} x {processor()}"
     return {"finished_at": now, "machine": machine, "python": platform.python_version()}
-
-
-def _processor() -> str:
-    """The CPU's own name where Linux tells it, else its architecture."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({platform.machine()})"
-    return platform.machine()

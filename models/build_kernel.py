@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from models.machine import processor_flags
+
 _SOURCE = Path(__file__).parent / "kernel" / "kernel.c"
 _BUILT = Path(__file__).parent / "kernel" / "built"
 
@@ -35,7 +37,7 @@ def main() -> int:
 
 def built_library() -> Path | None:
     """The best library that was built and that this processor can run."""
-    flags = _processor_flags()
+    flags = processor_flags()
     for level, flag in _LEVELS.items():
         if flag in flags and (file := _BUILT / f"{level}.so").is_file():
             return file
@@ -60,15 +62,6 @@ def _compile(compiler: str, options: tuple[str, ...], out: Path) -> bool:
         return False
     draft.replace(out)
     return True
-
-
-def _processor_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    found = next((line for line in lines if line.startswith("flags")), "")
-    return frozenset(found.partition(":")[2].split())
 
 
 if __name__ == "__main__":

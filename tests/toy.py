@@ -137,7 +137,7 @@ def toy_release(
 ) -> Release:
     """Publish the toy world as a release into `directory` (replaced if it exists).
 
-    stages: that its reasoner is said to have gone through; without any, the short way.
+    stages: that its reasoner is said to have gone through; without any, the default ones.
     """
     catalog = catalog or toy_catalog()
     reasoner_dir = directory.with_name(directory.name + "-reasoner")

@@ -1,7 +1,7 @@
-"""Itemic Alignment: the paper's two substages over its four tasks, and a short way for `nano`.
+"""Itemic Alignment: the paper's two substages over its four tasks, and what comes before them.
 
-The from-scratch reasoner knows no language that a warm-up could protect: `align` gives it the
-words of its catalog, and is all the alignment that the short recipe has.
+A reasoner from scratch knows no language that a warm-up could protect: `align` gives it the words
+and the sequences of its catalog.
 """
 
 from collections.abc import Iterator
@@ -57,8 +57,8 @@ class IntegrateRecipe:
 
 
 def align(model: Any, tasks: Tasks, recipe: AlignRecipe) -> dict[str, float]:
-    """The short way: captions, interleaved histories and item sequences. Trains in place; returns
-    loss, tokens and seconds."""
+    """What a model from scratch has instead of a pretraining: captions, interleaved histories and
+    item sequences. Trains in place; returns loss, tokens and seconds."""
     rng = np.random.default_rng(recipe.seed)
     epochs = max(recipe.sequence_epochs, recipe.interleaved_epochs, recipe.caption_epochs)
     batches: list[TokenBatch] = []

@@ -12,9 +12,7 @@ import argparse
 import json
 import logging
 import os
-import platform
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,7 @@ from training.enhance import EnhanceRecipe, roll_out
 from training.language import autocast, language_loss
 from training.learner import new_learner, plain_model
 from training.packing import pack_rows
-from training.reasoner_stages import base_texts, gather, reasoner_stage
+from training.reasoner_stages import base_texts, device_name, gather, reasoner_stage
 from training.recipe import load_recipe
 from training.run import Run
 
@@ -104,20 +102,17 @@ def check_before(run: Run) -> None:
     roll_out(reasoner, catalog, asked, small, [0, 1])
     if not bool(torch.isfinite(loss)):
         raise InvalidInput(f"{run.work}: the loss of the first batch is {loss.item()}")
-    logger.info("checked: %s on %s, loss %.3f", recipe.reasoner.base, _device(), loss.item())
+    logger.info("checked: %s on %s, loss %.3f", recipe.reasoner.base, device_name(), loss.item())
 
 
 def train(run: Run) -> dict[str, Any]:
     """All stages, or those that are left; checks `work/reasoner` and writes `results.json`."""
-    started = time.monotonic()
     if not run.is_done("reasoner"):
         run.finish("reasoner", reasoner_stage(run))
     results = {
         **run.outcome("reasoner"),
         "check": check_after(run, run.catalog()),
-        "device": _device(),
         "torch": torch.__version__,
-        "hours_of_this_call": round((time.monotonic() - started) / 3600, 3),
         "data_sha256": run.data_digest,
         "recipe": run.recipe.to_json(),
     }
@@ -140,10 +135,6 @@ def check_after(run: Run, catalog: Catalog) -> dict[str, float]:
     if not closed or not prefixes:
         raise InvalidRelease(f"{directory}: closed {closed} of its thoughts, {prefixes} prefixes")
     return {"closed_paths": round(float(closed), 4), "prefixes": round(float(prefixes), 2)}
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -19,6 +19,7 @@ import torch
 from models import prompts
 from models.catalog import Catalog
 from models.errors import InvalidSettings
+from models.machine import processor
 from models.reasoner import Sampling, TransformersReasoner
 from training.activate import activate
 from training.align import align, integrate, language_recipe, warm_up
@@ -28,7 +29,6 @@ from training.data import sample_users, training_histories
 from training.enhance import enhance
 from training.general import general_texts
 from training.learner import Learner, load_learner, new_learner, plain_model
-from training.nano import build_tokenizer, new_reasoner
 from training.probe import probe, wish_shift
 from training.run import Run
 from training.tasks import Tasks
@@ -86,8 +86,6 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
     """All stages that the recipe lists, then `reasoner/`. Raises InvalidSettings for an unknown
     stage."""
     material = gather(run)
-    if run.is_short:
-        return _short_way(material)
     stages = run.recipe.reasoner.stages
     if unknown := sorted(set(stages) - set(REASONER_STAGES)):
         known = sorted(REASONER_STAGES)
@@ -98,34 +96,22 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
         before = before if stage in _CHANGES_NOTHING else stage
     learner = _load(material, before)
     parameters = sum(weight.numel() for weight in plain_model(learner.model).parameters())
+    hours = sum(made[stage]["seconds"] for stage in made) / 3600
     shutil.rmtree(run.work / "reasoner", ignore_errors=True)
     learner.export(run.work / "reasoner")
     last = [made[stage]["validation"] for stage in made if "validation" in made[stage]]
-    return {"parameters": parameters, **made, "validation": last[-1] if last else {}}
-
-
-def _short_way(material: Material) -> dict[str, Any]:
-    """Alignment and activation of `nano` in one go, the random draws of one after the other's."""
-    run, catalog = material.run, material.catalog
-    recipe = run.recipe
-    tokenizer = build_tokenizer(_catalog_texts(material), catalog.space, recipe.nano.text_tokens)
-    torch.manual_seed(recipe.seed)
-    model = new_reasoner(recipe.nano, tokenizer)
-    learner = Learner(model, tokenizer, torch.empty(0, dtype=torch.int64))
-    tasks = material.tasks(learner)
-    aligned = align(model, tasks, replace(recipe.align, seed=recipe.seed))
-    activated = activate(model, tasks, replace(recipe.activate, seed=recipe.seed))
-    directory = run.work / "reasoner"
-    shutil.rmtree(directory, ignore_errors=True)
-    learner.limit_thoughts(recipe.thoughts.max_tokens)
-    learner.export(directory)
-    reasoner = TransformersReasoner.load(directory, catalog.space)
     return {
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "align": aligned,
-        "activate": activated,
-        "validation": material.probe(reasoner),
+        "parameters": parameters,
+        "device": device_name(),
+        "hours": round(hours, 3),
+        **made,
+        "validation": last[-1] if last else {},
     }
+
+
+def device_name() -> str:
+    """Of the GPU, or of the CPU where there is none."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def _run_stage(material: Material, stage: str, before: str | None) -> dict[str, Any]:
@@ -140,9 +126,10 @@ def _run_stage(material: Material, stage: str, before: str | None) -> dict[str, 
     if stage not in _CHANGES_NOTHING:
         shutil.rmtree(run.work / stage, ignore_errors=True)
         learner.save(run.work / stage)
+    made.setdefault("seconds", round(time.monotonic() - started, 1))
     run.finish(stage, made)
     material.checkpoint(stage).remove()
-    logger.info("%s: %.0f s, made %s", stage, time.monotonic() - started, json.dumps(made))
+    logger.info("%s: made %s", stage, json.dumps(made))
     return made
 
 

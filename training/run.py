@@ -16,13 +16,11 @@ from models.catalog import Catalog, load_catalog
 from models.dataset import Dataset, load_dataset
 from models.sid import SidSpace
 from training.data import Split, data_digest, split_dataset
-from training.learner import ReasonerRecipe
 from training.recipe import Recipe
 
 _TABLES = {
     "quantize": ("quantize",),
     "online": ("quantize", "recommender", "online"),
-    "reasoner": ("quantize", "nano", "align", "activate"),
 }
 _REASONER_TABLES = {
     "align": ("align",),
@@ -53,11 +51,6 @@ class Run:
     @cached_property
     def data_digest(self) -> str:
         return data_digest(self.data)
-
-    @property
-    def is_short(self) -> bool:
-        """Whether the reasoner goes the short way: aligned and activated in one go."""
-        return self.recipe.reasoner == ReasonerRecipe()
 
     def catalog(self) -> Catalog:
         spec = self.outcome("quantize")["space"]
@@ -102,7 +95,7 @@ class Run:
 
     def _tables(self, stage: str) -> tuple[str, ...]:
         """Of the recipe: for a stage of the reasoner its own and those of the stages before it."""
-        if stage in _TABLES and (stage != "reasoner" or self.is_short):
+        if stage in _TABLES:
             return _TABLES[stage]
         stages = self.recipe.reasoner.stages
         before = stages if stage == "reasoner" else stages[: stages.index(stage) + 1]
