@@ -41,6 +41,13 @@ COMPARED = (
     (UNION, ONLINE),
     (ONLINE, SASREC),
 )
+COMPARED_PREFIXES = (  # equally many, in prefix recall
+    (STRICT, SHUFFLED),
+    (STRICT, POPULAR),
+    (STRICT, OWN),
+    (STRICT, TIERS_AT_ONCE),
+    (TIERS_AT_ONCE, OWN),
+)
 NUM_OWN = 100  # of the online model's own prefixes, in the union
 
 
@@ -55,15 +62,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as `bench` writes them, and what else is said about prefix recall.
+    """Rows as `bench` writes them, and what lies between them.
 
-    prefix_recall_gain: strict minus another choice of equally many prefixes, paired by user.
-    own_prefix_recall: of the online model's own prefixes, as many as C_u has. differences: of
-    COMPARED rows, paired by user, by "one minus other" and metric.
+    differences: of COMPARED and COMPARED_PREFIXES, paired by user, by "one minus other" and metric.
+    own_prefix_recall: of the online model's own prefixes, as many as C_u has.
     """
 
     rows: list[dict[str, str | int | float]]
-    prefix_recall_gain: dict[str, Interval]
     differences: Differences
     own_prefix_recall: Interval
 
@@ -242,26 +247,22 @@ def summarise(
             columns[name, f"recall@{k}"] = recall_at(outcome.rank_U, k)
             columns[name, f"ndcg@{k}"] = ndcg_at(outcome.rank_U, k)
         columns[name, "prefix_recall"] = outcome.coverage.has_target_U.astype(np.float64)
-    strict_U = columns[STRICT, "prefix_recall"]
-    others = {name: columns[name, "prefix_recall"] for name in (SHUFFLED, POPULAR)}
-    others[OWN] = has_own_prefix_U
-    gains = {("gain", name): strict_U - other_U for name, other_U in others.items()}
-    compared = [pair for pair in COMPARED if set(pair) <= set(outcomes)]
+    columns[OWN, "prefix_recall"] = has_own_prefix_U
+    compared = [(one, other, metric) for one, other in COMPARED for metric in METRICS]
+    compared += [(one, other, "prefix_recall") for one, other in COMPARED_PREFIXES]
     paired = {
         (f"{one} minus {other}", metric): columns[one, metric] - columns[other, metric]
-        for one, other in compared
-        for metric in METRICS
+        for one, other, metric in compared
+        if {(one, metric), (other, metric)} <= set(columns)
     }
-    columns = columns | gains | {(OWN, "prefix_recall"): has_own_prefix_U} | paired
-    by_column = bootstrap_named(columns, seed=seed)
+    by_column = bootstrap_named(columns | paired, seed=seed)
+    differences: Differences = {}
+    for name, metric in paired:
+        differences.setdefault(name, {})[metric] = by_column[name, metric]
     return Table(
         rows=[_row(name, outcome, by_column) for name, outcome in outcomes.items()],
-        prefix_recall_gain={name: by_column["gain", name] for name in others},
+        differences=differences,
         own_prefix_recall=by_column[OWN, "prefix_recall"],
-        differences={
-            name: {metric: by_column[name, metric] for metric in METRICS}
-            for name in dict.fromkeys(name for name, _ in paired)
-        },
     )
 
 

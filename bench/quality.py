@@ -103,9 +103,6 @@ def describe_grounding(
 
 def _describe(table: Table) -> dict[str, Any]:
     return {
-        "prefix_recall_strict_minus": {
-            name: interval._asdict() for name, interval in table.prefix_recall_gain.items()
-        },
         "own_prefix_recall": table.own_prefix_recall._asdict(),
         "differences": to_json(table.differences),
     }
@@ -115,8 +112,6 @@ def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
     title = f"{meta['release']} on {meta['split']}, {meta['users']:,} users, 95% intervals"
     print_table(console, title, table.rows, _COLUMNS)
     print_table(console, "prefixes to choose from", table.rows, _PREFIX_COLUMNS)
-    for name, interval in table.prefix_recall_gain.items():
-        console.print(f"prefix recall, strict minus {name}: {interval.signed()}")
     print_differences(console, table.differences)
     for what, share in meta["grounding"].items():
         console.print(f"{what.replace('_', ' ')}: {share:.1%}")

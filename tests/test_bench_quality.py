@@ -14,6 +14,7 @@ import torch
 from bench.candidates import PrefixMap, another_user, equally_many_popular, shuffled
 from bench.evaluation import (
     AT_ONCE,
+    OWN,
     POPULAR,
     SHUFFLED,
     STRICT,
@@ -199,11 +200,16 @@ def test_differences_are_those_of_the_rows(world: World) -> None:
     )
     table = evaluation.run(seed=0, on_progress=lambda _: None)
     rows = {row["name"]: row for row in table.rows}
+    rows[OWN] = {"prefix_recall": table.own_prefix_recall.mean}
     assert set(table.differences) == {
         f"reasoner minus {AT_ONCE}",
         f"{STRICT} minus {TIERS_AT_ONCE}",
         f"{STRICT} minus online",
         f"{UNION} minus online",
+        f"{STRICT} minus {SHUFFLED}",
+        f"{STRICT} minus {POPULAR}",
+        f"{STRICT} minus {OWN}",
+        f"{TIERS_AT_ONCE} minus {OWN}",
     }
     for name, metrics in table.differences.items():
         one, _, other = name.partition(" minus ")
@@ -353,11 +359,7 @@ def test_quality_writes_every_row_and_thinks_only_once(
         assert row["recall@10_low"] <= row["recall@10"] <= row["recall@10_high"]
     assert first["meta"]["users"] == NUM_USERS - 1
     assert first["meta"]["grounding"] == second["meta"]["grounding"]
-    assert set(first["meta"]["prefix_recall_strict_minus"]) == {
-        SHUFFLED,
-        POPULAR,
-        "online_own_prefixes",
-    }
+    assert set(first["meta"]["differences"][f"{STRICT} minus {OWN}"]) == {"prefix_recall"}
 
 
 NAMES = ("first", "second")
