@@ -24,7 +24,10 @@ ThinkAheadError
 
 
 class ThinkAheadError(Exception):
-    """Root of the tree; its text is one line fit for a terminal."""
+    """Root of the tree; its text is one line fit for a terminal, whatever it repeats."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 class InvalidInput(ThinkAheadError):

@@ -35,7 +35,7 @@ class Arm(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    weight: Annotated[float, Field(gt=0)] = 1
+    weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1
     mode: Mode | None = None
     generation: Annotated[int, Field(ge=1)] | Literal["live", "canary", "none"] | None = None
     release: Path | None = None

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.errors import InvalidSettings
 from service.config_file import read_config
 
+_LEAST_RATE, _MOST = 1e-4, 1_000_000  # a request in three hours; a second's, or at once
 LIVE_KEYS = 2  # of a client: the old one and the one that takes its place
 _PREFIX = "ta_"  # so that scanners for leaked secrets can know one
 _SHORT = 16  # bytes by which a digest is looked up; the whole is then compared in constant time
@@ -48,8 +49,8 @@ class Client(_Config):
 
     client: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     scopes: Annotated[frozenset[Scope], Field(min_length=1)]
-    rate_per_s: Annotated[float, Field(gt=0)] | None = None
-    burst: Annotated[int, Field(ge=1)] | None = None
+    rate_per_s: Annotated[float, Field(ge=_LEAST_RATE, le=_MOST)] | None = None
+    burst: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     keys: Annotated[tuple[StoredKey, ...], Field(min_length=1, max_length=LIVE_KEYS)]
 
 

@@ -46,7 +46,13 @@ def _as_yaml(entry: Client) -> str:
 
 
 def _last_day(days: int | None) -> date | None:
-    return datetime.now(UTC).date() + timedelta(days=days) if days is not None else None
+    """Raises InvalidSettings for one that no calendar has."""
+    if days is None:
+        return None
+    try:
+        return datetime.now(UTC).date() + timedelta(days=days)
+    except OverflowError as exc:
+        raise InvalidSettings(f"--days {days}: no date is that far away") from exc
 
 
 def _parser() -> argparse.ArgumentParser:

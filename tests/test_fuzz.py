@@ -1,25 +1,24 @@
-"""Fuzzing of everything that reads bytes of others: records, replies of Redis, ids, settings.
+"""Fuzzing of everything that reads bytes of others: records, replies of Redis, ids, cursors.
 
 Whatever comes in, what goes out is right or one of the declared errors, and never somebody else's.
 """
 
 import asyncio
-import tempfile
+import re
+import struct
 import unicodedata
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import google_crc32c
 import pytest
-import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from models.errors import InvalidRecord, InvalidSettings, InvalidUserId, StoreUnavailable
+from models.errors import CursorGone, InvalidCursor, InvalidRecord, InvalidUserId, StoreUnavailable
 from models.events import Event, check_event, check_user_id, decode_event, encode_event
 from models.layout import history_key, newest_record, record_key, thoughts_key, user_of_history_key
 from models.manifest import Manifest
@@ -33,7 +32,8 @@ from models.records import (
 )
 from models.sid import SidSpace
 from models.store import RedisStore
-from service.settings import ENV_PREFIX, ServiceSettings, load_settings
+from service.cursor import Cursor, Cursors
+from service.trace import continue_trace
 from tests.service_harness import serving
 
 SPACE = SidSpace((64, 64, 256))
@@ -119,6 +119,38 @@ def test_no_splice_with_bobs_record_is_anns(mutate: Mutate, at: int, is_sealed: 
     with suppress(InvalidRecord):
         PrefixRecord.decode(data, user_id=ANN, space=SPACE)
         assert data[OWNER] == OF_ANN[OWNER]
+
+
+@given(
+    st.lists(st.integers(0, 255), min_size=5, max_size=5),
+    st.one_of(st.just(SPACE.fingerprint), st.integers(0, 2**64 - 1)),
+    st.binary(max_size=60),
+    st.booleans(),
+)
+@settings(max_examples=500)
+def test_any_head_of_anns_is_decoded_or_refused(
+    fields: list[int], fingerprint: int, body: bytes, has_right_size: bool
+) -> None:
+    """Sealed and of the right user, with lengths, depths and flags that nobody writes."""
+    version, flags, depth, high, count = fields
+    if has_right_size:
+        version, flags, high, count = 1, flags % 2, 0, count % 9
+        size = depth * (1 + flags) + 3
+        body = (body * (size * count + 1))[: size * count].ljust(size * count, b"\0")
+    head = struct.pack(
+        ">2sBBBHQQIQ",
+        *(b"TA", version, flags, depth, 256 * high + count),
+        *(GENERATION, fingerprint, 1, hash_user(ANN)),
+    )
+    data = sealed(head + body + bytes(4))
+    with suppress(InvalidRecord):
+        record = PrefixRecord.decode(data, user_id=ANN, space=SPACE)
+        assert record.fingerprint == SPACE.fingerprint
+        assert len(record.prefixes) == count
+        assert all(
+            len(prefix.codes) == 2 and all(map(int.__lt__, prefix.codes, SPACE.sizes))
+            for prefix in record.prefixes
+        )
 
 
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=80), st.sampled_from([OF_ANN, OF_BOB]))))
@@ -249,6 +281,44 @@ def test_composed_and_decomposed_ids_are_two_users(text: str) -> None:
     assert len({hash_user(form) for form in forms}) == len(forms)
 
 
+# Cursors and traces
+
+
+CURSORS = Cursors("a secret of many letters")
+ASKED = bytes(8)
+SOME_CURSOR = Cursor(2000, 3, GENERATION, ASKED, b"release.", b"newest..", (1, 2, 3))
+TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@given(
+    st.one_of(
+        st.text(max_size=200), st.binary(max_size=200).map(urlsafe_b64encode).map(bytes.decode)
+    ),
+    st.binary(),
+)
+def test_any_text_is_no_cursor(text: str, asked: bytes) -> None:
+    with pytest.raises(InvalidCursor):
+        CURSORS.read(text, now_s=1000, asked=asked)
+
+
+@given(mutations(), st.integers(0, 4000))
+def test_a_mutated_cursor_is_refused_or_is_the_one_that_was_given(
+    mutate: Mutate, now_s: int
+) -> None:
+    """Base64 has spare bits and letters that it passes over: the same list in other letters."""
+    text = mutate(CURSORS.write(SOME_CURSOR).encode()).decode("latin-1")
+    with suppress(InvalidCursor, CursorGone):
+        assert CURSORS.read(text, now_s=now_s, asked=ASKED) == SOME_CURSOR
+        assert now_s <= SOME_CURSOR.expires_at
+
+
+@given(st.one_of(st.none(), st.binary(max_size=80), mutations().map(lambda mutate: mutate(TRACE))))
+def test_any_traceparent_is_continued_or_begun_afresh(given_bytes: bytes | None) -> None:
+    trace = continue_trace(given_bytes)
+    assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", trace.header)
+    assert continue_trace(trace.header).trace_id == trace.trace_id
+
+
 # Replies of Redis
 
 
@@ -350,58 +420,3 @@ async def _ask_everything(store: RedisStore) -> None:
         with suppress(StoreUnavailable):
             erasures = await store.read_erasures(last)
             assert all(isinstance(user_id, str) for user_id in erasures.waiting)
-
-
-# Settings
-
-
-WORDS = st.one_of(
-    st.sampled_from(["100", "-1", "1e3", "true", "", " ", "nan", "null", "[]", "redis://", "x"]),
-    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30),
-)
-NAMES = st.one_of(
-    st.sampled_from(sorted(ServiceSettings.model_fields)),
-    st.text("abcdefghij_", min_size=1, max_size=20),
-)
-
-
-def _one_line_or_settings(arguments: list[str], environ: dict[str, str]) -> None:
-    try:
-        found = load_settings(arguments, environ)
-    except InvalidSettings:
-        return
-    assert isinstance(found, ServiceSettings)
-
-
-@given(environ=st.dictionaries(NAMES, WORDS, max_size=5))
-@settings(max_examples=200, deadline=None)
-def test_any_environment_is_settings_or_one_line(environ: dict[str, str]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        named = {ENV_PREFIX + name.upper(): value for name, value in environ.items()}
-        for name, value in named.items():
-            patch.setenv(name, value)
-        _one_line_or_settings(["--release", "somewhere"], named)
-
-
-@given(st.lists(st.one_of(WORDS, st.sampled_from(["--release", "--port", "--redis", "--host"]))))
-@settings(max_examples=200, deadline=None)
-def test_any_command_line_is_settings_or_one_line(arguments: list[str]) -> None:
-    with suppress(SystemExit):  # --help
-        _one_line_or_settings(arguments, {})
-
-
-YAML = st.recursive(
-    st.one_of(WORDS, st.integers(), st.floats(), st.booleans(), st.none()),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=4)),
-    max_leaves=12,
-)
-
-
-@given(st.one_of(YAML, st.binary(max_size=200), st.dictionaries(NAMES, WORDS, max_size=6)))
-@settings(max_examples=300, deadline=None)
-def test_any_file_is_settings_or_one_line(content: Any) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "service.yaml"
-        text = content if isinstance(content, bytes) else yaml.safe_dump(content).encode()
-        file.write_bytes(text)
-        _one_line_or_settings(["--release", "somewhere", "--config", str(file)], {})

@@ -229,6 +229,14 @@ def run_keys(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--rate-per-s", "inf"), ("--days", "9999999"), ("--days", "99999999999")]
+)
+def test_a_key_without_sense_is_not_made(option: str, value: str) -> None:
+    done = run_keys("--client", "shop", "--scopes", "events", option, value)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
+
+
 def test_a_host_that_others_reach_wants_keys_or_a_word() -> None:
     arguments = ["--release", "x", "--host", "0.0.0.0"]
     with pytest.raises(InvalidSettings, match=r"0\.0\.0\.0.*no API keys.*open_access=true"):
