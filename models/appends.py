@@ -22,6 +22,7 @@ from models.events import (
 )
 from models.layout import history_key
 from models.user_state import read_entries, sound_entries
+from models.wire import Command
 
 Entries = list[Any]  # [id, [event id, value]], oldest first
 
@@ -55,7 +56,8 @@ class RedisAppends(RedisConnection):
             for event in events:
                 check_event(event)
         kept = await self._read_kept(list(histories))
-        pipeline, fresh, now_ms = self._pipeline(), {}, _now_ms()
+        commands: list[Command] = []
+        fresh, now_ms = {}, _now_ms()
         for user_id, events in histories.items():
             entries, key = kept[user_id], history_key(user_id)
             fresh[user_id] = are_fresh(read_entries(entries)[0], events)
@@ -63,16 +65,25 @@ class RedisAppends(RedisConnection):
             for event, is_fresh in zip(events, fresh[user_id], strict=True):
                 if is_fresh:
                     field, value = encode_event(event)
-                    pipeline.xadd(key, {field: value}, maxlen=limit, approximate=False)
+                    commands.append(("XADD", key, "MAXLEN", limit, "*", field, value))
             if is_checked:
                 since = b"(" + entries[-1][0] if entries else b"-"
-                pipeline.execute_command("XRANGE", key, since, "+")
-        replies = iter(await self._run(pipeline))
+                commands.append(("XRANGE", key, since, "+"))
+        replies = iter(await self._write(commands, is_one_key=len(histories) == 1))
         seen = {}
         for user_id, flags in fresh.items():
             written = [next(replies) for is_fresh in flags if is_fresh]
             seen[user_id] = (written, sound_entries(next(replies)) if is_checked else [])
         return fresh, seen
+
+    async def _write(self, commands: Sequence[Command], *, is_one_key: bool) -> list[Any]:
+        """Replies in order. Raises StoreUnavailable for any error among them."""
+        replies = await self._ask_batch(commands, is_one_key=is_one_key) if commands else []
+        with self._translated():
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
 
     async def _read_kept(self, user_ids: Sequence[str]) -> dict[str, Entries]:
         """The newest STREAM_LIMIT entries of each user, and those before them of the last day."""
@@ -93,10 +104,11 @@ class RedisAppends(RedisConnection):
         """For each user, end and count: that many entries up to there, oldest first."""
         if not ranges:
             return []
-        pipeline = self._pipeline()
-        for user_id, end, count in ranges:
-            pipeline.execute_command("XREVRANGE", history_key(user_id), end, "-", "COUNT", count)
-        replies = await self._execute(pipeline)
+        commands: list[Command] = [
+            ("XREVRANGE", history_key(user_id), end, "-", "COUNT", count)
+            for user_id, end, count in ranges
+        ]
+        replies = await self._ask_batch(commands, is_one_key=len(ranges) == 1)
         return [sound_entries(reply)[::-1] for reply in replies]
 
 

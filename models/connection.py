@@ -66,6 +66,16 @@ class RedisConnection:
         with self._translated():
             return _raise_errors(await self._wire.ask(*commands))
 
+    async def _ask_batch(self, commands: Sequence[Command], *, is_one_key: bool) -> list[Any]:
+        """Replies in order, as in `_ask`: over the wire where all are of one key, by redis-py else,
+        which finds every key's place in a cluster."""
+        if is_one_key:
+            return await self._ask(*commands)
+        pipeline = self._pipeline()
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await self._execute(pipeline)
+
     async def _call(self, *command: Any, **options: Any) -> Any:
         """One command through redis-py: those that wait, or that a whole cluster answers."""
         await _deliver_cancellation()

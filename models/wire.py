@@ -17,7 +17,7 @@ from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, 
 from redis.exceptions import InvalidResponse, ResponseError
 
 Command = tuple[Any, ...]  # str, bytes and numbers
-_GRACE_S = 0.001  # replies that came while this process was held up are read before giving up
+_GRACE_S = 0.001  # at least: what came in the meantime is read before giving up
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,21 @@ async def _greet(link: "_Link", greeting: tuple[Command, ...], timeout_s: float)
 class _Asked:
     """Commands on their way: who waits for the replies, and which have come."""
 
-    __slots__ = ("future", "num_replies", "replies", "sent_at", "timer")
+    __slots__ = ("due_at", "future", "num_replies", "replies", "sent_at", "timer")
 
-    def __init__(self, future: "asyncio.Future[list[Any]]", num_replies: int, sent_at: float):
+    def __init__(
+        self,
+        future: "asyncio.Future[list[Any]]",
+        num_replies: int,
+        *,
+        sent_at: float,
+        due_at: float,
+    ):
         self.future = future
         self.num_replies = num_replies
         self.replies: list[Any] = []
         self.sent_at = sent_at
+        self.due_at = due_at
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -152,10 +160,12 @@ class _Link(asyncio.Protocol):
 
     def ask(self, commands: tuple[Command, ...], timeout_s: float) -> "asyncio.Future[list[Any]]":
         now = self._loop.time()
-        asked = _Asked(self._loop.create_future(), len(commands), now)
+        due_at = now + timeout_s
+        future = self._loop.create_future()
+        asked = _Asked(future, len(commands), sent_at=now, due_at=due_at)
         if self._transport is None or self.is_closed:
             raise ConnectionResetError("the connection is closed")
-        asked.timer = self._loop.call_at(now + timeout_s, self._await_late, asked)
+        asked.timer = self._loop.call_at(due_at, self._await_late, asked)
         self._asked.append(asked)
         self._transport.write(b"".join([hiredis.pack_command(each) for each in commands]))
         return asked.future
@@ -193,7 +203,14 @@ class _Link(asyncio.Protocol):
             _settle(asked)
 
     def _await_late(self, asked: _Asked) -> None:
-        asked.timer = self._loop.call_later(_GRACE_S, self._expire, asked)
+        """For as long again as this process was held up, in which nothing was sent or read.
+
+        At most for the time-out once more: a loop that is always late learns of an outage too.
+        """
+        held_up_s = self._loop.time() - asked.due_at
+        longest_s = max(asked.due_at - asked.sent_at, _GRACE_S)
+        grace_s = min(max(held_up_s, _GRACE_S), longest_s)
+        asked.timer = self._loop.call_later(grace_s, self._expire, asked)
 
     def _expire(self, asked: _Asked) -> None:
         """A server that was heard meanwhile is slow; one that was not may be gone."""

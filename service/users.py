@@ -111,8 +111,10 @@ class Users:
             try:
                 async with _within(patience_s):
                     new = await self._store.append_each(events)
-            except (StoreUnavailable, TimeoutError):
+            except StoreUnavailable:
                 self._breaker.failed()
+            except TimeoutError:
+                pass  # as in `read`: nobody's fault but the time's
             else:
                 self._breaker.succeeded()
                 for user_id, of_user in events.items():

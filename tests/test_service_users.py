@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 
@@ -267,19 +267,42 @@ def test_an_outbox_keeps_what_came_while_it_was_being_emptied() -> None:
     assert (outbox.users(), len(outbox)) == ((), 0)
 
 
-async def test_a_copy_does_not_grow_beyond_a_history() -> None:
-    space, copies = toy_engine().catalog.space, Copies(limit=1)
-    store = MemoryStore()
-    outbox = Outbox(10)
-    erasures = ErasureWatch(store, copies=copies, outbox=outbox)
-    users = Users(
+def users_over(store: MemoryStore, *, copies: Copies, outbox: Outbox, breaker: Breaker) -> Users:
+    return Users(
         store,
-        space=space,
-        breaker=Breaker(),
+        space=toy_engine().catalog.space,
+        breaker=breaker,
         copies=copies,
         outbox=outbox,
-        erasures=erasures,
+        erasures=ErasureWatch(store, copies=copies, outbox=outbox),
     )
+
+
+async def test_events_that_this_process_has_no_time_for_are_kept_and_no_fault_of_the_store() -> (
+    None
+):
+    """Ten times the load made them late: the breaker opened, and everybody's answer was stale."""
+
+    class SlowStore(MemoryStore):
+        async def append_each(
+            self, histories: Mapping[str, Sequence[Event]]
+        ) -> dict[str, list[bool]]:
+            await asyncio.sleep(1.0)
+            return await super().append_each(histories)
+
+    breaker, outbox = Breaker(), Outbox(100)
+    users = users_over(SlowStore(), copies=Copies(limit=1), outbox=outbox, breaker=breaker)
+    for at in range(2 * FAILURES_TO_OPEN):
+        event = Event("x", at, str(at))
+        (appended,) = (await users.append({"user": [event]}, patience_s=0.001))["user"]
+        assert not appended.stored
+    assert not breaker.is_in_doubt
+    assert len(outbox) == 2 * FAILURES_TO_OPEN
+
+
+async def test_a_copy_does_not_grow_beyond_a_history() -> None:
+    copies = Copies(limit=1)
+    users = users_over(MemoryStore(), copies=copies, outbox=Outbox(10), breaker=Breaker())
     await users.read("user", ())
     for at in range(HISTORY_LIMIT + 10):
         await users.append({"user": [Event("x", at, str(at))]})

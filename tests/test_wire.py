@@ -1,6 +1,7 @@
 """The shared connection: every caller gets its own replies, whatever happens to the others."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -148,6 +149,36 @@ async def test_a_late_reply_fails_its_own_caller_only() -> None:
         with pytest.raises(TimeoutError):
             await second
         assert await third == [b"third"]
+
+
+async def test_a_process_that_was_held_up_gives_the_server_its_time_all_the_same() -> None:
+    """Such a time-out is not the server's: it would open a breaker and cost everybody a rung."""
+
+    async def answer_soon(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(100):
+            await asyncio.sleep(0.03)
+            writer.write(b"+here\r\n")
+
+    async with wire_to(answer_soon, timeout_s=0.1) as wire:
+        assert await wire.ask(("A",)) == [b"here"]
+        asked = asyncio.create_task(wire.ask(("B",)))
+        await asyncio.sleep(0)
+        time.sleep(0.15)  # noqa: ASYNC251  # before it is sent, and past its time
+        assert await asked == [b"here"]
+
+
+async def test_a_process_that_is_always_held_up_learns_of_an_outage_too() -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with wire_to(say_nothing, timeout_s=0.05) as wire:
+        asked, began_at = asyncio.create_task(wire.ask(("A",))), time.monotonic()
+        while not asked.done():
+            assert time.monotonic() < began_at + 2
+            time.sleep(0.1)  # noqa: ASYNC251
+            await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            await asked
 
 
 @pytest.mark.parametrize("junk", [b"hello\r\n", b"+one\r\n+two\r\n", b"\x00\xff"])
