@@ -5,6 +5,7 @@
 Pure decisions over a user's state and an engine: no store, no queue, no clock of its own.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -169,9 +170,9 @@ class Climb:
         return False
 
     def _find_in_time(self, rung: Source) -> list[Pick]:
-        began_at = self._clock()
+        began_at, worked_s = self._clock(), time.thread_time()
         found = self._find(rung)
-        self._pace.took(rung, self._clock() - began_at)
+        self._pace.took(rung, self._clock() - began_at, work_s=time.thread_time() - worked_s)
         return found
 
     def _find(self, rung: Source) -> list[Pick]:
