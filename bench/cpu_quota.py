@@ -13,6 +13,7 @@ from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _PERIOD_US = 10_000  # a tenth of the budget: at the usual 100 ms every answer would wait for one
+_WEIGHT_V1, _WEIGHT_V2 = "262144", "10000"  # the most: what the quota leaves, nobody else takes
 _SIGNAL_PERIOD_S = 0.02
 
 
@@ -39,8 +40,15 @@ def _make_group(share: float) -> Path | None:
     """A new group with that quota, version 1 or 2; None where that is not ours to do."""
     name, quota = f"think-ahead-{os.getpid()}", str(int(share * _PERIOD_US))
     for root, values in (
-        (_CGROUPS / "cpu", {"cpu.cfs_period_us": str(_PERIOD_US), "cpu.cfs_quota_us": quota}),
-        (_CGROUPS, {"cpu.max": f"{quota} {_PERIOD_US}"}),
+        (
+            _CGROUPS / "cpu",
+            {
+                "cpu.cfs_period_us": str(_PERIOD_US),
+                "cpu.cfs_quota_us": quota,
+                "cpu.shares": _WEIGHT_V1,
+            },
+        ),
+        (_CGROUPS, {"cpu.max": f"{quota} {_PERIOD_US}", "cpu.weight": _WEIGHT_V2}),
     ):
         group = root / name
         try:
