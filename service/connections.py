@@ -11,8 +11,13 @@ Knows bytes and timers; nothing of what a request means.
 """
 
 import asyncio
+import math
 import secrets
-from typing import Any
+import socket
+import struct
+import sys
+import time
+from typing import Any, Literal
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
@@ -33,6 +38,8 @@ MAX_URL_BYTES = 16 * 1024
 MAX_HEAD_BYTES = 48 * 1024  # URL and headers together
 MAX_CONNECTIONS = 10_000
 
+# Of struct tcp_info (linux/tcp.h), tcpi_last_data_recv: milliseconds, a part of Linux's ABI.
+_LAST_DATA_RECEIVED, _LAST_DATA_AT, _TCP_INFO_BYTES = struct.Struct("=I"), 52, 56
 _LAST_TIMEOUT_S = 3.0  # for a request that is arriving when the process is told to end
 WHY_NOT_READ = {
     400: "this is no HTTP request",
@@ -57,7 +64,9 @@ class Connection(HttpToolsProtocol):
         self._is_arriving = False  # a request has begun and is not whole
         self._has_head = False  # and its body has begun
         self._is_draining = False
-        self._is_tired = False  # of a client that was just refused
+        self._rests_until = -math.inf  # of a client that was just refused
+        self._held = b""  # what it sent meanwhile
+        self._came_at = 0.0  # monotonic, what was received last
         self._num_head_bytes = 0  # as received, also what the parser keeps to itself
         self._num_parsed_bytes = 0
         self._status = 400  # of a request that cannot be read
@@ -81,7 +90,8 @@ class Connection(HttpToolsProtocol):
             self._running.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused_unread(data):
+        self._came_at = time.monotonic()
+        if len(self.tasks) >= self._guard.least and self._is_turned_away(data):
             return
         if not self._has_head:
             self._num_head_bytes += len(data)
@@ -97,6 +107,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["state"]["came_at"] = self._came_at
         self._is_arriving = True
         self._has_head = False
         self._num_parsed_bytes = 0
@@ -136,14 +147,11 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._expect_reader()  # to take what is left of the answer
-        elif self._is_tired:
-            self._is_tired = False
-            self.flow.pause_reading()
-            self.loop.call_later(self._guard.rest_s(), self._listen)
 
     def shutdown(self) -> None:
         """As uvicorn's, but a request that is arriving gets its answer, if it does not dawdle."""
         self._is_draining = True
+        self._listen()
         if self._is_arriving:
             self._expect_nothing()
             self._expect_request(_LAST_TIMEOUT_S)
@@ -160,13 +168,17 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Also when it has never read its last answer, for which a plain close would wait."""
-        self.transport.abort()
+        self.timeout_keep_alive_task = None
+        if self.loop.time() - self._rests_until < self.timeout_keep_alive:
+            self._stay()
+        else:
+            self.transport.abort()
 
     def _start_asgi_task(  # type: ignore[override]
         self, cycle: RequestResponseCycle, app: ASGIApp
     ) -> None:
-        if self._may_be_flooded():
-            criticality = criticality_of(cycle.scope["path"], cycle.scope["headers"])
+        if len(self.tasks) >= self._guard.least:
+            criticality = _criticality(cycle)
             if criticality is not None and self._is_refused(criticality):
                 app = refuse
 
@@ -175,7 +187,7 @@ class Connection(HttpToolsProtocol):
                 return
             self._running = asyncio.current_task()
             try:
-                await app(scope, receive, send)
+                await (refuse if self._is_begun_too_late(cycle) else app)(scope, receive, send)
             except asyncio.CancelledError:
                 if not self.transport.is_closing():
                     raise
@@ -185,31 +197,74 @@ class Connection(HttpToolsProtocol):
 
         super()._start_asgi_task(cycle, until_gone)  # type: ignore[arg-type]
 
-    def _is_refused_unread(self, data: bytes) -> bool:
-        if not self._may_be_flooded() or self._is_busy() or self._is_arriving or self._is_draining:
+    def _is_turned_away(self, data: bytes) -> bool:
+        """Refused, or kept for as long as its client rests. For next to nothing: no timer moves."""
+        if self._is_arriving or self._is_draining or self._is_busy():
             return False
+        if (rest_s := self._rests_until - self.loop.time()) > 0:
+            self._held = data
+            self.flow.pause_reading()
+            self.loop.call_later(rest_s, self._listen)
+            return True
         criticality = unread_criticality(data)
-        if criticality is None or not self._is_refused(criticality):
+        if criticality is None:
             return False
-        self._expect_nothing()
-        self._unset_keepalive_if_required()
+        if not self._is_refused(criticality):
+            self._came_at = time.monotonic() - self._unread_s()
+            if not self._is_too_late(criticality):
+                return False
         self.transport.write(refusal())
-        self.on_response_complete()
+        if self._read_timer is not None:  # the connection's first request
+            self._expect_nothing()
+            self._stay()
         return True
-
-    def _may_be_flooded(self) -> bool:
-        return self._guard.is_flooded(Criticality.SHEDDABLE, len(self.tasks))
 
     def _is_refused(self, criticality: Criticality) -> bool:
-        if not self._guard.is_flooded(criticality, len(self.tasks)):
+        return self._guard.is_one_too_many(criticality, len(self.tasks)) and self._refuse(
+            criticality
+        )
+
+    def _is_too_late(self, criticality: Criticality) -> bool:
+        waited_s = time.monotonic() - self._came_at
+        return self._guard.is_too_late(criticality, waited_s, len(self.tasks)) and self._refuse(
+            criticality
+        )
+
+    def _is_begun_too_late(self, cycle: RequestResponseCycle) -> bool:
+        if time.monotonic() - self._came_at < self._guard.least_patience_s:
             return False
-        self._guard.on_refusal(criticality)
-        self._is_tired = True
+        criticality = _criticality(cycle)
+        return criticality is not None and self._is_too_late(criticality)
+
+    def _refuse(self, criticality: Criticality) -> Literal[True]:
+        self._guard.num_refused[criticality] += 1
+        self._rests_until = self.loop.time() + self._guard.rest_s
         return True
 
+    def _unread_s(self) -> float:
+        """For how long what was just read lay in the kernel's buffer, as far as that can tell."""
+        if sys.platform != "linux":
+            return 0.0
+        try:
+            info = self.transport.get_extra_info("socket").getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES
+            )
+        except OSError:  # no TCP
+            return 0.0
+        (milliseconds,) = _LAST_DATA_RECEIVED.unpack_from(info, _LAST_DATA_AT)
+        return float(milliseconds) / 1000
+
     def _listen(self) -> None:
-        if not self.transport.is_closing():
+        """To what was held, as if it came now."""
+        data, self._held = self._held, b""
+        if data and not self.transport.is_closing():
             self.flow.resume_reading()
+            self.data_received(data)
+
+    def _stay(self) -> None:
+        """For as long as a connection is kept after an answer, counted from its last refusal."""
+        ends_at = self._rests_until + self.timeout_keep_alive
+        self.timeout_keep_alive_task = self.loop.call_at(ends_at, self.timeout_keep_alive_handler)
 
     def _is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -250,3 +305,7 @@ class Connection(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def _criticality(cycle: RequestResponseCycle) -> Criticality | None:
+    return criticality_of(cycle.scope["path"], cycle.scope["headers"])

@@ -4,10 +4,10 @@ A flood is refused where it arrives: most requests before they are parsed, the r
 of ours runs. Knows bytes, and paths by their beginning; whether there is a flood is the limiter's.
 """
 
+import itertools
 import re
 import secrets
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,24 +21,69 @@ FLOODED = "more requests wait than can be answered in time"
 RETRY_AFTER_S = 1
 
 _LINE = b"\r\nx-criticality:"
-_WHOLE_GET = re.compile(rb"GET (?:/v1)?/recommend/[^\r\n]* HTTP/1\.1\r\n")
+_LENGTH = b"\r\ncontent-length:"
+_START = re.compile(rb"(?:GET|POST) /(?!health/|metrics)[^\r\n]* HTTP/1\.1\r\n")
+_SPECIAL = (b"\r\nconnection: close", b"\r\nconnection:close", b"\r\ntransfer-encoding:")
 _NEVER_REFUSED = ("/health/", "/metrics")
-_NO_ID = b"0123456789abcdef"
+_NO_ID = "0123456789abcdef"
 _KINDS = {each.value.encode(): each for each in Criticality}
 
 
-class Guard(NamedTuple):
-    """What connections ask the rest of the process.
+class Guard:
+    """What connections need to know to refuse, and what they have refused.
 
-    is_flooded: of a kind of request and the number of those that are here already, whether it is
-    better refused. on_refusal: called for each that is. rest_s: for how long a connection is not
-    read from behind a refusal: without that, refusing those who ask again at once would take all
-    the time there is.
+    Plain numbers, renewed at every beat of the loop: a refusal has no time to ask for them.
+
+    bounds: from how many requests in the process on one more of a kind is refused. tight: these
+    bounds for a loop that is late. least: of `bounds`; 0 while the loop is late, when everybody is
+    looked at. patience_s: for how long a request of a kind may have waited, unread or unbegun, and
+    not be refused. rest_s: for how long a connection that was just refused is not heard: else those
+    who ask again at once would take all the time there is.
     """
 
-    is_flooded: Callable[[Criticality, int], bool]
-    on_refusal: Callable[[Criticality], None]
-    rest_s: Callable[[], float]
+    __slots__ = (
+        "bounds",
+        "is_late",
+        "least",
+        "least_patience_s",
+        "num_refused",
+        "patience_s",
+        "rest_s",
+        "tight",
+    )
+
+    def __init__(
+        self,
+        bounds: Mapping[Criticality, int],
+        tight: Mapping[Criticality, int],
+        patience_s: Mapping[Criticality, float],
+    ) -> None:
+        self.num_refused = dict.fromkeys(Criticality, 0)
+        self.patience_s = patience_s
+        self.least_patience_s = min(patience_s.values())
+        self.renew(bounds, tight, is_late=False, rest_s=0.0)
+
+    def renew(
+        self,
+        bounds: Mapping[Criticality, int],
+        tight: Mapping[Criticality, int],
+        *,
+        is_late: bool,
+        rest_s: float,
+    ) -> None:
+        self.bounds, self.tight = bounds, tight
+        self.is_late = is_late
+        self.least = 0 if is_late else min(bounds.values())
+        self.rest_s = rest_s
+
+    def is_one_too_many(self, criticality: Criticality, num_present: int) -> bool:
+        """num_present: requests read and not answered yet."""
+        return num_present >= self.bounds[criticality]
+
+    def is_too_late(self, criticality: Criticality, waited_s: float, num_present: int) -> bool:
+        if waited_s <= self.patience_s[criticality]:
+            return False
+        return self.is_late or num_present >= self.tight[criticality]
 
 
 def read_criticality(value: bytes | None) -> Criticality:
@@ -47,11 +92,22 @@ def read_criticality(value: bytes | None) -> Criticality:
 
 
 def unread_criticality(data: bytes) -> Criticality | None:
-    """Of bytes that are one whole GET of a recommendation, unparsed; None if they are not."""
-    if not _WHOLE_GET.match(data) or data.find(b"\r\n\r\n") != len(data) - 4:
+    """Of bytes that are one whole request, unparsed; None if they are not, or no plain one, or one
+    that is never refused."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    if not end or not _START.match(data):
         return None
-    _, _, behind = data.lower().partition(_LINE)
-    return read_criticality(behind.partition(b"\r")[0])
+    fields = head.lower()
+    if body and _value(fields, _LENGTH) != b"%d" % len(body):
+        return None
+    if any(special in fields for special in _SPECIAL) or (not body and _LENGTH in fields):
+        return None
+    return read_criticality(_value(fields, _LINE))
+
+
+def _value(fields: bytes, line: bytes) -> bytes:
+    _, _, behind = fields.partition(line)
+    return behind.partition(b"\r")[0].strip()
 
 
 def criticality_of(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Criticality | None:
@@ -63,7 +119,7 @@ def criticality_of(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Critica
 
 def refusal() -> bytes:
     """An answer as it goes over the wire, with an id of its own."""
-    return _REFUSAL.replace(_NO_ID, secrets.token_hex(8).encode())
+    return _REFUSAL % (b"%s%08x" % (_OURS, next(_numbers) & 0xFFFFFFFF))
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,4 +137,7 @@ def _written(answer: Response) -> bytes:
     return b"HTTP/1.1 503 Service Unavailable\r\n" + head.encode() + b"\r\n" + bytes(answer.body)
 
 
-_REFUSAL = _written(_answer(_NO_ID.decode()))  # written once: a flood has no time for it
+# Written once: a flood has no time for it, nor for the system's random numbers.
+_REFUSAL = _written(_answer(_NO_ID)).replace(b"%", b"%%").replace(_NO_ID.encode(), b"%b")
+_OURS = secrets.token_hex(4).encode()  # this process's; ids go on with a number
+_numbers = itertools.count()

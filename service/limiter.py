@@ -13,6 +13,7 @@ Pure: numbers in, decisions out, the clock an argument.
 """
 
 import math
+from collections.abc import Mapping
 from enum import Enum
 
 from service.reasons import Criticality
@@ -20,20 +21,21 @@ from service.reasons import Criticality
 FLOOR_SHARE = 0.1  # of the budget
 CEILING_SHARE = 0.15
 _TOLERANCE = 1.5  # by which the moment may exceed the longer term
-_SMOOTHING = 0.3  # weight of the newest estimate
-_MIN_GRADIENT = 0.5
+_RISING, _FALLING = 0.3, 0.7  # weight of the newest estimate: what is too much is soon undone
+_MIN_GRADIENT = 0.25
 _WINDOW_S = 0.05
 _MIN_SAMPLES = 10  # a window
 _LONG_WINDOWS = 200  # about ten seconds under load
-_MIN_ALLOWANCE = 4.0  # requests that may queue
-_MIN_LIMIT = 4.0
+_MIN_ALLOWANCE = 1.0  # requests that may queue
+_MIN_LIMIT = 2.0
 _START = 32.0
 
 # Of the limit: how many requests may be in work for one more of this kind to be let in, and how
 # many in the process, while the loop is late, for one more to be answered at all.
 _SHARE = {Criticality.SHEDDABLE: 0.75, Criticality.DEFAULT: 1.0, Criticality.CRITICAL: 1.25}
 _ANSWERED = {Criticality.SHEDDABLE: 1.0, Criticality.DEFAULT: 1.5, Criticality.CRITICAL: 3.0}
-_MAX_PRESENT = 256  # even while the loop is on time: a burst this large makes it late
+_PATIENCE = {Criticality.SHEDDABLE: 0.3, Criticality.DEFAULT: 0.4, Criticality.CRITICAL: 0.8}
+_PUNCTUAL = dict.fromkeys(Criticality, 256)  # a burst this large would make the loop late
 
 
 class Admission(Enum):
@@ -50,6 +52,7 @@ class Limiter:
     def __init__(self, *, budget_s: float, highest: int) -> None:
         self.limit = min(_START, float(highest))
         self.num_inside = 0
+        self._budget_s = budget_s
         self._highest = float(highest)
         self._lowest = min(_MIN_LIMIT, self._highest)
         self._floor_s = FLOOR_SHARE * budget_s
@@ -70,15 +73,25 @@ class Limiter:
         self._window.peak = max(self._window.peak, self.num_inside)
         return Admission.FULL
 
-    def is_flooded(self, criticality: Criticality, *, num_present: int, lag_s: float) -> bool:
-        """Whether this request is better refused than made to wait.
+    @property
+    def punctual(self) -> Mapping[Criticality, int]:
+        """From how many requests read and not answered yet on one more is better refused, even
+        while the event loop is on time: below that a burst gets cheap answers and no refusals."""
+        return _PUNCTUAL
 
-        num_present: requests read and not answered yet. lag_s: by how much the event loop is late;
-        as long as it is not, a burst gets cheap answers and no refusals.
-        """
-        if lag_s < self._floor_s:
-            return num_present >= _MAX_PRESENT
-        return num_present >= self.limit * _ANSWERED[criticality]
+    @property
+    def tight(self) -> Mapping[Criticality, int]:
+        """The same for a loop that is late."""
+        return {kind: math.ceil(self.limit * share) for kind, share in _ANSWERED.items()}
+
+    @property
+    def patience_s(self) -> Mapping[Criticality, float]:
+        """For how long a request may have waited for its turn, and still be worth beginning."""
+        return {kind: share * self._budget_s for kind, share in _PATIENCE.items()}
+
+    def is_late(self, lag_s: float) -> bool:
+        """Whether a loop that is late by so much is too late for many requests at once."""
+        return lag_s >= self._floor_s
 
     def release(self, sample_s: float | None, *, now: float) -> None:
         """Give a place back. sample_s: what queueing and work took; None: not to be learnt from."""
@@ -99,7 +112,8 @@ class Limiter:
             return  # nobody asks for more
         allowance = max(math.sqrt(self.limit), _MIN_ALLOWANCE)
         estimate = self.limit * gradient + allowance
-        smoothed = (1 - _SMOOTHING) * self.limit + _SMOOTHING * estimate
+        weight = _RISING if estimate > self.limit else _FALLING
+        smoothed = (1 - weight) * self.limit + weight * estimate
         self.limit = min(max(smoothed, self._lowest), self._highest)
 
     def _follow(self, short_s: float) -> None:

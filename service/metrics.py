@@ -4,7 +4,7 @@ One registry per process object, so that tests can hold several. Knows nothing o
 """
 
 import collections
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,6 +14,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from service.reasons import Criticality, Reason, Source
 
@@ -71,12 +73,6 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
-        self._refusals = Counter(
-            "thinkahead_refusals",
-            "Requests refused unread with 503 as too many waited, by X-Criticality.",
-            ["criticality"],
-            registry=self.registry,
-        )
         self._events = Counter(
             "thinkahead_events",
             "Events taken, by whether they are stored or wait for the store.",
@@ -121,7 +117,6 @@ class Metrics:
         for reason in ("garbage", "fingerprint", "epoch"):
             self._manifest_refused.labels(reason)
         self._reason = {reason: self._fallbacks.labels(reason.value) for reason in Reason}
-        self._refusal = {each: self._refusals.labels(each.value) for each in Criticality}
         self._rung: dict[tuple[Source, bool], Histogram] = {}
         self._stage: dict[str, Histogram] = {}
         self._source: dict[Source, Counter] = {}
@@ -131,6 +126,10 @@ class Metrics:
     def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""
         Gauge(f"thinkahead_{name}", documentation, registry=self.registry).set_function(read)
+
+    def watch_refusals(self, counts: Mapping[Criticality, int]) -> None:
+        """A counter that is read when it is asked for: a refusal has no time to count here."""
+        self.registry.register(_Refusals(counts))
 
     def request(self, *, route: str, source: str, status: int) -> None:
         key = (route, source, status)
@@ -155,9 +154,6 @@ class Metrics:
         if key not in self._rung:
             self._rung[key] = self._rungs.labels(source.value, str(is_held).lower())
         self._rung[key].observe(seconds)
-
-    def refusal(self, criticality: Criticality) -> None:
-        self._refusal[criticality].inc()
 
     def fallback(self, reason: Reason) -> None:
         self._reason[reason].inc()
@@ -192,3 +188,18 @@ class Metrics:
     def render(self) -> bytes:
         """Prometheus text format."""
         return generate_latest(self.registry)
+
+
+class _Refusals(Collector):
+    def __init__(self, counts: Mapping[Criticality, int]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "thinkahead_refusals",
+            "Requests refused unread with 503 as too many waited, by X-Criticality.",
+            labels=["criticality"],
+        )
+        for criticality, count in self._counts.items():
+            family.add_metric([criticality.value], count)
+        yield family

@@ -166,21 +166,31 @@ class Pipeline:
         self._monotonic = monotonic
         self._wall = wall
 
-    async def recommend(self, query: Query, *, deadline: float) -> Served:
-        """Always an answer; `deadline` is a time of the monotonic clock.
+    async def recommend(
+        self, query: Query, *, deadline: float, came_at: float | None = None
+    ) -> Served:
+        """Always an answer; `deadline` is a time of the monotonic clock, `came_at` as well.
 
         Beyond the concurrency limit it is of the lowest rung, which asks neither store nor model.
         Raises CursorGone for a list whose release or generation is no longer served.
         """
         if self._limiter.admit(query.criticality) == Admission.POPULAR:
             return await self._answer(query, deadline=deadline, is_shed=True)
+        came_at = self._monotonic() if came_at is None else came_at
         sample_s: float | None = None
         try:
             served = await self._answer(query, deadline=deadline, is_shed=False)
-            sample_s = served.seconds["total"] - served.seconds["store"] + self._lag.seconds
+            sample_s = self._queued_s(served, came_at)
         finally:
             self._limiter.release(sample_s, now=self._monotonic())
         return served
+
+    def _queued_s(self, served: Served, came_at: float) -> float:
+        """What queueing and work took: all but the store's time. Of that a late loop has a part:
+        the reply is there, and nobody reads it."""
+        lag_s = self._lag.seconds
+        store_s = max(served.seconds["store"] - lag_s, 0.0)
+        return self._monotonic() - came_at - store_s + lag_s
 
     async def _answer(self, query: Query, *, deadline: float, is_shed: bool) -> Served:
         began_at, asked = self._monotonic(), query.asked

@@ -149,8 +149,8 @@ async def _answer(
     if cursor is not None:
         after = serving.cursors.read(cursor, now_s=time.time(), asked=asked.asked)
         asked = replace(asked, after=after)
-    served = await serving.recommend(asked, timeout_ms=timeout_ms)
     state = request.scope["state"]
+    served = await serving.recommend(asked, timeout_ms=timeout_ms, came_at=state.get("came_at"))
     state["source"], state["seconds"] = served.source.value, served.seconds
     answer = write_recommendation(
         served, serving.cursors, user_id=asked.user_id, request_id=state["request_id"]

@@ -41,7 +41,6 @@ from service.manifest import ManifestWatch
 from service.metrics import Metrics
 from service.outbox import Outbox
 from service.pipeline import Pipeline, Query, Served
-from service.reasons import Criticality
 from service.reload import renew
 from service.settings import ServiceSettings
 from service.users import Appended, Users
@@ -79,10 +78,14 @@ class Serving:
         self._copies = Copies(settings.copies_limit)
         self._outbox = Outbox(settings.outbox_limit)
         self._worker = Worker(limit=settings.queue_limit)
-        self._lag = LoopLag()
+        self._lag = LoopLag(self._renew_guard)
         self._limiter = Limiter(
             budget_s=settings.request_budget_ms / 1000, highest=settings.queue_limit
         )
+        self.guard = Guard(  # for the connections
+            self._limiter.punctual, self._limiter.tight, self._limiter.patience_s
+        )
+        self.metrics.watch_refusals(self.guard.num_refused)
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -127,11 +130,6 @@ class Serving:
         """Why no traffic should be sent here; None once it should."""
         return "the process is about to end" if self.is_draining else self._trouble
 
-    @property
-    def guard(self) -> Guard:
-        """For the connections."""
-        return Guard(self._is_flooded, self.metrics.refusal, self._rest_s)
-
     async def start(self) -> None:
         """Returns at once but for one look at the store; readiness follows by itself."""
         self._loop = asyncio.get_running_loop()
@@ -161,12 +159,20 @@ class Serving:
         await asyncio.to_thread(self._worker.stop)
         await self._store.close()
 
-    async def recommend(self, query: Query, *, timeout_ms: int | None = None) -> Served:
-        """`timeout_ms`: what the caller has; it only ever shortens the configured budget."""
+    async def recommend(
+        self, query: Query, *, timeout_ms: int | None = None, came_at: float | None = None
+    ) -> Served:
+        """`timeout_ms`: what the caller has; it only ever shortens the configured budget.
+
+        came_at: when the request came, on the monotonic clock; its time counts from there.
+        """
         budget_ms = self._settings.request_budget_ms
         if timeout_ms is not None:
             budget_ms = min(budget_ms, timeout_ms)
-        served = await self._pipeline.recommend(query, deadline=time.monotonic() + budget_ms / 1000)
+        came_at = time.monotonic() if came_at is None else came_at
+        served = await self._pipeline.recommend(
+            query, deadline=came_at + budget_ms / 1000, came_at=came_at
+        )
         self._expose(query.user_id, served)
         return served
 
@@ -217,9 +223,14 @@ class Serving:
         """Raises StoreUnavailable."""
         await self._users.request_erasure(user_id)
 
-    def _is_flooded(self, criticality: Criticality, num_present: int) -> bool:
-        return self._limiter.is_flooded(
-            criticality, num_present=num_present, lag_s=self._lag.steady_s
+    def _renew_guard(self) -> None:
+        limiter, is_late = self._limiter, self._limiter.is_late(self._lag.steady_s)
+        tight = limiter.tight
+        self.guard.renew(
+            tight if is_late else limiter.punctual,
+            tight,
+            is_late=is_late,
+            rest_s=min(max(_REST_LAGS * self._lag.seconds, _SHORTEST_REST_S), RETRY_AFTER_S),
         )
 
     def _expose(self, user_id: str | None, served: Served) -> None:
@@ -237,9 +248,6 @@ class Serving:
                 "items": [served.engine.catalog.item_ids[pick.row] for pick in served.picks],
             }
             exposure_log.info("exposure", extra={"fields": fields})
-
-    def _rest_s(self) -> float:
-        return min(max(_REST_LAGS * self._lag.seconds, _SHORTEST_REST_S), RETRY_AFTER_S)
 
     async def _become_ready(self) -> None:
         deadline = time.monotonic() + _SELF_TEST_TIMEOUT_S

@@ -159,13 +159,14 @@ def test_the_highest_limit_is_held_and_a_place_given_back_even_without_a_sample(
 
 def test_a_burst_on_a_punctual_loop_is_answered_and_a_flood_on_a_late_one_refused() -> None:
     limiter = Limiter(budget_s=BUDGET_S, highest=128)
-    late_s = BUDGET_S / 2
-    assert not limiter.is_flooded(Criticality.SHEDDABLE, num_present=200, lag_s=0.001)
-    assert limiter.is_flooded(Criticality.CRITICAL, num_present=5000, lag_s=0.001)
-    bounds = [
-        next(n for n in range(1000) if limiter.is_flooded(kind, num_present=n, lag_s=late_s))
-        for kind in (Criticality.SHEDDABLE, Criticality.DEFAULT, Criticality.CRITICAL)
-    ]
+    assert not limiter.is_late(0.001)
+    assert limiter.is_late(BUDGET_S / 2)
+    assert all(200 < bound < 5000 for bound in limiter.punctual.values())
+    kinds = (Criticality.SHEDDABLE, Criticality.DEFAULT, Criticality.CRITICAL)
+    bounds = [limiter.tight[kind] for kind in kinds]
     assert bounds == sorted(bounds)
     assert bounds[0] >= limiter.limit
     assert len(set(bounds)) == 3
+    patience_s = [limiter.patience_s[kind] for kind in kinds]
+    assert patience_s == sorted(patience_s)
+    assert patience_s[-1] < BUDGET_S

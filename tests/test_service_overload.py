@@ -257,11 +257,19 @@ def test_a_refusal_is_a_whole_answer_with_an_id_of_its_own() -> None:
         (b"GET /recommend/u HTTP/1.1\r\nHost: x\r\n", None),
         (b"GET /recommend/u HTTP/1.0\r\n\r\n", None),
         (b"GET /health/live HTTP/1.1\r\n\r\n", None),
-        (b"POST /recommend/u HTTP/1.1\r\n\r\n", None),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", None),
+        (b"HEAD /recommend/u HTTP/1.1\r\n\r\n", None),
+        (b"GET /recommend/u HTTP/1.1\r\nConnection: close\r\n\r\n", None),
+        (b"GET /recommend/u HTTP/1.1\r\nConnection: keep-alive\r\n\r\n", Criticality.DEFAULT),
         (b"GET /recommend/u HTTP/1.1\r\n\r\nGET /recommend/u HTTP/1.1\r\n\r\n", None),
+        (b"POST /events/u HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", Criticality.DEFAULT),
+        (b"POST /events/u HTTP/1.1\r\ncontent-length:2\r\n\r\n{", None),
+        (b"POST /events/u HTTP/1.1\r\nContent-Length: 2\r\n\r\n", None),
+        (b"POST /events/u HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}GET /", None),
+        (b"POST /events/u HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", None),
     ],
 )
-def test_only_whole_requests_for_recommendations_are_refused_unread(
+def test_only_whole_and_plain_requests_are_refused_unread(
     data: bytes, found: Criticality | None
 ) -> None:
     assert unread_criticality(data) == found

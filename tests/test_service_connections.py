@@ -1,0 +1,216 @@
+"""Connections under a guard that says what each test needs, around an application of a line."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from service import connections
+from service.connections import Connection
+from service.flood import Guard
+from service.reasons import Criticality
+
+REQUEST = b"GET /recommend/u HTTP/1.1\r\nHost: x\r\n\r\n"
+CRITICAL = b"GET /recommend/u HTTP/1.1\r\nX-Criticality: critical\r\n\r\n"
+HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+REST_S = 0.3
+PATIENCE_S = {Criticality.SHEDDABLE: 0.05, Criticality.DEFAULT: 0.05, Criticality.CRITICAL: 10.0}
+NOBODY = dict.fromkeys(Criticality, 0)
+EVERYBODY = dict.fromkeys(Criticality, 1000)
+
+
+@dataclass
+class Site:
+    """work_s: for how long each request holds the loop."""
+
+    guard: Guard
+    port: int = 0
+    work_s: float = 0.0
+    num_run: int = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.num_run += 1
+        time.sleep(self.work_s)  # noqa: ASYNC251
+        await PlainTextResponse("well")(scope, receive, send)
+
+    def refuse_all(self) -> None:
+        self.guard.renew(NOBODY, NOBODY, is_late=True, rest_s=REST_S)
+
+    def be_late(self) -> None:
+        self.guard.renew(EVERYBODY, EVERYBODY, is_late=True, rest_s=REST_S)
+
+    def relax(self) -> None:
+        self.guard.renew(EVERYBODY, EVERYBODY, is_late=False, rest_s=0.0)
+
+
+@asynccontextmanager
+async def serving(*, keep_alive_s: float = 5.0) -> AsyncIterator[tuple[Site, ServerState]]:
+    site, state = Site(Guard(EVERYBODY, EVERYBODY, PATIENCE_S)), ServerState()
+    config = Config(site, log_config=None, access_log=False, timeout_keep_alive=keep_alive_s)  # type: ignore[arg-type]
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(config, state, {}, guard=site.guard), "127.0.0.1", 0
+    )
+    site.port = server.sockets[0].getsockname()[1]
+    yield site, state
+    server.close()
+    for connection in list(state.connections):
+        connection.transport.abort()
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def say(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def status(self) -> int:
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        await self.reader.readexactly(length)
+        status = int(head.split()[1])
+        assert (status == 503) == (b"retry-after: 1\r\n" in head.lower())
+        return status
+
+    async def ask(self, data: bytes = REQUEST) -> int:
+        self.say(data)
+        return await self.status()
+
+
+@asynccontextmanager
+async def client(site: Site) -> AsyncIterator[Client]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    yield Client(reader, writer)
+    writer.close()
+
+
+async def test_who_asks_again_at_once_is_not_heard_for_a_while() -> None:
+    async with serving() as (site, _), client(site) as one:
+        site.refuse_all()
+        assert await one.ask() == 503
+        began_at = time.monotonic()
+        assert await one.ask() == 503
+        assert time.monotonic() - began_at > REST_S * 0.9
+        assert site.guard.num_refused[Criticality.DEFAULT] == 2
+        assert site.num_run == 0
+
+
+async def test_who_waits_with_asking_again_is_heard_at_once() -> None:
+    async with serving() as (site, _), client(site) as one:
+        site.refuse_all()
+        assert await one.ask() == 503
+        await asyncio.sleep(REST_S)
+        began_at = time.monotonic()
+        assert await one.ask() == 503
+        assert time.monotonic() - began_at < REST_S / 2
+
+
+async def test_nobody_rests_once_the_flood_is_over() -> None:
+    async with serving() as (site, _), client(site) as one:
+        site.refuse_all()
+        assert await one.ask() == 503
+        site.relax()
+        began_at = time.monotonic()
+        assert await one.ask() == 200
+        assert time.monotonic() - began_at < REST_S / 2
+
+
+async def test_what_was_held_is_answered_before_the_process_ends() -> None:
+    async with serving() as (site, state), client(site) as one:
+        site.refuse_all()
+        assert await one.ask() == 503
+        one.say(REQUEST)
+        await asyncio.sleep(REST_S / 3)
+        site.relax()
+        for connection in list(state.connections):
+            connection.shutdown()
+        assert await one.status() == 200
+        assert await one.reader.read() == b""
+
+
+async def test_a_client_that_leaves_while_it_rests_is_forgotten() -> None:
+    async with serving() as (site, state):
+        async with client(site) as one:
+            site.refuse_all()
+            assert await one.ask() == 503
+            one.say(REQUEST)
+            await asyncio.sleep(REST_S / 3)
+        site.relax()
+        await asyncio.sleep(REST_S * 1.5)
+        assert not state.connections
+
+
+async def test_a_request_refused_after_parsing_lets_its_connection_rest_too() -> None:
+    body = b"POST /events/u HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    async with serving() as (site, _), client(site) as one:
+        site.refuse_all()
+        assert await one.ask(body) == 503
+        began_at = time.monotonic()
+        assert await one.ask() == 503
+        assert time.monotonic() - began_at > REST_S / 2
+        assert site.num_run == 0
+
+
+async def test_health_is_never_refused() -> None:
+    async with serving() as (site, _), client(site) as one:
+        site.refuse_all()
+        assert await one.ask(HEALTH) == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel does not tell")
+async def test_what_lay_unread_for_too_long_is_refused_while_the_loop_is_late() -> None:
+    async with serving() as (site, _), client(site) as one:
+        assert await one.ask() == 200
+        site.be_late()
+        assert await one.ask() == 200
+        assert await ask_unread(one, REQUEST) == 503
+        await asyncio.sleep(REST_S)
+        assert await ask_unread(one, CRITICAL) == 200
+        site.relax()
+        assert await ask_unread(one, REQUEST) == 200
+
+
+async def ask_unread(one: Client, data: bytes) -> int:
+    one.say(data)  # sent at once
+    time.sleep(2 * PATIENCE_S[Criticality.DEFAULT])  # noqa: ASYNC251
+    return await one.status()
+
+
+@pytest.mark.parametrize("is_tight", [True, False])
+async def test_one_round_of_the_loop_that_has_too_much_to_do_refuses_the_rest(
+    is_tight: bool,
+) -> None:
+    """Where more are in the process than a late loop would let in: else it was but a stall."""
+    async with serving() as (site, _), client(site) as one, client(site) as two:
+        assert await one.ask() == await two.ask() == 200
+        tight = dict.fromkeys(Criticality, 1 if is_tight else 1000)
+        site.guard.renew(EVERYBODY, tight, is_late=False, rest_s=REST_S)
+        site.work_s = 2 * PATIENCE_S[Criticality.DEFAULT]
+        one.say(REQUEST)
+        two.say(REQUEST)
+        await asyncio.sleep(0)
+        time.sleep(0.01)  # noqa: ASYNC251  # both are there when the loop looks
+        statuses = {await one.status(), await two.status()}
+        assert statuses == ({200, 503} if is_tight else {200})
+
+
+async def test_a_connection_that_is_only_refused_is_kept_as_long_as_after_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "READ_TIMEOUT_S", 0.2)
+    async with serving(keep_alive_s=0.6) as (site, _), client(site) as one:
+        site.guard.renew(NOBODY, NOBODY, is_late=True, rest_s=0.0)
+        for _ in range(3):
+            assert await one.ask() == 503
+            await asyncio.sleep(0.3)
+        began_at = time.monotonic()
+        assert await one.reader.read() == b""  # hung up
+        assert time.monotonic() - began_at < 0.6
