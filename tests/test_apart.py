@@ -54,8 +54,20 @@ def test_prepared_and_checked_it_trains_and_says_what_it_made(run: Run, release:
     assert results["check"]["closed_paths"] > 0.3
     assert results["check"]["prefixes"] > 1
     assert results["recipe"]["enhance"]["reward"] == "rollout-beam"
+    assert results["device"]
+    stages = ("align", "activate", "enhance")
+    assert results["hours"] == pytest.approx(
+        sum(results[stage]["seconds"] for stage in stages) / 3600, abs=1e-3
+    )
     again = train(run)
     assert again["enhance"] == results["enhance"]
+
+
+def test_a_base_that_never_learns_to_think_need_not_close_a_thought(tmp_path: Path) -> None:
+    align = replace(RECIPE.align, sequence_epochs=1, interleaved_epochs=0, caption_epochs=0)
+    recipe = replace(RECIPE, align=align, reasoner=ReasonerRecipe(stages=("align",)))
+    results = train(toy_run(tmp_path, recipe))
+    assert results["check"]["closed_paths"] < 1
 
 
 def test_a_release_takes_the_reasoner_that_was_trained_apart(run: Run, tmp_path: Path) -> None:
