@@ -18,7 +18,9 @@ from bench.sweep import BUDGET_MS, next_rate, saturation
 SHARE = 0.1  # of a core
 _TIMES = 10
 _FIRST_RATE = 20
-_NUM_CONNECTIONS = 1200  # a client each, so that nobody waits for another's answer to be sent
+_MAX_CONNECTIONS = 1200
+_CONNECTIONS = 4 / 3  # for each request a second: nobody waits for another's answer to be sent, and
+# none is silent for so long that the service hangs up
 _PATIENCE_S = 1.0
 _SETTLE_S = 5.0  # so many new connections are work of their own
 _NORMAL_S = 5.0
@@ -96,7 +98,7 @@ def _overload(
     with world.load(
         service,
         rate=rate,
-        num_connections=_NUM_CONNECTIONS,
+        num_connections=min(round(_CONNECTIONS * rate), _MAX_CONNECTIONS),
         patience_s=_PATIENCE_S,
         settle_s=_SETTLE_S,
     ) as load:
