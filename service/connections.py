@@ -91,8 +91,10 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._came_at = time.monotonic()
-        if len(self.tasks) >= self._guard.least and self._is_turned_away(data):
-            return
+        if len(self.tasks) < self._guard.least or not self._is_turned_away(data):
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         if not self._has_head:
             self._num_head_bytes += len(data)
         super().data_received(data)
@@ -107,7 +109,6 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["state"]["came_at"] = self._came_at
         self._is_arriving = True
         self._has_head = False
         self._num_parsed_bytes = 0
@@ -137,6 +138,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._is_arriving = self._has_head = False
         self._num_head_bytes = 0
+        if "state" in self.scope:  # else it was answered before it was through
+            self.scope["state"]["came_at"] = self._came_at
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -194,6 +197,8 @@ class Connection(HttpToolsProtocol):
                 cycle.disconnected = True  # and nobody is told anything
             finally:
                 self._running = None
+                if cycle.response_complete:
+                    scope.clear()  # else an idle connection keeps all that its request was given
 
         super()._start_asgi_task(cycle, until_gone)  # type: ignore[arg-type]
 
@@ -206,11 +211,16 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             self.loop.call_later(rest_s, self._listen)
             return True
+        return self._is_refused_unread(data)
+
+    def _is_refused_unread(self, data: bytes, *, was_held: bool = False) -> bool:
         criticality = unread_criticality(data)
         if criticality is None:
             return False
         if not self._is_refused(criticality):
-            self._came_at = time.monotonic() - self._unread_s()
+            if was_held:
+                return False
+            self._came_at -= self._unread_s()
             if not self._is_too_late(criticality):
                 return False
         self.transport.write(refusal())
@@ -255,11 +265,14 @@ class Connection(HttpToolsProtocol):
         return float(milliseconds) / 1000
 
     def _listen(self) -> None:
-        """To what was held, as if it came now."""
+        """To what was held, as if it came now: those who do not wait are served, if late."""
         data, self._held = self._held, b""
-        if data and not self.transport.is_closing():
-            self.flow.resume_reading()
-            self.data_received(data)
+        if not data or self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self._came_at = time.monotonic()
+        if self._is_draining or not self._is_refused_unread(data, was_held=True):
+            self._read(data)
 
     def _stay(self) -> None:
         """For as long as a connection is kept after an answer, counted from its last refusal."""

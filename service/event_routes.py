@@ -47,7 +47,8 @@ async def append_event(
 ) -> Response:
     """The next recommendation uses it. Retrying with the same `event_id` adds nothing."""
     event = _event(body)
-    appended = (await serving.append({user_id: [event]}))[user_id][0]
+    came_at = request.scope["state"].get("came_at")
+    appended = (await serving.append({user_id: [event]}, came_at=came_at))[user_id][0]
     taken = TakenEvent(
         request_id=request.state.request_id,
         user_id=user_id,

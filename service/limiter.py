@@ -20,13 +20,14 @@ from service.reasons import Criticality
 
 FLOOR_SHARE = 0.1  # of the budget
 CEILING_SHARE = 0.15
+_RECOVERED = 0.25  # of the floor
 _TOLERANCE = 1.5  # by which the moment may exceed the longer term
 _RISING, _FALLING = 0.3, 0.7  # weight of the newest estimate: what is too much is soon undone
 _MIN_GRADIENT = 0.25
 _WINDOW_S = 0.05
 _MIN_SAMPLES = 10  # a window
 _LONG_WINDOWS = 200  # about ten seconds under load
-_MIN_ALLOWANCE = 1.0  # requests that may queue
+_MIN_ALLOWANCE = 0.5  # requests that may queue
 _MIN_LIMIT = 2.0
 _START = 32.0
 
@@ -34,7 +35,7 @@ _START = 32.0
 # many in the process, while the loop is late, for one more to be answered at all.
 _SHARE = {Criticality.SHEDDABLE: 0.75, Criticality.DEFAULT: 1.0, Criticality.CRITICAL: 1.25}
 _ANSWERED = {Criticality.SHEDDABLE: 1.0, Criticality.DEFAULT: 1.5, Criticality.CRITICAL: 3.0}
-_PATIENCE = {Criticality.SHEDDABLE: 0.3, Criticality.DEFAULT: 0.4, Criticality.CRITICAL: 0.8}
+_PATIENCE = {Criticality.SHEDDABLE: 0.2, Criticality.DEFAULT: 0.3, Criticality.CRITICAL: 0.6}
 _PUNCTUAL = dict.fromkeys(Criticality, 256)  # a burst this large would make the loop late
 
 
@@ -89,9 +90,13 @@ class Limiter:
         """For how long a request may have waited for its turn, and still be worth beginning."""
         return {kind: share * self._budget_s for kind, share in _PATIENCE.items()}
 
-    def is_late(self, lag_s: float) -> bool:
-        """Whether a loop that is late by so much is too late for many requests at once."""
-        return lag_s >= self._floor_s
+    def is_late(self, lag_s: float, *, was_late: bool) -> bool:
+        """Whether a loop that is late by so much is too late for many requests at once.
+
+        It stays so until it is clearly on time again: a loop that sheds well is hardly late, and
+        would let in another burst.
+        """
+        return lag_s >= (_RECOVERED * self._floor_s if was_late else self._floor_s)
 
     def release(self, sample_s: float | None, *, now: float) -> None:
         """Give a place back. sample_s: what queueing and work took; None: not to be learnt from."""
@@ -110,7 +115,7 @@ class Limiter:
         gradient = min(max(_TOLERANCE * self._long_s / short_s, _MIN_GRADIENT), 1.0)
         if gradient == 1.0 and window.peak < self.limit / 2:
             return  # nobody asks for more
-        allowance = max(math.sqrt(self.limit), _MIN_ALLOWANCE)
+        allowance = max(0.5 * math.sqrt(self.limit), _MIN_ALLOWANCE)
         estimate = self.limit * gradient + allowance
         weight = _RISING if estimate > self.limit else _FALLING
         smoothed = (1 - weight) * self.limit + weight * estimate

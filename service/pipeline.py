@@ -47,7 +47,7 @@ from service.shares import RungShares
 from service.users import Users, UserView
 from service.worker import JobFailedError, OutOfTimeError, QueueFullError, Spent, Worker
 
-ANSWER_RESERVE_S = 0.002  # of the budget, to fill up and to write the answer
+_ANSWER_RESERVE_S = 0.002  # of the budget, to fill up and to write the answer
 _NOBODY = UserView((), None)
 _AS_CONFIGURED = Choice()
 _BY_FILTER = (Reason.SHORT, Reason.EMPTY)  # what a filter explains, and no fault
@@ -197,7 +197,7 @@ class Pipeline:
         held_at, choice = self._place(query, is_shed=is_shed)
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
         engine = self._arms[choice.release] if choice.release else self.engine
-        in_time = deadline - ANSWER_RESERVE_S
+        in_time = deadline - answer_reserve_s(self._lag)
         if query.after is not None:
             query.after.check_release(engine.digest)
         view = _NOBODY if is_shed else await self._read(query, choice, deadline=in_time)
@@ -369,6 +369,12 @@ class Pipeline:
         self._metrics.rung(served.source, served.seconds["total"], is_held=served.is_held)
         if served.record is not None:
             self._metrics.record_age(served.record_age_s)
+
+
+def answer_reserve_s(lag: LoopLag) -> float:
+    """Of the budget, to fill up and to write the answer; of a loop that is late, the timer that
+    ends the wait is late as well, and so is the answer on its way out."""
+    return _ANSWER_RESERVE_S + 2 * lag.seconds
 
 
 def _pinned(view: UserView, cursor: Cursor) -> UserView:

@@ -40,7 +40,7 @@ from service.logs import user_hash
 from service.manifest import ManifestWatch
 from service.metrics import Metrics
 from service.outbox import Outbox
-from service.pipeline import Pipeline, Query, Served
+from service.pipeline import Pipeline, Query, Served, answer_reserve_s
 from service.reload import renew
 from service.settings import ServiceSettings
 from service.users import Appended, Users
@@ -50,7 +50,7 @@ _SELF_TEST_TIMEOUT_S = 60.0
 _PROBE_S = 0.1  # between looks at a store that is away or in doubt
 _LAST_FLUSH_S = 1.0
 _REST_LAGS = 10  # the later the loop, the longer nobody listens to who was refused
-_SHORTEST_REST_S = 0.1
+_SHORTEST_REST_S = 0.3
 logger = logging.getLogger(__name__)
 exposure_log = logging.getLogger("service.exposures")  # `bench ab` reads it
 
@@ -198,19 +198,27 @@ class Serving:
         """Unready from now on, and connections are closed. May be called from a signal handler."""
         self.is_draining = True
 
-    async def append(self, events: Mapping[str, Sequence[Event]]) -> dict[str, list[Appended]]:
+    async def append(
+        self, events: Mapping[str, Sequence[Event]], *, came_at: float | None = None
+    ) -> dict[str, list[Appended]]:
         """By user, in order. Goes on when the client is gone: what it has sent is kept.
 
-        Raises StoreUnavailable when not even this process has room.
+        came_at: as in `recommend`; what the store has not taken in time waits in this process.
+        Raises StoreUnavailable when not even that has room.
         """
-        appending = asyncio.create_task(self._append(events))
+        appending = asyncio.create_task(self._append(events, came_at=came_at))
         self._appending.add(appending)
         appending.add_done_callback(self._appending.discard)
         return await asyncio.shield(appending)
 
-    async def _append(self, events: Mapping[str, Sequence[Event]]) -> dict[str, list[Appended]]:
-        patience_s = self._settings.request_budget_ms / 1000
-        appended = await self._users.append(events, patience_s=patience_s)
+    async def _append(
+        self, events: Mapping[str, Sequence[Event]], *, came_at: float | None
+    ) -> dict[str, list[Appended]]:
+        waited_s = 0.0 if came_at is None else time.monotonic() - came_at
+        budget_s = self._settings.request_budget_ms / 1000
+        appended = await self._users.append(
+            events, patience_s=budget_s - waited_s - answer_reserve_s(self._lag)
+        )
         for each in itertools.chain.from_iterable(appended.values()):
             self.metrics.event(stored=each.stored)
         return appended
@@ -224,8 +232,8 @@ class Serving:
         await self._users.request_erasure(user_id)
 
     def _renew_guard(self) -> None:
-        limiter, is_late = self._limiter, self._limiter.is_late(self._lag.steady_s)
-        tight = limiter.tight
+        limiter, tight = self._limiter, self._limiter.tight
+        is_late = limiter.is_late(self._lag.steady_s, was_late=self.guard.is_late)
         self.guard.renew(
             tight if is_late else limiter.punctual,
             tight,

@@ -107,7 +107,7 @@ class Users:
         Those that the store may have taken go into the outbox as well: there they count once.
         Raises StoreUnavailable when that has no room for all of them either.
         """
-        if not self._breaker.is_open:
+        if not self._breaker.is_open and patience_s > 0:
             try:
                 async with _within(patience_s):
                     new = await self._store.append_each(events)

@@ -159,8 +159,12 @@ def test_the_highest_limit_is_held_and_a_place_given_back_even_without_a_sample(
 
 def test_a_burst_on_a_punctual_loop_is_answered_and_a_flood_on_a_late_one_refused() -> None:
     limiter = Limiter(budget_s=BUDGET_S, highest=128)
-    assert not limiter.is_late(0.001)
-    assert limiter.is_late(BUDGET_S / 2)
+    assert limiter.is_late(BUDGET_S / 2, was_late=False)
+    assert [limiter.is_late(BUDGET_S / 20, was_late=each) for each in (False, True)] == [
+        False,
+        True,
+    ]
+    assert not limiter.is_late(0.001, was_late=True)
     assert all(200 < bound < 5000 for bound in limiter.punctual.values())
     kinds = (Criticality.SHEDDABLE, Criticality.DEFAULT, Criticality.CRITICAL)
     bounds = [limiter.tight[kind] for kind in kinds]

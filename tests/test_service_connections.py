@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -35,10 +35,16 @@ class Site:
     port: int = 0
     work_s: float = 0.0
     num_run: int = 0
+    scope: Scope = field(default_factory=dict)
+    waited_s: float = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.num_run += 1
+        self.scope = scope
         time.sleep(self.work_s)  # noqa: ASYNC251
+        while (await receive()).get("more_body"):
+            pass
+        self.waited_s = time.monotonic() - scope["state"]["came_at"]
         await PlainTextResponse("well")(scope, receive, send)
 
     def refuse_all(self) -> None:
@@ -113,6 +119,17 @@ async def test_who_waits_with_asking_again_is_heard_at_once() -> None:
         assert time.monotonic() - began_at < REST_S / 2
 
 
+async def test_what_was_held_does_not_count_as_late() -> None:
+    """Else those who ask again at once would be refused for ever, beside an idle process."""
+    async with serving() as (site, _), client(site) as one:
+        site.refuse_all()
+        assert await one.ask() == 503
+        site.be_late()
+        began_at = time.monotonic()
+        assert await one.ask() == 200
+        assert time.monotonic() - began_at > REST_S / 2
+
+
 async def test_nobody_rests_once_the_flood_is_over() -> None:
     async with serving() as (site, _), client(site) as one:
         site.refuse_all()
@@ -182,6 +199,28 @@ async def ask_unread(one: Client, data: bytes) -> int:
     one.say(data)  # sent at once
     time.sleep(2 * PATIENCE_S[Criticality.DEFAULT])  # noqa: ASYNC251
     return await one.status()
+
+
+async def test_the_time_of_a_request_counts_from_when_it_was_whole() -> None:
+    head = b"POST /events/u HTTP/1.1\r\nContent-Length: 2\r\n\r\n"
+    async with serving() as (site, _), client(site) as one:
+        one.say(head)
+        await asyncio.sleep(0.2)
+        assert await one.ask(b"{}") == 200
+        assert site.waited_s < 0.1
+        one.say(head)
+        await asyncio.sleep(0.05)
+        site.work_s = 0.1
+        assert await one.ask(b"{}" + REQUEST) == 200
+        assert await one.status() == 200
+        assert site.waited_s > 0.1  # pipelined: it waited for the other to run
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
+    async with serving() as (site, _), client(site) as one:
+        assert await one.ask() == 200
+        await asyncio.sleep(0)
+        assert not site.scope
 
 
 @pytest.mark.parametrize("is_tight", [True, False])
