@@ -275,8 +275,10 @@ class RedisServer:
 class ServiceProcess:
     """`python -m service` on a port of its own; entered, it is ready."""
 
-    def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
-        self.process = start_service(*arguments, "--port", "0", environ=environ)
+    def __init__(
+        self, *arguments: str, environ: Mapping[str, str] | None = None, before: str = ""
+    ) -> None:
+        self.process = start_service(*arguments, "--port", "0", environ=environ, before=before)
         assert self.process.stderr is not None
         self.log: list[str] = []
         for line in self.process.stderr:
@@ -316,13 +318,18 @@ class ServiceProcess:
 
 
 def start_service(
-    *arguments: str, environ: Mapping[str, str] | None = None
+    *arguments: str, environ: Mapping[str, str] | None = None, before: str = ""
 ) -> subprocess.Popen[str]:
-    """The process, its stderr piped, without the tester's own THINKAHEAD_* variables."""
+    """The process, its stderr piped, without the tester's own THINKAHEAD_* variables.
+
+    before: code that it runs first, such as one that makes a bound smaller.
+    """
+    run = f"{before}\nimport sys\nfrom service.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    program = ["-c", run] if before else ["-m", "service"]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("THINKAHEAD_")}
     inherited["THINKAHEAD_RUNG_SHARE"] = "0"
     return subprocess.Popen(
-        [sys.executable, "-m", "service", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=ROOT,
         env=inherited | dict(environ or {}),
         stderr=subprocess.PIPE,
