@@ -3,10 +3,10 @@
 `python -m service check` says whether a service would start so, and shows every setting;
 `python -m service keys new` makes an API key.
 
-SIGHUP makes it look at the release directory again and serve what that holds now, if it is sound
-and of the same SID space. Exits 0 after SIGTERM or SIGINT, once the requests in flight are
-answered (`server`); 78 when settings or release are bad; 75 when the embedded server does not
-start. Both print one line to stderr.
+SIGHUP makes it look at the release directory again, and at those of experiments' arms, and serve
+what they hold now, if it is sound and of the same SID space. Exits 0 after SIGTERM or SIGINT, once
+the requests in flight are answered (`server`); 78 when settings or release are bad; 75 when the
+embedded server does not start. Both print one line to stderr.
 """
 
 import logging

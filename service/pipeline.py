@@ -128,7 +128,7 @@ class _Climbed(NamedTuple):
 
 
 class Pipeline:
-    """`engine` may be replaced between requests; one request uses one."""
+    """`engine` and `arms` may be replaced between requests; one request uses one."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class Pipeline:
         self._mode = mode
         self._shares = RungShares(rung_share)
         self._experiments = experiments
-        self._arms = arms
+        self.arms = arms
         self._pace = Pace()
         self._monotonic = monotonic
         self._wall = wall
@@ -196,7 +196,7 @@ class Pipeline:
         began_at, asked = self._monotonic(), query.asked
         held_at, choice = self._place(query, is_shed=is_shed)
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
-        engine = self._arms[choice.release] if choice.release else self.engine
+        engine = self.arms[choice.release] if choice.release else self.engine
         in_time = deadline - answer_reserve_s(self._lag)
         if query.after is not None:
             query.after.check_release(engine.digest)

@@ -1,4 +1,4 @@
-"""A release from the settings, and another one in its place while requests are answered.
+"""The releases that the settings name, and others in their place while requests are answered.
 
 The new one is loaded, verified and tried beside the old one; whoever holds the engine swaps it by
 one assignment. Knows nothing of requests.
@@ -37,7 +37,7 @@ def _load(settings: ServiceSettings, release_dir: Path) -> Engine:
 
 
 def load_arms(settings: ServiceSettings, engine: Engine) -> dict[Path, Engine]:
-    """The releases that arms of experiments name, each tried; they stay until a restart.
+    """The releases that arms of experiments name, each tried.
 
     Raises InvalidRelease, ReleaseMismatch for one of another SID space than the engine's.
     """
@@ -49,23 +49,23 @@ def load_arms(settings: ServiceSettings, engine: Engine) -> dict[Path, Engine]:
     return arms
 
 
-def renew(settings: ServiceSettings, current: Engine) -> Renewal:
-    """What the release directory holds now, in place of `current` if it can be.
+def renew(settings: ServiceSettings, current: Engine, release_dir: Path) -> Renewal:
+    """What this directory holds now, in place of `current`, which came from it, if it can be.
 
     Not on the thread that finishes: the old engine goes on meanwhile. Never raises.
     """
     try:
-        engine = load_configured(settings)
+        engine = _load(settings, release_dir)
         if engine.label == current.label:
             return Renewal(current, "unchanged")
         _check_space(engine, current)
         self_test(engine)
         spare_collections()
     except InvalidRelease as exc:
-        logger.error("reload refused, %s stays: %s", current.label, exc)
+        logger.error("reload of %s refused, %s stays: %s", release_dir, current.label, exc)
         return Renewal(current, "refused")
     except Exception:
-        logger.exception("reload failed, %s stays", current.label)
+        logger.exception("reload of %s failed, %s stays", release_dir, current.label)
         return Renewal(current, "refused")
     logger.info("%s takes over from %s", engine.label, current.label)
     return Renewal(engine, "taken")

@@ -41,7 +41,7 @@ from service.manifest import ManifestWatch
 from service.metrics import Metrics
 from service.outbox import Outbox
 from service.pipeline import Pipeline, Query, Served, answer_reserve_s
-from service.reload import renew
+from service.reload import Renewal, renew
 from service.settings import ServiceSettings
 from service.users import Appended, Users
 from service.worker import NotDoneError, Worker
@@ -177,17 +177,22 @@ class Serving:
         return served
 
     def reload_soon(self) -> None:
-        """Look at the release directory again. May be called from a signal handler."""
+        """Look at the release directories again. May be called from a signal handler."""
         if self._loop is not None:  # before that it is being read for the first time
             self._loop.call_soon_threadsafe(self._reload_wanted.set)
 
     async def reload(self) -> Literal["taken", "unchanged", "refused"]:
-        """Look at the release directory now; what came of it."""
+        """Look at the release directories now; what came of the service's own.
+
+        Each of an arm is looked at by itself: one that is refused keeps nothing else back.
+        """
         async with self._reloading:
-            renewal = await asyncio.to_thread(renew, self._settings, self.engine)
-            self.metrics.reload(renewal.outcome)
+            renewal = await self._renew(self.engine, self._settings.release_dir)
             if renewal.outcome == "taken":
                 self._pipeline.engine, self._trouble = renewal.engine, None
+            for path, arm in self._pipeline.arms.items():
+                engine = (await self._renew(arm, path)).engine
+                self._pipeline.arms = {**self._pipeline.arms, path: engine}
         return renewal.outcome
 
     def users_with_records(self, limit: int) -> list[str]:
@@ -240,6 +245,11 @@ class Serving:
             is_late=is_late,
             rest_s=min(max(_REST_LAGS * self._lag.seconds, _SHORTEST_REST_S), RETRY_AFTER_S),
         )
+
+    async def _renew(self, current: Engine, release_dir: Path) -> Renewal:
+        renewal = await asyncio.to_thread(renew, self._settings, current, release_dir)
+        self.metrics.reload(renewal.outcome)
+        return renewal
 
     def _expose(self, user_id: str | None, served: Served) -> None:
         """Counts and logs what an experiment needs to know: whom it showed what, in which arm."""

@@ -147,7 +147,7 @@ def test_a_new_release_takes_over_under_load(release_dir: Path, server: RedisSer
         ServiceProcess(
             "--release", str(release_dir), "--redis", server.url, environ=environ
         ) as service,
-        httpx.Client(base_url=service.url) as client,
+        httpx.Client(base_url=service.url, timeout=30) as client,
         Load(service.url) as load,
     ):
         load.wait_for(50)
@@ -181,7 +181,7 @@ def test_a_bad_release_is_refused_and_the_old_one_stays(
     asyncio.run(furnish(server.url))
     with (
         ServiceProcess("--release", str(release_dir), "--redis", server.url) as service,
-        httpx.Client(base_url=service.url) as client,
+        httpx.Client(base_url=service.url, timeout=30) as client,
         Load(service.url) as load,
     ):
         load.wait_for(10)
@@ -193,8 +193,52 @@ def test_a_bad_release_is_refused_and_the_old_one_stays(
         assert client.get("/health/ready").json()["release"] == toy_engine().label
         load.stop()
         assert service.stop() == 0
-    assert any("reload refused" in line for line in service.log)
+    assert any(f"reload of {release_dir} refused" in line for line in service.log)
     assert {status for status, _ in load.answers} == {200}
+
+
+def test_an_arms_release_is_looked_at_again_too(release_dir: Path, server: RedisServer) -> None:
+    """A new one takes over in its arm alone; one that does not verify leaves the arm as it was."""
+    asyncio.run(furnish(server.url))
+    of_arm = release_dir.with_name("of-arm")
+    shutil.copytree(release_dir, of_arm)
+    toy = toy_engine().label
+    with (
+        ServiceProcess(
+            *("--release", str(release_dir), "--redis", server.url),
+            *("--config", str(half_on(of_arm))),
+        ) as service,
+        httpx.Client(base_url=service.url, timeout=30) as client,
+    ):
+        assert releases_by_arm(client) == {"new": {toy}, "old": {toy}}
+        new = put_release(of_arm, changed_catalog(added="new", withdrawn="item-0"))
+        for number, outcome in enumerate(("taken", "refused"), start=1):
+            service.process.send_signal(signal.SIGHUP)
+            until_reloaded(client, outcome)
+            assert releases_by_arm(client) == {"new": {f"{new.name}@{new.version}"}, "old": {toy}}
+            until_reloaded(client, "unchanged", number)  # the service's own
+            catalog = of_arm / "catalog.parquet"
+            catalog.write_bytes(catalog.read_bytes()[:-100])
+        assert service.stop() == 0
+    assert any(f"reload of {of_arm} refused" in line for line in service.log)
+
+
+def half_on(release_dir: Path) -> Path:
+    """A configuration in which half of the users are served from this release."""
+    arms = [{"name": "old"}, {"name": "new", "release": str(release_dir)}]
+    file = release_dir.with_name("service.yaml")
+    file.write_text(json.dumps({"experiments": [{"name": "half", "share": 1, "arms": arms}]}))
+    return file
+
+
+def releases_by_arm(client: httpx.Client) -> dict[str, set[str]]:
+    """Who answers in which arm. Few are asked: an exposure is a line of a log that nobody reads."""
+    found: dict[str, set[str]] = {}
+    for user in USERS:
+        answer = client.get(f"/recommend/{user}").json()
+        (exposure,) = answer["experiment"]
+        found.setdefault(exposure["arm"], set()).add(answer["release"])
+    return found
 
 
 def settings_for(release_dir: Path) -> ServiceSettings:
@@ -207,7 +251,7 @@ def test_a_release_of_another_sid_space_is_refused(
     current = load_configured(settings_for(release_dir))
     other = dataclasses.replace(current.catalog.space, codebook="retrained")
     put_release(release_dir, changed_catalog(added="new", withdrawn="item-0", space=other))
-    renewal = renew(settings_for(release_dir), current)
+    renewal = renew(settings_for(release_dir), current, release_dir)
     assert (renewal.engine, renewal.outcome) == (current, "refused")
     assert "SID space fingerprint" in caplog.text
 
@@ -218,7 +262,7 @@ def test_a_release_that_fails_its_self_test_is_refused(
     current = load_configured(settings_for(release_dir))
     manifest = json.loads((release_dir / "manifest.json").read_text())
     (release_dir / "manifest.json").write_text(json.dumps(manifest | {"global_prefixes": []}))
-    renewal = renew(settings_for(release_dir), current)
+    renewal = renew(settings_for(release_dir), current, release_dir)
     assert (renewal.engine, renewal.outcome) == (current, "refused")
     assert "global prefixes finish to no item" in caplog.text
 
@@ -226,4 +270,4 @@ def test_a_release_that_fails_its_self_test_is_refused(
 def test_a_missing_directory_is_refused(release_dir: Path) -> None:
     current = load_configured(settings_for(release_dir))
     shutil.rmtree(release_dir)
-    assert renew(settings_for(release_dir), current).outcome == "refused"
+    assert renew(settings_for(release_dir), current, release_dir).outcome == "refused"
