@@ -240,7 +240,9 @@ def openssl(*words: str, folder: Path) -> None:
     subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
 
 
-@pytest.fixture(params=[False, True], ids=["front", "native"])
+@pytest.fixture(
+    params=[False, pytest.param(True, marks=pytest.mark.cluster)], ids=["front", "native"]
+)
 def is_native(request: pytest.FixtureRequest) -> bool:
     if request.param and native_binary() is None:
         pytest.skip("no redis-server with TLS on the PATH")

@@ -106,11 +106,13 @@ CALLS = {
 def test_every_route_works_for_the_services_user_and_the_worker_does_the_rest(
     server: RedisServer, world: NightWorld
 ) -> None:
+    world.launch(world.think(2, USERS))
     arguments = ("--release", str(toy_release_dir()), "--redis", as_user(server, SERVICE))
     with (
-        ServiceProcess(*arguments, environ=PATIENCE) as service,
+        ServiceProcess(*arguments, environ=PATIENCE | {"THINKAHEAD_ADMIN_PORT": "0"}) as service,
         httpx.Client(base_url=service.url, timeout=30) as client,
     ):
+        expect_admin_to_look_and_change_nothing(service.admin_url)
         until(lambda: source_of(client, ANN) == "personal")
         for (method, _), call in CALLS.items():
             answer = client.request(method, call.path, json=call.body)
@@ -125,6 +127,15 @@ def test_every_route_works_for_the_services_user_and_the_worker_does_the_rest(
         assert client.get("/metrics").text.count('fallbacks_total{reason="store"} 0.0') == 1
         assert service.stop() == 0
     assert not [line for line in service.log if "NOPERM" in line or SECRET in line]
+
+
+def expect_admin_to_look_and_change_nothing(url: str) -> None:
+    """Whoever is to change the manifest from there needs a user of Redis that may write it."""
+    with httpx.Client(base_url=url, timeout=30) as client:
+        assert client.get("/manifest").json()["held"]["epoch"] == 2
+        assert client.get(f"/users/{ANN}").json()["layers"][0]["record"]
+        refused = client.post("/rollback", json={})
+        assert (refused.status_code, "NOPERM" in refused.json()["detail"]) == (503, True)
 
 
 def routes_of(client: httpx.Client) -> set[tuple[str, str]]:
