@@ -43,6 +43,7 @@ class Guard:
 
     __slots__ = (
         "bounds",
+        "is_flooded",
         "is_late",
         "least",
         "least_patience_s",
@@ -61,7 +62,7 @@ class Guard:
         self.num_refused = dict.fromkeys(Criticality, 0)
         self.patience_s = patience_s
         self.least_patience_s = min(patience_s.values())
-        self.renew(bounds, tight, is_late=False, rest_s=0.0)
+        self.renew(bounds, tight, is_late=False, is_flooded=False, rest_s=0.0)
 
     def renew(
         self,
@@ -69,10 +70,11 @@ class Guard:
         tight: Mapping[Criticality, int],
         *,
         is_late: bool,
+        is_flooded: bool,
         rest_s: float,
     ) -> None:
         self.bounds, self.tight = bounds, tight
-        self.is_late = is_late
+        self.is_late, self.is_flooded = is_late, is_flooded
         self.least = 0 if is_late else min(bounds.values())
         self.rest_s = rest_s
 
@@ -83,7 +85,7 @@ class Guard:
     def is_too_late(self, criticality: Criticality, waited_s: float, num_present: int) -> bool:
         if waited_s <= self.patience_s[criticality]:
             return False
-        return self.is_late or num_present >= self.tight[criticality]
+        return self.is_flooded or num_present >= self.tight[criticality]
 
 
 def read_criticality(value: bytes | None) -> Criticality:

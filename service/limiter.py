@@ -28,7 +28,11 @@ _WINDOW_S = 0.05
 _MIN_SAMPLES = 10  # a window
 _LONG_WINDOWS = 200  # about ten seconds under load
 _MIN_ALLOWANCE = 0.5  # requests that may queue
-_MIN_LIMIT = 2.0
+_MIN_LIMIT = 2.0  # in a flood
+_CALM_LIMIT = 8.0  # at least, else: near its capacity a process has bursts to bridge
+_FLOOD_SHARE = 0.5  # refusals for each request let in, from which on it is one
+_MIN_REFUSED = 10.0
+_FORGETTING = 0.98  # a beat: half is forgotten in a third of a second
 _START = 32.0
 
 # Of the limit: how many requests may be in work for one more of this kind to be let in, and how
@@ -51,15 +55,24 @@ class Limiter:
     """
 
     def __init__(self, *, budget_s: float, highest: int) -> None:
-        self.limit = min(_START, float(highest))
         self.num_inside = 0
+        self.is_flooded = False
+        self._found = min(_START, float(highest))
+        self._num_refused = 0  # ever
+        self._lately_let_in = self._lately_refused = 0.0
         self._budget_s = budget_s
         self._highest = float(highest)
         self._lowest = min(_MIN_LIMIT, self._highest)
+        self._calm = min(_CALM_LIMIT, self._highest)
         self._floor_s = FLOOR_SHARE * budget_s
         self._ceiling_s = CEILING_SHARE * budget_s
         self._long_s = self._floor_s
         self._window = _Window(began_at=-math.inf)
+
+    @property
+    def limit(self) -> float:
+        """Requests that may be in work."""
+        return self._found if self.is_flooded else max(self._found, self._calm)
 
     @property
     def saturation(self) -> float:
@@ -68,11 +81,21 @@ class Limiter:
 
     def admit(self, criticality: Criticality) -> Admission:
         """FULL takes a place that `release` has to give back."""
+        self._lately_let_in += 1
         if self.num_inside >= self.limit * _SHARE[criticality]:
             return Admission.POPULAR
         self.num_inside += 1
         self._window.peak = max(self._window.peak, self.num_inside)
         return Admission.FULL
+
+    def beat(self, num_refused: int) -> None:
+        """At every beat of the loop. num_refused: ever. Where many are refused for each that is let
+        in, it is a flood, and to be on time is all that counts."""
+        self._lately_refused = _FORGETTING * self._lately_refused + num_refused - self._num_refused
+        self._num_refused = num_refused
+        self._lately_let_in *= _FORGETTING
+        bound = max(_FLOOD_SHARE * self._lately_let_in, _MIN_REFUSED)
+        self.is_flooded = self._lately_refused >= bound
 
     @property
     def punctual(self) -> Mapping[Criticality, int]:
@@ -113,13 +136,13 @@ class Limiter:
         short_s = max(window.sum_s / window.num_samples, self._floor_s)
         self._follow(short_s)
         gradient = min(max(_TOLERANCE * self._long_s / short_s, _MIN_GRADIENT), 1.0)
-        if gradient == 1.0 and window.peak < self.limit / 2:
+        if gradient == 1.0 and window.peak < self._found / 2:
             return  # nobody asks for more
-        allowance = max(0.5 * math.sqrt(self.limit), _MIN_ALLOWANCE)
-        estimate = self.limit * gradient + allowance
-        weight = _RISING if estimate > self.limit else _FALLING
-        smoothed = (1 - weight) * self.limit + weight * estimate
-        self.limit = min(max(smoothed, self._lowest), self._highest)
+        allowance = max(0.5 * math.sqrt(self._found), _MIN_ALLOWANCE)
+        estimate = self._found * gradient + allowance
+        weight = _RISING if estimate > self._found else _FALLING
+        smoothed = (1 - weight) * self._found + weight * estimate
+        self._found = min(max(smoothed, self._lowest), self._highest)
 
     def _follow(self, short_s: float) -> None:
         longer_s = self._long_s + (short_s - self._long_s) / _LONG_WINDOWS

@@ -197,7 +197,7 @@ class Pipeline:
         held_at, choice = self._place(query, is_shed=is_shed)
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
         engine = self.arms[choice.release] if choice.release else self.engine
-        in_time = deadline - answer_reserve_s(self._lag)
+        in_time = deadline - answer_reserve_s(self._limiter, self._lag)
         if query.after is not None:
             query.after.check_release(engine.digest)
         view = _NOBODY if is_shed else await self._read(query, choice, deadline=in_time)
@@ -371,10 +371,10 @@ class Pipeline:
             self._metrics.record_age(served.record_age_s)
 
 
-def answer_reserve_s(lag: LoopLag) -> float:
-    """Of the budget, to fill up and to write the answer; of a loop that is late, the timer that
-    ends the wait is late as well, and so is the answer on its way out."""
-    return _ANSWER_RESERVE_S + 2 * lag.seconds
+def answer_reserve_s(limiter: Limiter, lag: LoopLag) -> float:
+    """Of the budget, to fill up and to write the answer. In a flood the timer that ends a wait is
+    as late as the loop, and so is the answer on its way out."""
+    return _ANSWER_RESERVE_S + (2 * lag.seconds if limiter.is_flooded else 0.0)
 
 
 def _pinned(view: UserView, cursor: Cursor) -> UserView:

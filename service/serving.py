@@ -222,7 +222,7 @@ class Serving:
         waited_s = 0.0 if came_at is None else time.monotonic() - came_at
         budget_s = self._settings.request_budget_ms / 1000
         appended = await self._users.append(
-            events, patience_s=budget_s - waited_s - answer_reserve_s(self._lag)
+            events, patience_s=budget_s - waited_s - answer_reserve_s(self._limiter, self._lag)
         )
         for each in itertools.chain.from_iterable(appended.values()):
             self.metrics.event(stored=each.stored)
@@ -237,12 +237,15 @@ class Serving:
         await self._users.request_erasure(user_id)
 
     def _renew_guard(self) -> None:
-        limiter, tight = self._limiter, self._limiter.tight
+        limiter = self._limiter
+        limiter.beat(sum(self.guard.num_refused.values()))
+        tight = limiter.tight
         is_late = limiter.is_late(self._lag.steady_s, was_late=self.guard.is_late)
         self.guard.renew(
             tight if is_late else limiter.punctual,
             tight,
             is_late=is_late,
+            is_flooded=limiter.is_flooded,
             rest_s=min(max(_REST_LAGS * self._lag.seconds, _SHORTEST_REST_S), RETRY_AFTER_S),
         )
 

@@ -174,3 +174,23 @@ def test_a_burst_on_a_punctual_loop_is_answered_and_a_flood_on_a_late_one_refuse
     patience_s = [limiter.patience_s[kind] for kind in kinds]
     assert patience_s == sorted(patience_s)
     assert patience_s[-1] < BUDGET_S
+
+
+def test_only_a_flood_takes_the_limit_down_to_two() -> None:
+    """Near its capacity a process has bursts to bridge: refused, they cost a third of it."""
+    limiter = Limiter(budget_s=BUDGET_S, highest=128)
+    for at in range(200):
+        limiter.admit(Criticality.DEFAULT)
+        limiter.release(BUDGET_S, now=at / 10)
+        limiter.beat(at // 10)
+    assert not limiter.is_flooded
+    assert limiter.limit == 8
+    for at in range(200):
+        limiter.admit(Criticality.DEFAULT)
+        limiter.release(BUDGET_S, now=20 + at / 10)
+        limiter.beat(20 + 5 * at)
+    assert limiter.is_flooded
+    assert limiter.limit == 2
+    for _ in range(300):
+        limiter.beat(20 + 5 * 199)
+    assert not limiter.is_flooded

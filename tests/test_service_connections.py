@@ -48,13 +48,13 @@ class Site:
         await PlainTextResponse("well")(scope, receive, send)
 
     def refuse_all(self) -> None:
-        self.guard.renew(NOBODY, NOBODY, is_late=True, rest_s=REST_S)
+        self.guard.renew(NOBODY, NOBODY, is_late=True, is_flooded=True, rest_s=REST_S)
 
     def be_late(self) -> None:
-        self.guard.renew(EVERYBODY, EVERYBODY, is_late=True, rest_s=REST_S)
+        self.guard.renew(EVERYBODY, EVERYBODY, is_late=True, is_flooded=True, rest_s=REST_S)
 
     def relax(self) -> None:
-        self.guard.renew(EVERYBODY, EVERYBODY, is_late=False, rest_s=0.0)
+        self.guard.renew(EVERYBODY, EVERYBODY, is_late=False, is_flooded=False, rest_s=0.0)
 
 
 @asynccontextmanager
@@ -231,7 +231,7 @@ async def test_one_round_of_the_loop_that_has_too_much_to_do_refuses_the_rest(
     async with serving() as (site, _), client(site) as one, client(site) as two:
         assert await one.ask() == await two.ask() == 200
         tight = dict.fromkeys(Criticality, 1 if is_tight else 1000)
-        site.guard.renew(EVERYBODY, tight, is_late=False, rest_s=REST_S)
+        site.guard.renew(EVERYBODY, tight, is_late=False, is_flooded=False, rest_s=REST_S)
         site.work_s = 2 * PATIENCE_S[Criticality.DEFAULT]
         one.say(REQUEST)
         two.say(REQUEST)
@@ -246,7 +246,7 @@ async def test_a_connection_that_is_only_refused_is_kept_as_long_as_after_an_ans
 ) -> None:
     monkeypatch.setattr(connections, "READ_TIMEOUT_S", 0.2)
     async with serving(keep_alive_s=0.6) as (site, _), client(site) as one:
-        site.guard.renew(NOBODY, NOBODY, is_late=True, rest_s=0.0)
+        site.guard.renew(NOBODY, NOBODY, is_late=True, is_flooded=True, rest_s=0.0)
         for _ in range(3):
             assert await one.ask() == 503
             await asyncio.sleep(0.3)
