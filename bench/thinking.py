@@ -5,8 +5,9 @@ Knows reasoners and the cache. Knows nothing of targets or ranks.
 
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -65,7 +66,8 @@ def collect_thoughts(
     chunks = plan_chunks(users)
     missing = [chunk for chunk in chunks if not cache.file(chunk).exists()]
     if missing:
-        _think_in_processes(cache, missing, workers, lambda: on_progress(_num_done(cache, chunks)))
+        sizes = {cache.file(chunk): len(chunk) for chunk in chunks}
+        _think_in_processes(cache, missing, workers, lambda: on_progress(_num_done(sizes)))
     parts = [cache.read(chunk) for chunk in chunks]
     on_progress(len(users))
     by_user = {user.user_id: user for part in parts for user in part.users}
@@ -229,5 +231,6 @@ def _think_in_processes(
             report()
 
 
-def _num_done(cache: ThoughtCache, chunks: Sequence[Sequence[UserHistory]]) -> int:
-    return sum(len(chunk) for chunk in chunks if cache.file(chunk).exists())
+def _num_done(sizes: Mapping[Path, int]) -> int:
+    """Users of the files that are there."""
+    return sum(size for file, size in sizes.items() if file.exists())
