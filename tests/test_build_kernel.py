@@ -47,9 +47,9 @@ def test_the_highest_level_that_the_processor_runs_is_chosen(
     for level in ("x86-64-v3", "x86-64-v4"):
         (tmp_path / f"{level}.so").touch()
     for flags, chosen in (({"avx2", "avx512vl"}, "v4"), ({"avx2"}, "v3")):
-        monkeypatch.setattr(build_kernel, "_processor_flags", lambda flags=flags: flags)
+        monkeypatch.setattr(build_kernel, "processor_flags", lambda flags=flags: flags)
         assert build_kernel.built_library() == tmp_path / f"x86-64-{chosen}.so"
-    monkeypatch.setattr(build_kernel, "_processor_flags", frozenset)
+    monkeypatch.setattr(build_kernel, "processor_flags", frozenset)
     assert build_kernel.built_library() is None
 
 

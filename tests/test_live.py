@@ -129,7 +129,10 @@ def test_a_store_restarted_empty_in_the_middle_is_loaded_again(
     assert world.said("verify")["verified"] == len(USERS)
 
 
-def test_a_store_that_dies_and_comes_back_is_waited_for(tmp_path: Path) -> None:
+def test_a_store_that_dies_and_comes_back_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or loaded again, if it was back before a held-up loader noticed."""
     with RedisServer(tmp_path) as server:
         world = NightWorld(server.url, tmp_path / "generations")
         back = threading.Timer(1.0, server.start)
@@ -142,7 +145,7 @@ def test_a_store_that_dies_and_comes_back_is_waited_for(tmp_path: Path) -> None:
             summary = go_live(meddle(launch, at=3, happen=die))
         back.join()
     assert (summary["loaded"], summary["epoch"]) == (len(USERS), 1)
-    assert summary["load_retries"] > 0
+    assert summary["load_retries"] > 0 or "loading again" in caplog.text
 
 
 def test_a_full_store_stops_the_load_before_the_flip(

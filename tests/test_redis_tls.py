@@ -84,17 +84,19 @@ class TlsFront:
             self._keep(asyncio.create_task(self._serve(client)))
 
     async def _serve(self, client: socket.socket) -> None:
-        is_tls = await self._first_byte(client) == b"\x16"
-        inner = await asyncio.open_connection("127.0.0.1", self._inner_port)
+        inner: tuple[Any, ...] = ()
         outer: list[Any] = []
         try:
+            is_tls = await self._first_byte(client) == b"\x16"
+            inner = await asyncio.open_connection("127.0.0.1", self._inner_port)
             outer = await self._streams(client, self._context if is_tls else None)
             await asyncio.gather(_copy(outer[0], inner[1]), _copy(inner[0], outer[1]))
         except (OSError, ssl.SSLError):
             pass  # a client that we do not know, or that does not like us
         finally:
-            for writer in (*outer[1:], inner[1]):
+            for writer in (*outer[1:], *inner[1:]):
                 writer.transport.abort()
+            client.close()  # also where nobody took it over: silent, or refused
 
     async def _first_byte(self, client: socket.socket) -> bytes:
         readable = asyncio.Event()
