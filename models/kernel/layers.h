@@ -76,26 +76,32 @@ static float exponents(float *scores, int32_t num) {
     return sum_lanes(total);
 }
 
+/* Up to four vectors of the sum of the values by weight at once. */
+INLINE void mix_block(int num_vecs, const float *weights, const float *values, int64_t stride,
+                      int32_t num, float *out) {
+    vec total[4];
+    for (int at = 0; at < num_vecs; at++) total[at] = splat(0);
+    for (int32_t key = 0; key < num; key++) {
+        vec weight = splat(weights[key]);
+        for (int at = 0; at < num_vecs; at++)
+            total[at] += weight * load(values + key * stride + at * LANES);
+    }
+    for (int at = 0; at < num_vecs; at++) store(out + at * LANES, total[at]);
+}
+
 /* out (E) = the sum of the values by weight. */
 static void mix(const float *weights, const float *values, int64_t stride, int32_t num,
                 int32_t head_width, float *out) {
     int32_t e = 0;
-    for (; e + 3 * LANES <= head_width; e += 3 * LANES) {
-        vec a = splat(0), b = splat(0), c = splat(0);
-        for (int32_t at = 0; at < num; at++) {
-            const float *value = values + at * stride + e;
-            vec weight = splat(weights[at]);
-            a += weight * load(value);
-            b += weight * load(value + LANES);
-            c += weight * load(value + 2 * LANES);
-        }
-        store(out + e, a);
-        store(out + e + LANES, b);
-        store(out + e + 2 * LANES, c);
-    }
+    for (; e + 4 * LANES <= head_width; e += 4 * LANES)
+        mix_block(4, weights, values + e, stride, num, out + e);
+    for (; e + 2 * LANES <= head_width; e += 2 * LANES)
+        mix_block(2, weights, values + e, stride, num, out + e);
+    for (; e + LANES <= head_width; e += LANES)
+        mix_block(1, weights, values + e, stride, num, out + e);
     for (; e < head_width; e++) {
         float total = 0;
-        for (int32_t at = 0; at < num; at++) total += weights[at] * values[at * stride + e];
+        for (int32_t key = 0; key < num; key++) total += weights[key] * values[key * stride + e];
         out[e] = total;
     }
 }

@@ -12,17 +12,26 @@
 #include <stdint.h>
 #include <string.h>
 
+/* One register of the machine: of wider vectors GCC keeps none in registers (23 times slower). */
+#if defined(__AVX512F__)
 #define LANES 16
-#define PANEL 32 /* outputs that a packed weight keeps together: two vectors */
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+#define PANEL 32 /* outputs that a packed weight keeps together */
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
 
-/* How many rows share one pass over a panel: 2 * ROWS accumulators must fit the registers. */
-#ifdef __AVX512F__
-#define ROWS 12
+/* How many rows share one pass over two vectors of a panel: 2 * ROWS accumulators, these two and a
+ * value must fit the registers, 16 with AVX2 and 32 elsewhere. */
+#if defined(__AVX__) && !defined(__AVX512F__)
+#define ROWS 6
 #else
-#define ROWS 3
+#define ROWS 12
 #endif
 
 /* y = x W^T + b, W packed as (ceil(N / PANEL), K, PANEL), zeros behind the last output. */
@@ -60,10 +69,11 @@ INLINE float sum_lanes(vec value) {
     return total;
 }
 
-/* `rows` rows against one panel: a constant at every call, so that the compiler unrolls it. */
-INLINE void panel_product(int rows, const float *x, int64_t x_stride, const float *packed,
-                          int32_t inputs, const float *bias, int32_t width, float *y,
-                          int64_t y_stride, int adds) {
+/* `rows` rows against two vectors of a panel, `width` of whose outputs there are: a constant number
+ * of rows at every call, so that the compiler unrolls it. */
+INLINE void pair_product(int rows, const float *x, int64_t x_stride, const float *packed,
+                         int32_t inputs, const float *bias, int32_t width, float *y,
+                         int64_t y_stride, int adds) {
     vec low[ROWS], high[ROWS];
     for (int row = 0; row < rows; row++) low[row] = high[row] = splat(0);
     for (int32_t k = 0; k < inputs; k++) {
@@ -75,7 +85,7 @@ INLINE void panel_product(int rows, const float *x, int64_t x_stride, const floa
         }
     }
     for (int row = 0; row < rows; row++) {
-        float both[PANEL];
+        float both[2 * LANES];
         store(both, low[row]);
         store(both + LANES, high[row]);
         float *out = y + row * y_stride;
@@ -91,16 +101,16 @@ static void block_product(int rows, const float *x, int64_t x_stride, const floa
                           int64_t y_stride, int adds) {
 #define CASE(R) \
     case R: \
-        panel_product(R, x, x_stride, packed, inputs, bias, width, y, y_stride, adds); \
+        pair_product(R, x, x_stride, packed, inputs, bias, width, y, y_stride, adds); \
         break;
     switch (rows) {
         CASE(1)
         CASE(2)
         CASE(3)
-#if ROWS > 3
         CASE(4)
         CASE(5)
         CASE(6)
+#if ROWS > 6
         CASE(7)
         CASE(8)
         CASE(9)
@@ -116,9 +126,10 @@ static void block_product(int rows, const float *x, int64_t x_stride, const floa
 static void product(const Linear *linear, const float *x, int64_t x_stride, int32_t num_rows,
                     float *y, int64_t y_stride, int adds) {
     int32_t num_blocks = (num_rows + ROWS - 1) / ROWS;
-    for (int32_t first = 0; first < linear->outputs; first += PANEL) {
-        const float *packed = linear->packed + (int64_t)first * linear->inputs;
-        int32_t left = linear->outputs - first, width = left < PANEL ? left : PANEL;
+    for (int32_t first = 0; first < linear->outputs; first += 2 * LANES) {
+        int32_t panel = first / PANEL * PANEL, left = linear->outputs - first;
+        const float *packed = linear->packed + (int64_t)panel * linear->inputs + (first - panel);
+        int32_t width = left < 2 * LANES ? left : 2 * LANES;
         for (int32_t block = 0; block < num_blocks; block++) {
             int32_t begin = (int64_t)num_rows * block / num_blocks;
             int32_t end = (int64_t)num_rows * (block + 1) / num_blocks;
