@@ -27,6 +27,7 @@ from service.logs import LogFormat, RequestLog
 from service.middleware import BodyLimit, RequestContext
 from service.serving import Serving
 from service.settings import ServiceSettings
+from service.shortcut import Shortcut
 
 if TYPE_CHECKING:
     from service.tracing import Spans  # it needs an extra
@@ -49,6 +50,7 @@ def create_app(
     the application serves.
     """
     serving = Serving(settings, engine, store, arms or {})
+    serving.guard.popular = Shortcut(lambda: serving.engine, ring, serving.metrics).answer
     request_log = RequestLog() if settings.log_format == LogFormat.JSON else None
 
     @asynccontextmanager

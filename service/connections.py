@@ -5,7 +5,7 @@
     size       a URL above MAX_URL_BYTES is 414, a head above MAX_HEAD_BYTES is 431
     number     MAX_CONNECTIONS a process; more are closed at once
     departure  a client that leaves takes its request along, out of the model's queue too
-    flood      refused with 503 before it is parsed, or before anything of ours runs
+    flood      `popular` or 503 before it is parsed, or 503 before anything of ours runs
 
 Knows bytes and timers; nothing of what a request means.
 """
@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 import time
-from typing import Any, Literal
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
@@ -28,7 +28,8 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from service.flood import Guard, criticality_of, refusal, refuse, unread_criticality
+from service.flood import Guard, refusal, refuse
+from service.plain import Plain, criticality_of, read_plain
 from service.problems import problem
 from service.reasons import Criticality
 
@@ -182,7 +183,8 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         if len(self.tasks) >= self._guard.least:
             criticality = _criticality(cycle)
-            if criticality is not None and self._is_refused(criticality):
+            if criticality is not None and self._is_one_too_many(criticality):
+                self._note_refusal(criticality)
                 app = refuse
 
         async def until_gone(scope: Scope, receive: Receive, send: Send) -> None:
@@ -211,44 +213,58 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             self.loop.call_later(rest_s, self._listen)
             return True
-        return self._is_refused_unread(data)
+        return self._is_answered_unread(data)
 
-    def _is_refused_unread(self, data: bytes, *, was_held: bool = False) -> bool:
-        criticality = unread_criticality(data)
-        if criticality is None:
+    def _is_answered_unread(self, data: bytes, *, was_held: bool = False) -> bool:
+        plain = read_plain(data)
+        if plain is None:
             return False
-        if not self._is_refused(criticality):
+        if not self._is_one_too_many(plain.criticality):
             if was_held:
                 return False
             self._came_at -= self._unread_s()
-            if not self._is_too_late(criticality):
+            if not self._is_too_late(plain.criticality):
                 return False
-        self.transport.write(refusal())
+        answer = None if was_held else self._popular(plain)
+        if answer is None:
+            self._note_refusal(plain.criticality)
+            answer = refusal()
+        self.transport.write(answer)
         if self._read_timer is not None:  # the connection's first request
             self._expect_nothing()
             self._stay()
         return True
 
-    def _is_refused(self, criticality: Criticality) -> bool:
-        return self._guard.is_one_too_many(criticality, len(self.tasks)) and self._refuse(
-            criticality
-        )
+    def _popular(self, plain: Plain) -> bytes | None:
+        guard = self._guard
+        waited_s = time.monotonic() - self._came_at
+        if not guard.num_popular_left or waited_s >= guard.popular_patience_s:
+            return None
+        answer = guard.popular(plain, self.server_state.default_headers)
+        if answer is not None:
+            guard.num_popular += 1
+            guard.num_popular_left -= 1
+            self._rests_until = self.loop.time()
+        return answer
+
+    def _note_refusal(self, criticality: Criticality) -> None:
+        self._guard.num_refused[criticality] += 1
+        self._rests_until = self.loop.time() + self._guard.rest_s
+
+    def _is_one_too_many(self, criticality: Criticality) -> bool:
+        return self._guard.is_one_too_many(criticality, len(self.tasks))
 
     def _is_too_late(self, criticality: Criticality) -> bool:
         waited_s = time.monotonic() - self._came_at
-        return self._guard.is_too_late(criticality, waited_s, len(self.tasks)) and self._refuse(
-            criticality
-        )
+        return self._guard.is_too_late(criticality, waited_s, len(self.tasks))
 
     def _is_begun_too_late(self, cycle: RequestResponseCycle) -> bool:
         if time.monotonic() - self._came_at < self._guard.least_patience_s:
             return False
         criticality = _criticality(cycle)
-        return criticality is not None and self._is_too_late(criticality)
-
-    def _refuse(self, criticality: Criticality) -> Literal[True]:
-        self._guard.num_refused[criticality] += 1
-        self._rests_until = self.loop.time() + self._guard.rest_s
+        if criticality is None or not self._is_too_late(criticality):
+            return False
+        self._note_refusal(criticality)
         return True
 
     def _unread_s(self) -> float:
@@ -271,7 +287,7 @@ class Connection(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         self._came_at = time.monotonic()
-        if self._is_draining or not self._is_refused_unread(data, was_held=True):
+        if self._is_draining or not self._is_answered_unread(data, was_held=True):
             self._read(data)
 
     def _stay(self) -> None:

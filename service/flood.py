@@ -1,32 +1,31 @@
-"""Refusing what would only wait too long, for next to nothing.
+"""Answering what would only wait too long for next to nothing: `popular`, or a refusal.
 
-A flood is refused where it arrives: most requests before they are parsed, the rest before anything
-of ours runs. Knows bytes, and paths by their beginning; whether there is a flood is the limiter's.
+A flood is met where it arrives: most requests before they are parsed, the rest before anything of
+ours runs. Knows what may be let in; whether there is a flood is the limiter's to say.
 """
 
 import itertools
-import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.plain import Plain
 from service.problems import problem
 from service.reasons import Criticality
 
-CRITICALITY_HEADER = "X-Criticality"
-CRITICALITY_NAME = CRITICALITY_HEADER.lower().encode()
 FLOODED = "more requests wait than can be answered in time"
 RETRY_AFTER_S = 1
+POPULAR_EACH = 8  # they take half the time of the one that is let in
+_MOST_POPULAR = 128  # at once
 
-_LINE = b"\r\nx-criticality:"
-_LENGTH = b"\r\ncontent-length:"
-_START = re.compile(rb"(?:GET|POST) /(?!health/|metrics)[^\r\n]* HTTP/1\.1\r\n")
-_SPECIAL = (b"\r\nconnection: close", b"\r\nconnection:close", b"\r\ntransfer-encoding:")
-_NEVER_REFUSED = ("/health/", "/metrics")
 _NO_ID = "0123456789abcdef"
-_KINDS = {each.value.encode(): each for each in Criticality}
+Popular = Callable[[Plain, Iterable[tuple[bytes, bytes]]], bytes | None]
+
+
+def _nothing(_plain: Plain, _fields: Iterable[tuple[bytes, bytes]]) -> None:
+    return None
 
 
 class Guard:
@@ -34,11 +33,16 @@ class Guard:
 
     Plain numbers, renewed at every beat of the loop: a refusal has no time to ask for them.
 
-    bounds: from how many requests in the process on one more of a kind is refused. tight: these
+    bounds: from how many requests in the process on one more of a kind is not let in. tight: these
     bounds for a loop that is late. least: of `bounds`; 0 while the loop is late, when everybody is
     looked at. patience_s: for how long a request of a kind may have waited, unread or unbegun, and
-    not be refused. rest_s: for how long a connection that was just refused is not heard: else those
-    who ask again at once would take all the time there is.
+    still be let in. rest_s: for how long a connection that was just refused is not heard: else
+    those who ask again at once would take all the time there is.
+
+    popular: an answer instead of a refusal, where there is one; with the headers of every answer.
+    popular_patience_s: how long who gets it may have waited; 0 while there is no time for that.
+    num_popular_left: how many more get it. Each request that is let in brings POPULAR_EACH, so that
+    those who are content with it, and ask again at once, leave time for whole answers.
     """
 
     __slots__ = (
@@ -47,8 +51,13 @@ class Guard:
         "is_late",
         "least",
         "least_patience_s",
+        "num_let_in",
+        "num_popular",
+        "num_popular_left",
         "num_refused",
         "patience_s",
+        "popular",
+        "popular_patience_s",
         "rest_s",
         "tight",
     )
@@ -60,6 +69,9 @@ class Guard:
         patience_s: Mapping[Criticality, float],
     ) -> None:
         self.num_refused = dict.fromkeys(Criticality, 0)
+        self.num_let_in = self.num_popular = 0  # ever
+        self.num_popular_left = _MOST_POPULAR
+        self.popular: Popular = _nothing
         self.patience_s = patience_s
         self.least_patience_s = min(patience_s.values())
         self.renew(bounds, tight, is_late=False, is_flooded=False, rest_s=0.0)
@@ -72,11 +84,23 @@ class Guard:
         is_late: bool,
         is_flooded: bool,
         rest_s: float,
+        popular_patience_s: float = 0.0,
+        num_let_in: int = 0,
     ) -> None:
+        """num_let_in: ever."""
         self.bounds, self.tight = bounds, tight
         self.is_late, self.is_flooded = is_late, is_flooded
         self.least = 0 if is_late else min(bounds.values())
         self.rest_s = rest_s
+        self.popular_patience_s = popular_patience_s
+        left = self.num_popular_left + POPULAR_EACH * (num_let_in - self.num_let_in)
+        self.num_popular_left = min(left, _MOST_POPULAR)
+        self.num_let_in = num_let_in
+
+    @property
+    def num_turned_away(self) -> int:
+        """Refused, or answered without being let in; ever."""
+        return sum(self.num_refused.values()) + self.num_popular
 
     def is_one_too_many(self, criticality: Criticality, num_present: int) -> bool:
         """num_present: requests read and not answered yet."""
@@ -86,37 +110,6 @@ class Guard:
         if waited_s <= self.patience_s[criticality]:
             return False
         return self.is_flooded or num_present >= self.tight[criticality]
-
-
-def read_criticality(value: bytes | None) -> Criticality:
-    """An unknown word means `default`: a hint fails no request."""
-    return _KINDS.get(value.strip().lower(), Criticality.DEFAULT) if value else Criticality.DEFAULT
-
-
-def unread_criticality(data: bytes) -> Criticality | None:
-    """Of bytes that are one whole request, unparsed; None if they are not, or no plain one, or one
-    that is never refused."""
-    head, end, body = data.partition(b"\r\n\r\n")
-    if not end or not _START.match(data):
-        return None
-    fields = head.lower()
-    if body and _value(fields, _LENGTH) != b"%d" % len(body):
-        return None
-    if any(special in fields for special in _SPECIAL) or (not body and _LENGTH in fields):
-        return None
-    return read_criticality(_value(fields, _LINE))
-
-
-def _value(fields: bytes, line: bytes) -> bytes:
-    _, _, behind = fields.partition(line)
-    return behind.partition(b"\r")[0].strip()
-
-
-def criticality_of(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Criticality | None:
-    """Of a parsed request; None for one that is never refused."""
-    if path.startswith(_NEVER_REFUSED):
-        return None
-    return read_criticality(dict(headers).get(CRITICALITY_NAME))
 
 
 def refusal() -> bytes:

@@ -7,7 +7,7 @@ there is no route for.
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -58,7 +58,7 @@ class KeyGuard:
             await self._app(scope, receive, send)
             return
         self._keep_up()
-        key = _key_of(scope)
+        key = _find_key(scope["headers"])
         caller = self._ring.find(key) if key else None
         needed = self._everything or SCOPES.get(first)
         if caller is None:
@@ -108,6 +108,17 @@ class KeyGuard:
             logger.error("the API keys stay as they were: %s", self._ring.failure)
 
 
+def lets_in(ring: KeyRing, fields: Mapping[bytes, bytes], metrics: Metrics) -> bool:
+    """Whether these headers have a key that may ask for recommendations, now; counts it if so."""
+    caller = ring.find(key) if (key := _find_key(fields.items())) else None
+    if caller is None or Scope.RECOMMEND not in caller.scopes:
+        return False
+    if caller.bucket is not None and not caller.bucket.take().is_granted:
+        return False
+    metrics.client_request(caller.client, "taken")
+    return True
+
+
 def document_keys(document: dict[str, Any]) -> None:
     """Into an OpenAPI document: both ways to send a key, and how each route refuses one.
 
@@ -135,8 +146,8 @@ def _first_segment(path: str) -> str:
     return parts[1] if len(parts) > 1 else ""
 
 
-def _key_of(scope: AsgiScope) -> str | None:
-    for name, value in scope["headers"]:
+def _find_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             return str(value[7:].strip(), "latin-1")
         if name == b"x-api-key":

@@ -40,6 +40,8 @@ _START = 32.0
 _SHARE = {Criticality.SHEDDABLE: 0.75, Criticality.DEFAULT: 1.0, Criticality.CRITICAL: 1.25}
 _ANSWERED = {Criticality.SHEDDABLE: 1.0, Criticality.DEFAULT: 1.5, Criticality.CRITICAL: 3.0}
 _PATIENCE = {Criticality.SHEDDABLE: 0.2, Criticality.DEFAULT: 0.3, Criticality.CRITICAL: 0.6}
+_POPULAR_PATIENCE = 0.5  # of the budget: it only has to be written
+_POPULAR_LAG = 0.3  # a loop that is later refuses, which is cheaper still
 _PUNCTUAL = dict.fromkeys(Criticality, 256)  # a burst this large would make the loop late
 
 
@@ -56,6 +58,7 @@ class Limiter:
 
     def __init__(self, *, budget_s: float, highest: int) -> None:
         self.num_inside = 0
+        self.num_let_in = 0  # ever
         self.is_flooded = False
         self._found = min(_START, float(highest))
         self._num_refused = 0  # ever
@@ -85,12 +88,13 @@ class Limiter:
         if self.num_inside >= self.limit * _SHARE[criticality]:
             return Admission.POPULAR
         self.num_inside += 1
+        self.num_let_in += 1
         self._window.peak = max(self._window.peak, self.num_inside)
         return Admission.FULL
 
     def beat(self, num_refused: int) -> None:
-        """At every beat of the loop. num_refused: ever. Where many are refused for each that is let
-        in, it is a flood, and to be on time is all that counts."""
+        """At every beat of the loop. num_refused: not let in, ever. Where these are many for each
+        that is let in, it is a flood, and to be on time is all that counts."""
         self._lately_refused = _FORGETTING * self._lately_refused + num_refused - self._num_refused
         self._num_refused = num_refused
         self._lately_let_in *= _FORGETTING
@@ -112,6 +116,11 @@ class Limiter:
     def patience_s(self) -> Mapping[Criticality, float]:
         """For how long a request may have waited for its turn, and still be worth beginning."""
         return {kind: share * self._budget_s for kind, share in _PATIENCE.items()}
+
+    def popular_patience_s(self, lag_s: float) -> float:
+        """For how long a request may have waited, and still get a `popular` answer instead of a
+        refusal, where no more is to be had; 0 where the loop is too late for that."""
+        return _POPULAR_PATIENCE * self._budget_s if lag_s < _POPULAR_LAG * self._budget_s else 0.0
 
     def is_late(self, lag_s: float, *, was_late: bool) -> bool:
         """Whether a loop that is late by so much is too late for many requests at once.

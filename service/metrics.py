@@ -122,6 +122,7 @@ class Metrics:
         self._source: dict[Source, Counter] = {}
         self._client: dict[tuple[str, str], Counter] = {}
         self._request: dict[tuple[str, str, int], Counter] = {}
+        self._tallies: list[Callable[[], None]] = []
 
     def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""
@@ -131,17 +132,24 @@ class Metrics:
         """A counter that is read when it is asked for: a refusal has no time to count here."""
         self.registry.register(_Refusals(counts))
 
-    def request(self, *, route: str, source: str, status: int) -> None:
+    def before_rendering(self, tally: Callable[[], None]) -> None:
+        """tally: brings in what was counted elsewhere."""
+        self._tallies.append(tally)
+
+    def request(self, *, route: str, source: str, status: int, num: int = 1) -> None:
         key = (route, source, status)
         if key not in self._request:
             self._request[key] = self._requests.labels(route, source, str(status))
-        self._request[key].inc()
+        self._request[key].inc(num)
 
     def item_sources(self, sources: Iterable[Source]) -> None:
-        for source, count in collections.Counter(sources).items():
-            if source not in self._source:
-                self._source[source] = self._items.labels(source.value)
-            self._source[source].inc(count)
+        for source, num in collections.Counter(sources).items():
+            self.items(source, num)
+
+    def items(self, source: Source, num: int) -> None:
+        if source not in self._source:
+            self._source[source] = self._items.labels(source.value)
+        self._source[source].inc(num)
 
     def stages(self, seconds: dict[str, float]) -> None:
         for stage, duration_s in seconds.items():
@@ -155,8 +163,8 @@ class Metrics:
             self._rung[key] = self._rungs.labels(source.value, str(is_held).lower())
         self._rung[key].observe(seconds)
 
-    def fallback(self, reason: Reason) -> None:
-        self._reason[reason].inc()
+    def fallback(self, reason: Reason, num: int = 1) -> None:
+        self._reason[reason].inc(num)
 
     def record_age(self, age_s: float) -> None:
         """Seconds; negative when the record is dated in the future."""
@@ -187,6 +195,8 @@ class Metrics:
 
     def render(self) -> bytes:
         """Prometheus text format."""
+        for tally in self._tallies:
+            tally()
         return generate_latest(self.registry)
 
 

@@ -6,7 +6,6 @@ name that they leave in the scope.
 
 import asyncio
 import logging
-import re
 import secrets
 import time
 from collections.abc import Callable
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.flood import CRITICALITY_NAME, read_criticality
 from service.logs import RequestLog, request_id_var
 from service.metrics import Metrics
+from service.plain import CRITICALITY_NAME, read_criticality
 from service.problems import BUG, problem
 from service.trace import HEADER as TRACE_NAME
-from service.trace import continue_trace
+from service.trace import REQUEST_NAME, accept_request_id, continue_trace
 
 if TYPE_CHECKING:
     from service.tracing import Spans  # it needs an extra
@@ -29,9 +28,7 @@ MAX_BODY_BYTES = 64 * 1024
 CLIENT_GONE = 499  # as nginx counts it; nobody reads such an answer
 MAX_LONG_BODY_BYTES = 1024 * 1024  # where lists are posted
 _LONG = ("/v1/recommend", "/v1/recommend:batch", "/v1/events:batch")
-_NAME = b"x-request-id"
 _CLOSE = (b"connection", b"close")
-_ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 logger = logging.getLogger(__name__)
 
 
@@ -61,12 +58,12 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         given = dict(scope["headers"])
-        request_id = _request_id(given.get(_NAME))
+        request_id = accept_request_id(given.get(REQUEST_NAME)) or secrets.token_hex(8)
         trace = continue_trace(given.get(TRACE_NAME))
         state = scope.setdefault("state", {})
         state["request_id"], state["trace"] = request_id, trace
         state["criticality"] = read_criticality(given.get(CRITICALITY_NAME))
-        own = ((_NAME, request_id.encode()), (TRACE_NAME, trace.header))
+        own = ((REQUEST_NAME, request_id.encode()), (TRACE_NAME, trace.header))
         request_id_var.set(request_id)
         began_at = time.monotonic()
         status: int | None = None
@@ -124,9 +121,3 @@ class BodyLimit:
             return message
 
         await self._app(scope, receive_bounded, send)
-
-
-def _request_id(given: bytes | None) -> str:
-    if given is not None and _ACCEPTED.fullmatch(text := given.decode("latin-1")):
-        return text
-    return secrets.token_hex(8)

@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from service.connections import WHY_NOT_READ
-from service.flood import CRITICALITY_HEADER, FLOODED
+from service.flood import FLOODED
 from service.guard import document_keys
+from service.plain import CRITICALITY_HEADER
 from service.problems import Problem, documented
 
 _RECOMMENDATION = {

@@ -47,6 +47,7 @@ from service.shares import RungShares
 from service.users import Users, UserView
 from service.worker import JobFailedError, OutOfTimeError, QueueFullError, Spent, Worker
 
+STAGES = ("store", "queue", "encode", "finish", "total")  # as the API names them
 _ANSWER_RESERVE_S = 0.002  # of the budget, to fill up and to write the answer
 _NOBODY = UserView((), None)
 _AS_CONFIGURED = Choice()
@@ -117,14 +118,10 @@ class _Climbed(NamedTuple):
     encode_s: float
 
     def seconds(self, *, store_s: float, total_s: float) -> dict[str, float]:
-        """By stage, as the API names them."""
-        return {
-            "store": store_s,
-            "queue": self.spent.queue_s,
-            "encode": self.encode_s,
-            "finish": max(self.spent.run_s - self.encode_s, 0.0),
-            "total": total_s,
-        }
+        """By stage."""
+        finish_s = max(self.spent.run_s - self.encode_s, 0.0)
+        each = (store_s, self.spent.queue_s, self.encode_s, finish_s, total_s)
+        return dict(zip(STAGES, each, strict=True))
 
 
 class Pipeline:

@@ -238,7 +238,7 @@ class Serving:
 
     def _renew_guard(self) -> None:
         limiter = self._limiter
-        limiter.beat(sum(self.guard.num_refused.values()))
+        limiter.beat(self.guard.num_turned_away)
         tight = limiter.tight
         is_late = limiter.is_late(self._lag.steady_s, was_late=self.guard.is_late)
         self.guard.renew(
@@ -246,6 +246,8 @@ class Serving:
             tight,
             is_late=is_late,
             is_flooded=limiter.is_flooded,
+            num_let_in=limiter.num_let_in,
+            popular_patience_s=limiter.popular_patience_s(self._lag.seconds),
             rest_s=min(max(_REST_LAGS * self._lag.seconds, _SHORTEST_REST_S), RETRY_AFTER_S),
         )
 

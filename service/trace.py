@@ -8,8 +8,10 @@ import re
 from typing import NamedTuple
 
 HEADER = b"traceparent"
+REQUEST_NAME = b"x-request-id"
 _IDS = rb"-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})"
 _GIVEN = re.compile(rb"(?:00" + _IDS + rb"|(?!00|ff)[0-9a-f]{2}" + _IDS + rb"(?:-.*)?)")
+_ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SAMPLED = 0x01  # the one flag that version 00 knows
 
 
@@ -23,6 +25,13 @@ class Trace(NamedTuple):
     @property
     def header(self) -> bytes:
         return f"00-{self.trace_id}-{self.span_id}-{self.is_sampled:02x}".encode()
+
+
+def accept_request_id(given: bytes | None) -> str | None:
+    """A caller's own id of a request, if it is harmless."""
+    if given is None or not _ACCEPTED.fullmatch(text := given.decode("latin-1")):
+        return None
+    return text
 
 
 def continue_trace(given: bytes | None) -> Trace:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -15,16 +15,24 @@ from uvicorn.server import ServerState
 
 from service import connections
 from service.connections import Connection
-from service.flood import Guard
+from service.flood import POPULAR_EACH, Guard
+from service.plain import Plain
 from service.reasons import Criticality
 
 REQUEST = b"GET /recommend/u HTTP/1.1\r\nHost: x\r\n\r\n"
 CRITICAL = b"GET /recommend/u HTTP/1.1\r\nX-Criticality: critical\r\n\r\n"
+FROM_ANN = b"GET /recommend/ann HTTP/1.1\r\nHost: x\r\n\r\n"
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 REST_S = 0.3
 PATIENCE_S = {Criticality.SHEDDABLE: 0.05, Criticality.DEFAULT: 0.05, Criticality.CRITICAL: 10.0}
 NOBODY = dict.fromkeys(Criticality, 0)
 EVERYBODY = dict.fromkeys(Criticality, 1000)
+
+
+def popular_to_ann(plain: Plain, fields: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    head = b"".join(b"%b: %b\r\n" % field for field in fields)
+    answer = b"HTTP/1.1 200 OK\r\n%bcontent-length: 0\r\n\r\n" % head
+    return answer if plain.user_id == b"ann" else None
 
 
 @dataclass
@@ -47,11 +55,25 @@ class Site:
         self.waited_s = time.monotonic() - scope["state"]["came_at"]
         await PlainTextResponse("well")(scope, receive, send)
 
-    def refuse_all(self) -> None:
-        self.guard.renew(NOBODY, NOBODY, is_late=True, is_flooded=True, rest_s=REST_S)
+    def refuse_all(self, *, popular_patience_s: float = 0.0) -> None:
+        self.guard.renew(
+            NOBODY,
+            NOBODY,
+            is_late=True,
+            is_flooded=True,
+            rest_s=REST_S,
+            popular_patience_s=popular_patience_s,
+        )
 
-    def be_late(self) -> None:
-        self.guard.renew(EVERYBODY, EVERYBODY, is_late=True, is_flooded=True, rest_s=REST_S)
+    def be_late(self, *, popular_patience_s: float = 0.0) -> None:
+        self.guard.renew(
+            EVERYBODY,
+            EVERYBODY,
+            is_late=True,
+            is_flooded=True,
+            rest_s=REST_S,
+            popular_patience_s=popular_patience_s,
+        )
 
     def relax(self) -> None:
         self.guard.renew(EVERYBODY, EVERYBODY, is_late=False, is_flooded=False, rest_s=0.0)
@@ -174,6 +196,52 @@ async def test_a_request_refused_after_parsing_lets_its_connection_rest_too() ->
         assert await one.ask() == 503
         assert time.monotonic() - began_at > REST_S / 2
         assert site.num_run == 0
+
+
+async def test_who_cannot_be_let_in_is_answered_unread_while_there_is_time() -> None:
+    async with serving() as (site, _), client(site) as one:
+        site.guard.popular = popular_to_ann
+        site.refuse_all(popular_patience_s=PATIENCE_S[Criticality.CRITICAL])
+        began_at = time.monotonic()
+        assert [await one.ask(FROM_ANN) for _ in range(3)] == [200] * 3
+        assert time.monotonic() - began_at < REST_S  # nobody rests after an answer
+        assert await one.ask() == 503  # there is none for that one
+        assert (site.guard.num_popular, site.guard.num_turned_away, site.num_run) == (3, 4, 0)
+        await asyncio.sleep(REST_S)
+        site.refuse_all()
+        assert await one.ask(FROM_ANN) == 503
+
+
+async def test_so_many_are_answered_unread_as_are_let_in_times_some() -> None:
+    async with serving() as (site, _), client(site) as one:
+        site.guard.popular = popular_to_ann
+        site.guard.num_popular_left = 1
+        site.refuse_all(popular_patience_s=10.0)
+        assert [await one.ask(FROM_ANN), await one.ask(FROM_ANN)] == [200, 503]
+        site.guard.renew(
+            NOBODY,
+            NOBODY,
+            is_late=True,
+            is_flooded=True,
+            rest_s=0.0,
+            popular_patience_s=10.0,
+            num_let_in=1,
+        )
+        await asyncio.sleep(REST_S)
+        statuses = [await one.ask(FROM_ANN) for _ in range(POPULAR_EACH + 1)]
+        assert statuses == [200] * POPULAR_EACH + [503]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel does not tell")
+async def test_what_lay_unread_for_far_too_long_is_not_even_answered_unread() -> None:
+    async with serving() as (site, _), client(site) as one:
+        site.guard.popular = popular_to_ann
+        assert await one.ask() == 200
+        unread_s = 2 * PATIENCE_S[Criticality.DEFAULT]
+        for patience_s, status in ((2 * unread_s, 200), (unread_s / 2, 503)):
+            site.be_late(popular_patience_s=patience_s)
+            assert await ask_unread(one, FROM_ANN) == status
+        assert (site.guard.num_popular, site.num_run) == (1, 1)
 
 
 async def test_health_is_never_refused() -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from models.store import RedisStore
 from service.connections import MAX_HEAD_BYTES, MAX_URL_BYTES
-from service.flood import CRITICALITY_HEADER, read_criticality, refusal, unread_criticality
-from service.reasons import Criticality
+from service.flood import refusal
+from service.plain import CRITICALITY_HEADER
 from tests.service_harness import (
     GENERATION,
     RedisServer,
@@ -226,6 +226,9 @@ def test_a_flood_is_shed_sheddable_first_and_all_is_well_within_seconds_after(
             for kind in counts
         )
         assert refused == critical["refused"] + sheddable["refused"]
+        popular = 'route="/recommend/{user_id}",source="popular",status="200"'
+        counted = read_metric(metrics, f"thinkahead_requests_total{{{popular}}}")
+        assert counted == critical["popular"] + sheddable["popular"]
         shed = read_metric(metrics, 'thinkahead_fallbacks_total{reason="overload"}')
         assert 0 < shed <= critical["popular"] + sheddable["popular"]  # others had no time left
         deadline = time.monotonic() + 30
@@ -244,36 +247,3 @@ def test_a_refusal_is_a_whole_answer_with_an_id_of_its_own() -> None:
     assert status_of(first) == 503
     assert f"content-length: {len(body)}".encode() in head
     assert b"retry-after: 1" in head
-
-
-@pytest.mark.parametrize(
-    ("data", "found"),
-    [
-        (b"GET /recommend/u HTTP/1.1\r\nHost: x\r\n\r\n", Criticality.DEFAULT),
-        (b"GET /v1/recommend/u?n=3 HTTP/1.1\r\n\r\n", Criticality.DEFAULT),
-        (b"GET /recommend/u HTTP/1.1\r\nx-criticality:CRITICAL\r\n\r\n", Criticality.CRITICAL),
-        (b"GET /recommend/u HTTP/1.1\r\nX-Criticality: sheddable \r\n\r\n", Criticality.SHEDDABLE),
-        (b"GET /recommend/u HTTP/1.1\r\nX-Criticality: hurry\r\n\r\n", Criticality.DEFAULT),
-        (b"GET /recommend/u HTTP/1.1\r\nHost: x\r\n", None),
-        (b"GET /recommend/u HTTP/1.0\r\n\r\n", None),
-        (b"GET /health/live HTTP/1.1\r\n\r\n", None),
-        (b"GET /metrics HTTP/1.1\r\n\r\n", None),
-        (b"HEAD /recommend/u HTTP/1.1\r\n\r\n", None),
-        (b"GET /recommend/u HTTP/1.1\r\nConnection: close\r\n\r\n", None),
-        (b"GET /recommend/u HTTP/1.1\r\nConnection: keep-alive\r\n\r\n", Criticality.DEFAULT),
-        (b"GET /recommend/u HTTP/1.1\r\n\r\nGET /recommend/u HTTP/1.1\r\n\r\n", None),
-        (b"POST /events/u HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", Criticality.DEFAULT),
-        (b"POST /events/u HTTP/1.1\r\ncontent-length:2\r\n\r\n{", None),
-        (b"POST /events/u HTTP/1.1\r\nContent-Length: 2\r\n\r\n", None),
-        (b"POST /events/u HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}GET /", None),
-        (b"POST /events/u HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", None),
-    ],
-)
-def test_only_whole_and_plain_requests_are_refused_unread(
-    data: bytes, found: Criticality | None
-) -> None:
-    assert unread_criticality(data) == found
-
-
-def test_an_unknown_criticality_is_the_default_one() -> None:
-    assert read_criticality(None) == read_criticality(b"now!") == Criticality.DEFAULT

@@ -1,0 +1,130 @@
+"""Answers of the lowest rung as they go over the wire: what a flood leaves time for.
+
+A `popular` answer is the same for everybody but for its ids, so it is written once for each number
+of items and then filled in: for little more than a refusal, where the way through the application
+takes two thirds of a whole answer's time. Knows nothing of when that is wanted.
+"""
+
+import itertools
+import random
+import secrets
+from collections.abc import Callable, Iterable
+
+import orjson
+
+from service.answers import server_timing, write_recommendation
+from service.asked import MAX_ITEMS
+from service.cursor import Cursors
+from service.engine import Engine
+from service.guard import lets_in
+from service.keys import KeyRing
+from service.ladder import Wanted, top_up
+from service.metrics import Metrics
+from service.pipeline import STAGES, Served
+from service.plain import Plain
+from service.reasons import Reason, Source
+from service.trace import HEADER as TRACE_NAME
+from service.trace import REQUEST_NAME, accept_request_id, continue_trace
+
+_ID, _USER = "request id", "user id"  # stand where these go
+_NUM_DIGITS = 32  # of a recommendation's id
+_OURS = secrets.token_hex(4)  # this process's; request ids go on with a number
+_numbers = itertools.count()
+
+
+class Shortcut:
+    """current: the engine in use. ring: the API keys, None where nobody needs one.
+
+    Counts by itself: an answer has no time for the metrics, nor for a line of the log.
+    """
+
+    def __init__(
+        self, current: Callable[[], Engine], ring: KeyRing | None, metrics: Metrics
+    ) -> None:
+        self._current = current
+        self._ring = ring
+        self._metrics = metrics
+        self._engine: Engine | None = None
+        self._templates: dict[int, _Template] = {}
+        self._new: dict[bytes, int] = {}  # answers by route, not in the metrics yet
+        self._num_new_items = 0
+        metrics.before_rendering(self.tally)
+
+    def answer(self, plain: Plain, fields: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        """None where more was asked than how many items, or nothing may be had for this key.
+
+        fields: headers that every answer has.
+        """
+        if plain.route is None or not 0 < plain.num_items <= MAX_ITEMS:
+            return None
+        if self._ring is not None and not lets_in(self._ring, plain.fields, self._metrics):
+            return None
+        template = self._template(plain.num_items)
+        self._new[plain.route] = self._new.get(plain.route, 0) + 1
+        self._num_new_items += template.num_items
+        request_id = accept_request_id(plain.fields.get(REQUEST_NAME))
+        return template.fill(
+            plain.user_id,
+            (request_id or f"{_OURS}{next(_numbers) & 0xFFFFFFFF:08x}").encode(),
+            continue_trace(plain.fields.get(TRACE_NAME)).header,
+            fields,
+        )
+
+    def tally(self) -> None:
+        """Into the metrics, what was answered since the last time."""
+        for route, num in self._new.items():
+            name = f"{route.decode()}{{user_id}}"
+            self._metrics.request(route=name, source=Source.POPULAR, status=200, num=num)
+        if self._new:
+            self._metrics.fallback(Reason.OVERLOAD, num=sum(self._new.values()))
+            self._metrics.items(Source.POPULAR, self._num_new_items)
+        self._new, self._num_new_items = {}, 0
+
+    def _template(self, num_items: int) -> "_Template":
+        engine = self._current()
+        if engine is not self._engine:
+            self._engine, self._templates = engine, {}
+        if num_items not in self._templates:
+            self._templates[num_items] = _Template(engine, num_items)
+        return self._templates[num_items]
+
+
+class _Template:
+    """An answer without its ids, by the code that writes every other."""
+
+    def __init__(self, engine: Engine, num_items: int) -> None:
+        wanted = Wanted(num_items, frozenset(), category=None, is_union=False, num_own=0)
+        served = Served(
+            engine=engine,
+            picks=tuple(top_up((), engine, wanted)),
+            source=Source.POPULAR,
+            is_degraded=True,
+            is_held=False,
+            record=None,
+            record_age_s=0.0,
+            thoughts=None,
+            seconds=dict.fromkeys(STAGES, 0.0),
+        )
+        answer = write_recommendation(served, Cursors(None), user_id=_USER, request_id=_ID)
+        body = orjson.dumps(answer).replace(b"%", b"%%")
+        for filled_in in (_ID, answer["recommendation_id"], _USER):  # the first three fields
+            body = body.replace(filled_in.encode(), b"%b", 1)
+        self.num_items = len(served.picks)
+        self._num_bytes = len(body % (b"", b"", b"")) + _NUM_DIGITS
+        self._text = (
+            b"HTTP/1.1 200 OK\r\n%bserver-timing: " + server_timing(served).encode() + b"\r\n"
+            b"content-length: %d\r\ncontent-type: application/json\r\n"
+            b"x-request-id: %b\r\ntraceparent: %b\r\n\r\n" + body
+        )
+
+    def fill(
+        self,
+        user_id: bytes,
+        request_id: bytes,
+        trace: bytes,
+        fields: Iterable[tuple[bytes, bytes]],
+    ) -> bytes:
+        head = b"".join([b"%b: %b\r\n" % field for field in fields])
+        num_bytes = self._num_bytes + len(user_id) + len(request_id)
+        number = b"%032x" % random.getrandbits(4 * _NUM_DIGITS)
+        return self._text % (head, num_bytes, request_id, trace, request_id, number, user_id)
