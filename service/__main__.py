@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -83,15 +84,21 @@ def _serve(effective: Effective) -> None:
         engine = load_configured(settings)
         arms = load_arms(settings, engine)
         server = opened.enter_context(resolve(settings.redis_url, settings.state_dir))
-        store = RedisStore(server.url, settings.redis_timeout_ms)
+        open_store = partial(RedisStore, timeout_ms=settings.redis_timeout_ms)
         spare_collections()
         logs.configure(settings.log_format)  # not earlier: a refused start is one line alone
         if admin_listener is not None:
             logger.info("admin at http://%s:%d", *admin_listener.getsockname()[:2])
         logger.info("%s on http://%s:%d", engine.label, *listener.getsockname()[:2])
-        beside = admin_beside(admin_listener, store, effective, ring)
+        admin_store = partial(open_store, settings.admin_redis_url or server.url)
         app = create_app(
-            settings, engine=engine, store=store, arms=arms, ring=ring, spans=spans, beside=beside
+            settings,
+            engine=engine,
+            store=open_store(server.url),
+            arms=arms,
+            ring=ring,
+            spans=spans,
+            beside=admin_beside(admin_listener, admin_store, effective, ring),
         )
         if spans is not None:
             opened.callback(spans.close)

@@ -6,8 +6,8 @@ What needs shards on disk (loading, a night's first activation) stays with `pyth
 
 import logging
 import socket
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -196,14 +196,25 @@ def create_admin(
 
 def admin_beside(
     listener: socket.socket | None,
-    store: NightStore,
+    open_store: Callable[[], NightStore],
     effective: Effective,
     ring: KeyRing | None,
 ) -> Callable[[Serving], AbstractAsyncContextManager[None]]:
-    """What stands beside the service: the admin application where there is a port for it."""
+    """What stands beside the service: the admin application where there is a port for it, over a
+    store of its own."""
     if listener is None:
         return alone
-    return lambda serving: served(create_admin(serving, store, effective, ring), listener)
+
+    @asynccontextmanager
+    async def beside(serving: Serving) -> AsyncIterator[None]:
+        store = open_store()
+        try:
+            async with served(create_admin(serving, store, effective, ring), listener):
+                yield
+        finally:
+            await store.close()
+
+    return beside
 
 
 def _routes(admin: Admin, serving: Serving, effective: Effective) -> APIRouter:

@@ -54,6 +54,9 @@ def check(settings: ServiceSettings, *, is_offline: bool) -> list[Finding]:
     else:
         engine = engines[0] if engines else None
         findings.append(_try("store", lambda: _check_store(settings, engine)))
+        if settings.admin_redis_url is not None:
+            ask = _ask_store(settings.admin_redis_url, settings.redis_timeout_ms, engine)
+            findings.append(_try("admin store", lambda: asyncio.run(ask)))
     return findings
 
 

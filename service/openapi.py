@@ -65,7 +65,8 @@ _CRITICALITY = {
     "required": False,
     "description": "Who goes first under overload: `sheddable`, then `default`, last `critical`. "
     "Beyond what the process can work on in time an answer is `popular`, and beyond a second bound "
-    "503 with `Retry-After`. Any other word counts as `default`.",
+    "503 with `Retry-After`, or `popular` for who asked for no more than `n` items. Any other word "
+    "counts as `default`.",
     "schema": {"type": "string", "default": "default"},
     "example": "sheddable",
 }

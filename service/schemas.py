@@ -109,7 +109,7 @@ class Recommendation(TypedDict):
         list[ExperimentArm],
         Field(
             description="Experiments that had a say in the answer, and the user's arm in each: "
-            "always the same for a user. Empty for most."
+            "always the same for a user. Empty for most, and for who was answered in a flood."
         ),
     ]
     items: Annotated[
@@ -123,7 +123,8 @@ class Recommendation(TypedDict):
         str | None,
         Field(
             description="For `cursor=`, with all else as it was: the items that follow. Null when "
-            "fewer than `n` were left, and at the end of a list's 1,000 items."
+            "fewer than `n` were left, at the end of a list's 1,000 items, and where a flood left "
+            "no time for one."
         ),
     ]
     paths: NotRequired[

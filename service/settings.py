@@ -30,6 +30,7 @@ from service.reasons import Mode
 ENV_PREFIX = "THINKAHEAD_"
 CONFIG = "config"  # the one setting that a file cannot hold
 _MASK = "***"
+RedisUrl = Annotated[str, Field(pattern=r"^((redis|rediss)(\+sentinel)?|unix)://.+")]
 
 
 class ServiceSettings(BaseSettings):
@@ -42,9 +43,7 @@ class ServiceSettings(BaseSettings):
 
     config: Path | None = None  # a YAML file of the settings below
     release_dir: Path
-    redis_url: Annotated[str, Field(pattern=r"^((redis|rediss)(\+sentinel)?|unix)://.+")] | None = (
-        None
-    )
+    redis_url: RedisUrl | None = None
     precision: Annotated[str, Field(min_length=1)] = "fastest"  # or one that the release names
     state_dir: Path | None = None  # of the embedded server, used when there is no redis_url
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
@@ -54,6 +53,7 @@ class ServiceSettings(BaseSettings):
 
     admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None  # None: no admin port
     admin_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    admin_redis_url: RedisUrl | None = None  # by a user that may write the manifest
 
     request_budget_ms: Annotated[int, Field(ge=10, le=60_000)] = 100  # a request may give less
     redis_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20  # of the budget above

@@ -29,7 +29,7 @@ from tests.service_harness import ROOT, RedisServer, ServiceProcess, item_ids, t
 from tests.test_worker import working
 
 pytestmark = pytest.mark.timeout(300)
-SERVICE, NIGHT = "thinkahead-service", "thinkahead-night"
+SERVICE, NIGHT, ADMIN = "thinkahead-service", "thinkahead-night", "thinkahead-admin"
 SECRET = "s3cr3t"
 USERS = names(20)
 ANN, BOB = USERS[:2]
@@ -38,7 +38,7 @@ GENERATION = START_MS + 1
 
 def of_deploy() -> str:
     text = (ROOT / "deploy" / "redis-users.acl").read_text()
-    return text.replace("CHANGE-ME-TOO", SECRET).replace("CHANGE-ME", SECRET)
+    return re.sub(r"CHANGE-ME[A-Z-]*", SECRET, text)
 
 
 def of_readme() -> str:
@@ -127,6 +127,32 @@ def test_every_route_works_for_the_services_user_and_the_worker_does_the_rest(
         assert client.get("/metrics").text.count('fallbacks_total{reason="store"} 0.0') == 1
         assert service.stop() == 0
     assert not [line for line in service.log if "NOPERM" in line or SECRET in line]
+
+
+@pytest.mark.parametrize("server", [of_deploy], indirect=True, ids=["deploy"])
+def test_the_admin_port_changes_the_manifest_by_a_user_of_its_own(
+    server: RedisServer, world: NightWorld
+) -> None:
+    world.launch(world.think(2, USERS))
+    arguments = ("--release", str(toy_release_dir()), "--redis", as_user(server, SERVICE))
+    own = {
+        "THINKAHEAD_ADMIN_PORT": "0",
+        "THINKAHEAD_ADMIN_REDIS_URL": as_user(server, ADMIN),
+    }
+    with (
+        ServiceProcess(*arguments, environ=PATIENCE | own) as service,
+        httpx.Client(base_url=service.admin_url, timeout=30) as admin,
+    ):
+        assert admin.get(f"/users/{ANN}").json()["layers"][0]["record"]
+        assert admin.post("/rollback", json={}).json()["held"]["epoch"] == 3
+        assert SECRET not in admin.get("/settings").text
+        assert service.stop() == 0
+    assert world.live() == [1]
+    with redis.Redis.from_url(as_user(server, ADMIN)) as client:
+        for command in FORBIDDEN:
+            if command[:2] not in {("SET", MANIFEST_KEY), ("EVAL", "return 1")}:
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.execute_command(*command)
 
 
 def expect_admin_to_look_and_change_nothing(url: str) -> None:

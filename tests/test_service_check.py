@@ -49,6 +49,7 @@ async def test_all_is_well_and_every_setting_is_shown_with_its_origin(
     assert "toy@" in found["release"]["why"]
     assert report["settings"]["redis_timeout_ms"] == {"value": 5000, "from": str(file)}
     assert report["settings"]["redis_url"] == {"value": server.url, "from": "command line"}
+    assert "admin store" not in found
     assert report["settings"]["port"] == {"value": 8000, "from": "default"}
 
 
@@ -60,6 +61,17 @@ def test_an_absent_store_is_one_failing_line_and_offline_does_not_ask() -> None:
     assert "ann:***@" in away.stdout
     assert "ann:pw@" not in away.stdout
     assert check("--offline", *options).returncode == 0
+
+
+def test_the_admin_ports_own_way_to_the_store_is_looked_at_too(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text("admin_redis_url: redis://boss:pw@127.0.0.1:1/0\n")
+    done = check("--config", str(file), "--release", str(toy_release_dir()), "--redis", server.url)
+    assert done.returncode == 75
+    assert [line.split()[0] for line in done.stdout.splitlines()[-2:]] == ["ok", "FAIL"]
+    assert "pw@" not in done.stdout
 
 
 def test_a_bad_release_fails_and_the_store_is_looked_at_all_the_same(
