@@ -6,7 +6,7 @@ ours runs. Knows what may be let in; whether there is a flood is the limiter's t
 
 import itertools
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,10 +21,10 @@ POPULAR_EACH = 8  # they take half the time of the one that is let in
 _MOST_POPULAR = 128  # at once
 
 _NO_ID = "0123456789abcdef"
-Popular = Callable[[Plain, Iterable[tuple[bytes, bytes]]], bytes | None]
+Popular = Callable[[Plain, Sequence[tuple[bytes, bytes]]], bytes | None]
 
 
-def _nothing(_plain: Plain, _fields: Iterable[tuple[bytes, bytes]]) -> None:
+def _nothing(_plain: Plain, _fields: Sequence[tuple[bytes, bytes]]) -> None:
     return None
 
 

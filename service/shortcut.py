@@ -5,10 +5,8 @@ of items and then filled in: for little more than a refusal, where the way throu
 takes two thirds of a whole answer's time. Knows nothing of when that is wanted.
 """
 
-import itertools
 import random
-import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 
 import orjson
 
@@ -28,8 +26,6 @@ from service.trace import REQUEST_NAME, accept_request_id, continue_trace
 
 _ID, _USER = "request id", "user id"  # stand where these go
 _NUM_DIGITS = 32  # of a recommendation's id
-_OURS = secrets.token_hex(4)  # this process's; request ids go on with a number
-_numbers = itertools.count()
 
 
 class Shortcut:
@@ -46,47 +42,38 @@ class Shortcut:
         self._metrics = metrics
         self._engine: Engine | None = None
         self._templates: dict[int, _Template] = {}
-        self._new: dict[bytes, int] = {}  # answers by route, not in the metrics yet
-        self._num_new_items = 0
+        self._new: dict[tuple[bytes, int], int] = {}  # answers by route and number of items
         metrics.before_rendering(self.tally)
 
-    def answer(self, plain: Plain, fields: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    def answer(self, plain: Plain, fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:
         """None where more was asked than how many items, or nothing may be had for this key.
 
         fields: headers that every answer has.
         """
-        if plain.route is None or not 0 < plain.num_items <= MAX_ITEMS:
+        route, num_items = plain.route, plain.num_items
+        if route is None or not 0 < num_items <= MAX_ITEMS:
             return None
         if self._ring is not None and not lets_in(self._ring, plain.fields, self._metrics):
             return None
-        template = self._template(plain.num_items)
-        self._new[plain.route] = self._new.get(plain.route, 0) + 1
-        self._num_new_items += template.num_items
-        request_id = accept_request_id(plain.fields.get(REQUEST_NAME))
-        return template.fill(
-            plain.user_id,
-            (request_id or f"{_OURS}{next(_numbers) & 0xFFFFFFFF:08x}").encode(),
-            continue_trace(plain.fields.get(TRACE_NAME)).header,
-            fields,
-        )
-
-    def tally(self) -> None:
-        """Into the metrics, what was answered since the last time."""
-        for route, num in self._new.items():
-            name = f"{route.decode()}{{user_id}}"
-            self._metrics.request(route=name, source=Source.POPULAR, status=200, num=num)
-        if self._new:
-            self._metrics.fallback(Reason.OVERLOAD, num=sum(self._new.values()))
-            self._metrics.items(Source.POPULAR, self._num_new_items)
-        self._new, self._num_new_items = {}, 0
-
-    def _template(self, num_items: int) -> "_Template":
         engine = self._current()
         if engine is not self._engine:
             self._engine, self._templates = engine, {}
-        if num_items not in self._templates:
-            self._templates[num_items] = _Template(engine, num_items)
-        return self._templates[num_items]
+        template = self._templates.get(num_items)
+        if template is None:
+            template = self._templates[num_items] = _Template(engine, num_items)
+        answered = template.fill(plain.user_id, plain.fields, fields)
+        counted = (route, template.num_items)
+        self._new[counted] = self._new.get(counted, 0) + 1
+        return answered
+
+    def tally(self) -> None:
+        """Into the metrics, what was answered since the last time."""
+        for (route, num_items), num in self._new.items():
+            name = f"{route.decode()}{{user_id}}"
+            self._metrics.request(route=name, source=Source.POPULAR, status=200, num=num)
+            self._metrics.fallback(Reason.OVERLOAD, num=num)
+            self._metrics.items(Source.POPULAR, num * num_items)
+        self._new.clear()
 
 
 class _Template:
@@ -120,11 +107,19 @@ class _Template:
     def fill(
         self,
         user_id: bytes,
-        request_id: bytes,
-        trace: bytes,
-        fields: Iterable[tuple[bytes, bytes]],
+        asked: Mapping[bytes, bytes],
+        fields: Sequence[tuple[bytes, bytes]],
     ) -> bytes:
-        head = b"".join([b"%b: %b\r\n" % field for field in fields])
-        num_bytes = self._num_bytes + len(user_id) + len(request_id)
-        number = b"%032x" % random.getrandbits(4 * _NUM_DIGITS)
-        return self._text % (head, num_bytes, request_id, trace, request_id, number, user_id)
+        """asked: headers of the request. fields: of the answer."""
+        digits = b"%0*x" % (_NUM_DIGITS + 16, random.getrandbits(4 * (_NUM_DIGITS + 16)))
+        given = accept_request_id(asked.get(REQUEST_NAME))
+        request_id = digits[_NUM_DIGITS:] if given is None else given.encode()
+        return self._text % (
+            b"".join([b"%b: %b\r\n" % field for field in fields]),
+            self._num_bytes + len(user_id) + len(request_id),
+            request_id,
+            continue_trace(asked.get(TRACE_NAME)).header,
+            request_id,
+            digits[:_NUM_DIGITS],
+            user_id,
+        )

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -29,7 +29,7 @@ NOBODY = dict.fromkeys(Criticality, 0)
 EVERYBODY = dict.fromkeys(Criticality, 1000)
 
 
-def popular_to_ann(plain: Plain, fields: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def popular_to_ann(plain: Plain, fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:
     head = b"".join(b"%b: %b\r\n" % field for field in fields)
     answer = b"HTTP/1.1 200 OK\r\n%bcontent-length: 0\r\n\r\n" % head
     return answer if plain.user_id == b"ann" else None
