@@ -8,12 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
+_VECTORS = {"avx512vl": "AVX-512", "avx2": "AVX2"}
 
 
 def processor() -> str:
-    """The CPU's own name where Linux tells it, else its architecture."""
-    name = _first("model name")
-    return f"{name} ({platform.machine()})" if name else platform.machine()
+    """The CPU's own name and its widest vectors where Linux tells them, and its architecture.
+
+    Machines of one name differ in these, and the figures of the finish with them.
+    """
+    flags = processor_flags()
+    vectors = next((f", {name}" for flag, name in _VECTORS.items() if flag in flags), "")
+    kind = platform.machine() + vectors
+    return f"{name} ({kind})" if (name := _first("model name")) else kind
 
 
 def processor_flags() -> frozenset[str]:
