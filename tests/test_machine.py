@@ -26,3 +26,20 @@ def test_a_processor_is_told_by_name_and_vectors(
     assert machine.processor() == platform.machine()  # no such file
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     assert machine.processor() == named.format(platform.machine())
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "has_it"),
+    [
+        ("flags: avx2 avx512vl\n", False),
+        ("flags: avx512vl avx512_bf16\n", True),
+        ("Features: fp asimd bf16\n", True),
+        ("", False),
+    ],
+)
+def test_bfloat16_is_for_processors_that_have_it(
+    cpuinfo: str, has_it: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert machine.has_bfloat16() is has_it

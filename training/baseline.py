@@ -30,6 +30,7 @@ from models.sid_lm import LanguageModelScorer, SidTokens
 from models.think import MAX_HISTORY
 from training.card import baseline_card
 from training.data import Split, UserSplit, sample_users, training_histories
+from training.language import autocast
 from training.online import Batch, batches
 from training.recipe import OnlineRecipe
 from training.stages import Run
@@ -139,7 +140,7 @@ def validate(
         targets = [row_of[user.valid or ""] for user in chunk]
         seen = [set(rows) - {target} for rows, target in zip(histories, targets, strict=True)]
         recent = [rows[-MAX_HISTORY:] for rows in histories]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu")):
             scores_BN = scorer.score_top(recent, seen, k=_K)
         own_B1 = scores_BN[np.arange(len(chunk)), targets][:, None]
         ranks += (scores_BN > own_B1).sum(axis=1).tolist()
@@ -203,7 +204,7 @@ class Trainer:
         self.model.train()
         losses = []
         for batch in self._batches(self._epoch):
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(torch.device("cpu")):
                 loss = next_token_loss(self.model, self._tokens, batch)
             self._optimizer.zero_grad()
             torch.autograd.backward(loss)

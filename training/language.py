@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.machine import has_bfloat16
 from training.checkpoint import Checkpoint, Progress
 from training.learner import plain_model
 from training.progress import StageBar
@@ -54,8 +55,8 @@ def labelled_logits(model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bf16 arithmetic where the device has it; on CPU always, where oneDNN has a fallback."""
-    is_fit = device.type != "cuda" or torch.cuda.is_bf16_supported()
+    """bf16 arithmetic where the device has it."""
+    is_fit = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bfloat16()
     return torch.autocast(device.type, torch.bfloat16, enabled=is_fit)
 
 
