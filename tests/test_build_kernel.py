@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from models import build_kernel
+from models.best_first import NumpySearch
 from models.errors import InvalidRelease
+from models.finish import Finisher
+from models.machine import processor_flags
 from models.native_runtime import NativeRuntime
-from tests.toy import toy_catalog, toy_recommender
+from models.torch_runtime import TorchRuntime
+from tests.toy import toy_catalog, toy_histories, toy_native, toy_recommender
 
 
 def test_without_a_compiler_the_build_says_so_and_is_no_failure(tmp_path: Path) -> None:
@@ -51,6 +55,31 @@ def test_the_highest_level_that_the_processor_runs_is_chosen(
         assert build_kernel.built_library() == tmp_path / f"x86-64-{chosen}.so"
     monkeypatch.setattr(build_kernel, "processor_flags", frozenset)
     assert build_kernel.built_library() is None
+
+
+@pytest.mark.parametrize(("width", "heads"), [(32, 2), (48, 4), (40, 1), (72, 2), (128, 1)])
+@pytest.mark.parametrize("level", build_kernel._LEVELS)
+def test_what_is_built_for_each_level_computes_what_torch_does(
+    level: str, width: int, heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads of 12 to 128: whole vectors of every width, and what they leave over."""
+    file = build_kernel._BUILT / f"{level}.so"
+    if build_kernel._LEVELS[level] not in processor_flags() or not file.is_file():
+        pytest.skip(f"no kernel for {level} here")
+    monkeypatch.setattr("models.native_runtime.built_library", lambda: file)
+    catalog = toy_catalog()
+    exact = toy_recommender(catalog, width=width, heads=heads).double()
+    native = toy_native(toy_recommender(catalog, width=width, heads=heads))
+    expected = Finisher(NumpySearch(TorchRuntime(exact)), catalog)
+    found = Finisher(native, catalog)
+    for history in toy_histories(catalog, num_users=5):
+        tops = [
+            each.finish(state, each.own_prefixes(state, count=20), k=10)
+            for each, state in ((each, each.encode(history)) for each in (found, expected))
+        ]
+        assert [item.row for item in tops[0]] == [item.row for item in tops[1]]
+        logprobs = [item.logprob for item in tops[1]]
+        assert [item.logprob for item in tops[0]] == pytest.approx(logprobs, abs=1e-4)
 
 
 def test_a_native_runtime_without_a_kernel_names_the_command(

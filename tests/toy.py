@@ -57,15 +57,21 @@ def toy_catalog(
 
 
 def toy_recommender(
-    catalog: Catalog, *, seed: int = 0, scale: float = 8.0, layers: int = 2
+    catalog: Catalog,
+    *,
+    seed: int = 0,
+    scale: float = 8.0,
+    layers: int = 2,
+    width: int = 32,
+    heads: int = 2,
 ) -> OnlineRecommender:
     """Random weights, scaled up so that distributions are far from flat."""
     torch.manual_seed(seed)
     known = [packed[::2] for packed in catalog.trie.packed[2:]]  # not every node
     config = RecommenderConfig(
         sizes=catalog.space.sizes,
-        width=32,
-        heads=2,
+        width=width,
+        heads=heads,
         layers=layers,
         dropout=0.0,
         item_dropout=0.0,
