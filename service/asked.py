@@ -13,7 +13,7 @@ from models.events import HISTORY_LIMIT, MAX_ID_BYTES, check_user_id
 from service.cursor import LIFETIME_S, MAX_CURSOR_CHARS, MAX_SHOWN
 from service.reasons import Mode
 
-MAX_ITEMS = 100
+DEFAULT_ITEMS, MAX_ITEMS = 10, 100
 MAX_EXCLUDED = 200  # in a query
 MAX_LISTED = 2000  # in a body
 MAX_BATCH = 100  # users
@@ -61,7 +61,9 @@ class _Wishes(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="How many items."), WHOLE] = 10
+    n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="How many items."), WHOLE] = (
+        DEFAULT_ITEMS
+    )
     explain: Annotated[bool, Field(description="Add the reasoning paths.")] = False
     exclude_seen: Annotated[bool, Field(description="Leave out items of the history.")] = True
     category: Annotated[

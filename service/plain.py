@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from service.asked import DEFAULT_ITEMS
 from service.reasons import Criticality
 
 CRITICALITY_HEADER = "X-Criticality"
 CRITICALITY_NAME = CRITICALITY_HEADER.lower().encode()
-NEVER_REFUSED = ("/health/", "/metrics")
-DEFAULT_ITEMS = 10
+_NEVER_REFUSED = ("/health/", "/metrics")
 
 _HEAD = re.compile(
     rb"(?:GET (?P<route>(?:/v1)?/recommend/)(?P<user>[A-Za-z0-9._~-]{1,256})"
@@ -67,6 +67,6 @@ def read_criticality(value: bytes | None) -> Criticality:
 
 def criticality_of(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Criticality | None:
     """Of a parsed request; None for one that is never refused."""
-    if path.startswith(NEVER_REFUSED):
+    if path.startswith(_NEVER_REFUSED):
         return None
     return read_criticality(dict(headers).get(CRITICALITY_NAME))

@@ -204,12 +204,16 @@ class TlsNode:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._front is not None:
-            self._front.stop()
+    def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        if self._front is not None:
+            self._front.stop()
+            self._front = None
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
 
 @pytest.fixture
@@ -358,6 +362,50 @@ def test_sentinels_over_tls_name_a_master_over_tls(
     asyncio.run(expect_refused(login(place, SERVICE), "Authentication required"))
     asyncio.run(expect_refused(login(good.replace("ca.pem", "other.pem"), SERVICE)))
     asyncio.run(expect_refused(good, "Authentication required"))  # by the master
+
+
+def test_after_a_failover_over_tls_answers_are_personal_again_and_none_failed(
+    nodes: Callable[[], TlsNode], certificates: Path
+) -> None:
+    master, replica, sentinel = nodes(), nodes(), nodes()
+    master.start(users(certificates) + replicated(master))
+    replica.start(
+        users(certificates) + replicated(replica) + f"replicaof localhost {master.port}\n"
+    )
+    sentinel.start(
+        "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n"
+        f"sentinel monitor shop localhost {master.port} 1\n"
+        f"sentinel auth-user shop admin\nsentinel auth-pass shop {SECRET}\n"
+        f"sentinel down-after-milliseconds shop 1000\nsentinel failover-timeout shop 3000\n{ADMIN}",
+        "--sentinel",
+    )
+    url = f"rediss+sentinel://localhost:{sentinel.port}/shop/0?{options(certificates)}"
+    url += f"&sentinel_username=admin&sentinel_password={SECRET}"
+    asyncio.run(furnish(login(url, NIGHT)))
+    until(lambda: int(replica.say("DBSIZE")) == int(master.say("DBSIZE")))
+    until(lambda: str(replica.port) in str(sentinel.say("SENTINEL REPLICAS", "shop")))
+    arguments = ("--release", str(toy_release_dir()), "--redis", login(url, SERVICE))
+    with (
+        ServiceProcess(*arguments, environ=PATIENCE) as service,
+        httpx.Client(base_url=service.url, timeout=30) as client,
+    ):
+        until(partial(is_personal, client, USERS[0]))
+        master.kill()
+        until(lambda: not is_personal(client, USERS[0]))
+        seconds = until(partial(is_personal, client, USERS[0]))
+        print(f"personal again after {seconds:.1f} s")  # noqa: T201  # with -s
+        metrics = client.get("/metrics").text
+        assert not re.findall(r'requests_total\{.*status="5', metrics)
+        assert service.stop() == 0
+    assert replica.say("ROLE")[0] in (b"master", "master")
+
+
+def replicated(node: TlsNode) -> str:
+    """Configuration of a master and its replica, which are reached at the port that speaks TLS."""
+    return (
+        f"masteruser admin\nmasterauth {SECRET}\n"
+        f"replica-announce-ip localhost\nreplica-announce-port {node.port}\n"
+    )
 
 
 def test_a_cluster_over_tls_serves_users_of_few_rights_from_every_master(
