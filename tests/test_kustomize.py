@@ -132,7 +132,8 @@ def test_what_a_pod_mounts_and_reads_is_there(overlay: str) -> None:
                 if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
                     found = ("Secret", reference["name"]) in known
                     assert found or reference["name"] in outside, name
-                    assert reference["key"] == "url"
+                    key = (reference["key"], reference.get("optional", False))
+                    assert key in {("url", False), ("admin-url", True)}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -206,7 +207,8 @@ def test_the_settings_of_a_pod_start_a_service(
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_variables_of_pods_are_settings_that_exist(overlay: str) -> None:
     found = {each["name"] for one in containers(overlay) for each in one.get("env", [])}
-    assert found <= {"OMP_NUM_THREADS", "HOME", f"{ENV_PREFIX}REDIS_URL"}
+    settings = {f"{ENV_PREFIX}{name}REDIS_URL" for name in ("", "ADMIN_")}
+    assert found <= {"OMP_NUM_THREADS", "HOME", *settings}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
