@@ -22,7 +22,7 @@ from tests.service_harness import ServiceProcess
 
 pytestmark = pytest.mark.timeout(900)
 
-NUM_USERS = 1000
+NUM_USERS = 400
 
 
 def write_slice(source: Path, target: Path) -> Path:
