@@ -17,7 +17,7 @@ from service.reasons import Criticality
 
 FLOODED = "more requests wait than can be answered in time"
 RETRY_AFTER_S = 1
-POPULAR_EACH = 8  # they take half the time of the one that is let in
+POPULAR_EACH = 8  # tried with clients that ask again at once (LOG.md)
 _MOST_POPULAR = 128  # at once
 
 _NO_ID = "0123456789abcdef"

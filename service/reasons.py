@@ -26,7 +26,7 @@ class Mode(StrEnum):
 class Criticality(StrEnum):
     """Who is shed first under overload; said by the caller."""
 
-    __hash__ = str.__hash__  # Enum's own is no C: four times the time, on the way of every request
+    __hash__ = str.__hash__  # Enum's own is Python, and every request looks its kind up
 
     CRITICAL = "critical"  # last
     DEFAULT = "default"

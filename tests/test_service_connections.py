@@ -56,19 +56,15 @@ class Site:
         await PlainTextResponse("well")(scope, receive, send)
 
     def refuse_all(self, *, popular_patience_s: float = 0.0) -> None:
-        self.guard.renew(
-            NOBODY,
-            NOBODY,
-            is_late=True,
-            is_flooded=True,
-            rest_s=REST_S,
-            popular_patience_s=popular_patience_s,
-        )
+        self._flood(NOBODY, popular_patience_s)
 
     def be_late(self, *, popular_patience_s: float = 0.0) -> None:
+        self._flood(EVERYBODY, popular_patience_s)
+
+    def _flood(self, bounds: dict[Criticality, int], popular_patience_s: float) -> None:
         self.guard.renew(
-            EVERYBODY,
-            EVERYBODY,
+            bounds,
+            bounds,
             is_late=True,
             is_flooded=True,
             rest_s=REST_S,
