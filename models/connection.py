@@ -20,7 +20,7 @@ from models.errors import InvalidSettings, StoreFull, StoreUnavailable
 from models.redis_url import RedisUrl, read_redis_url
 from models.sentinel import SentinelWire
 from models.user_state import is_wrong_type
-from models.wire import Command, Wire, read_address
+from models.wire import CONNECT_S, Command, Wire, read_address
 
 BATCH = 500  # users a pipeline
 MAX_CONNECTIONS = 64  # of redis-py; more callers wait for one, as long as for a reply
@@ -32,10 +32,11 @@ _CLUSTER_PAUSE_S = 0.1
 class RedisConnection:
     """One Redis server, a cluster, or the master that sentinels name: see `redis_url`.
 
-    `timeout_ms` bounds connecting and each reply. What a request waits for goes over a `Wire`; the
-    job's batches go through redis-py, whose pool and pipelines take 0.3 ms of CPU a call. Nothing
-    is retried on the request path: redis-py's default policy turns a hung server into seconds a GET
-    (3.5 to 5.2 measured with 8.1), and the caller has something better to do than to wait.
+    `timeout_ms` bounds the wait for each reply; a connection has `CONNECT_S` at least to be made.
+    What a request waits for goes over a `Wire`; the job's batches go through redis-py, whose pool
+    and pipelines take 0.3 ms of CPU a call. Nothing is retried on the request path: redis-py's
+    default policy turns a hung server into seconds a GET (3.5 to 5.2 measured with 8.1), and the
+    caller has something better to do than to wait.
     """
 
     def __init__(self, url: str, timeout_ms: int) -> None:
@@ -156,7 +157,7 @@ def _connection_options(plain: str) -> dict[str, Any]:
 def _options(timeout_ms: int) -> dict[str, Any]:
     return {
         "socket_timeout": timeout_ms / 1000,
-        "socket_connect_timeout": timeout_ms / 1000,
+        "socket_connect_timeout": max(timeout_ms / 1000, CONNECT_S),
         "protocol": 2,  # RESP3 adds round trips to every new connection
         "driver_info": None,  # so does CLIENT SETINFO
         "max_connections": MAX_CONNECTIONS,

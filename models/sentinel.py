@@ -30,7 +30,8 @@ class SentinelWire:
         self._base = base
         self._timeout_s = timeout_s
         self._wire: Wire | None = None
-        self._place: tuple[str, int] | None = None
+        self._next: Wire | None = None  # to whom the sentinels name, until it says so itself
+        self._next_place: tuple[str, int] | None = None
         self._finding: asyncio.Task[Wire] | None = None
 
     async def ask(self, *commands: Command) -> list[Any]:
@@ -50,7 +51,7 @@ class SentinelWire:
     async def close(self) -> None:
         if self._finding is not None:
             self._finding.cancel()
-        for wire in (*self._sentinels, self._wire):
+        for wire in (*self._sentinels, self._wire, self._next):
             if wire is not None:
                 await wire.close()
 
@@ -86,9 +87,7 @@ class SentinelWire:
 
     async def _connect(self, place: tuple[str, int]) -> Wire:
         """To a master that says itself that it is one: sentinels learn of a failover by and by."""
-        wire = self._wire
-        if wire is None or place != self._place:
-            wire = Wire(replace(self._base, host=place[0], port=place[1]), self._timeout_s)
+        wire = await self._wire_to(place)
         (role,) = await wire.ask(("ROLE",))
         if isinstance(role, ResponseError):
             raise role
@@ -97,9 +96,19 @@ class SentinelWire:
             raise ConnectionRefusedError(f"{place[0]}:{place[1]} is no master any more")
         if wire is not self._wire:
             logger.info("the master of %s is %s:%d", self._master, *place)
-            self.reset()
-            self._wire, self._place = wire, place
+            old, self._wire = self._wire, wire
+            if old is not None:
+                await old.close()
         return wire
+
+    async def _wire_to(self, place: tuple[str, int]) -> Wire:
+        """The one that was made for this place last time, which may be connecting still."""
+        if self._next is not None and self._next is not self._wire and place != self._next_place:
+            await self._next.close()
+        if self._next is None or place != self._next_place:
+            address = replace(self._base, host=place[0], port=place[1])
+            self._next, self._next_place = Wire(address, self._timeout_s), place
+        return self._next
 
 
 def _is_replica(reply: Any) -> bool:

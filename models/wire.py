@@ -17,6 +17,7 @@ from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, 
 from redis.exceptions import InvalidResponse, ResponseError
 
 Command = tuple[Any, ...]  # str, bytes and numbers
+CONNECT_S = 0.5  # at least, for a new connection: behind whoever asks, in several round trips
 _GRACE_S = 0.001  # at least: what came in the meantime is read before giving up
 
 
@@ -34,7 +35,9 @@ class Address:
 class Wire:
     """Connects at the first `ask`, and again at the next one after a connection is lost.
 
-    `timeout_s` bounds connecting and the wait for replies; nothing is retried.
+    `timeout_s` bounds the wait for a connection and that for replies; nothing is retried. Making a
+    connection goes on behind those who stopped waiting, for `CONNECT_S` or `timeout_s` if that is
+    longer: a handshake of TLS and a greeting may take longer than any reply.
     """
 
     def __init__(self, address: Address, timeout_s: float) -> None:
@@ -65,6 +68,7 @@ class Wire:
     async def close(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
+            await asyncio.wait([self._connecting])
         self.reset()
         if self._link is not None:
             await asyncio.wait([self._link.ended], timeout=self._timeout_s)
@@ -74,7 +78,8 @@ class Wire:
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._open())
             self._connecting.add_done_callback(self._connected)
-        return await asyncio.shield(self._connecting)
+        async with asyncio.timeout(self._timeout_s):
+            return await asyncio.shield(self._connecting)
 
     def _connected(self, connecting: "asyncio.Task[_Link]") -> None:
         self._connecting = None
@@ -82,19 +87,14 @@ class Wire:
             self._link = connecting.result()
 
     async def _open(self) -> "_Link":
-        loop, address = asyncio.get_running_loop(), self._address
-        async with asyncio.timeout(self._timeout_s):
-            if address.path is not None:
-                _, link = await loop.create_unix_connection(_Link, address.path)
-            else:
-                _, link = await loop.create_connection(
-                    _Link, address.host, address.port, ssl=address.tls
-                )
-        try:
-            await _greet(link, address.greeting, self._timeout_s)
-        except BaseException:
-            link.close(ConnectionAbortedError("the connection was refused"))
-            raise
+        address, longest_s = self._address, max(self._timeout_s, CONNECT_S)
+        async with asyncio.timeout(longest_s):
+            link = await _reach(address)
+            try:
+                await _greet(link, address.greeting, longest_s)
+            except BaseException:
+                link.close(ConnectionAbortedError("the connection was refused"))
+                raise
         return link
 
 
@@ -115,6 +115,15 @@ def read_address(url: str) -> Address:
         tls=SSLConnection(**options).ssl_context.get() if kind is SSLConnection else None,
         greeting=tuple(greeting),
     )
+
+
+async def _reach(address: Address) -> "_Link":
+    loop = asyncio.get_running_loop()
+    if address.path is not None:
+        _, link = await loop.create_unix_connection(_Link, address.path)
+    else:
+        _, link = await loop.create_connection(_Link, address.host, address.port, ssl=address.tls)
+    return link
 
 
 async def _greet(link: "_Link", greeting: tuple[Command, ...], timeout_s: float) -> None:

