@@ -61,13 +61,14 @@ def collect_thoughts(
 ) -> Thoughts:
     """Think about every user that the cache lacks, in `workers` processes, and read all of them.
 
-    `on_progress` hears the number of users done so far. Users must have a history.
+    One worker is this process, which is left with one thread of torch. `on_progress` hears the
+    number of users done so far. Users must have a history.
     """
     chunks = plan_chunks(users)
     missing = [chunk for chunk in chunks if not cache.file(chunk).exists()]
     if missing:
         sizes = {cache.file(chunk): len(chunk) for chunk in chunks}
-        _think_in_processes(cache, missing, workers, lambda: on_progress(_num_done(sizes)))
+        _think_all(cache, missing, workers, lambda: on_progress(_num_done(sizes)))
     parts = [cache.read(chunk) for chunk in chunks]
     on_progress(len(users))
     by_user = {user.user_id: user for part in parts for user in part.users}
@@ -84,7 +85,11 @@ def plan_chunks(users: Sequence[UserHistory]) -> list[list[UserHistory]]:
     return chunks
 
 
-def think_chunks(cache: ThoughtCache, chunks: Sequence[Sequence[UserHistory]]) -> None:
+def think_chunks(
+    cache: ThoughtCache,
+    chunks: Sequence[Sequence[UserHistory]],
+    report: Callable[[], None] = lambda: None,
+) -> None:
     """One worker: load the release, think chunk by chunk, write each when it is whole."""
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
@@ -100,6 +105,7 @@ def think_chunks(cache: ThoughtCache, chunks: Sequence[Sequence[UserHistory]]) -
         started = time.perf_counter()
         users = think(reasoner, release.catalog, chunk, settings)
         cache.write(chunk, Thoughts(users, time.perf_counter() - started))
+        report()
 
 
 def think_chunk(
@@ -213,14 +219,17 @@ class _Remembering:
         return self.batch
 
 
-def _think_in_processes(
+def _think_all(
     cache: ThoughtCache,
     chunks: Sequence[Sequence[UserHistory]],
     workers: int,
     report: Callable[[], None],
 ) -> None:
-    spawn = multiprocessing.get_context("spawn")
     workers = min(workers, len(chunks))
+    if workers == 1:
+        think_chunks(cache, chunks, report)
+        return
+    spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
         shares = [chunks[worker::workers] for worker in range(workers)]
         pending = {pool.submit(think_chunks, cache, share) for share in shares}

@@ -338,7 +338,7 @@ def test_quality_writes_every_row_and_thinks_only_once(
     catalog = toy_catalog()
     release = toy_release(tmp_path / "release", catalog=catalog)
     data = write_dataset(tmp_path / "data", catalog)
-    arguments = ["--release", str(release.directory), "--data", str(data), "--workers", "1"]
+    arguments = ["--release", str(release.directory), "--data", str(data), "--workers", "2"]
     arguments += ["--paths", "2", "--width", "3", "--cache", str(tmp_path / "cache")]
     assert main([*arguments, "--json", str(tmp_path / "first.json")]) == 0
     assert "two_tier_strict" in capsys.readouterr().out
