@@ -45,8 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.stage != "all":
             run_stage(run, options.stage)
             return 0
-        run_stage(run, "quantize")
-        _run_side_by_side(options, [stage for stage in STAGES if stage != "quantize"])
+        for stage in STAGES:
+            if stage == "quantize" or run.is_done(stage):  # which is said
+                run_stage(run, stage)
+        _run_side_by_side(options, [stage for stage in STAGES if not run.is_done(stage)])
         publish_stage(run, options.out)
         return 0
     except ThinkAheadError as exc:
