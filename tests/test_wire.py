@@ -10,6 +10,7 @@ import redis.asyncio
 from redis.exceptions import ResponseError
 
 from models.embedded import attach
+from models.sentinel import SentinelWire
 from models.wire import CONNECT_S, Command, Wire, read_address
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -29,8 +30,8 @@ async def wire(server_url: str) -> AsyncIterator[Wire]:
 
 
 @asynccontextmanager
-async def wire_to(serve: Serve, *, timeout_s: float = 5.0, login: str = "") -> AsyncIterator[Wire]:
-    """A wire to a server that does as it is told."""
+async def serving(serve: Serve) -> AsyncIterator[str]:
+    """HOST:PORT of a server that does as it is told."""
     handlers: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,17 +46,24 @@ async def wire_to(serve: Serve, *, timeout_s: float = 5.0, login: str = "") -> A
             writer.close()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    wire = Wire(read_address(f"redis://{login}127.0.0.1:{port}"), timeout_s)
     try:
-        yield wire
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        await wire.close()
         for task in handlers:
             task.cancel()
         await asyncio.gather(*handlers)
         server.close()
         await server.wait_closed()
+
+
+@asynccontextmanager
+async def wire_to(serve: Serve, *, timeout_s: float = 5.0, login: str = "") -> AsyncIterator[Wire]:
+    async with serving(serve) as place:
+        wire = Wire(read_address(f"redis://{login}{place}"), timeout_s)
+        try:
+            yield wire
+        finally:
+            await wire.close()
 
 
 async def connections(server_url: str) -> int:
@@ -260,6 +268,34 @@ async def test_a_connection_that_is_never_greeted_is_given_up_and_another_one_ma
         await asyncio.sleep(CONNECT_S)
         assert await wire.ask(("A",)) == [b"fine"]
         assert num_connections == 2
+
+
+async def test_a_master_that_takes_long_to_greet_is_found_by_one_connection() -> None:
+    num_connections = 0
+
+    async def name_the_master(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = place.split(":")
+        while await reader.read(100):
+            writer.write(f"*2\r\n+{host}\r\n+{port}\r\n".encode())
+
+    async def greet_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num_connections
+        num_connections += 1
+        await reader.read(100)
+        await asyncio.sleep(0.3)
+        writer.write(b"+OK\r\n")
+        while asked := await reader.read(100):
+            writer.write(b"*1\r\n+master\r\n" if b"ROLE" in asked else b"+fine\r\n")
+
+    async with serving(greet_late) as place, serving(name_the_master) as sentinel:
+        base = read_address("redis://:secret@anywhere")
+        wire = SentinelWire([read_address(f"redis://{sentinel}")], "shop", base, timeout_s=0.1)
+        with pytest.raises(TimeoutError):
+            await wire.ask(("A",))
+        await asyncio.sleep(0.3)
+        assert await wire.ask(("A",)) == [b"fine"]
+        assert num_connections == 1
+        await wire.close()
 
 
 async def test_a_password_and_a_database_are_sent_first(wire: Wire, server_url: str) -> None:
