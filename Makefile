@@ -5,6 +5,7 @@
 #   make test    lint, types, tests
 #   make test-all  the tests that need vLLM, Ray or a Redis Cluster, in an environment of their own
 #   make train   the release again, from the data
+#   make dev     only what the commands beneath need on top of the demo's: training, bench, tests
 #   make bench   quality, finish, latency, semantic ids, trie
 #   make chaos   what holds under faults, R1 to R10: kills, a fault proxy, overload; an hour
 #   make locust  simulated users for 20 s, on a service of its own or at URL=http://...
@@ -29,7 +30,7 @@ KERNEL := models/kernel/built/.made
 ALL_VENV := .venv-all
 ALL := $(ALL_VENV)/.all
 
-.PHONY: help demo serve test test-all lint types train bench chaos locust clean
+.PHONY: help demo serve test test-all lint types train dev bench chaos locust clean
 .DELETE_ON_ERROR:
 
 help:
@@ -57,6 +58,8 @@ types: $(DEV)
 
 train: $(DEV) $(KERNEL)
 	$(PY) -m training all --data $(DATA) --out $(RELEASE) --seed $(SEED)
+
+dev: $(DEV) $(KERNEL)
 
 bench: $(DEV) $(KERNEL)
 	$(PY) -m bench trie --json $(RESULTS)/trie.json

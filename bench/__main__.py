@@ -11,6 +11,7 @@ from types import FrameType
 
 from bench.service_process import StepFailedError
 from models.errors import InvalidInput, InvalidRelease, StoreUnavailable
+from models.extras import needs_extras
 
 EX_FAILED, EX_USAGE, EX_TEMPFAIL, EX_CONFIG = 1, 64, 75, 78
 _EXIT_CODES: dict[type[Exception], int] = {
@@ -54,7 +55,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if command in ("-h", "--help") else EX_USAGE
     signal.signal(signal.SIGTERM, _exit_in_order)
     try:
-        code: int = import_module(f"bench.{command}").main(arguments[1:])
+        with needs_extras("bench", "train"):
+            code: int = import_module(f"bench.{command}").main(arguments[1:])
     except tuple(_EXIT_CODES) as exc:
         print(f"bench {command}: {' '.join(str(exc).split())}", file=sys.stderr)
         return next(code for kind, code in _EXIT_CODES.items() if isinstance(exc, kind))

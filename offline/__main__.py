@@ -2,10 +2,16 @@
 
 import sys
 
+from models.errors import InvalidSettings
+from models.extras import needs_extras
+
 if __name__ == "__main__":
     try:
-        from offline.cli import main
-
+        with needs_extras("night"):
+            from offline.cli import main
         sys.exit(main(sys.argv[1:]))
+    except InvalidSettings as exc:
+        print(f"offline: {exc}", file=sys.stderr)
+        sys.exit(78)
     except KeyboardInterrupt:  # while still importing
         sys.exit(130)

@@ -18,7 +18,7 @@ from models.dataset import load_dataset
 from models.finish import Finisher
 from models.release import Release
 from tests.service_harness import ServiceProcess
-from training.__main__ import main
+from training.cli import main
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -1,0 +1,101 @@
+"""Command line of training: one stage, all of them into a release, or a release renewed."""
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from models.errors import ThinkAheadError
+from training.baseline import baseline_stage
+from training.recipe import load_recipe
+from training.renew import renew
+from training.sasrec import sasrec_stage
+from training.stages import STAGES, Run, publish_stage, run_stage
+
+_NANO = Path(__file__).parent / "runs" / "nano.toml"
+_BAD_INPUT = 78
+_COMPARED = {"baseline": baseline_stage, "sasrec": sasrec_stage}  # models that tables hold ours to
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(options.threads)
+    transformers_logging.disable_progress_bar()
+    try:
+        recipe = load_recipe(options.config, seed=options.seed)
+        if options.stage == "renew":
+            renew(
+                options.out,
+                options.data,
+                recipe,
+                keep_weights=options.keep_weights,
+                reasoner_work=options.reasoner,
+            )
+            return 0
+        run = Run(options.data, options.work, recipe)
+        if options.stage in _COMPARED:
+            _COMPARED[options.stage](run, options.release, options.out)
+            return 0
+        if options.stage != "all":
+            run_stage(run, options.stage)
+            return 0
+        for stage in STAGES:
+            if stage == "quantize" or run.is_done(stage):  # which is said
+                run_stage(run, stage)
+        _run_side_by_side(options, [stage for stage in STAGES if not run.is_done(stage)])
+        publish_stage(run, options.out)
+        return 0
+    except ThinkAheadError as exc:
+        print(f"training: {exc}", file=sys.stderr)
+        return _BAD_INPUT
+
+
+def _run_side_by_side(options: argparse.Namespace, stages: list[str]) -> None:
+    """One process and one thread a stage: on two cores faster than two threads a stage in turn."""
+    command = [sys.executable, "-m", "training"]
+    shared = ["--data", options.data, "--work", options.work, "--config", options.config]
+    plain = os.environ | {"TERM": "dumb"}  # two progress bars would overwrite each other
+    children = {
+        stage: subprocess.Popen([*command, stage, *shared, "--seed", str(options.seed)], env=plain)
+        for stage in stages
+    }
+    try:
+        failed = [stage for stage, child in children.items() if child.wait() != 0]
+    finally:
+        for child in children.values():
+            child.terminate()
+    if failed:
+        raise ThinkAheadError(f"stages {failed} failed, see above; run again to resume")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("stage", choices=["all", *STAGES, "renew", *_COMPARED])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
+    parser.add_argument("--out", type=Path, help="release or baseline to write")
+    parser.add_argument("--release", type=Path, help="whose catalog a model beside ours learns")
+    parser.add_argument("--work", type=Path, help="checkpoints (default: beside the release)")
+    parser.add_argument("--config", type=Path, default=_NANO, help="recipe (TOML)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of one stage run by itself")
+    parser.add_argument(
+        "--keep-weights", action="store_true", help="with `renew`: publish again as it is"
+    )
+    parser.add_argument(
+        "--reasoner", type=Path, metavar="WORK", help="with `renew`: what training.apart left there"
+    )
+    options = parser.parse_args(arguments)
+    if options.stage in ("all", "renew", *_COMPARED) and options.out is None:
+        parser.error(f"{options.stage} needs --out")
+    if options.stage in _COMPARED and options.release is None:
+        parser.error(f"{options.stage} needs --release")
+    if options.out is None and options.work is None:
+        parser.error(f"{options.stage} needs --work")
+    options.work = options.work or options.out.with_name(options.out.name + ".work")
+    return options
