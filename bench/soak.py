@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.chaos_report import Bound, Finding, num_failed, p99_ms, shares
+from bench.chaos_report import Bound, Finding, num_failed, p99_ms, shares, statuses
 from bench.chaos_world import Conditions, World, open_world
 from bench.latency import take_cores
 from bench.report import Row, open_console, print_table, write_json, write_markdown
@@ -112,6 +112,7 @@ def describe(samples: Sequence[Sample], load: LoadStream) -> Finding:
         "rss_mb": samples[-1].rss_mb,
         "slope_mb": slope_mb,
         "holds": "yes" if all(bound.holds for bound in bounds) else "NO",
+        **statuses(replies),
         **shares(replies),
     }
     return Finding("R9", bounds, [row], replies)
