@@ -20,7 +20,7 @@ RUN = "runpy.run_module(sys.argv[0], run_name='__main__')"
     [
         ("hdrh", ("bench", "latency", "--help"), "'bench'"),
         ("rich", ("offline", "status"), "'night'"),
-        ("onnx", ("training", "all", "--data", "none", "--out", "none"), "'train'"),
+        ("torch", ("training", "all", "--data", "none", "--out", "none"), "'train'"),
     ],
 )
 def test_a_command_says_what_it_lacks(package: str, command: tuple[str, ...], extra: str) -> None:
