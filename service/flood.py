@@ -33,11 +33,12 @@ class Guard:
 
     Plain numbers, renewed at every beat of the loop: a refusal has no time to ask for them.
 
-    bounds: from how many requests in the process on one more of a kind is not let in. tight: these
-    bounds for a loop that is late. least: of `bounds`; 0 while the loop is late, when everybody is
-    looked at. patience_s: for how long a request of a kind may have waited, unread or unbegun, and
-    still be let in. rest_s: for how long a connection that was just refused is not heard: else
-    those who ask again at once would take all the time there is.
+    bounds: from how many requests in the process on one more of a kind is not let in. least: of
+    these; 0 while the loop is late, when everybody is looked at. patience_s: for how long a request
+    of a kind may have waited, unread or unbegun, and still be let in during a flood: a burst, or
+    what a stall left behind, gets cheap answers and no refusals. rest_s: for how long a connection
+    that was just refused is not heard: else those who ask again at once would take all the time
+    there is.
 
     popular: an answer instead of a refusal, where there is one; with the headers of every answer.
     popular_patience_s: how long who gets it may have waited; 0 while there is no time for that.
@@ -59,13 +60,11 @@ class Guard:
         "popular",
         "popular_patience_s",
         "rest_s",
-        "tight",
     )
 
     def __init__(
         self,
         bounds: Mapping[Criticality, int],
-        tight: Mapping[Criticality, int],
         patience_s: Mapping[Criticality, float],
     ) -> None:
         self.num_refused = dict.fromkeys(Criticality, 0)
@@ -74,12 +73,11 @@ class Guard:
         self.popular: Popular = _nothing
         self.patience_s = patience_s
         self.least_patience_s = min(patience_s.values())
-        self.renew(bounds, tight, is_late=False, is_flooded=False, rest_s=0.0)
+        self.renew(bounds, is_late=False, is_flooded=False, rest_s=0.0)
 
     def renew(
         self,
         bounds: Mapping[Criticality, int],
-        tight: Mapping[Criticality, int],
         *,
         is_late: bool,
         is_flooded: bool,
@@ -88,7 +86,7 @@ class Guard:
         num_let_in: int = 0,
     ) -> None:
         """num_let_in: ever."""
-        self.bounds, self.tight = bounds, tight
+        self.bounds = bounds
         self.is_late, self.is_flooded = is_late, is_flooded
         self.least = 0 if is_late else min(bounds.values())
         self.rest_s = rest_s
@@ -109,7 +107,7 @@ class Guard:
     def is_too_late(self, criticality: Criticality, waited_s: float, num_present: int) -> bool:
         if waited_s <= self.patience_s[criticality]:
             return False
-        return self.is_flooded or num_present >= self.tight[criticality]
+        return self.is_flooded or num_present >= self.bounds[criticality]
 
 
 def refusal() -> bytes:

@@ -82,9 +82,7 @@ class Serving:
         self._limiter = Limiter(
             budget_s=settings.request_budget_ms / 1000, highest=settings.queue_limit
         )
-        self.guard = Guard(  # for the connections
-            self._limiter.punctual, self._limiter.tight, self._limiter.patience_s
-        )
+        self.guard = Guard(self._limiter.punctual, self._limiter.patience_s)  # for the connections
         self.metrics.watch_refusals(self.guard.num_refused)
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -239,11 +237,9 @@ class Serving:
     def _renew_guard(self) -> None:
         limiter = self._limiter
         limiter.beat(self.guard.num_turned_away)
-        tight = limiter.tight
         is_late = limiter.is_late(self._lag.steady_s, was_late=self.guard.is_late)
         self.guard.renew(
-            tight if is_late else limiter.punctual,
-            tight,
+            limiter.tight if is_late else limiter.punctual,
             is_late=is_late,
             is_flooded=limiter.is_flooded,
             num_let_in=limiter.num_let_in,

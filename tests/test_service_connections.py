@@ -64,7 +64,6 @@ class Site:
     def _flood(self, bounds: dict[Criticality, int], popular_patience_s: float) -> None:
         self.guard.renew(
             bounds,
-            bounds,
             is_late=True,
             is_flooded=True,
             rest_s=REST_S,
@@ -72,12 +71,12 @@ class Site:
         )
 
     def relax(self) -> None:
-        self.guard.renew(EVERYBODY, EVERYBODY, is_late=False, is_flooded=False, rest_s=0.0)
+        self.guard.renew(EVERYBODY, is_late=False, is_flooded=False, rest_s=0.0)
 
 
 @asynccontextmanager
 async def serving(*, keep_alive_s: float = 5.0) -> AsyncIterator[tuple[Site, ServerState]]:
-    site, state = Site(Guard(EVERYBODY, EVERYBODY, PATIENCE_S)), ServerState()
+    site, state = Site(Guard(EVERYBODY, PATIENCE_S)), ServerState()
     config = Config(site, log_config=None, access_log=False, timeout_keep_alive=keep_alive_s)  # type: ignore[arg-type]
     server = await asyncio.get_running_loop().create_server(
         lambda: Connection(config, state, {}, guard=site.guard), "127.0.0.1", 0
@@ -216,7 +215,6 @@ async def test_so_many_are_answered_unread_as_are_let_in_times_some() -> None:
         assert [await one.ask(FROM_ANN), await one.ask(FROM_ANN)] == [200, 503]
         site.guard.renew(
             NOBODY,
-            NOBODY,
             is_late=True,
             is_flooded=True,
             rest_s=0.0,
@@ -287,22 +285,21 @@ async def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
         assert not site.scope
 
 
-@pytest.mark.parametrize("is_tight", [True, False])
+@pytest.mark.parametrize("is_flooded", [True, False])
 async def test_one_round_of_the_loop_that_has_too_much_to_do_refuses_the_rest(
-    is_tight: bool,
+    is_flooded: bool,
 ) -> None:
-    """Where more are in the process than a late loop would let in: else it was but a stall."""
+    """In a flood: else it was but a burst, or a stall."""
     async with serving() as (site, _), client(site) as one, client(site) as two:
         assert await one.ask() == await two.ask() == 200
-        tight = dict.fromkeys(Criticality, 1 if is_tight else 1000)
-        site.guard.renew(EVERYBODY, tight, is_late=False, is_flooded=False, rest_s=REST_S)
+        site.guard.renew(EVERYBODY, is_late=False, is_flooded=is_flooded, rest_s=REST_S)
         site.work_s = 2 * PATIENCE_S[Criticality.DEFAULT]
         one.say(REQUEST)
         two.say(REQUEST)
         await asyncio.sleep(0)
         time.sleep(0.01)  # noqa: ASYNC251  # both are there when the loop looks
         statuses = {await one.status(), await two.status()}
-        assert statuses == ({200, 503} if is_tight else {200})
+        assert statuses == ({200, 503} if is_flooded else {200})
 
 
 async def test_a_connection_that_is_only_refused_is_kept_as_long_as_after_an_answer(
@@ -310,7 +307,7 @@ async def test_a_connection_that_is_only_refused_is_kept_as_long_as_after_an_ans
 ) -> None:
     monkeypatch.setattr(connections, "READ_TIMEOUT_S", 0.2)
     async with serving(keep_alive_s=0.6) as (site, _), client(site) as one:
-        site.guard.renew(NOBODY, NOBODY, is_late=True, is_flooded=True, rest_s=0.0)
+        site.guard.renew(NOBODY, is_late=True, is_flooded=True, rest_s=0.0)
         for _ in range(3):
             assert await one.ask() == 503
             await asyncio.sleep(0.3)
