@@ -4,6 +4,7 @@ import sys
 
 from models.errors import InvalidSettings
 from models.extras import needs_extras
+from offline.exits import EX_CONFIG
 
 if __name__ == "__main__":
     try:
@@ -12,6 +13,6 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except InvalidSettings as exc:
         print(f"offline: {exc}", file=sys.stderr)
-        sys.exit(78)
+        sys.exit(EX_CONFIG)
     except KeyboardInterrupt:  # while still importing
         sys.exit(130)

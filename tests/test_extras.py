@@ -32,7 +32,7 @@ def test_a_command_says_what_it_lacks(package: str, command: tuple[str, ...], ex
     )
     assert ran.returncode == 78
     (line,) = ran.stderr.splitlines()
-    assert line.startswith(f"{command[0]}")
+    assert line.startswith(command[0])
     assert f"{package} is not installed" in line
     assert extra in line
     assert "make dev" in line

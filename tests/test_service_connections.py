@@ -302,6 +302,16 @@ async def test_one_round_of_the_loop_that_has_too_much_to_do_refuses_the_rest(
         assert statuses == ({200, 503} if is_flooded else {200})
 
 
+def test_a_wait_refuses_in_a_flood_or_where_as_many_are_present_as_are_let_in() -> None:
+    bounds, kind = dict.fromkeys(Criticality, 2), Criticality.DEFAULT
+    guard, waited_s = Guard(bounds, PATIENCE_S), 2 * PATIENCE_S[kind]
+    assert not guard.is_too_late(kind, waited_s, 1)
+    assert guard.is_too_late(kind, waited_s, 2)
+    assert not guard.is_too_late(kind, PATIENCE_S[kind], 2)
+    guard.renew(bounds, is_late=True, is_flooded=True, rest_s=0.0)
+    assert guard.is_too_late(kind, waited_s, 1)
+
+
 async def test_a_connection_that_is_only_refused_is_kept_as_long_as_after_an_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
