@@ -225,7 +225,9 @@ class Connection(HttpToolsProtocol):
             self._came_at -= self._unread_s()
             if not self._is_too_late(plain.criticality):
                 return False
-        answer = None if was_held else self._popular(plain)
+        # Whoever asks again at once stays refused: that is cheapest. But not the critical.
+        may_be_popular = not was_held or plain.criticality is Criticality.CRITICAL
+        answer = self._popular(plain) if may_be_popular else None
         if answer is None:
             self._note_refusal(plain.criticality)
             answer = refusal()
@@ -237,8 +239,7 @@ class Connection(HttpToolsProtocol):
 
     def _popular(self, plain: Plain) -> bytes | None:
         guard = self._guard
-        waited_s = time.monotonic() - self._came_at
-        if not guard.num_popular_left or waited_s >= guard.popular_patience_s:
+        if not guard.has_popular(plain.criticality, time.monotonic() - self._came_at):
             return None
         answer = guard.popular(plain, self.server_state.default_headers)
         if answer is not None:

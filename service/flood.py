@@ -19,6 +19,8 @@ FLOODED = "more requests wait than can be answered in time"
 RETRY_AFTER_S = 1
 POPULAR_EACH = 8  # tried with clients that ask again at once (LOG.md)
 _MOST_POPULAR = 128  # at once
+# How many of these are not for a kind: else whoever asks again soonest gets them all.
+_KEPT_FROM = {Criticality.SHEDDABLE: 64, Criticality.DEFAULT: 32, Criticality.CRITICAL: 0}
 
 _NO_ID = "0123456789abcdef"
 Popular = Callable[[Plain, Sequence[tuple[bytes, bytes]]], bytes | None]
@@ -43,7 +45,8 @@ class Guard:
     popular: an answer instead of a refusal, where there is one; with the headers of every answer.
     popular_patience_s: how long who gets it may have waited; 0 while there is no time for that.
     num_popular_left: how many more get it. Each request that is let in brings POPULAR_EACH, so that
-    those who are content with it, and ask again at once, leave time for whole answers.
+    those who are content with it, and ask again at once, leave time for whole answers. The last of
+    them are kept for the more critical.
     """
 
     __slots__ = (
@@ -108,6 +111,11 @@ class Guard:
         if waited_s <= self.patience_s[criticality]:
             return False
         return self.is_flooded or num_present >= self.bounds[criticality]
+
+    def has_popular(self, criticality: Criticality, waited_s: float) -> bool:
+        return (
+            self.num_popular_left > _KEPT_FROM[criticality] and waited_s < self.popular_patience_s
+        )
 
 
 def refusal() -> bytes:

@@ -22,6 +22,8 @@ from service.reasons import Criticality
 REQUEST = b"GET /recommend/u HTTP/1.1\r\nHost: x\r\n\r\n"
 CRITICAL = b"GET /recommend/u HTTP/1.1\r\nX-Criticality: critical\r\n\r\n"
 FROM_ANN = b"GET /recommend/ann HTTP/1.1\r\nHost: x\r\n\r\n"
+CRITICAL_FROM_ANN = FROM_ANN.replace(b"Host: x", b"X-Criticality: critical")
+SHEDDABLE_FROM_ANN = FROM_ANN.replace(b"Host: x", b"X-Criticality: sheddable")
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 REST_S = 0.3
 PATIENCE_S = {Criticality.SHEDDABLE: 0.05, Criticality.DEFAULT: 0.05, Criticality.CRITICAL: 10.0}
@@ -212,7 +214,7 @@ async def test_so_many_are_answered_unread_as_are_let_in_times_some() -> None:
         site.guard.popular = popular_to_ann
         site.guard.num_popular_left = 1
         site.refuse_all(popular_patience_s=10.0)
-        assert [await one.ask(FROM_ANN), await one.ask(FROM_ANN)] == [200, 503]
+        assert [await one.ask(CRITICAL_FROM_ANN) for _ in range(2)] == [200, 503]
         site.guard.renew(
             NOBODY,
             is_late=True,
@@ -222,8 +224,34 @@ async def test_so_many_are_answered_unread_as_are_let_in_times_some() -> None:
             num_let_in=1,
         )
         await asyncio.sleep(REST_S)
-        statuses = [await one.ask(FROM_ANN) for _ in range(POPULAR_EACH + 1)]
+        statuses = [await one.ask(CRITICAL_FROM_ANN) for _ in range(POPULAR_EACH + 1)]
         assert statuses == [200] * POPULAR_EACH + [503]
+
+
+async def test_the_last_popular_answers_are_for_the_more_critical() -> None:
+    """Else sheddable clients that ask again at once have them, and critical ones are refused."""
+    requests = (SHEDDABLE_FROM_ANN, FROM_ANN, CRITICAL_FROM_ANN)
+    for num_left, statuses in ((65, [200] * 3), (64, [503, 200, 200]), (32, [503, 503, 200])):
+        async with serving() as (site, _):
+            site.guard.popular = popular_to_ann
+            site.refuse_all(popular_patience_s=10.0)
+            site.guard.num_popular_left = num_left
+            for request, status in zip(requests, statuses, strict=True):
+                async with client(site) as one:
+                    assert await one.ask(request) == status
+
+
+@pytest.mark.parametrize(("asked", "status"), [(FROM_ANN, 503), (CRITICAL_FROM_ANN, 200)])
+async def test_who_was_held_is_answered_unread_if_critical(asked: bytes, status: int) -> None:
+    async with serving() as (site, _), client(site) as one:
+        site.guard.popular = popular_to_ann
+        site.refuse_all()
+        assert await one.ask(asked) == 503
+        site.refuse_all(popular_patience_s=10.0)
+        began_at = time.monotonic()
+        assert await one.ask(asked) == status
+        assert time.monotonic() - began_at > REST_S / 2
+        assert site.num_run == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel does not tell")
