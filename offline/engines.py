@@ -20,6 +20,7 @@ from offline.thinking import Think, bind_think
 LocalEngine = Literal["transformers", "vllm"]
 Engine = Literal["transformers", "vllm", "ray"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
+_EXTRAS: dict[Engine, str] = {"transformers": "night", "vllm": "vllm", "ray": "ray"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def load_engine(release: Release, settings: RefreshSettings, asked: EngineSettin
             return RayThink(release.directory, settings, asked)
         reasoner = _load_reasoner(asked.engine, release, settings, asked)
     except ModuleNotFoundError as exc:
+        extra = _EXTRAS[asked.engine]
         raise InvalidSettings(
-            f"engine {asked.engine}: {exc.name} is not installed (extra {asked.engine!r})"
+            f"engine {asked.engine}: {exc.name} is not installed (extra {extra!r})"
         ) from exc
     except (OSError, ValueError, KeyError, RuntimeError) as exc:
         reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]

@@ -1,9 +1,9 @@
 """One contract for every engine that thinks. vLLM runs on the bundled release (`-m vllm`)."""
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from models.errors import InvalidSettings
 from models.reasoner import TransformersReasoner
 from models.release import Release
 from models.think import UserHistory, UserThoughts, render_history, think_users, user_seed
-from offline.engines import EngineSettings, add_engine_arguments, engine_settings, load_engine
+from offline.engines import (
+    EngineSettings,
+    LocalEngine,
+    add_engine_arguments,
+    engine_settings,
+    load_engine,
+)
 from offline.settings import RefreshSettings
 from tests.toy import toy_catalog, toy_histories, write_toy_reasoner
 
@@ -168,12 +174,19 @@ def test_top_p_of_nothing_is_greedy(world: World, sampling: Any) -> None:
         assert len(set(user.texts)) <= 1
 
 
-@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
-def test_an_engine_that_is_not_installed_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "package", "extra"),
+    [("transformers", "torch", "night"), ("vllm", "vllm", "vllm")],
+)
+def test_an_engine_that_is_not_installed_is_named(
+    engine: LocalEngine, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release = Release.load(ROOT / "releases" / "beauty")
     settings = RefreshSettings(release.directory, tmp_path)
-    with pytest.raises(InvalidSettings, match="engine vllm: vllm is not installed"):
-        load_engine(release, settings, EngineSettings("vllm"))
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
+    named = rf"engine {engine}: {package} is not installed \(extra '{extra}'\)"
+    with pytest.raises(InvalidSettings, match=named):
+        load_engine(release, settings, EngineSettings(engine))
 
 
 def test_the_command_line_chooses_an_engine() -> None:
