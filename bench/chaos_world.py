@@ -114,7 +114,7 @@ class World:
         return LoadStream(
             Address(HOST, service.port),
             Questioner(self.truth, event_share=event_share, seed=seed),
-            rate=rate or self.conditions.rate,
+            rate=self.conditions.rate if rate is None else rate,
             num_connections=num_connections,
             patience_s=patience_s,
             settle_s=settle_s,

@@ -37,7 +37,13 @@ class LoadStream:
         seed: int = 0,
     ) -> None:
         """patience_s: how long after its moment a question is given up, sent or not. settle_s:
-        from opening the connections to the first question."""
+        from opening the connections to the first question.
+
+        Raises:
+            ValueError: with no connection or no rate it would never end.
+        """
+        if num_connections < 1 or rate <= 0:
+            raise ValueError(f"{rate} questions/s on {num_connections} connections: both above 0")
         self.replies: list[Reply] = []
         self._address = address
         self._questioner = questioner

@@ -145,6 +145,15 @@ def test_a_stream_without_a_server_is_an_error(truth: Truth) -> None:
         pass
 
 
+@pytest.mark.parametrize(("rate", "num_connections"), [(0, 1), (10, 0)])
+def test_a_stream_that_would_never_end_is_an_error(
+    truth: Truth, rate: float, num_connections: int
+) -> None:
+    nobody, questioner = Address("127.0.0.1", 1), Questioner(truth)
+    with pytest.raises(ValueError, match="both above 0"):
+        LoadStream(nobody, questioner, rate=rate, num_connections=num_connections)
+
+
 _BURN = "import time\nprint(flush=True)\nwhile True: pass"
 
 
