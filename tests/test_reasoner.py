@@ -63,16 +63,23 @@ def test_the_same_batch_leaves_the_same_bytes(
 def test_a_recited_thought_leaves_the_beams_of_the_sampled_one(
     reasoner: TransformersReasoner, catalog: Catalog
 ) -> None:
-    who = users(catalog, 4)
+    """Of thoughts that their texts tell: random weights also sample what no text is read as."""
+    who = users(catalog, 24)
     prompts = [render_history(catalog, user.rows) for user in who]
-    thought = reasoner.think(prompts, paths=2, seeds=range(4))
-    closed = [at for at, texts in enumerate(thought.texts) if len(texts) == 2]
-    recited = reasoner.recite([prompts[at] for at in closed], [thought.texts[at] for at in closed])
-    assert closed
-    assert recited.tokens == [thought.tokens[at] for at in closed]
-    assert recited.num_dropped == [0] * len(closed)
-    again = reasoner.think([prompts[at] for at in closed], paths=2, seeds=closed)
-    expected = beam_search(again.scorer(), catalog.trie, depth=2, width=4)
+    thought = reasoner.think(prompts, paths=2, seeds=range(24))
+    told = [
+        at
+        for at, texts in enumerate(thought.texts)
+        if len(texts) == 2
+        and thought.tokens[at] == [[*encode(reasoner, text), reasoner.think_end] for text in texts]
+    ]
+    recited = reasoner.recite([prompts[at] for at in told], [thought.texts[at] for at in told])
+    assert told
+    assert recited.tokens == [thought.tokens[at] for at in told]
+    assert recited.num_dropped == [0] * len(told)
+    owners = [at for at, texts in enumerate(thought.texts) for _ in texts]
+    sampled = beam_search(thought.scorer(), catalog.trie, depth=2, width=4)
+    expected = [beams for at, beams in zip(owners, sampled, strict=True) if at in told]
     for found, beams in zip(
         beam_search(recited.scorer(), catalog.trie, depth=2, width=4), expected, strict=True
     ):
@@ -80,6 +87,11 @@ def test_a_recited_thought_leaves_the_beams_of_the_sampled_one(
         assert [beam.logprob for beam in found] == pytest.approx(
             [beam.logprob for beam in beams], abs=1e-4
         )
+
+
+def encode(reasoner: TransformersReasoner, text: str) -> list[int]:
+    ids: list[int] = reasoner.tokenizer.encode(text, add_special_tokens=False)
+    return ids
 
 
 def test_an_empty_thought_recommends_after_the_closing_token_alone(
