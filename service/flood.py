@@ -18,9 +18,9 @@ from service.reasons import Criticality
 FLOODED = "more requests wait than can be answered in time"
 RETRY_AFTER_S = 1
 POPULAR_EACH = 8  # tried with clients that ask again at once (LOG.md)
-_MOST_POPULAR = 128  # at once
+_MOST_POPULAR = 160  # at once
 # How many of these are not for a kind: else whoever asks again soonest gets them all.
-_KEPT_FROM = {Criticality.SHEDDABLE: 64, Criticality.DEFAULT: 32, Criticality.CRITICAL: 0}
+_KEPT_FROM = {Criticality.SHEDDABLE: 96, Criticality.DEFAULT: 32, Criticality.CRITICAL: 0}
 
 _NO_ID = "0123456789abcdef"
 Popular = Callable[[Plain, Sequence[tuple[bytes, bytes]]], bytes | None]

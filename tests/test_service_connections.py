@@ -231,7 +231,7 @@ async def test_so_many_are_answered_unread_as_are_let_in_times_some() -> None:
 async def test_the_last_popular_answers_are_for_the_more_critical() -> None:
     """Else sheddable clients that ask again at once have them, and critical ones are refused."""
     requests = (SHEDDABLE_FROM_ANN, FROM_ANN, CRITICAL_FROM_ANN)
-    for num_left, statuses in ((65, [200] * 3), (64, [503, 200, 200]), (32, [503, 503, 200])):
+    for num_left, statuses in ((97, [200] * 3), (96, [503, 200, 200]), (32, [503, 503, 200])):
         async with serving() as (site, _):
             site.guard.popular = popular_to_ann
             site.refuse_all(popular_patience_s=10.0)
