@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from models.errors import InvalidSettings
 
 _OURS = frozenset({"models", "service", "offline", "training", "bench"})
+_MADE = frozenset({"night", "train", "bench"})  # what `make dev` installs
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def needs_extras(*extras: str) -> Iterator[None]:
         if not package or package in _OURS:
             raise
         named = " or ".join(map(repr, extras))
+        hint = " (in a clone: make dev)" if _MADE.issuperset(extras) else ""
         raise InvalidSettings(
-            f"{package} is not installed, expected the extra {named} of pyproject.toml"
-            " (in a clone: make dev)"
+            f"{package} is not installed, expected the extra {named} of pyproject.toml{hint}"
         ) from exc

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from models.errors import InvalidRelease, InvalidSettings
+from models.errors import InvalidRelease
+from models.extras import needs_extras
 from models.release import Release
 from models.think import Reasoner, UserHistory, UserThoughts
 from offline.settings import RefreshSettings
@@ -49,14 +50,10 @@ def load_engine(release: Release, settings: RefreshSettings, asked: EngineSettin
         # `beauty/reasoner`, if it is no folder, is to transformers a repository on the Hub
         raise InvalidRelease(f"{release.reasoner_dir}: no config.json, expected a reasoner")
     try:
-        if asked.engine == "ray":
-            return RayThink(release.directory, settings, asked)
-        reasoner = _load_reasoner(asked.engine, release, settings, asked)
-    except ModuleNotFoundError as exc:
-        extra = _EXTRAS[asked.engine]
-        raise InvalidSettings(
-            f"engine {asked.engine}: {exc.name} is not installed (extra {extra!r})"
-        ) from exc
+        with needs_extras(_EXTRAS[asked.engine]):
+            if asked.engine == "ray":
+                return RayThink(release.directory, settings, asked)
+            reasoner = _load_reasoner(asked.engine, release, settings, asked)
     except (OSError, ValueError, KeyError, RuntimeError) as exc:
         reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
         raise InvalidRelease(f"{release.reasoner_dir}: {reason}") from exc

@@ -225,9 +225,7 @@ class Connection(HttpToolsProtocol):
             self._came_at -= self._unread_s()
             if not self._is_too_late(plain.criticality):
                 return False
-        # Whoever asks again at once stays refused: that is cheapest. But not the critical.
-        may_be_popular = not was_held or plain.criticality is Criticality.CRITICAL
-        answer = self._popular(plain) if may_be_popular else None
+        answer = self._popular(plain, was_held=was_held)
         if answer is None:
             self._note_refusal(plain.criticality)
             answer = refusal()
@@ -237,9 +235,10 @@ class Connection(HttpToolsProtocol):
             self._stay()
         return True
 
-    def _popular(self, plain: Plain) -> bytes | None:
+    def _popular(self, plain: Plain, *, was_held: bool) -> bytes | None:
         guard = self._guard
-        if not guard.has_popular(plain.criticality, time.monotonic() - self._came_at):
+        waited_s = time.monotonic() - self._came_at
+        if not guard.has_popular(plain.criticality, waited_s, has_rested=was_held):
             return None
         answer = guard.popular(plain, self.server_state.default_headers)
         if answer is not None:

@@ -112,7 +112,11 @@ class Guard:
             return False
         return self.is_flooded or num_present >= self.bounds[criticality]
 
-    def has_popular(self, criticality: Criticality, waited_s: float) -> bool:
+    def has_popular(self, criticality: Criticality, waited_s: float, *, has_rested: bool) -> bool:
+        """has_rested: who was refused asked again at once. It stays refused, which is cheapest,
+        unless it is critical."""
+        if has_rested and criticality is not Criticality.CRITICAL:
+            return False
         return (
             self.num_popular_left > _KEPT_FROM[criticality] and waited_s < self.popular_patience_s
         )

@@ -184,7 +184,7 @@ def test_an_engine_that_is_not_installed_is_named(
     release = Release.load(ROOT / "releases" / "beauty")
     settings = RefreshSettings(release.directory, tmp_path)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
-    named = rf"engine {engine}: {package} is not installed \(extra '{extra}'\)"
+    named = f"^{package} is not installed, expected the extra '{extra}' of pyproject.toml"
     with pytest.raises(InvalidSettings, match=named):
         load_engine(release, settings, EngineSettings(engine))
 
