@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.limits.unparsed import CRITICALITY_NAME, read_criticality
 from service.logs import RequestLog, request_id_var
 from service.metrics import Metrics
-from service.plain import CRITICALITY_NAME, read_criticality
 from service.problems import BUG, problem
 from service.trace import HEADER as TRACE_NAME
 from service.trace import REQUEST_NAME, accept_request_id, continue_trace

@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from service.connections import WHY_NOT_READ
-from service.flood import FLOODED
 from service.guard import document_keys
-from service.plain import CRITICALITY_HEADER
+from service.limits.connections import WHY_NOT_READ
+from service.limits.flood_gate import FLOODED
+from service.limits.unparsed import CRITICALITY_HEADER
 from service.problems import Problem, documented
 
 _RECOMMENDATION = {

@@ -37,8 +37,8 @@ from service.ladder import (
     plan_rungs,
     top_up,
 )
-from service.lag import LoopLag
-from service.limiter import Admission, Limiter
+from service.limits.concurrency import Admission, Limiter
+from service.limits.loop_lag import LoopLag
 from service.manifest import ManifestWatch
 from service.metrics import Metrics
 from service.pace import Pace

@@ -21,8 +21,8 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.connections import MAX_CONNECTIONS, Connection
-from service.flood import Guard
+from service.limits.connections import MAX_CONNECTIONS, Connection
+from service.limits.flood_gate import Guard
 
 END_S = 8.0  # and what is held is let go of after that, within 10 s of the signal
 _KEEP_ALIVE_S = 75  # longer than a load balancer's idle time, else random 502s

@@ -33,9 +33,9 @@ from service.cursor import Cursors
 from service.engine import Engine, self_test
 from service.erasures import ErasureWatch
 from service.experiments import Experiments
-from service.flood import RETRY_AFTER_S, Guard
-from service.lag import LoopLag
-from service.limiter import Limiter
+from service.limits.concurrency import Limiter
+from service.limits.flood_gate import RETRY_AFTER_S, Guard
+from service.limits.loop_lag import LoopLag
 from service.logs import user_hash
 from service.manifest import ManifestWatch
 from service.metrics import Metrics

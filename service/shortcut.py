@@ -17,9 +17,9 @@ from service.engine import Engine
 from service.guard import lets_in
 from service.keys import KeyRing
 from service.ladder import Wanted, top_up
+from service.limits.unparsed import Plain
 from service.metrics import Metrics
 from service.pipeline import STAGES, Served
-from service.plain import Plain
 from service.reasons import Reason, Source
 from service.trace import HEADER as TRACE_NAME
 from service.trace import REQUEST_NAME, accept_request_id, continue_trace

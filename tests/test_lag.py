@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from service.lag import LoopLag
+from service.limits.loop_lag import LoopLag
 
 STALL_S = 0.2
 

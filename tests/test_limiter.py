@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from service.limiter import Admission, Limiter
+from service.limits.concurrency import Admission, Limiter
 from service.reasons import Criticality
 
 BUDGET_S = 0.1

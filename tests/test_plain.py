@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.plain import Plain, read_criticality, read_plain
+from service.limits.unparsed import Plain, read_criticality, read_plain
 from service.reasons import Criticality
 
 

@@ -13,10 +13,10 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service import connections
-from service.connections import Connection
-from service.flood import POPULAR_EACH, Guard
-from service.plain import Plain
+from service.limits import connections
+from service.limits.connections import Connection
+from service.limits.flood_gate import POPULAR_EACH, Guard
+from service.limits.unparsed import Plain
 from service.reasons import Criticality
 
 REQUEST = b"GET /recommend/u HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from models.store import RedisStore
-from service.connections import MAX_HEAD_BYTES, MAX_URL_BYTES
-from service.flood import refusal
-from service.plain import CRITICALITY_HEADER
+from service.limits.connections import MAX_HEAD_BYTES, MAX_URL_BYTES
+from service.limits.flood_gate import refusal
+from service.limits.unparsed import CRITICALITY_HEADER
 from tests.service_harness import (
     GENERATION,
     RedisServer,

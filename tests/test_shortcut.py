@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 
 from models.memory_store import MemoryStore
 from service.keys import KeyRing, new_key
+from service.limits.unparsed import Plain, read_plain
 from service.metrics import Metrics
-from service.plain import Plain, read_plain
 from service.schemas import Recommendation
 from service.shortcut import Shortcut
 from tests.service_harness import read_metric, serving, toy_engine

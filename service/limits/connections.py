@@ -28,8 +28,8 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from service.flood import Guard, refusal, refuse
-from service.plain import Plain, criticality_of, read_plain
+from service.limits.flood_gate import Guard, refusal, refuse
+from service.limits.unparsed import Plain, criticality_of, read_plain
 from service.problems import problem
 from service.reasons import Criticality
 

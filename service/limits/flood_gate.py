@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.plain import Plain
+from service.limits.unparsed import Plain
 from service.problems import problem
 from service.reasons import Criticality
 
