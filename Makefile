@@ -26,7 +26,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
 BASE := $(VENV)/.base
 DEV := $(VENV)/.dev
 LOCUST := $(VENV)/.locust
-KERNEL := models/kernel/built/.made
+KERNEL := models/online/kernel/built/.made
 ALL_VENV := .venv-all
 ALL := $(ALL_VENV)/.all
 
@@ -81,7 +81,7 @@ locust: $(LOCUST) $(KERNEL)
 	$(PY) -m bench scenario --data $(DATA) --release $(RELEASE) $(if $(URL),--host $(URL))
 
 clean:
-	rm -rf $(VENV) $(ALL_VENV) .state models/kernel/built
+	rm -rf $(VENV) $(ALL_VENV) .state models/online/kernel/built
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -108,8 +108,8 @@ $(DEV): requirements-dev.lock $(BASE)
 	@touch $@
 
 # Says so, and is no error, where there is no C compiler: ONNX Runtime then does the finish.
-$(KERNEL): models/build_kernel.py $(wildcard models/kernel/*.[ch]) | $(BASE)
-	@$(PY) -m models.build_kernel
+$(KERNEL): models/online/build_kernel.py $(wildcard models/online/kernel/*.[ch]) | $(BASE)
+	@$(PY) -m models.online.build_kernel
 	@mkdir -p $(@D)
 	@touch $@
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bench.histories import Case
 from bench.thoughts import CaseThoughts
-from models.catalog import Catalog
-from models.sid import Sid
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Sid
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from models import prompts
-from models.beam import Beam, beam_search
-from models.catalog import Catalog
-from models.reasoner import TransformersReasoner
-from models.think import MAX_HISTORY, UserHistory, render_history
+from models.catalog.catalog import Catalog
+from models.reasoner import prompts
+from models.reasoner.beam import Beam, beam_search
+from models.reasoner.think import MAX_HISTORY, UserHistory, render_history
+from models.reasoner.transformers_engine import TransformersReasoner
 
 
 class Manner(StrEnum):

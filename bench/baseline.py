@@ -21,10 +21,10 @@ from bench.generate import Generator
 from bench.histories import Case, cut_histories, target_rows
 from bench.metrics import bootstrap, ndcg_at, rank_targets, recall_at
 from bench.report import open_console, print_table, write_json
-from models.catalog import Catalog
-from models.dataset import load_dataset
-from models.release import Release
-from models.sid_lm import LanguageModelScorer
+from models.baselines.sid_lm import LanguageModelScorer
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import load_dataset
+from models.release.release import Release
 
 BASELINE = Path("bench/baseline")
 _BATCH_USERS = 32

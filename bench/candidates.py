@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalog import Catalog, popular_prefixes
-from models.sid import Prefix
+from models.catalog.catalog import Catalog, popular_prefixes
+from models.catalog.sid import Prefix
 
 Nodes = NDArray[np.int64]
 

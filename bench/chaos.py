@@ -18,7 +18,7 @@ from bench.chaos_report import PROMISES, Finding, merge, promise_of
 from bench.chaos_world import Conditions
 from bench.latency import take_cores
 from bench.report import Row, open_console, write_json, write_markdown
-from models.release import Release
+from models.release.release import Release
 
 SCENARIOS = {
     "R1": "bench.chaos_store",

@@ -8,7 +8,7 @@ from bench.judge import Reply
 from bench.redis_cluster import RedisCluster
 from bench.report import Row
 from bench.synthetic import user_id
-from models.layout import record_key
+from models.store.keys import record_key
 
 _BACK_S = 5.0
 _REPLICATED_S = 1.5  # from the last write until replicas have it, generously

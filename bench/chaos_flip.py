@@ -15,8 +15,8 @@ from bench.report import Row
 from bench.service_process import StepFailedError
 from bench.stream import LoadStream
 from bench.synthetic import write_generation
-from models.layout import MANIFEST_KEY
-from models.manifest import Manifest
+from models.store.keys import MANIFEST_KEY
+from models.store.manifest import Manifest
 
 RATE = 200
 _CONVERGED_S = 3.0

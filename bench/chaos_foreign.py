@@ -15,7 +15,7 @@ from bench.judge import NUM_PREFIXES, Reply
 from bench.report import Row
 from bench.service_process import ServiceProcess
 from bench.synthetic import draw_record, user_id
-from models.layout import history_key, record_key
+from models.store.keys import history_key, record_key
 
 _FALLBACKS = re.compile(r'^thinkahead_fallbacks_total\{reason="(\w+)"\} (\S+)$', re.MULTILINE)
 _NOTICED = ("foreign", "corrupt", "skew")

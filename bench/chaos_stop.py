@@ -16,7 +16,7 @@ from bench.judge import Question, Questioner, Reply
 from bench.report import Row
 from bench.service_process import HOST, ServiceProcess
 from bench.synthetic import user_id
-from models.store import RedisStore
+from models.store.redis_store import RedisStore
 
 _NUM_RECOMMEND, _NUM_EVENTS, _NUM_HALF_EVENTS = 48, 8, 8
 _PAUSE_S = 0.2  # before the second half of an event

@@ -20,11 +20,11 @@ from bench.redis_server import RedisServer
 from bench.service_process import HOST, ServiceProcess
 from bench.stream import PATIENCE_S, LoadStream
 from bench.synthetic import draw_record, user_id
-from models.events import Event
-from models.layout import UserRow
-from models.manifest import Layer, Manifest, next_epoch
-from models.release import Release
-from models.store import RedisStore
+from models.release.release import Release
+from models.store.events import Event
+from models.store.keys import UserRow
+from models.store.manifest import Layer, Manifest, next_epoch
+from models.store.redis_store import RedisStore
 
 _TIMEOUT_MS = 10_000
 _TTL_S = 24 * 3600

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from bench.cost import query_flop, row_flop
 from bench.generate import Generator
-from models.candidates import Candidates
-from models.catalog import Catalog
-from models.finish import Finisher, KeptHistory, Searcher
-from models.sid import Prefix
+from models.catalog.candidates import Candidates
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Prefix
+from models.online.finish import Finisher, KeptHistory, Searcher
 
 K = 10
 BEAMS = 10

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from onnxruntime import InferenceSession, SessionOptions
 
-from models.graphs import product_graph
-from models.shape import RecommenderConfig
+from models.online.onnx_graph import product_graph
+from models.online.shape import RecommenderConfig
 
 _SIDE = 1024
 _TRIES = 7

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench.service_process import ServiceProcess, StepFailedError, run_module
-from models.catalog import Catalog
-from models.embedded import resolve, state_folder
-from models.release import Release
-from models.sid import Prefix
-from models.store import RedisStore
-from models.user_state import UserState
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Prefix
+from models.release.release import Release
+from models.store.embedded import resolve, state_folder
+from models.store.redis_store import RedisStore
+from models.store.user_state import UserState
 
 _NUM_SHOWN = 3
 _NUM_TITLES = 5  # newest items of a history, prefixes of a path, recommendations

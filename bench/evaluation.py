@@ -21,11 +21,11 @@ from bench.differences import Differences
 from bench.histories import Case, mask_seen, target_rows
 from bench.metrics import Interval, bootstrap_named, ndcg_at, rank_targets, recall_at
 from bench.thoughts import CaseThoughts, Thoughts
-from models.candidates import Candidates, from_nodes
-from models.catalog import Catalog
-from models.finish import Finisher, KeptHistory
-from models.history import window_start
-from models.sasrec import SasRec
+from models.baselines.sasrec import SasRec
+from models.catalog.candidates import Candidates, from_nodes
+from models.catalog.catalog import Catalog
+from models.online.finish import Finisher, KeptHistory
+from models.online.history_cache import window_start
 
 CUTOFFS = (5, 10)
 METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in CUTOFFS)

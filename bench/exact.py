@@ -18,19 +18,19 @@ from safetensors.numpy import load_file
 
 from bench.histories import cut_histories
 from bench.report import open_console, print_table, write_json
-from models.best_first import NumpySearch
-from models.build_kernel import built_library
-from models.candidates import Candidates
-from models.catalog import Catalog
-from models.dataset import load_dataset
-from models.finish import Finisher, Scored
-from models.history import window_start
-from models.native_runtime import NATIVE
+from models.catalog.candidates import Candidates
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import load_dataset
 from models.one_pass import CatalogScorer
-from models.recommender import OnlineRecommender, pack_sids
-from models.release import MIN_OVERLAP, Release
-from models.runtime import ONNX, OnnxRuntime
-from models.torch_runtime import TorchRuntime, copy_recommender, load_recommender
+from models.online.best_first import NumpySearch
+from models.online.build_kernel import built_library
+from models.online.finish import Finisher, Scored
+from models.online.history_cache import window_start
+from models.online.native_runtime import NATIVE
+from models.online.onnx_runtime import ONNX, OnnxRuntime
+from models.online.recommender import OnlineRecommender, pack_sids
+from models.online.torch_runtime import TorchRuntime, copy_recommender, load_recommender
+from models.release.release import MIN_OVERLAP, Release
 
 NUM_PREFIXES = 100
 K = 10

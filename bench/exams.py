@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from bench.candidates import another_user
-from models import prompts
-from models.catalog import Catalog
-from models.think import render_history
+from models.catalog.catalog import Catalog
+from models.reasoner import prompts
+from models.reasoner.think import render_history
 
 RANDOM = "random"
 _MARKER = re.compile(r"<[^<>\s]+>")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import InvalidDataset
-from models.records import hash_user
+from models.store.records import hash_user
 
 METRICS = {
     "events_per_user": "events within the window of an exposure, a user",

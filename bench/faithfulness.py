@@ -26,12 +26,12 @@ from bench.report import open_console, open_progress, report
 from bench.thinking import CHUNK_USERS, think_cases
 from bench.thought_cache import ThoughtCache
 from bench.thoughts import CaseThoughts
-from models import prompts
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidDataset
-from models.reasoner import TransformersReasoner
-from models.release import Release
-from models.think import unite
+from models.reasoner import prompts
+from models.reasoner.think import unite
+from models.reasoner.transformers_engine import TransformersReasoner
+from models.release.release import Release
 
 VARIANTS = (*STEPS, SHUFFLED)
 COLUMNS = (

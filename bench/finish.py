@@ -21,8 +21,8 @@ from bench.cost import measured_peak
 from bench.finish_world import Request, World, histories_of, random_world, real_world
 from bench.histories import cut_histories
 from bench.report import open_console, print_table, write_json, write_markdown
-from models.dataset import load_dataset
-from models.release import Release
+from models.catalog.dataset import load_dataset
+from models.release.release import Release
 
 _COLUMNS = (
     "name", "history", "prefixes", "codebook", "kept_history", "pruned", "cpu_ms_p50",

@@ -17,20 +17,20 @@ from safetensors.torch import save_file
 
 from bench.contenders import Contender, Generate, Ours
 from bench.generate import Generator
-from models.best_first import NumpySearch
-from models.build_kernel import built_library
-from models.candidates import Candidates
-from models.catalog import Catalog
-from models.finish import Finisher, Searcher
-from models.graphs import write_graph
-from models.native_runtime import NativeRuntime
-from models.nodes import Floats
-from models.recommender import OnlineRecommender
-from models.release import Release
-from models.runtime import OnnxRuntime, Runtime
-from models.shape import RecommenderConfig
-from models.sid import SidSpace
-from models.torch_runtime import TorchRuntime, load_recommender
+from models.catalog.candidates import Candidates
+from models.catalog.catalog import Catalog
+from models.catalog.sid import SidSpace
+from models.online.best_first import NumpySearch
+from models.online.build_kernel import built_library
+from models.online.finish import Finisher, Searcher
+from models.online.native_runtime import NativeRuntime
+from models.online.nodes import Floats
+from models.online.onnx_graph import write_graph
+from models.online.onnx_runtime import OnnxRuntime, Runtime
+from models.online.recommender import OnlineRecommender
+from models.online.shape import RecommenderConfig
+from models.online.torch_runtime import TorchRuntime, load_recommender
+from models.release.release import Release
 
 MAX_HISTORY = 150
 

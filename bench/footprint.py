@@ -17,13 +17,13 @@ from typing import NamedTuple
 from bench.report import Row, open_console, print_table, write_json, write_markdown
 from bench.service_process import ServiceProcess
 from bench.synthetic import THOUGHT, as_json, draw_record, user_id
-from models.embedded import attach
-from models.events import Event
-from models.layout import UserRow, record_key
-from models.records import PrefixRecord
-from models.release import Release
-from models.store import RedisStore
-from models.wire import Command, Wire, read_address
+from models.release.release import Release
+from models.store.embedded import attach
+from models.store.events import Event
+from models.store.keys import UserRow, record_key
+from models.store.records import PrefixRecord
+from models.store.redis_store import RedisStore
+from models.store.wire import Command, Wire, read_address
 
 PREFIXES = (32, 100)
 THOUGHTS = (1, 5)

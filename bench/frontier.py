@@ -23,12 +23,12 @@ from bench.thinking import plan_chunks, think_cases
 from bench.thought_cache import ThoughtCache
 from bench.thoughts import CaseThoughts, Thoughts, ThoughtSettings
 from bench.two_tiers import PREFIX_COLUMNS, RANK_COLUMNS, Tried, TwoTiers, compare
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
-from models.finish import Finisher
-from models.reasoner import TransformersReasoner
-from models.release import Release
-from models.think import UserHistory, think_users, user_seed
+from models.online.finish import Finisher
+from models.reasoner.think import UserHistory, think_users, user_seed
+from models.reasoner.transformers_engine import TransformersReasoner
+from models.release.release import Release
 
 _COST_COLUMNS = ("name", "prefixes", "tokens", "cpu_ms", "head_of_widest")
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from models.catalog import Catalog
+from models.baselines.sid_lm import SidTokens
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Prefix, Sid
 from models.errors import InvalidRelease, ReleaseMismatch
-from models.sid import Prefix, Sid
-from models.sid_lm import SidTokens
 
 _DEAD = -1e8  # beams without a continuation of their own carry scores near -1e9
 _CHUNK_NODES = 128

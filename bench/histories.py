@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalog import Catalog
-from models.dataset import Dataset
-from models.think import MAX_HISTORY, UserHistory
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import Dataset
+from models.reasoner.think import MAX_HISTORY, UserHistory
 
 Split = Literal["test", "valid"]
 _MIN_ITEMS = 3  # as in training: a shorter history has no targets

@@ -16,8 +16,8 @@ import numpy as np
 from bench.arrivals import Kind
 from bench.connection import Answer, render
 from bench.synthetic import THOUGHT, user_id
-from models.events import HISTORY_LIMIT
-from models.release import Release
+from models.release.release import Release
+from models.store.events import HISTORY_LIMIT
 
 NUM_PREFIXES = 8  # of each record
 NUM_STRANGERS = 500  # users without a record, of whom nothing is known

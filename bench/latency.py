@@ -23,9 +23,9 @@ from bench.population import NUM_PREFIXES, populate
 from bench.report import Row, open_console, print_table, write_json, write_markdown
 from bench.service_process import HOST, ServiceProcess, StepFailedError
 from bench.sweep import BUDGET_MS, FOLLOWS, Spent, describe, next_rate, saturation
-from models.embedded import attach
 from models.errors import InvalidSettings
-from models.release import Release
+from models.release.release import Release
+from models.store.embedded import attach
 
 _FIRST_RATE = 50
 _WARM_UP_RATE = 20

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from locust import HttpUser, between, events, task
 from locust.env import Environment
 
-from models.dataset import load_dataset
+from models.catalog.dataset import load_dataset
 
 _NUM_HOT = 50
 _PAGE = 10  # items

@@ -28,9 +28,9 @@ from bench.report import Row, open_console, print_table, write_json, write_markd
 from bench.service_process import HOST, ServiceProcess, StepFailedError
 from bench.sweep import Spent, describe
 from bench.synthetic import user_id, write_generation
-from models.embedded import attach
-from models.release import Release
-from models.store import RedisStore
+from models.release.release import Release
+from models.store.embedded import attach
+from models.store.redis_store import RedisStore
 
 _TIMEOUT_MS = 30_000
 _NUM_ASKING = 20_000  # users that the load test asks for

@@ -10,10 +10,10 @@ from typing import Any
 
 from bench.histories import Case, cut_histories
 from bench.thoughts import ThoughtSettings
-from models.catalog import Catalog
-from models.dataset import load_dataset
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset
-from models.release import Release
+from models.release.release import Release
 
 
 def judging_parser(command: str, *, num_users: int) -> argparse.ArgumentParser:

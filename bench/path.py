@@ -24,9 +24,9 @@ from bench.latency import take_cores
 from bench.population import populate
 from bench.report import Row, open_console, print_table, write_json, write_markdown
 from bench.service_process import HOST, ServiceProcess, StepFailedError
-from models.embedded import attach
-from models.release import Release
-from models.store import RedisStore
+from models.release.release import Release
+from models.store.embedded import attach
+from models.store.redis_store import RedisStore
 
 WHOLE, REST = "the whole request", "routing, validation, ladder, metrics, middleware"
 _USERS, _TIMEOUT_MS = 200, 1000

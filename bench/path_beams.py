@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from models.beam import Beam, beam_search
-from models.catalog import Catalog
-from models.reasoner import TransformersReasoner
-from models.sid import Prefix
-from models.think import UserHistory, render_history, unite
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Prefix
+from models.reasoner.beam import Beam, beam_search
+from models.reasoner.think import UserHistory, render_history, unite
+from models.reasoner.transformers_engine import TransformersReasoner
 
 _BEAM = pa.struct([("codes", pa.list_(pa.int32())), ("logprob", pa.float64())])
 _BEAMS = pa.map_(pa.int32(), pa.list_(_BEAM))  # by width

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from models.beam import Beam
-from models.catalog import Catalog
-from models.prompts import PAD, THINK_END
-from models.reasoner import Sampling
-from models.sid import ITEM_BEGIN, Prefix
-from models.think import UserHistory, UserThoughts, render_history, unite
+from models.catalog.catalog import Catalog
+from models.catalog.sid import ITEM_BEGIN, Prefix
+from models.reasoner.beam import Beam
+from models.reasoner.prompts import PAD, THINK_END
+from models.reasoner.think import UserHistory, UserThoughts, render_history, unite
+from models.reasoner.transformers_engine import Sampling
 
 _DEAD = -1e8  # beams without a continuation of their own carry scores near -1e9
 

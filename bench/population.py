@@ -14,15 +14,15 @@ import numpy as np
 from rich.progress import track
 
 from bench.service_process import run_module
-from models.catalog import Catalog
-from models.dataset import Interaction, load_dataset
-from models.finish import Finisher
-from models.layout import UserRow
-from models.manifest import Layer, Manifest, next_epoch
-from models.records import PrefixRecord, RecordedPrefix
-from models.release import Release
-from models.store import RedisStore, UserStore
-from models.think import MAX_HISTORY
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import Interaction, load_dataset
+from models.online.finish import Finisher
+from models.reasoner.think import MAX_HISTORY
+from models.release.release import Release
+from models.store.keys import UserRow
+from models.store.manifest import Layer, Manifest, next_epoch
+from models.store.records import PrefixRecord, RecordedPrefix
+from models.store.redis_store import RedisStore, UserStore
 
 NUM_PREFIXES = 34
 _TEXTS = ("The online model's own best prefixes.",)

@@ -20,12 +20,12 @@ from bench.report import open_console, open_progress, print_table, write_json
 from bench.thinking import think_cases
 from bench.thought_cache import ThoughtCache
 from bench.thoughts import Thoughts, without_thought
-from models.catalog import Catalog
+from models.baselines.sasrec import SasRec, load_sasrec
+from models.catalog.catalog import Catalog
 from models.errors import ReleaseMismatch
-from models.finish import Finisher
-from models.prompts import ground
-from models.release import Release
-from models.sasrec import SasRec, load_sasrec
+from models.online.finish import Finisher
+from models.reasoner.prompts import ground
+from models.release.release import Release
 
 _SASREC = Path(__file__).parent / "sasrec"
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10")

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.beam import Beam, Frontier, Scorer, beam_search
-from models.catalog import Catalog
-from models.reasoner import TransformersReasoner
-from models.think import UserHistory, render_history
+from models.catalog.catalog import Catalog
+from models.reasoner.beam import Beam, Frontier, Scorer, beam_search
+from models.reasoner.think import UserHistory, render_history
+from models.reasoner.transformers_engine import TransformersReasoner
 
 WHOLE, EMPTY, SHUFFLED = "whole", "empty", "shuffled"
 

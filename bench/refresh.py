@@ -23,9 +23,9 @@ from bench.footprint import measure_bytes
 from bench.histories import cut_histories
 from bench.report import Row, open_console, print_table, write_json, write_markdown
 from bench.thinkers import PHASES, Cost, Thinker, load_thinkers, load_worker, read_notes
-from models.dataset import load_dataset
-from models.release import Release
-from models.think import UserHistory
+from models.catalog.dataset import load_dataset
+from models.reasoner.think import UserHistory
+from models.release.release import Release
 
 _COLUMNS = (
     "name", "users", "users_per_s", "ratio_to_plain", "tokens_per_s", "tokens_computed",
@@ -90,7 +90,7 @@ def ray_row(
     By the clock from the first micro-batch's end, which is done again and not counted.
     """
     try:
-        from models.pool_ray import RayPool
+        from models.reasoner.ray_pool import RayPool
     except ModuleNotFoundError:
         return None
     with tempfile.TemporaryDirectory(prefix="ray-notes-") as notes:

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from bench.report import open_console, print_table, write_json, write_markdown
-from models.candidates import Candidates, from_nodes
-from models.catalog import Catalog
-from models.finish import Finisher, Searcher
-from models.recommender import OnlineRecommender
-from models.shape import RecommenderConfig
-from models.sid import SidSpace
-from models.torch_runtime import fastest_searcher
-from models.trie import CatalogTrie
+from models.catalog.candidates import Candidates, from_nodes
+from models.catalog.catalog import Catalog
+from models.catalog.sid import SidSpace
+from models.catalog.trie import CatalogTrie
+from models.online.finish import Finisher, Searcher
+from models.online.recommender import OnlineRecommender
+from models.online.shape import RecommenderConfig
+from models.online.torch_runtime import fastest_searcher
 
 SPACE = SidSpace((8192, 8192, 8192))
 K, NUM_PREFIXES, HISTORY = 10, 100, 50

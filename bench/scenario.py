@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bench.population import populate
 from bench.service_process import ServiceProcess, run_module
-from models.embedded import attach
-from models.release import Release
+from models.release.release import Release
+from models.store.embedded import attach
 
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 

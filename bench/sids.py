@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bench.report import open_console, print_table, write_json
-from models.dataset import load_dataset
+from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset
-from models.release import Release
+from models.release.release import Release
 
 PREFIX_DEPTH = 2
 _LEVELS = "abcdefgh"

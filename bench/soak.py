@@ -22,8 +22,8 @@ from bench.latency import take_cores
 from bench.report import Row, open_console, print_table, write_json, write_markdown
 from bench.service_process import ServiceProcess
 from bench.stream import LoadStream
-from models.events import HISTORY_LIMIT
-from models.release import Release
+from models.release.release import Release
+from models.store.events import HISTORY_LIMIT
 
 _PERIOD_S = 5.0
 _FILL_RATE, _FILL_S = 200, 120.0  # 700 questions of 500 strangers, 1,200 events

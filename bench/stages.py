@@ -28,7 +28,7 @@ from bench.thinking import think_cases
 from bench.thought_cache import ThoughtCache
 from bench.thoughts import without_thought
 from models.errors import InvalidInput
-from models.release import Release
+from models.release.release import Release
 
 _MEASURED = (*METRICS, "prefix_recall")
 _COLUMNS = ("name", *METRICS, "prefix_recall", "sids", "tokens")

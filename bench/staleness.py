@@ -19,11 +19,11 @@ from bench.thinking import think_cases
 from bench.thought_cache import ThoughtCache
 from bench.thoughts import CaseThoughts, ThoughtSettings
 from bench.two_tiers import PREFIX_COLUMNS, RANK_COLUMNS, Tried, TwoTiers, compare
-from models.dataset import load_dataset
+from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset, InvalidSettings
-from models.finish import Finisher
-from models.release import Release
-from models.think import MAX_HISTORY, UserHistory
+from models.online.finish import Finisher
+from models.reasoner.think import MAX_HISTORY, UserHistory
+from models.release.release import Release
 
 _CHANGE_COLUMNS = (
     "name",

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from models.records import PrefixRecord, RecordedPrefix
-from models.release import Release
+from models.release.release import Release
+from models.store.records import PrefixRecord, RecordedPrefix
 
 _USERS_A_PART = 20_000
 THOUGHT = "The user likes Hair Care > Styling Products; Skin Care > Face. Next: Makeup > Eyes."

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.plain import PlainGenerate
-from models.beam import Beam
-from models.catalog import Catalog
-from models.records import PrefixRecord, RecordedPrefix, encode_thoughts
-from models.release import Release
-from models.think import (
+from models.catalog.catalog import Catalog
+from models.reasoner.beam import Beam
+from models.reasoner.think import (
     Reasoner,
     ThoughtBatch,
     UserHistory,
@@ -26,6 +24,8 @@ from models.think import (
     think_users,
     user_seed,
 )
+from models.release.release import Release
+from models.store.records import PrefixRecord, RecordedPrefix, encode_thoughts
 
 PHASES = ("encode", "think", "beam", "write")
 
@@ -213,7 +213,7 @@ def write(catalog: Catalog, thoughts: UserThoughts) -> int:
 
 def load_thinkers(release: Release, *, width: int, say: Callable[[str], None]) -> list[Thinker]:
     """Everybody who can be loaded here, `generate` first; who is not installed is named."""
-    from models.reasoner import TransformersReasoner
+    from models.reasoner.transformers_engine import TransformersReasoner
 
     plain, meter = PlainGenerate.load(release.reasoner_dir, release.catalog), Meter()
     meter.watch(plain.model)
@@ -222,7 +222,7 @@ def load_thinkers(release: Release, *, width: int, say: Callable[[str], None]) -
     meter.watch(ours.model)
     thinkers.append(Ours("transformers", ours, release, meter))
     try:
-        from models.reasoner_vllm import VllmReasoner
+        from models.reasoner.vllm_engine import VllmReasoner
     except ModuleNotFoundError as exc:
         say(f"vllm is left out: {exc.name} is not installed")
         return thinkers
@@ -242,7 +242,7 @@ def load_worker(
     """
     import torch
 
-    from models.reasoner import TransformersReasoner
+    from models.reasoner.transformers_engine import TransformersReasoner
 
     torch.set_num_threads(1)
     release = Release.load(release_dir)

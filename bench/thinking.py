@@ -19,11 +19,9 @@ from bench.path_beams import PathBeams, prefixes_of, search_paths
 from bench.report import open_progress
 from bench.thought_cache import ThoughtCache
 from bench.thoughts import CaseThoughts, Thoughts, ThoughtSettings
-from models.beam import beam_search
-from models.catalog import Catalog
-from models.reasoner import TransformersReasoner
-from models.release import Release
-from models.think import (
+from models.catalog.catalog import Catalog
+from models.reasoner.beam import beam_search
+from models.reasoner.think import (
     Reasoner,
     ThoughtBatch,
     UserHistory,
@@ -31,6 +29,8 @@ from models.think import (
     unite,
     user_seed,
 )
+from models.reasoner.transformers_engine import TransformersReasoner
+from models.release.release import Release
 
 CHUNK_USERS = 16
 _BLOCK_USERS = 64 * CHUNK_USERS  # sorted by length within: a batch is padded to its longest history

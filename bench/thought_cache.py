@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from bench.path_beams import PATHS, from_rows, to_rows
 from bench.thoughts import CaseThoughts, Thoughts, ThoughtSettings
-from models.release import Release
-from models.think import UserHistory
+from models.reasoner.think import UserHistory
+from models.release.release import Release
 
 _CODES = pa.list_(pa.list_(pa.int32()))
 _SECONDS = "seconds"

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.at_once import Manner
 from bench.path_beams import PathBeams
-from models.sid import Prefix, Sid
+from models.catalog.sid import Prefix, Sid
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.report import open_console, print_table, write_json
-from models.sid import SidSpace
-from models.trie import CatalogTrie
+from models.catalog.sid import SidSpace
+from models.catalog.trie import CatalogTrie
 
 SPACES = (SidSpace((8192, 8192, 8192)), SidSpace((256, 256, 256, 256)), SidSpace((64, 64, 256)))
 _LOOKUPS = 10_000

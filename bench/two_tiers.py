@@ -15,11 +15,11 @@ from bench.candidates import Nodes, PrefixMap
 from bench.evaluation import CUTOFFS, NUM_OWN
 from bench.histories import Case
 from bench.metrics import bootstrap_named, ndcg_at, recall_at
-from models.candidates import Candidates, from_nodes
-from models.catalog import Catalog
-from models.finish import Finisher, KeptHistory
-from models.history import window_start
-from models.sid import Prefix
+from models.catalog.candidates import Candidates, from_nodes
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Prefix
+from models.online.finish import Finisher, KeptHistory
+from models.online.history_cache import window_start
 
 ONLINE = "online"
 PREFIX_COLUMNS = ("name", "prefix_recall", "own_prefix_recall", "prefix_recall_gain")

@@ -22,10 +22,10 @@ from bench.report import open_console, open_progress, report
 from bench.thinking import CHUNK_USERS
 from bench.thought_cache import ThoughtCache
 from bench.thoughts import ThoughtSettings
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidDataset
-from models.reasoner import Sampling, TransformersReasoner
-from models.release import Release
+from models.reasoner.transformers_engine import Sampling, TransformersReasoner
+from models.release.release import Release
 
 REASONER = "reasoner"
 GROUPS = (("name", "precision", "recall", "f1"), ("name", "f1_rescaled", "exact"))

@@ -1,5 +1,5 @@
-"""The language that both tiers share: SIDs, catalog, trie, prompts, records, store, both models.
+"""The language that all tiers share: SIDs, catalog, prompts, records, store, and both models.
 
-Nothing here imports `service`, `offline`, `training` or `bench`. Import from the module that
-defines the thing.
+Nothing here imports `service`, `offline`, `training` or `bench`. The folders, low to high:
+`catalog`, `store`, `online`, `reasoner`, `baselines`, `release`.
 """

@@ -7,9 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from models.erasures import Erasure, Erasures, check_room
+from models.catalog.sid import SidSpace
 from models.errors import StoreUnavailable
-from models.events import (
+from models.store.erasures import Erasure, Erasures, check_room
+from models.store.events import (
     STREAM_LIMIT,
     Event,
     are_fresh,
@@ -18,7 +19,7 @@ from models.events import (
     merge_events,
     stream_limit,
 )
-from models.layout import (
+from models.store.keys import (
     MANIFEST_KEY,
     PAST_LIMIT,
     UserRow,
@@ -34,12 +35,11 @@ from models.layout import (
     thoughts_key,
     user_of_history_key,
 )
-from models.manifest import Manifest
-from models.records import hash_user
-from models.requests import Request, check_request
-from models.sid import SidSpace
-from models.upkeep import Arrival, Memory, decode_manifests
-from models.user_state import UserState
+from models.store.manifest import Manifest
+from models.store.records import hash_user
+from models.store.requests import Request, check_request
+from models.store.upkeep import Arrival, Memory, decode_manifests
+from models.store.user_state import UserState
 
 
 class MemoryStore:

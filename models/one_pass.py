@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.catalog import Catalog
-from models.history import window_start
-from models.recommender import OnlineRecommender
+from models.catalog.catalog import Catalog
+from models.online.history_cache import window_start
+from models.online.recommender import OnlineRecommender
 
 
 class CatalogScorer:
@@ -42,7 +42,7 @@ class CatalogScorer:
         return np.repeat(joint_BM.numpy(), per_leaf, axis=1)
 
     def encode(self, histories: Sequence[Sequence[int]]) -> Tensor:
-        """The last row of what counts (`models.history`) of each, by catalog row: (B, W)."""
+        """The last row of what counts of each, by catalog row: (B, W)."""
         model, window = self._recommender, self._recommender.config.window
         recent = [list(history[window_start(len(history), window) :]) for history in histories]
         lengths_B = torch.tensor([len(history) for history in recent])

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from models.errors import InvalidInput, ManifestConflict
-from models.manifest import Canary, Layer, Manifest, next_epoch
-from models.store import NightStore
+from models.store.manifest import Canary, Layer, Manifest, next_epoch
+from models.store.redis_store import NightStore
 from offline.erased import ADDED, Tombstones, living_rows
 from offline.generation import Generation, finished
 from offline.layers import Joined, join, to_manifest

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.errors import InvalidInput
-from models.events import Event
-from models.store import NightStore
-from models.upkeep import Arrival
+from models.store.events import Event
+from models.store.redis_store import NightStore
+from models.store.upkeep import Arrival
 from offline.erased import Tombstones
 from offline.shards import write_text
 

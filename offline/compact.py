@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidInput
-from models.manifest import Manifest
+from models.store.manifest import Manifest
 from offline.erased import living_rows
 from offline.generation import Generation, open_generation
 from offline.shards import ROWS_PER_PART, ShardRow, write_part, write_summary

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalog import Catalog
-from models.records import hash_user
+from models.catalog.catalog import Catalog
+from models.store.records import hash_user
 from offline.shards import ShardRow
 
 MAX_COMPARED = 200_000  # users whose prefixes of the night before are kept in memory

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
-from models.events import Event
-from models.release import Release
-from models.think import MAX_HISTORY, UserHistory
+from models.reasoner.think import MAX_HISTORY, UserHistory
+from models.release.release import Release
+from models.store.events import Event
 from offline.living import LiveRow
 from offline.plan import PlannedUser, to_history
 from offline.settings import RefreshSettings

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 
 from models.errors import InvalidRelease
 from models.extras import needs_extras
-from models.release import Release
-from models.think import Reasoner, UserHistory, UserThoughts
+from models.reasoner.think import Reasoner, UserHistory, UserThoughts
+from models.release.release import Release
 from offline.settings import RefreshSettings
 from offline.thinking import Think, bind_think
 
@@ -64,7 +64,7 @@ def _load_reasoner(
     engine: LocalEngine, release: Release, settings: RefreshSettings, asked: EngineSettings
 ) -> Reasoner:
     if engine == "vllm":
-        from models.reasoner_vllm import VllmReasoner, VllmSettings
+        from models.reasoner.vllm_engine import VllmReasoner, VllmSettings
 
         return VllmReasoner.load(
             release.reasoner_dir,
@@ -75,7 +75,7 @@ def _load_reasoner(
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from models.reasoner import TransformersReasoner
+    from models.reasoner.transformers_engine import TransformersReasoner
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # two, beside other work, were 20 times slower than one
@@ -115,7 +115,7 @@ class RayThink:
     """
 
     def __init__(self, release_dir: Path, settings: RefreshSettings, asked: EngineSettings) -> None:
-        from models.pool_ray import RayPool
+        from models.reasoner.ray_pool import RayPool
 
         self._pool = RayPool(
             partial(_load_on_worker, release_dir, settings, asked),

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.events import check_user_id
-from models.store import NightStore
+from models.store.events import check_user_id
+from models.store.redis_store import NightStore
 from offline.archive import forget_user
 from offline.erased import bury
 from offline.generation import folders

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from models.errors import InvalidInput
-from models.records import hash_user
+from models.store.records import hash_user
 from offline.shards import ShardRow, read_rows
 
 ADDED = "added"

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from models.errors import InvalidUserId
-from models.store import NightStore
+from models.store.redis_store import NightStore
 from offline.erase import erase
 
 logger = logging.getLogger(__name__)

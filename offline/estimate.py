@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from models.layout import UserRow, encode_row
-from models.think import UserThoughts
+from models.reasoner.think import UserThoughts
+from models.store.keys import UserRow, encode_row
 from offline.planning import Agenda
 from offline.settings import RefreshSettings
 from offline.thinking import Outcome, Think, in_use, micro_batches, think_about, to_record

@@ -11,9 +11,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.progress import Progress
 
-from models.dataset import Interaction, load_dataset
-from models.events import Event
-from models.store import UserStore
+from models.catalog.dataset import Interaction, load_dataset
+from models.store.events import Event
+from models.store.redis_store import UserStore
 
 _BATCH = 500  # users a round trip
 _RULES = 1  # raise it when `to_events` changes

@@ -7,7 +7,7 @@ place of one, whose rows it must then hold as well.
 from typing import NamedTuple
 
 from models.errors import InvalidInput
-from models.manifest import MAX_DELTAS, Canary, Layer, Manifest
+from models.store.manifest import MAX_DELTAS, Canary, Layer, Manifest
 
 
 class Joined(NamedTuple):

@@ -14,9 +14,9 @@ from typing import Any
 from rich.progress import Progress
 
 from models.errors import GatesFailed, InvalidInput, StoreFull, StoreUnavailable
-from models.manifest import Manifest
-from models.release import Release
-from models.store import NightStore
+from models.release.release import Release
+from models.store.manifest import Manifest
+from models.store.redis_store import NightStore
 from offline.activate import activate
 from offline.archive import drain, read_archive
 from offline.compact import live_rows

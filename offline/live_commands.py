@@ -20,9 +20,9 @@ from typing import Any
 
 from rich.console import Console
 
-from models.embedded import state_folder
-from models.release import Release
-from models.store import NightStore
+from models.release.release import Release
+from models.store.embedded import state_folder
+from models.store.redis_store import NightStore
 from offline.activate import check_percent
 from offline.archive import drain
 from offline.compact import compact

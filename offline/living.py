@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
-from models.manifest import Layer
+from models.store.manifest import Layer
 from offline.erased import Tombstones
 from offline.plan import Plan, PlannedUser
 from offline.shards import ShardRow, is_finished, parts, read_columns, read_part

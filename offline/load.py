@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 from rich.progress import Progress
 
+from models.catalog.sid import SidSpace
 from models.errors import StoreFull, StoreUnavailable
-from models.layout import UserRow
-from models.records import PrefixRecord
-from models.sid import SidSpace
-from models.store import NightStore
-from models.upkeep import Memory
+from models.store.keys import UserRow
+from models.store.records import PrefixRecord
+from models.store.redis_store import NightStore
+from models.store.upkeep import Memory
 from offline.erased import Tombstones, living_rows
 from offline.generation import Generation
 from offline.pace import Pace

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from models.errors import InvalidInput
-from models.release import Release
+from models.release.release import Release
 from offline.engines import add_engine_arguments, engine_settings
 from offline.estimate import estimate
 from offline.live_commands import add_gate_arguments, live_settings

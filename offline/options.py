@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from models.embedded import resolve, state_folder
 from models.errors import InvalidSettings
-from models.records import MAX_PATHS
-from models.store import RedisStore
+from models.store.embedded import resolve, state_folder
+from models.store.records import MAX_PATHS
+from models.store.redis_store import RedisStore
 from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings
 
 _MAX_WIDTH = 1024

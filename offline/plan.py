@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
-from models.events import Event
-from models.manifest import MAX_DELTAS, Layer, Manifest
-from models.think import UserHistory
+from models.reasoner.think import UserHistory
+from models.store.events import Event
+from models.store.manifest import MAX_DELTAS, Layer, Manifest
 from offline.settings import RefreshSettings
 from offline.shards import write_durably, write_text
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from models.dataset import Dataset, load_dataset
-from models.events import Event, merge_events
-from models.manifest import Manifest
-from models.release import Release
+from models.catalog.dataset import Dataset, load_dataset
+from models.release.release import Release
+from models.store.events import Event, merge_events
+from models.store.manifest import Manifest
 from offline.due import (
     DueUser,
     choose_users,

@@ -15,9 +15,9 @@ from typing import Any
 from rich.progress import Progress
 
 from models.errors import ReleaseMismatch
-from models.manifest import Manifest
-from models.release import Release
-from models.store import NightStore
+from models.release.release import Release
+from models.store.manifest import Manifest
+from models.store.redis_store import NightStore
 from offline.engines import EngineSettings, load_engine
 from offline.generation import open_generation
 from offline.lease import Lease

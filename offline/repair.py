@@ -12,11 +12,11 @@ from typing import Any
 from rich.progress import Progress
 
 from models.errors import InvalidInput, InvalidRecord
-from models.events import Event
-from models.manifest import Layer, Manifest, next_epoch
-from models.records import hash_user
-from models.store import NightStore
-from models.upkeep import Arrival
+from models.store.events import Event
+from models.store.manifest import Layer, Manifest, next_epoch
+from models.store.records import hash_user
+from models.store.redis_store import NightStore
+from models.store.upkeep import Arrival
 from offline.activate import keep_copy
 from offline.archive import read_archive, read_imports
 from offline.generation import open_generation

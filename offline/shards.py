@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import InvalidInput, InvalidRecord
-from models.manifest import Manifest
-from models.think import PathPrefix, UserThoughts
+from models.reasoner.think import PathPrefix, UserThoughts
+from models.store.manifest import Manifest
 from offline.thinking import Outcome
 
 ROWS_PER_PART = 1024  # about so many

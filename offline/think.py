@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from models.think import UserHistory
+from models.reasoner.think import UserHistory
 from offline.lease import Lease
 from offline.living import carry_rows
 from offline.plan import Plan, PlannedUser, read_users

@@ -13,10 +13,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidRecord, InvalidRelease
-from models.records import PrefixRecord, RecordedPrefix, encode_thoughts
-from models.think import (
+from models.reasoner.think import (
     MAX_HISTORY,
     Reasoner,
     UserHistory,
@@ -24,6 +23,7 @@ from models.think import (
     think_users,
     user_seed,
 )
+from models.store.records import PrefixRecord, RecordedPrefix, encode_thoughts
 from offline.settings import RefreshSettings
 
 logger = logging.getLogger(__name__)

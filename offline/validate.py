@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
-from models.release import digest
+from models.release.release import digest
 from offline.plan import Plan, read_users
 from offline.shards import (
     part_file,

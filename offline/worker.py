@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InvalidInput, ManifestConflict, StoreUnavailable
-from models.events import check_user_id
-from models.manifest import Layer, Manifest
-from models.release import Release
-from models.requests import Request
-from models.store import NightStore
-from models.think import UserHistory
+from models.reasoner.think import UserHistory
+from models.release.release import Release
+from models.store.events import check_user_id
+from models.store.manifest import Layer, Manifest
+from models.store.redis_store import NightStore
+from models.store.requests import Request
 from offline.activate import activate, add_rows
 from offline.erasing import carry_out
 from offline.generation import Generation, open_generation

@@ -21,7 +21,6 @@ from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from models.embedded import resolve
 from models.errors import (
     InvalidInput,
     InvalidRelease,
@@ -29,6 +28,7 @@ from models.errors import (
     StoreUnavailable,
     ThinkAheadError,
 )
+from models.store.embedded import resolve
 from service import logs
 from service.keys import KeyRing
 from service.settings import Effective, resolve_settings
@@ -68,7 +68,7 @@ def _serve(effective: Effective) -> None:
             admin_listener = opened.enter_context(_bind(settings.admin_host, settings.admin_port))
         ring = KeyRing(settings.keys_file) if settings.keys_file else None
         # these take a second to import, and bad settings are refused before that
-        from models.store import RedisStore
+        from models.store.redis_store import RedisStore
         from service.admin import admin_beside
         from service.app import create_app
         from service.engine import spare_collections

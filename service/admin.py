@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from models.catalog.sid import SidSpace
 from models.errors import InvalidInput, ManifestConflict
-from models.events import check_user_id
-from models.manifest import Manifest
-from models.rollout import choose_target, go_to, promote, set_canary
-from models.sid import SidSpace
-from models.store import NightStore
+from models.store.events import check_user_id
+from models.store.manifest import Manifest
+from models.store.redis_store import NightStore
+from models.store.rollout import choose_target, go_to, promote, set_canary
 from service import problems
 from service.beside import alone, served
 from service.guard import KeyGuard

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from models.store import ServingStore
+from models.store.redis_store import ServingStore
 from service import (
     event_routes,
     health_routes,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from models.errors import InvalidUserId
-from models.events import HISTORY_LIMIT, MAX_ID_BYTES, check_user_id
+from models.store.events import HISTORY_LIMIT, MAX_ID_BYTES, check_user_id
 from service.cursor import LIFETIME_S, MAX_CURSOR_CHARS, MAX_SHOWN
 from service.reasons import Mode
 

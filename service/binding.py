@@ -8,7 +8,7 @@ from fastapi import Depends, Header, Path, Request
 from starlette.exceptions import HTTPException
 
 from models.errors import InvalidUserId
-from models.events import check_user_id
+from models.store.events import check_user_id
 from service.asked import USER_ID_SCHEMA, TimeoutMs
 from service.serving import Serving
 

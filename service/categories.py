@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from models.candidates import Candidates, from_nodes
-from models.catalog import Catalog
+from models.catalog.candidates import Candidates, from_nodes
+from models.catalog.catalog import Catalog
 
 MAX_POPULAR = 4096  # more than a history, exclusions, earlier pages and an answer take together
 MAX_KEPT = 32  # masks and trees; a mask takes one byte an item of the catalog

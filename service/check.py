@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from models.embedded import resolve
 from models.errors import ReleaseMismatch, StoreUnavailable, ThinkAheadError
-from models.store import RedisStore
+from models.store.embedded import resolve
+from models.store.redis_store import RedisStore
 from service.engine import Engine, self_test
 from service.keys import read_keys
 from service.reload import load_arms, load_configured

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from models.events import check_user_id
+from models.store.events import check_user_id
 from service.client_answers import (
     Accepted,
     Recommendation,

@@ -6,7 +6,7 @@ A bounded least-recently-used map, filled by successful reads only. Knows nothin
 from collections import OrderedDict
 from itertools import islice
 
-from models.user_state import UserState
+from models.store.user_state import UserState
 
 
 class Copies:

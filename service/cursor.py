@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.errors import CursorGone, InvalidCursor
-from models.events import Event
-from models.manifest import Manifest
+from models.store.events import Event
+from models.store.manifest import Manifest
 
 LIFETIME_S = 1800
 MAX_SHOWN = 1000  # items of one list

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from models.candidates import Candidates
-from models.catalog import Catalog
+from models.catalog.candidates import Candidates
+from models.catalog.catalog import Catalog
 from models.errors import InvalidRelease
-from models.finish import Finisher, KeptHistory
-from models.history import HistoryCache
-from models.records import PrefixRecord, RecordedPrefix
-from models.release import FASTEST, Release
+from models.online.finish import Finisher, KeptHistory
+from models.online.history_cache import HistoryCache
+from models.release.release import FASTEST, Release
+from models.store.records import PrefixRecord, RecordedPrefix
 from service.categories import MAX_POPULAR, Categories, by_popularity
 from service.cursor import digest
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from models.errors import InvalidInput, StoreUnavailable
-from models.events import Event, check_event, check_user_id
+from models.store.events import Event, check_event, check_user_id
 from service.binding import CurrentServing, UserId
 from service.event_schemas import (
     BatchedEvent,

@@ -15,8 +15,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.manifest import Layer, Manifest
-from models.records import MAX_PATHS, MAX_PREFIXES, PrefixRecord
+from models.store.manifest import Layer, Manifest
+from models.store.records import MAX_PATHS, MAX_PREFIXES, PrefixRecord
 from service.reasons import Mode
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]  # a label of metrics too

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from models.candidates import Candidates
-from models.catalog import Catalog
-from models.finish import KeptHistory
-from models.records import PrefixRecord
+from models.catalog.candidates import Candidates
+from models.catalog.catalog import Catalog
+from models.online.finish import KeptHistory
+from models.store.records import PrefixRecord
 from service.categories import Category
 from service.engine import Engine
 from service.pace import Pace

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from starlette.types import Scope
 
-from models.records import hash_user
+from models.store.records import hash_user
 
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 

@@ -7,7 +7,7 @@ answer to the caller says so. Replaying is safe, as the store deduplicates by ev
 from collections.abc import Mapping, Sequence
 
 from models.errors import StoreUnavailable
-from models.events import Event
+from models.store.events import Event
 
 
 class Outbox:

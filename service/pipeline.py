@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import orjson
 
-from models.events import Event, merge_events
-from models.records import PrefixRecord
+from models.store.events import Event, merge_events
+from models.store.records import PrefixRecord
 from service.cursor import (
     LIFETIME_S,
     MAX_SHOWN,

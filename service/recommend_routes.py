@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
 
 from models.errors import InvalidUserId
-from models.events import Event, check_event, check_user_id
+from models.store.events import Event, check_event, check_user_id
 from service import pipeline
 from service.answers import server_timing, write_recommendation
 from service.asked import ForHistory, ForUser, ForUsers, RecommendQuery, TimeoutMs

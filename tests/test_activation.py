@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import prompts
-from models.catalog import Catalog, build_catalog
-from models.dataset import ItemText
+from models.catalog.catalog import Catalog, build_catalog
+from models.catalog.dataset import ItemText
+from models.catalog.sid import SidSpace
 from models.errors import InvalidSettings
-from models.sid import SidSpace
+from models.reasoner import prompts
 from tests.toy import toy_catalog, toy_histories
 from training.activate import ActivateRecipe, activate
 from training.bootstrap import (

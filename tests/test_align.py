@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models import prompts
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
+from models.catalog.sid import SidSpace
 from models.errors import InvalidDataset, InvalidSettings
-from models.reasoner import Sampling
-from models.sid import SidSpace
-from models.think import MAX_HISTORY
+from models.reasoner import prompts
+from models.reasoner.think import MAX_HISTORY
+from models.reasoner.transformers_engine import Sampling
 from tests.toy import toy_catalog, toy_histories
 from training import language
 from training.align import IntegrateRecipe, WarmupRecipe, integrate, language_recipe, warm_up

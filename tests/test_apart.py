@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from models.catalog import build_catalog
-from models.dataset import ItemText
+from models.catalog.catalog import build_catalog
+from models.catalog.dataset import ItemText
+from models.catalog.sid import SidSpace
 from models.errors import InvalidInput, InvalidRelease
-from models.reasoner import Sampling
-from models.sid import SidSpace
+from models.reasoner.transformers_engine import Sampling
 from tests.toy import toy_catalog, toy_release
 from tests.toy_run import RECIPE, toy_run
 from training.apart import check_before, main, prepare, train
@@ -125,4 +125,4 @@ def test_the_training_apart_imports_nothing_of_the_online_tier() -> None:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "transformers" in loaded
     assert not loaded & {"onnxruntime", "redis", "fastapi", "pydantic_settings"}
-    assert "models.torch_runtime" not in done.stdout.split()
+    assert "models.online.torch_runtime" not in done.stdout.split()

@@ -64,12 +64,12 @@ def test_only_the_vllm_engine_imports_vllm() -> None:
         for file, _, name in imports(package)
         if name.split(".")[0] == "vllm"
     ]
-    assert set(found) <= {"models/reasoner_vllm.py"}
+    assert set(found) <= {"models/reasoner/vllm_engine.py"}
 
 
 def test_only_the_pool_imports_ray() -> None:
     assert {line.split(":")[0] for package in PACKAGES for line in offences(package, {"ray"})} == {
-        "models/pool_ray.py"
+        "models/reasoner/ray_pool.py"
     }
 
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 import training.baseline
 from bench.__main__ import main as bench
 from bench.generate import Generator
-from models.catalog import Catalog
+from models.baselines.sid_lm import LanguageModelScorer, SidTokens
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Prefix
 from models.errors import InvalidRelease, ReleaseMismatch
-from models.release import Release
-from models.sid import Prefix
-from models.sid_lm import LanguageModelScorer, SidTokens
-from models.torch_runtime import load_recommender
+from models.online.torch_runtime import load_recommender
+from models.release.release import Release
 from tests.toy import toy_catalog, toy_histories
 from training.baseline import BaselineRecipe, Trainer, new_model, write_baseline
 from training.data import Split, UserSplit

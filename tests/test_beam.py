@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.beam import Beam, Frontier, beam_search
-from models.sid import SidSpace
-from models.trie import CatalogTrie
+from models.catalog.sid import SidSpace
+from models.catalog.trie import CatalogTrie
+from models.reasoner.beam import Beam, Frontier, beam_search
 
 
 class TableScorer:

@@ -12,7 +12,7 @@ from bench import ab
 from bench.exposures import add_up, read_events, read_exposures
 from bench.lift import Ratio, compare, ratio, sample_ratio_p
 from models.errors import InvalidDataset, InvalidInput
-from models.records import hash_user
+from models.store.records import hash_user
 
 HOUR = 3600
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bench.exact import brute_force, compare, differs, expected_top
-from models.candidates import resolve
-from models.finish import Scored
+from models.catalog.candidates import resolve
 from models.one_pass import CatalogScorer
-from models.release import Release
+from models.online.finish import Scored
+from models.release.release import Release
 from tests.service_harness import toy_release_dir
 from tests.toy import toy_catalog, toy_histories, toy_recommender
 

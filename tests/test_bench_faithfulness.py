@@ -9,10 +9,10 @@ import torch
 
 from bench.faithfulness import VARIANTS, main
 from bench.recitals import EMPTY, STEPS, WHOLE, recite, sid_logprobs
-from models.beam import beam_search
-from models.catalog import Catalog
-from models.reasoner import TransformersReasoner
-from models.think import UserHistory, render_history, think_users
+from models.catalog.catalog import Catalog
+from models.reasoner.beam import beam_search
+from models.reasoner.think import UserHistory, render_history, think_users
+from models.reasoner.transformers_engine import TransformersReasoner
 from tests.test_bench_quality import NUM_USERS, write_dataset
 from tests.toy import toy_catalog, toy_histories, toy_release, write_toy_reasoner
 

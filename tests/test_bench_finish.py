@@ -11,11 +11,11 @@ from bench.contenders import K, Ours
 from bench.cost import measured_peak, query_flop, row_flop
 from bench.finish import Setting, Timing, measure, rows_of
 from bench.finish_world import World, histories_of, searchers
-from models.best_first import NumpySearch
-from models.build_kernel import built_library
-from models.finish import Finisher
-from models.shape import RecommenderConfig
-from models.torch_runtime import TorchRuntime
+from models.online.best_first import NumpySearch
+from models.online.build_kernel import built_library
+from models.online.finish import Finisher
+from models.online.shape import RecommenderConfig
+from models.online.torch_runtime import TorchRuntime
 from tests.toy import toy_catalog, toy_histories, toy_onnx, toy_recommender
 
 

@@ -27,16 +27,16 @@ from bench.quality import describe_grounding, main
 from bench.thinking import CHUNK_USERS, collect_thoughts, plan_chunks
 from bench.thought_cache import ThoughtCache
 from bench.thoughts import CaseThoughts, Thoughts, ThoughtSettings
-from models import prompts
-from models.best_first import NumpySearch
-from models.catalog import Catalog
-from models.dataset import load_dataset
-from models.finish import Finisher
+from models.baselines.sasrec import SasRec, SasRecConfig
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import load_dataset
+from models.catalog.sid import Prefix
 from models.one_pass import CatalogScorer
-from models.sasrec import SasRec, SasRecConfig
-from models.sid import Prefix
-from models.think import UserHistory
-from models.torch_runtime import TorchRuntime
+from models.online.best_first import NumpySearch
+from models.online.finish import Finisher
+from models.online.torch_runtime import TorchRuntime
+from models.reasoner import prompts
+from models.reasoner.think import UserHistory
 from tests.toy import toy_catalog, toy_recommender, toy_release
 
 NUM_USERS = 40

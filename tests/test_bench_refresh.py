@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 from bench.plain import PlainGenerate
 from bench.refresh import measure, row_of, sample_batches
 from bench.thinkers import Meter, Ours, Plain, Thinker, load_worker, read_notes
-from models.reasoner import TransformersReasoner
-from models.release import Release
-from models.think import UserHistory
+from models.reasoner.think import UserHistory
+from models.reasoner.transformers_engine import TransformersReasoner
+from models.release.release import Release
 from tests.toy import toy_histories, toy_release
 
 

@@ -11,7 +11,7 @@ from bench.alone import rank_of_target
 from bench.histories import Case
 from bench.stages import main, read_spec
 from models.errors import InvalidInput
-from models.think import UserHistory
+from models.reasoner.think import UserHistory
 from tests.test_bench_quality import NUM_USERS, write_dataset
 from tests.toy import toy_catalog, toy_release
 

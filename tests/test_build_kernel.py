@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from models import build_kernel
-from models.best_first import NumpySearch
 from models.errors import InvalidRelease
-from models.finish import Finisher
 from models.machine import processor_flags
-from models.native_runtime import NativeRuntime
-from models.torch_runtime import TorchRuntime
+from models.online import build_kernel
+from models.online.best_first import NumpySearch
+from models.online.finish import Finisher
+from models.online.native_runtime import NativeRuntime
+from models.online.torch_runtime import TorchRuntime
 from tests.toy import toy_catalog, toy_histories, toy_native, toy_recommender
 
 
 def test_without_a_compiler_the_build_says_so_and_is_no_failure(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CC"}
     done = subprocess.run(
-        [sys.executable, "-m", "models.build_kernel"],
+        [sys.executable, "-m", "models.online.build_kernel"],
         env=environment | {"PATH": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -66,7 +66,7 @@ def test_what_is_built_for_each_level_computes_what_torch_does(
     file = build_kernel._BUILT / f"{level}.so"
     if build_kernel._LEVELS[level] not in processor_flags() or not file.is_file():
         pytest.skip(f"no kernel for {level} here")
-    monkeypatch.setattr("models.native_runtime.built_library", lambda: file)
+    monkeypatch.setattr("models.online.native_runtime.built_library", lambda: file)
     catalog = toy_catalog()
     exact = toy_recommender(catalog, width=width, heads=heads).double()
     native = toy_native(toy_recommender(catalog, width=width, heads=heads))
@@ -85,7 +85,7 @@ def test_what_is_built_for_each_level_computes_what_torch_does(
 def test_a_native_runtime_without_a_kernel_names_the_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("models.native_runtime.built_library", lambda: None)
+    monkeypatch.setattr("models.online.native_runtime.built_library", lambda: None)
     recommender = toy_recommender(toy_catalog())
     weights = {name: value.numpy() for name, value in recommender.state_dict().items()}
     with pytest.raises(InvalidRelease, match=r"python -m models\.build_kernel"):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models.candidates import Candidates, resolve
-from models.catalog import Catalog
-from models.sid import Prefix
+from models.catalog.candidates import Candidates, resolve
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Prefix
 from tests.toy import toy_catalog
 
 SHAPES = [((8, 8, 16), 2), ((6, 5, 4, 7), 2), ((6, 5, 4, 7), 3), ((9, 30), 1)]

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.catalog import build_catalog, load_catalog
-from models.dataset import ItemText
+from models.catalog.catalog import build_catalog, load_catalog
+from models.catalog.dataset import ItemText
+from models.catalog.sid import SidSpace
 from models.errors import InvalidCatalog
-from models.sid import SidSpace
 from tests.toy import toy_catalog
 
 SPACE = SidSpace((4, 4, 4))

@@ -19,7 +19,7 @@ from bench.judge import Questioner, Reply, Truth, num_users_of
 from bench.report import write_json
 from bench.soak import Sample, slope, sparkline
 from bench.stream import LoadStream
-from models.release import Release
+from models.release.release import Release
 from tests.service_harness import toy_release_dir
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import InvalidSettings, InvalidUserId
-from models.store import RedisStore
+from models.store.redis_store import RedisStore
 from service.client import AsyncClient, Client, Options
 from service.client_answers import Recommendation
 from service.client_attempts import Hedge, pause_s
@@ -479,7 +479,7 @@ print(sorted(set(heavy.split()) & set(sys.modules)), *ours, took / (base - start
     heavy, *ours, _ = runs[0]
     assert heavy == "[]"
     assert ours == [
-        *("models", "models.errors", "models.events", "service", "service.client"),
+        *("models", "models.errors", "models.store.events", "service", "service.client"),
         *("service.client_answers", "service.client_attempts", "service.client_calls"),
         "service.client_failures",
     ]

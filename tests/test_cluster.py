@@ -14,9 +14,9 @@ import redis
 
 from bench.redis_cluster import RedisCluster
 from models.errors import InvalidSettings, StoreUnavailable
-from models.events import Event
-from models.layout import record_key
-from models.store import RedisStore
+from models.store.events import Event
+from models.store.keys import record_key
+from models.store.redis_store import RedisStore
 from offline.live import go_live
 from tests.night_world import NightWorld, names
 from tests.test_live import Meddled

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.dataset import Interaction, ItemText, load_dataset
+from models.catalog.dataset import Interaction, ItemText, load_dataset
 from models.errors import InvalidDataset
 
 ITEMS = {"item_id": ["a", "b"], "title": ["A", " "], "categories": ["X > Y", None]}

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.catalog import Catalog
-from models.embedded import is_held
+from models.catalog.catalog import Catalog
+from models.store.embedded import is_held
 from tests.toy import toy_catalog, toy_release
 
 ROOT = Path(__file__).parents[1]

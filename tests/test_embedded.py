@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from models.embedded import PROJECT_ROOT, attach, is_held, resolve
 from models.errors import InvalidSettings, StoreUnavailable
+from models.store.embedded import PROJECT_ROOT, attach, is_held, resolve
 
 _USER = """
 import sys
 from pathlib import Path
-from models.embedded import attach
+from models.store.embedded import attach
 with attach(Path(sys.argv[1])) as server:
     print(server.url, flush=True)
     sys.stdin.readline()

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from models.beam import Beam, beam_search
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
-from models.reasoner import TransformersReasoner
-from models.release import Release
-from models.think import UserHistory, UserThoughts, render_history, think_users, user_seed
+from models.reasoner.beam import Beam, beam_search
+from models.reasoner.think import UserHistory, UserThoughts, render_history, think_users, user_seed
+from models.reasoner.transformers_engine import TransformersReasoner
+from models.release.release import Release
 from offline.engines import (
     EngineSettings,
     LocalEngine,
@@ -75,7 +75,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def vllm_world(release_dir: Path) -> World:
-    from models.reasoner_vllm import VllmReasoner
+    from models.reasoner.vllm_engine import VllmReasoner
 
     release = Release.load(release_dir)
     engine = VllmReasoner.load(release.reasoner_dir, release.catalog.trie, width=10)
@@ -210,7 +210,7 @@ class TestVllm:
         self, world: World, most_scores: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also where a node has too many children to score them all at once."""
-        from models.reasoner_vllm import VllmThoughts
+        from models.reasoner.vllm_engine import VllmThoughts
 
         monkeypatch.setattr(world.engine, "most_scores", most_scores)
         release = ROOT / "releases" / "beauty" / "reasoner"
@@ -232,7 +232,7 @@ class TestVllm:
         self, world: World, tmp_path: Path
     ) -> None:
         """Against the transformers engine on weights into which the adapter was merged."""
-        from models.reasoner_vllm import VllmReasoner, VllmSettings, VllmThoughts
+        from models.reasoner.vllm_engine import VllmReasoner, VllmSettings, VllmThoughts
 
         release = ROOT / "releases" / "beauty" / "reasoner"
         adapter, merged = tmp_path / "adapter", tmp_path / "merged"

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.beam import Beam, beam_search
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
-from models.reasoner import Sampling, TransformersReasoner
-from models.think import render_history
+from models.reasoner.beam import Beam, beam_search
+from models.reasoner.think import render_history
+from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from tests.toy import toy_catalog, toy_histories, write_toy_reasoner
 from training import enhance as module
 from training.checkpoint import Checkpoint

@@ -11,8 +11,8 @@ import redis
 
 from models.errors import InvalidUserId
 from models.memory_store import MemoryStore
-from models.records import hash_user
-from models.store import NightStore, RedisStore
+from models.store.records import hash_user
+from models.store.redis_store import NightStore, RedisStore
 from offline.archive import read_archive
 from offline.erase import erase
 from tests.night_world import NightWorld, names

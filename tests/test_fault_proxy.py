@@ -13,9 +13,9 @@ from bench.connection import Address
 from bench.fault_proxy import FaultProxy, ProxyProcess, main
 from bench.faults import Fault, Kind
 from models.errors import InvalidSettings, StoreUnavailable
-from models.events import Event
-from models.store import RedisStore
-from models.wire import Wire, read_address
+from models.store.events import Event
+from models.store.redis_store import RedisStore
+from models.store.wire import Wire, read_address
 from tests.service_harness import RedisServer
 
 VALUE = b"v" * 1000

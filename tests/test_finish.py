@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.best_first import Ints, NumpySearch, Opened, Softmaxes
-from models.candidates import Candidates
-from models.catalog import Catalog
-from models.finish import Finisher, Scored
-from models.recommender import OnlineRecommender, pack_sids
-from models.sid import Prefix
-from models.torch_runtime import TorchRuntime
+from models.catalog.candidates import Candidates
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Prefix
+from models.online.best_first import Ints, NumpySearch, Opened, Softmaxes
+from models.online.finish import Finisher, Scored
+from models.online.recommender import OnlineRecommender, pack_sids
+from models.online.torch_runtime import TorchRuntime
 from tests.toy import toy_catalog, toy_histories, toy_recommender, toy_searcher
 
 SHAPES = [((8, 8, 16), 2), ((6, 5, 4, 7), 2), ((6, 5, 4, 7), 3), ((9, 30), 1), ((4, 3, 3, 3, 4), 1)]
@@ -153,7 +153,7 @@ def test_a_flat_model_costs_no_second_look(monkeypatch: pytest.MonkeyPatch) -> N
             depths.append(depth)
             return super().open(depth, at_M)
 
-    monkeypatch.setattr("models.best_first.Softmaxes", CountingSoftmaxes)
+    monkeypatch.setattr("models.online.best_first.Softmaxes", CountingSoftmaxes)
     finisher = exact_finisher(catalog, scale=0.01)
     prefixes = finisher.candidates(some_prefixes(catalog, 50, seed=0))
     finisher.finish(finisher.encode([1, 2]), prefixes, k=len(catalog))

@@ -17,16 +17,16 @@ from bench.thinking import collect_thoughts
 from bench.thought_cache import ThoughtCache
 from bench.thoughts import Thoughts, ThoughtSettings
 from bench.two_tiers import ONLINE, Tried, TwoTiers, compare
-from models.beam import Beam
-from models.best_first import NumpySearch
-from models.dataset import load_dataset
+from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset, InvalidSettings
-from models.finish import Finisher
 from models.one_pass import CatalogScorer
-from models.reasoner import TransformersReasoner
-from models.release import Release
-from models.think import UserHistory, think_users, user_seed
-from models.torch_runtime import TorchRuntime
+from models.online.best_first import NumpySearch
+from models.online.finish import Finisher
+from models.online.torch_runtime import TorchRuntime
+from models.reasoner.beam import Beam
+from models.reasoner.think import UserHistory, think_users, user_seed
+from models.reasoner.transformers_engine import TransformersReasoner
+from models.release.release import Release
 from tests.test_bench_quality import write_dataset
 from tests.toy import toy_histories, toy_recommender, toy_release
 

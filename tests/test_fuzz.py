@@ -18,20 +18,26 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from models.catalog.sid import SidSpace
 from models.errors import CursorGone, InvalidCursor, InvalidRecord, InvalidUserId, StoreUnavailable
-from models.events import Event, check_event, check_user_id, decode_event, encode_event
-from models.layout import history_key, newest_record, record_key, thoughts_key, user_of_history_key
-from models.manifest import Manifest
 from models.memory_store import MemoryStore
-from models.records import (
+from models.store.events import Event, check_event, check_user_id, decode_event, encode_event
+from models.store.keys import (
+    history_key,
+    newest_record,
+    record_key,
+    thoughts_key,
+    user_of_history_key,
+)
+from models.store.manifest import Manifest
+from models.store.records import (
     PrefixRecord,
     RecordedPrefix,
     decode_thoughts,
     encode_thoughts,
     hash_user,
 )
-from models.sid import SidSpace
-from models.store import RedisStore
+from models.store.redis_store import RedisStore
 from service.cursor import Cursor, Cursors
 from service.trace import continue_trace
 from tests.service_harness import serving

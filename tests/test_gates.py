@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from models.errors import InvalidSettings
-from models.think import PathPrefix, UserThoughts
+from models.reasoner.think import PathPrefix, UserThoughts
 from offline.compare import Comparison, compare, remember
 from offline.gates import Gate, Night, describe_failures, judge, may_force, read_limits
 from offline.pace import MAX_WINDOW, Pace

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from models.best_first import NumpySearch
-from models.finish import Finisher
-from models.history import HistoryCache, window_start
-from models.torch_runtime import TorchRuntime
+from models.online.best_first import NumpySearch
+from models.online.finish import Finisher
+from models.online.history_cache import HistoryCache, window_start
+from models.online.torch_runtime import TorchRuntime
 from tests.toy import toy_catalog, toy_recommender, toy_searcher
 
 WINDOW = 50

@@ -18,8 +18,8 @@ from bench.judge import (
     thought_about,
 )
 from bench.synthetic import draw_record, user_id
-from models.events import HISTORY_LIMIT
-from models.release import Release
+from models.release.release import Release
+from models.store.events import HISTORY_LIMIT
 from tests.service_harness import toy_release_dir
 
 NIGHT = 1_700_000_000_000

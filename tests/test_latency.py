@@ -20,9 +20,9 @@ from bench.open_loop import Outcome, run_open_loop
 from bench.population import NUM_PREFIXES, own_prefixes
 from bench.report import Row, write_markdown
 from bench.sweep import Spent, describe, next_rate, saturation
-from models.best_first import NumpySearch
-from models.finish import Finisher
-from models.torch_runtime import TorchRuntime
+from models.online.best_first import NumpySearch
+from models.online.finish import Finisher
+from models.online.torch_runtime import TorchRuntime
 from tests.service_harness import toy_release_dir
 from tests.test_demo import write_dataset
 from tests.toy import toy_catalog, toy_recommender

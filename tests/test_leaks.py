@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from models import prompts
-from models.catalog import Catalog, build_catalog
-from models.dataset import Dataset, load_dataset
-from models.reasoner import code_ids
-from models.sid import SidSpace
-from models.think import render_history
+from models.catalog.catalog import Catalog, build_catalog
+from models.catalog.dataset import Dataset, load_dataset
+from models.catalog.sid import SidSpace
+from models.reasoner import prompts
+from models.reasoner.think import render_history
+from models.reasoner.transformers_engine import code_ids
 from training.bootstrap import BootstrapRecipe, questions
 from training.data import split_dataset, training_histories
 from training.encoder import Encoder

@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from models.errors import GatesFailed, InvalidInput, ManifestConflict, StoreFull
-from models.layout import record_key
-from models.store import RedisStore
+from models.store.keys import record_key
+from models.store.redis_store import RedisStore
 from offline.erased import living_rows
 from offline.live import Launch, go_live
 from offline.load import user_row
@@ -70,7 +70,7 @@ def test_a_night_goes_live_and_says_what_it_did(world: NightWorld) -> None:
 def test_a_load_killed_in_the_middle_is_finished_by_the_next(world: NightWorld) -> None:
     world.launch(world.think(1, USERS))
     world.think(2, USERS, seed=1)
-    died = world.command("load", before=kill_in("models.store", "encode_row", call=200))
+    died = world.command("load", before=kill_in("models.store.redis_store", "encode_row", call=200))
     assert died.returncode == -signal.SIGKILL
     assert (world.live(), world.answered_from(USERS[0])) == ([1], 1)
     assert world.command("verify").returncode == 75

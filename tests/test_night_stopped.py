@@ -16,7 +16,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from models.embedded import attach
 from models.errors import (
     GatesFailed,
     InvalidInput,
@@ -26,8 +25,9 @@ from models.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from models.release import Release
-from models.think import UserHistory, UserThoughts
+from models.reasoner.think import UserHistory, UserThoughts
+from models.release.release import Release
+from models.store.embedded import attach
 from offline.cli import main
 from offline.exits import exit_of
 from offline.gates import GateLimits

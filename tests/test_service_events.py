@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from models.memory_store import MemoryStore
-from models.store import RedisStore
+from models.store.redis_store import RedisStore
 from tests.service_harness import (
     InProcess,
     RedisServer,

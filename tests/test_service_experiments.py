@@ -15,7 +15,7 @@ from scipy import stats
 from bench import ab
 from models.errors import InvalidSettings, ReleaseMismatch
 from models.memory_store import MemoryStore
-from models.records import hash_user
+from models.store.records import hash_user
 from service.engine import Engine
 from service.experiments import Choice, Experiment, Experiments
 from service.reasons import Mode

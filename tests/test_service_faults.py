@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from models.embedded import attach
-from models.store import RedisStore
+from models.store.embedded import attach
+from models.store.redis_store import RedisStore
 from tests.service_harness import (
     GENERATION,
     RedisServer,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.best_first import NumpySearch
-from models.candidates import Candidates
-from models.finish import Finisher, KeptHistory
-from models.layout import record_key
-from models.store import RedisStore
-from models.torch_runtime import TorchRuntime
+from models.catalog.candidates import Candidates
+from models.online.best_first import NumpySearch
+from models.online.finish import Finisher, KeptHistory
+from models.online.torch_runtime import TorchRuntime
+from models.store.keys import record_key
+from models.store.redis_store import RedisStore
 from service.engine import Engine
 from service.ladder import Climb, Wanted, plan_rungs
 from service.pace import Pace

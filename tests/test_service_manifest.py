@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from models.layout import MANIFEST_KEY
-from models.manifest import Canary, Layer, Manifest
 from models.memory_store import MemoryStore
+from models.store.keys import MANIFEST_KEY
+from models.store.manifest import Canary, Layer, Manifest
 from service.breaker import Breaker
 from service.manifest import ManifestWatch
 from service.metrics import Metrics

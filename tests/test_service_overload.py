@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from models.store import RedisStore
+from models.store.redis_store import RedisStore
 from service.limits.connections import MAX_HEAD_BYTES, MAX_URL_BYTES
 from service.limits.flood_gate import refusal
 from service.limits.unparsed import CRITICALITY_HEADER

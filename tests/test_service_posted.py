@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from models.catalog.sid import SidSpace
 from models.memory_store import MemoryStore
-from models.sid import SidSpace
-from models.user_state import UserState
+from models.store.user_state import UserState
 from tests.service_harness import (
     GENERATION,
     InProcess,

@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
-from models.catalog import Catalog, build_catalog
-from models.dataset import ItemText
-from models.publish import publish
-from models.release import Release
-from models.sid import SidSpace
-from models.store import RedisStore
+from models.catalog.catalog import Catalog, build_catalog
+from models.catalog.dataset import ItemText
+from models.catalog.sid import SidSpace
+from models.release.publish import publish
+from models.release.release import Release
+from models.store.redis_store import RedisStore
 from service.reload import load_configured, renew
 from service.settings import ServiceSettings
 from tests.service_harness import (

@@ -21,7 +21,7 @@ import pytest
 from bench.connection import Address
 from bench.fault_proxy import ProxyProcess
 from bench.faults import Fault, Kind
-from models.store import RedisStore
+from models.store.redis_store import RedisStore
 from tests.api_fuzz import fuzz_api
 from tests.service_harness import (
     GENERATION,

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 
+from models.catalog.sid import SidSpace
 from models.errors import StoreUnavailable
-from models.events import HISTORY_LIMIT, Event
 from models.memory_store import MemoryStore
-from models.sid import SidSpace
-from models.user_state import UserState
+from models.store.events import HISTORY_LIMIT, Event
+from models.store.user_state import UserState
 from service.breaker import FAILURES_TO_OPEN, Breaker
 from service.copies import Copies
 from service.erasures import ErasureWatch

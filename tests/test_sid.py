@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.catalog.sid import SidSpace
 from models.errors import InvalidSid
-from models.sid import SidSpace
 
 SPACES = st.sampled_from([SidSpace((64, 64, 256)), SidSpace((256,) * 4), SidSpace((8192,) * 3)])
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from models.embedded import attach
+from models.catalog.sid import SidSpace
 from models.errors import (
     InvalidRecord,
     InvalidSettings,
@@ -18,8 +18,10 @@ from models.errors import (
     ManifestConflict,
     StoreUnavailable,
 )
-from models.events import DEDUP_LIMIT, HISTORY_LIMIT, STREAM_LIMIT, Event
-from models.layout import (
+from models.memory_store import MemoryStore
+from models.store.embedded import attach
+from models.store.events import DEDUP_LIMIT, HISTORY_LIMIT, STREAM_LIMIT, Event
+from models.store.keys import (
     MANIFEST_KEY,
     UserRow,
     history_key,
@@ -27,12 +29,10 @@ from models.layout import (
     thoughts_key,
     user_of_history_key,
 )
-from models.manifest import Layer, Manifest, next_epoch
-from models.memory_store import MemoryStore
-from models.records import PrefixRecord, RecordedPrefix
-from models.sid import SidSpace
-from models.store import RedisStore, UserStore
-from models.user_state import UserState
+from models.store.manifest import Layer, Manifest, next_epoch
+from models.store.records import PrefixRecord, RecordedPrefix
+from models.store.redis_store import RedisStore, UserStore
+from models.store.user_state import UserState
 
 SPACE = SidSpace((8, 8, 8))
 OTHER_SPACE = SidSpace((8, 8, 8), codebook="retrained")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from models import prompts
-from models.dataset import Dataset, Interaction, ItemText
+from models.catalog.dataset import Dataset, Interaction, ItemText
 from models.errors import InvalidDataset, InvalidSettings
 from models.one_pass import CatalogScorer
-from models.recommender import OnlineRecommender
-from models.shape import RecommenderConfig
+from models.online.recommender import OnlineRecommender
+from models.online.shape import RecommenderConfig
+from models.reasoner import prompts
 from tests.toy import toy_catalog, toy_histories
 from training.data import Split, UserSplit, sample_users, split_dataset
 from training.language import language_loss

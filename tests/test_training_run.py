@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from models.build_kernel import built_library
-from models.catalog import Catalog
-from models.dataset import load_dataset
-from models.finish import Finisher
-from models.release import Release
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import load_dataset
+from models.online.build_kernel import built_library
+from models.online.finish import Finisher
+from models.release.release import Release
 from tests.service_harness import ServiceProcess
 from training.cli import main
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.catalog.sid import SidSpace
+from models.catalog.trie import CatalogTrie
 from models.errors import InvalidSid
-from models.sid import SidSpace
-from models.trie import CatalogTrie
 
 SIZES = st.sampled_from([(3, 3, 4), (2, 5, 2), (3, 2, 2, 3), (1, 1, 1)])
 

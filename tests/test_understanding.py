@@ -14,9 +14,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from bench.bertscore import BertScore
 from bench.exams import RANDOM, item_exam, knows_personas, persona_exam, set_exams, thought_exam
 from bench.understanding import Answer, answer, judge, main
-from models import prompts
-from models.reasoner import Sampling, TransformersReasoner
-from models.release import Release
+from models.reasoner import prompts
+from models.reasoner.transformers_engine import Sampling, TransformersReasoner
+from models.release.release import Release
 from tests.test_bench_quality import write_dataset
 from tests.toy import toy_catalog, toy_histories, toy_release
 

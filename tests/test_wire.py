@@ -9,9 +9,9 @@ import pytest
 import redis.asyncio
 from redis.exceptions import ResponseError
 
-from models.embedded import attach
-from models.sentinel import SentinelWire
-from models.wire import CONNECT_S, Command, Wire, read_address
+from models.store.embedded import attach
+from models.store.sentinel import SentinelWire
+from models.store.wire import CONNECT_S, Command, Wire, read_address
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

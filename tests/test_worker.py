@@ -14,9 +14,9 @@ import pytest
 
 from models.errors import InvalidInput, InvalidUserId
 from models.memory_store import MemoryStore
-from models.prompts import think_prompt
-from models.store import NightStore, RedisStore
-from models.think import PathPrefix, UserHistory, UserThoughts
+from models.reasoner.prompts import think_prompt
+from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
+from models.store.redis_store import NightStore, RedisStore
 from offline.erased import living_rows
 from offline.worker import Worker
 from tests.night_world import START_MS, NightWorld, names, toy_release

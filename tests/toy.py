@@ -12,21 +12,21 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from models.best_first import NumpySearch
-from models.build_kernel import built_library
-from models.catalog import Catalog, build_catalog
-from models.dataset import ItemText
-from models.finish import Searcher
-from models.graphs import write_graph
-from models.native_runtime import NATIVE, NativeRuntime
-from models.prompts import caption, category_rationale, rationale_text
-from models.publish import publish
-from models.recommender import OnlineRecommender
-from models.release import Release
-from models.runtime import ONNX, OnnxRuntime
-from models.shape import RecommenderConfig
-from models.sid import SidSpace
-from models.torch_runtime import TorchRuntime
+from models.catalog.catalog import Catalog, build_catalog
+from models.catalog.dataset import ItemText
+from models.catalog.sid import SidSpace
+from models.online.best_first import NumpySearch
+from models.online.build_kernel import built_library
+from models.online.finish import Searcher
+from models.online.native_runtime import NATIVE, NativeRuntime
+from models.online.onnx_graph import write_graph
+from models.online.onnx_runtime import ONNX, OnnxRuntime
+from models.online.recommender import OnlineRecommender
+from models.online.shape import RecommenderConfig
+from models.online.torch_runtime import TorchRuntime
+from models.reasoner.prompts import caption, category_rationale, rationale_text
+from models.release.publish import publish
+from models.release.release import Release
 from training.activate import ActivateRecipe, activate
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
 from training.tasks import Tasks

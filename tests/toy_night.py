@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
-from models.catalog import Catalog
-from models.events import Event
-from models.manifest import Manifest
+from models.catalog.catalog import Catalog
 from models.memory_store import MemoryStore
-from models.records import PrefixRecord
-from models.release import Release
-from models.think import PathPrefix, UserHistory, UserThoughts
+from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
+from models.release.release import Release
+from models.store.events import Event
+from models.store.manifest import Manifest
+from models.store.records import PrefixRecord
 from offline.live import LiveSettings
 from offline.progress import make_progress
 from offline.refresh import refresh

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
-from models.catalog import Catalog, load_catalog
+from models.catalog.catalog import Catalog, load_catalog
+from models.catalog.sid import SidSpace
 from models.errors import InvalidInput, InvalidRelease, ThinkAheadError
-from models.reasoner import Sampling, TransformersReasoner
-from models.sid import SidSpace
-from models.think import UserHistory, think_users
+from models.reasoner.think import UserHistory, think_users
+from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from training.data import training_histories
 from training.enhance import EnhanceRecipe, roll_out
 from training.language import autocast, language_loss

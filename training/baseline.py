@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from models.catalog import Catalog
-from models.release import Release
-from models.sid_lm import LanguageModelScorer, SidTokens
-from models.think import MAX_HISTORY
+from models.baselines.sid_lm import LanguageModelScorer, SidTokens
+from models.catalog.catalog import Catalog
+from models.reasoner.think import MAX_HISTORY
+from models.release.release import Release
 from training.card import baseline_card
 from training.data import Split, UserSplit, sample_users, training_histories
 from training.language import autocast

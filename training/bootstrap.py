@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import prompts
-from models.catalog import Catalog
-from models.reasoner import Sampling, TransformersReasoner
+from models.catalog.catalog import Catalog
+from models.reasoner import prompts
+from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from training.checks import RationaleChecks
 from training.learner import Learner, plain_model
 from training.thinkers import Bootstrapped

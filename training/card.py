@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from models.dataset import Dataset
+from models.catalog.dataset import Dataset
 
 
 def model_card(

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from functools import cached_property
 
-from models import prompts
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
+from models.catalog.sid import ITEM_BEGIN, ITEM_END, Sid
 from models.errors import InvalidSid
-from models.sid import ITEM_BEGIN, ITEM_END, Sid
+from models.reasoner import prompts
 
 _COPIED_WORDS = 4
 _MARKERS = set(prompts.SPECIAL_TOKENS) - {ITEM_BEGIN, ITEM_END}

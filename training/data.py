@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.catalog import Catalog
-from models.dataset import Dataset
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import Dataset
 from models.errors import InvalidDataset
 
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.beam import Beam, beam_search
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Sid
 from models.errors import InvalidSettings
-from models.reasoner import Sampling, TransformersReasoner
-from models.sid import Sid
-from models.think import MAX_HISTORY, render_history
+from models.reasoner.beam import Beam, beam_search
+from models.reasoner.think import MAX_HISTORY, render_history
+from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from training.checkpoint import Checkpoint, Progress
 from training.grpo import group_advantages, grpo_loss, zero_variance_share
 from training.language import autocast, labelled_logits

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from models.catalog.sid import SidSpace
 from models.errors import InvalidSettings
-from models.prompts import SPECIAL_TOKENS
-from models.sid import SidSpace
+from models.reasoner.prompts import SPECIAL_TOKENS
 from training.nano import NanoConfig, add_itemic_tokens, build_tokenizer, new_reasoner
 
 NANO, SMOLLM2 = "nano", "smollm2"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from models.prompts import PAD, SPECIAL_TOKENS, TURN_END
-from models.sid import SidSpace
+from models.catalog.sid import SidSpace
+from models.reasoner.prompts import PAD, SPECIAL_TOKENS, TURN_END
 
 
 @dataclass(frozen=True)

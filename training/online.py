@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.candidates import Candidates
-from models.catalog import Catalog
-from models.finish import Finisher
-from models.history import window_start
-from models.recommender import OnlineRecommender, pack_sids
-from models.shape import RecommenderConfig
-from models.torch_runtime import fastest_searcher
-from models.trie import CatalogTrie
+from models.catalog.candidates import Candidates
+from models.catalog.catalog import Catalog
+from models.catalog.trie import CatalogTrie
+from models.online.finish import Finisher
+from models.online.history_cache import window_start
+from models.online.recommender import OnlineRecommender, pack_sids
+from models.online.shape import RecommenderConfig
+from models.online.torch_runtime import fastest_searcher
 from training.data import Split, UserSplit, sample_users, training_histories
 from training.recipe import OnlineRecipe
 from training.sid_loss import SidLoss

@@ -4,10 +4,10 @@ and find the prefix of what came next more often than popularity does?"""
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from models import prompts
-from models.catalog import Catalog, popular_prefixes
-from models.reasoner import TransformersReasoner
-from models.think import UserHistory, UserThoughts, think_users, user_seed
+from models.catalog.catalog import Catalog, popular_prefixes
+from models.reasoner import prompts
+from models.reasoner.think import UserHistory, UserThoughts, think_users, user_seed
+from models.reasoner.transformers_engine import TransformersReasoner
 from training.data import UserSplit
 
 _PATHS, _WIDTH, _BATCH = 5, 10, 32

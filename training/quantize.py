@@ -17,10 +17,10 @@ from sentence_transformers import SentenceTransformer
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 
-from models.dataset import ItemText
+from models.catalog.dataset import ItemText
+from models.catalog.sid import SidSpace
 from models.errors import InvalidDataset
 from models.machine import has_bfloat16
-from models.sid import SidSpace
 from training.data import Split
 
 FloatArray = NDArray[np.float32]

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import prompts
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
 from models.machine import processor
-from models.reasoner import Sampling, TransformersReasoner
+from models.reasoner import prompts
+from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from training.activate import activate
 from training.align import align, integrate, language_recipe, warm_up
 from training.bootstrap import bootstrap, load_rationales, questions

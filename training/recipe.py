@@ -31,7 +31,7 @@ class QuantizeRecipe:
 
 @dataclass(frozen=True)
 class ShapeRecipe:
-    """Shape of the online recommender; see `models.shape.RecommenderConfig`."""
+    """Shape of the online recommender; see `models.online.shape.RecommenderConfig`."""
 
     width: int = 128
     heads: int = 4

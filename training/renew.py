@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.catalog import load_catalog
-from models.dataset import load_dataset
+from models.catalog.catalog import load_catalog
+from models.catalog.dataset import load_dataset
 from models.errors import InvalidInput, InvalidRelease
-from models.publish import publish
-from models.release import Release
-from models.shape import RecommenderConfig
-from models.torch_runtime import load_recommender
+from models.online.shape import RecommenderConfig
+from models.online.torch_runtime import load_recommender
+from models.release.publish import publish
+from models.release.release import Release
 from training.card import model_card
 from training.data import data_digest, split_dataset, training_histories
 from training.online import OnlineResult, train_online

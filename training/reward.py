@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.beam import Beam
-from models.sid import Sid
+from models.catalog.sid import Sid
+from models.reasoner.beam import Beam
 
 Reward = Callable[[NDArray[np.int64], NDArray[np.int64]], float]
 

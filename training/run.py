@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from models.catalog import Catalog, load_catalog
-from models.dataset import Dataset, load_dataset
-from models.sid import SidSpace
+from models.catalog.catalog import Catalog, load_catalog
+from models.catalog.dataset import Dataset, load_dataset
+from models.catalog.sid import SidSpace
 from training.data import Split, data_digest, split_dataset
 from training.recipe import Recipe
 

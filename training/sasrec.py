@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.catalog import Catalog
-from models.release import Release
-from models.sasrec import SasRec, SasRecConfig, save_sasrec
+from models.baselines.sasrec import SasRec, SasRecConfig, save_sasrec
+from models.catalog.catalog import Catalog
+from models.release.release import Release
 from training.card import sasrec_card
 from training.data import Split, UserSplit, sample_users, training_histories
 from training.online import Batch, batches, cosine

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.recommender import OnlineRecommender
-from models.trie import CatalogTrie
+from models.catalog.trie import CatalogTrie
+from models.online.recommender import OnlineRecommender
 
 _FAN_OUTS = (4, 8, 16, 32, 1 << 40)
 

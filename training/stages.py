@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.catalog import build_catalog
-from models.publish import publish
-from models.release import Release
-from models.shape import RecommenderConfig
+from models.catalog.catalog import build_catalog
+from models.online.shape import RecommenderConfig
+from models.release.publish import publish
+from models.release.release import Release
 from training.card import model_card
 from training.data import training_histories
 from training.online import new_recommender, train_online

@@ -1,6 +1,6 @@
 """Texts of every task to token rows with an exact loss mask.
 
-All rows are rendered by `models.prompts`, so that training and the night speak the same words.
+All rows are rendered by `models.reasoner.prompts`, so that training and night speak the same words.
 """
 
 # R = rows of a batch, S = tokens, padded on the right
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import prompts
-from models.catalog import Catalog
-from models.sid import Sid
-from models.think import MAX_HISTORY, render_history
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Sid
+from models.reasoner import prompts
+from models.reasoner.think import MAX_HISTORY, render_history
 from training.encoder import Encoder
 from training.general import general_texts
 from training.thinkers import Thinker, ThoughtRecipe

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models import prompts
-from models.catalog import Catalog
+from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
+from models.reasoner import prompts
 
 Template = Callable[[Catalog, Sequence[int], int], str]
 

@@ -1,0 +1,1 @@
+"""Items and their addresses: semantic ids, the catalog, its trie, candidate sets, data folders."""

@@ -1,0 +1,157 @@
+"""Items and their SIDs: what can be recommended.
+
+Rows are sorted by (SID, most popular first, item id), so the items that share a SID are contiguous
+and already in serving order. Knows nothing of users or models.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from models.catalog.dataset import ItemText
+from models.catalog.sid import Prefix, SidSpace
+from models.catalog.trie import CatalogTrie
+from models.errors import InvalidCatalog, InvalidSid
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """N items. `popularity` counts training interactions; `sids` is int32 (N, L)."""
+
+    space: SidSpace
+    item_ids: tuple[str, ...]
+    sids: NDArray[np.int32]
+    titles: tuple[str | None, ...]
+    brands: tuple[str | None, ...]
+    categories: tuple[tuple[str, ...], ...]
+    popularity: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def row(self, item_id: str) -> int | None:
+        """Row of an item, or None for one that this catalog lacks."""
+        return self._rows.get(item_id)
+
+    @cached_property
+    def trie(self) -> CatalogTrie:
+        try:
+            return CatalogTrie(self.space, self.sids)
+        except InvalidSid as exc:
+            raise InvalidCatalog(f"catalog: {exc}") from exc
+
+    @cached_property
+    def first_row(self) -> NDArray[np.int64]:
+        """(leaves + 1,): rows first_row[i]..first_row[i + 1] share the trie's i-th SID."""
+        leaves = self.trie.packed[-1]
+        bounds = np.append(leaves, leaves[-1:] + 1) if len(leaves) else np.zeros(1, dtype=np.int64)
+        return np.searchsorted(self.space.pack(self.sids), bounds)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.item_ids)}
+
+    def save(self, file: Path) -> None:
+        levels = {f"code_{level}": self.sids[:, level] for level in range(self.space.levels)}
+        table = pa.table(
+            {
+                "item_id": pa.array(self.item_ids, pa.string()),
+                **levels,
+                "title": pa.array(self.titles, pa.string()),
+                "brand": pa.array(self.brands, pa.string()),
+                "categories": pa.array(
+                    [list(path) for path in self.categories], pa.list_(pa.string())
+                ),
+                "popularity": self.popularity,
+            }
+        )
+        pq.write_table(table, file, compression="zstd")
+
+
+def build_catalog(
+    space: SidSpace,
+    sids: Mapping[str, Sequence[int]],
+    items: Mapping[str, ItemText],
+    popularity: Mapping[str, int],
+) -> Catalog:
+    """Sort items into serving order. Raises InvalidCatalog for a bad SID or an unknown item."""
+    for item_id, sid in sids.items():
+        if len(sid) != space.levels or item_id not in items:
+            raise InvalidCatalog(
+                f"item {item_id!r}: SID {tuple(sid)}, expected {space.levels} codes"
+            )
+        try:
+            space.check(sid)
+        except InvalidSid as exc:
+            raise InvalidCatalog(f"item {item_id!r}: {exc}") from exc
+    order = sorted(sids, key=lambda item: (tuple(sids[item]), -popularity.get(item, 0), item))
+    return Catalog(
+        space=space,
+        item_ids=tuple(order),
+        sids=np.array([sids[item] for item in order], dtype=np.int32).reshape(-1, space.levels),
+        titles=tuple(items[item].title for item in order),
+        brands=tuple(items[item].brand for item in order),
+        categories=tuple(items[item].categories for item in order),
+        popularity=np.array([popularity.get(item, 0) for item in order], dtype=np.int64),
+    )
+
+
+def popular_prefixes(catalog: Catalog, count: int) -> tuple[Prefix, ...]:
+    """The `count` prefixes with the most training interactions, most popular first."""
+    depth = catalog.space.prefix_depth
+    nodes_N = catalog.trie.nodes(catalog.sids[:, :depth])
+    weight_P = np.bincount(
+        nodes_N, weights=catalog.popularity, minlength=len(catalog.trie.packed[depth])
+    )
+    order = np.argsort(-weight_P, kind="stable")[:count]
+    return tuple(tuple(codes) for codes in catalog.trie.prefixes()[order].tolist())
+
+
+def popular_items(catalog: Catalog, count: int) -> tuple[str, ...]:
+    """The `count` items with the most training interactions, ties by item id."""
+    ranked = sorted(
+        range(len(catalog)), key=lambda row: (-int(catalog.popularity[row]), catalog.item_ids[row])
+    )
+    return tuple(catalog.item_ids[row] for row in ranked[:count])
+
+
+def load_catalog(file: Path, space: SidSpace) -> Catalog:
+    """Read what `Catalog.save` wrote. Raises InvalidCatalog naming file and row."""
+    try:
+        columns = pq.read_table(file).to_pydict()
+        sids = np.array(
+            [columns[f"code_{level}"] for level in range(space.levels)], dtype=np.int32
+        ).T
+        catalog = Catalog(
+            space=space,
+            item_ids=tuple(columns["item_id"]),
+            sids=np.ascontiguousarray(sids),
+            titles=tuple(columns["title"]),
+            brands=tuple(columns["brand"]),
+            categories=tuple(tuple(path) for path in columns["categories"]),
+            popularity=np.array(columns["popularity"], dtype=np.int64),
+        )
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as exc:
+        raise InvalidCatalog(f"{file}: not a catalog ({type(exc).__name__}: {exc})") from exc
+    _check_order(file, catalog)
+    return catalog
+
+
+def _check_order(file: Path, catalog: Catalog) -> None:
+    if len(set(catalog.item_ids)) != len(catalog):
+        raise InvalidCatalog(f"{file}: repeated item ids, expected each once")
+    for row, sid in enumerate(catalog.sids.tolist()):
+        try:
+            catalog.space.check(sid)
+        except InvalidSid as exc:
+            raise InvalidCatalog(f"{file}:{row}: {exc}") from exc
+    packed = catalog.space.pack(catalog.sids)
+    if (np.diff(packed) < 0).any():
+        row = int(np.argmax(np.diff(packed) < 0)) + 1
+        raise InvalidCatalog(f"{file}:{row}: SID below the row before, expected ascending SIDs")

@@ -1,0 +1,293 @@
+"""Exact best-first search over a tree of SIDs, with the online model as its judge.
+
+log P(node | history) bounds everything below the node, so nodes are opened in descending order
+until no bound left reaches the K-th best found. To open a node is a softmax over all children that
+it has in the catalog, whether a request may choose them or not (Eq. 11). Knows trees and runtimes.
+Knows nothing of items, users or requests. `models/online/kernel/search.h` is the same in C.
+"""
+
+# M = tree nodes of one depth, C = children, A = all children in the catalog, L = levels
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.catalog.candidates import AllowedRows, Candidates
+from models.online.nodes import NodeTables
+from models.online.onnx_runtime import HistoryState, Runtime
+
+# How peaked the model is, as `BestFirst` guesses it, follows what it meets: a second sweep makes
+# the next guess more cautious, a single one bolder.
+_FIRST_SPREAD, _MORE_CAUTIOUS, _BOLDER = 0.7, 0.06, -0.03
+_BOLDEST, _MOST_CAUTIOUS = 0.3, 4.0
+
+Ints = NDArray[np.int64]
+Logprobs = NDArray[np.float64]
+
+
+class Found(NamedTuple):
+    """What the search is for, best first: catalog rows, or trie nodes for prefixes."""
+
+    entry: Ints
+    logprob: Logprobs
+
+    def join(self, others: "Found") -> "Found":
+        if not len(self.entry):
+            return others
+        return Found(
+            np.concatenate([self.entry, others.entry]),
+            np.concatenate([self.logprob, others.logprob]),
+        )
+
+    def best(self, k: int) -> "Found":
+        """The k best, and others that tie with the last of them."""
+        is_best = self.logprob >= kth_best(self.logprob, k)
+        return Found(self.entry[is_best], self.logprob[is_best])
+
+    def sorted(self) -> "Found":
+        """Best first; ties by entry."""
+        order = np.lexsort((self.entry, -self.logprob))
+        return Found(self.entry[order], self.logprob[order])
+
+    def first(self, k: int) -> "Found":
+        return Found(self.entry[:k], self.logprob[:k])
+
+
+Keep = Callable[[Ints, Logprobs], Found]
+
+
+class Searched(NamedTuple):
+    """num_opened_L: how many nodes of each depth were opened. num_scored: all their children."""
+
+    found: Found
+    num_opened_L: Ints
+    num_scored: int
+
+    @classmethod
+    def nothing(cls, levels: int) -> "Searched":
+        """Where none is wanted."""
+        none = np.zeros(0, dtype=np.int64)
+        return cls(Found(none, none.astype(np.float64)), np.zeros(levels, dtype=np.int64), 0)
+
+
+class NumpySearch:
+    """The search over any runtime, a depth at a time. Not thread-safe."""
+
+    def __init__(self, runtime: Runtime, *, prunes: bool = True) -> None:
+        """prunes: False opens every node, to compare."""
+        self.config = runtime.config
+        self.precision = runtime.precision
+        self._runtime = runtime
+        self._prunes = prunes
+        self._spreads: defaultdict[int, float] = defaultdict(lambda: _FIRST_SPREAD)  # by goal
+
+    def extend(self, past: HistoryState | None, sids_ML: NDArray[np.integer]) -> HistoryState:
+        return self._runtime.extend(past, sids_ML)
+
+    def prepare(self, tree: Candidates) -> None:
+        self._runtime.nodes.own_rows(tree.trie)
+
+    def search(
+        self,
+        state: HistoryState,
+        tree: Candidates,
+        *,
+        goal: int,
+        k: int,
+        allowed: AllowedRows | None,
+    ) -> Searched:
+        keep = Found if allowed is None else _Kept(allowed).keep
+        spread = self._spreads[goal] if self._prunes else None
+        search = BestFirst(
+            Softmaxes(self._runtime.nodes, state, tree), goal=goal, k=k, keep=keep, spread=spread
+        )
+        found = search.run()
+        change = _MORE_CAUTIOUS if search.num_sweeps > 1 else _BOLDER
+        self._spreads[goal] = min(max(self._spreads[goal] + change, _BOLDEST), _MOST_CAUTIOUS)
+        return Searched(found.first(k), search.num_opened_L, search.num_scored)
+
+
+class _Kept(NamedTuple):
+    """Leaves to the catalog rows that may be recommended."""
+
+    allowed: AllowedRows
+
+    def keep(self, leaf_C: Ints, logp_C: Logprobs) -> Found:
+        owner_R, row_R = self.allowed.expand(leaf_C)
+        return Found(row_R, logp_C[owner_R])
+
+
+class Opened(NamedTuple):
+    """Children of opened nodes: which of these, number in the tree, log P(child | node).
+
+    num_scored: how many they have in the catalog.
+    """
+
+    parent_C: Ints
+    at_C: Ints
+    logp_C: Logprobs
+    num_scored: int
+
+
+class Softmaxes:
+    """What may follow the nodes of a tree, for one history."""
+
+    def __init__(self, nodes: NodeTables, state: HistoryState, tree: Candidates) -> None:
+        self.tree = tree
+        self.levels = len(state.logits)
+        self._nodes = nodes
+        self._state = state
+        self._own_rows = nodes.own_rows(tree.trie)
+
+    def open(self, depth: int, at_M: Ints) -> Opened:
+        """The children that count of nodes at `depth`, as this tree numbers both."""
+        node_M = self.tree.trie_nodes(depth, at_M)
+        parent_A, node_A, code_A = self.tree.trie.expand(depth, node_M)
+        logit_A = self._state.logits[depth][code_A].astype(np.float64)
+        if (own := self._nodes.own[depth]) is not None:
+            logit_A += own[self._own_rows[depth][node_A]] @ self._state.queries_LW[depth]
+        first_M = np.flatnonzero(np.diff(parent_A, prepend=-1))
+        logp_A = logit_A - _log_totals(logit_A, first_M)[parent_A]
+        if depth >= len(self.tree.stages):
+            return Opened(parent_A, node_A, logp_A, len(node_A))
+        parent_C, at_C = self.tree.children(depth, at_M)
+        begin_M = self.tree.trie.first_child[depth][node_M]
+        place_C = first_M[parent_C] + self.tree.trie_nodes(depth + 1, at_C) - begin_M[parent_C]
+        return Opened(parent_C, at_C, logp_A[place_C], len(node_A))
+
+
+def _log_totals(logit_A: Logprobs, first_M: Ints) -> Logprobs:
+    """log of the sum of exponents of the segments that begin at `first_M`: (M,)."""
+    if not len(first_M):
+        return np.empty(0)
+    largest_M = np.maximum.reduceat(logit_A, first_M)
+    num_M = np.diff(first_M, append=len(logit_A))
+    shares_A = np.exp(logit_A - np.repeat(largest_M, num_M))
+    totals: Logprobs = largest_M + np.log(np.add.reduceat(shares_A, first_M))
+    return totals
+
+
+class Pending(NamedTuple):
+    """Nodes that are not opened yet. at: as the tree numbers them.
+
+    logprob: log P(node | history), a bound on all below. num_leaves: how many those are.
+    """
+
+    at: Ints
+    logprob: Logprobs
+    num_leaves: Ints
+
+    def take(self, chosen: NDArray[np.bool_]) -> "Pending":
+        return Pending(self.at[chosen], self.logprob[chosen], self.num_leaves[chosen])
+
+    def join(self, others: "Pending") -> "Pending":
+        return Pending(
+            np.concatenate([self.at, others.at]),
+            np.concatenate([self.logprob, others.logprob]),
+            np.concatenate([self.num_leaves, others.num_leaves]),
+        )
+
+
+class BestFirst:
+    """Best first over the tree, a depth at a time.
+
+    In the first sweep a depth opens the nodes that are likely to hold the K best; afterwards those
+    whose bound reaches the K-th best found. It ends when none does.
+    """
+
+    def __init__(
+        self, softmaxes: Softmaxes, *, goal: int, k: int, keep: Keep, spread: float | None
+    ) -> None:
+        """goal: the depth of what is searched for; keep: turns nodes of it into results.
+
+        spread: a node's best leaves are guessed to have p / n ** spread of its p, n being how many
+        there are: 0 where one has it all, 1 where they share evenly. A wrong guess costs time,
+        never a result. None opens every node.
+        """
+        self.num_opened_L = np.zeros(softmaxes.levels, dtype=np.int64)
+        self.num_scored = 0
+        self.num_sweeps = 0
+        self._spread = spread
+        self._softmaxes = softmaxes
+        self._goal = goal
+        self._k = k
+        self._keep = keep
+        self._worst = -np.inf  # the K-th best found
+        self._pending: dict[int, Pending] = {}
+        self._found = Found(np.empty(0, dtype=np.int64), np.empty(0))
+
+    def run(self) -> Found:
+        """The k best, and others that tie with the last of them; best first, ties by entry."""
+        self._open_nodes(0, np.zeros(1, dtype=np.int64), np.zeros(1))
+        wanted = self._k
+        while self._pending:
+            self.num_sweeps += 1
+            for depth in range(1, self._goal):
+                if depth in self._pending:
+                    self._open(depth, self._threshold(wanted))
+            wanted *= 2
+            for depth, nodes in list(self._pending.items()):
+                if nodes.logprob.max() < self._worst:
+                    del self._pending[depth]
+        return self._found.sorted()
+
+    def _threshold(self, wanted: int) -> float:
+        """The K-th best found, or a guess at where the next `wanted` leaves begin."""
+        if self._spread is None:
+            return -np.inf
+        if len(self._found.entry) >= self._k:
+            return self._worst
+        likely, num_leaves = self._likely(self._spread, *self._pending.values())
+        order = np.argsort(-likely)
+        enough = int(np.searchsorted(np.cumsum(num_leaves[order]), wanted))
+        return float(likely[order[min(enough, len(order) - 1)]])
+
+    def _likely(self, spread: float, *pending: Pending) -> tuple[Logprobs, Ints]:
+        """A guess at the best leaves below each node, and how many leaves there are."""
+        nodes = pending[0]
+        for others in pending[1:]:
+            nodes = nodes.join(others)
+        return nodes.logprob - spread * np.log1p(nodes.num_leaves), nodes.num_leaves
+
+    def _open(self, depth: int, threshold: float) -> None:
+        """Open the pending nodes of one depth whose bound reaches the threshold."""
+        nodes = self._pending.pop(depth)
+        is_reached = nodes.logprob >= threshold
+        num_reached = int(np.count_nonzero(is_reached))
+        if num_reached < len(is_reached):
+            self._pending[depth] = nodes.take(~is_reached)
+            nodes = nodes.take(is_reached)
+        if not num_reached:
+            return
+        self.num_opened_L[depth] += num_reached
+        self._open_nodes(depth, nodes.at, nodes.logprob)
+
+    def _open_nodes(self, depth: int, at_M: Ints, logp_M: Logprobs) -> None:
+        opened = self._softmaxes.open(depth, at_M)
+        self.num_scored += opened.num_scored
+        self._reach(depth + 1, opened.at_C, logp_M[opened.parent_C] + opened.logp_C)
+
+    def _reach(self, depth: int, at_C: Ints, logp_C: Logprobs) -> None:
+        """Children of opened nodes: results at the goal, pending before it."""
+        is_number = np.isfinite(logp_C)
+        if not is_number.all():
+            at_C, logp_C = at_C[is_number], logp_C[is_number]
+        if depth == self._goal:
+            self._found = self._found.join(self._keep(at_C, logp_C).best(self._k)).best(self._k)
+            self._worst = kth_best(self._found.logprob, self._k)
+            return
+        if not len(at_C):
+            return
+        nodes = Pending(at_C, logp_C, self._softmaxes.tree.num_leaves(depth, at_C))
+        if (older := self._pending.get(depth)) is not None:
+            nodes = older.join(nodes)
+        self._pending[depth] = nodes
+
+
+def kth_best(logprob: Logprobs, k: int) -> float:
+    """-inf while there are fewer than k."""
+    num = len(logprob)
+    return float(np.partition(logprob, num - k)[num - k]) if num >= k else -np.inf

@@ -1,0 +1,81 @@
+"""Which items of a history are encoded, and encoded histories kept between requests.
+
+Knows nothing of users, records or Redis.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from models.online.finish import KeptHistory
+
+
+def window_start(num_items: int, window: int) -> int:
+    """First item that counts of a history of `num_items`.
+
+    A history grows to one item short of two windows; then its newest `window` items are encoded
+    afresh and it grows again. So almost every event extends what is kept, and what counts depends
+    on the history's length alone.
+    """
+    return max(0, num_items // window - 1) * window
+
+
+class Encoder(Protocol):
+    def encode(self, rows: Sequence[int]) -> KeptHistory:
+        """Catalog rows, oldest first, all of which count."""
+
+    def extend(self, state: KeptHistory, rows: Sequence[int]) -> KeptHistory: ...
+
+
+class HistoryCache:
+    """States by the digest of the items encoded, least recently used first out. Not thread-safe."""
+
+    def __init__(self, encoder: Encoder, *, window: int, max_bytes: int) -> None:
+        self.num_bytes = 0
+        self.num_extended = 0
+        self.num_encoded = 0
+        self._encoder = encoder
+        self._window = window
+        self._max_bytes = max_bytes
+        self._states: OrderedDict[bytes, KeptHistory] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def state(self, rows: Sequence[int]) -> KeptHistory:
+        """Of a whole history: kept, extended by its newest item, or encoded afresh."""
+        recent = rows[window_start(len(rows), self._window) :]
+        digest = _digest(recent)
+        if (state := self._states.get(digest)) is not None:
+            self._states.move_to_end(digest)
+            return state
+        before = self._take(_digest(recent[:-1])) if recent else None
+        if before is not None:
+            state = self._encoder.extend(before, recent[-1:])
+            self.num_extended += 1
+        else:
+            state = self._encoder.encode(recent)
+            self.num_encoded += 1
+        self._keep(digest, state)
+        return state
+
+    def _take(self, digest: bytes) -> KeptHistory | None:
+        """Out of the cache: what an event has made old is not asked for again."""
+        state = self._states.pop(digest, None)
+        if state is not None:
+            self.num_bytes -= state.num_bytes
+        return state
+
+    def _keep(self, digest: bytes, state: KeptHistory) -> None:
+        self._states[digest] = state
+        self.num_bytes += state.num_bytes
+        while self.num_bytes > self._max_bytes:
+            _, dropped = self._states.popitem(last=False)
+            self.num_bytes -= dropped.num_bytes
+
+
+def _digest(rows: Sequence[int]) -> bytes:
+    return hashlib.blake2b(np.array(rows, dtype=np.int64).tobytes(), digest_size=16).digest()

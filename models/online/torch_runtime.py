@@ -1,0 +1,117 @@
+"""The same runtime in torch: any precision, and float64 as the reference of all others.
+
+Also where the online recommender of a release becomes a torch module again.
+"""
+
+# M = new rows, N = heads, E = head width, W = model width, L = levels
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.errors import InvalidRelease
+from models.online.best_first import NumpySearch
+from models.online.build_kernel import built_library
+from models.online.finish import Searcher
+from models.online.native_runtime import NativeRuntime
+from models.online.nodes import Floats, NodeTables
+from models.online.onnx_runtime import BiasTables, HistoryState
+from models.online.recommender import Layer, OnlineRecommender, split_heads
+from models.release.release import Release, one_line
+
+DTYPES = {"torch-float32": torch.float32, "torch-bfloat16": torch.bfloat16}
+
+
+def load_recommender(release: Release) -> OnlineRecommender:
+    """The online recommender, in eval mode. Raises InvalidRelease if weights do not fit."""
+    file = release.directory / "online.safetensors"
+    try:
+        recommender = OnlineRecommender(release.recommender_config)
+        recommender.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError, TypeError, KeyError, OSError) as exc:
+        raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
+    return recommender.eval()
+
+
+def copy_recommender(recommender: OnlineRecommender, dtype: torch.dtype) -> OnlineRecommender:
+    copy = OnlineRecommender(recommender.config)
+    copy.load_state_dict(recommender.state_dict())
+    return copy.to(dtype).eval()
+
+
+def load_torch_runtime(release: Release, precision: str) -> "TorchRuntime":
+    """For a process that serves: torch is held to one thread from now on, as two beside other work
+    were 20 times slower."""
+    torch.set_num_threads(1)
+    return TorchRuntime(load_recommender(release).to(DTYPES[precision]))
+
+
+def fastest_searcher(recommender: OnlineRecommender) -> Searcher:
+    """A recommender in memory, natively where this machine has a kernel, else in torch."""
+    if built_library() is None:
+        return NumpySearch(TorchRuntime(recommender))
+    weights = {name: _numpy(value) for name, value in recommender.state_dict().items()}
+    return NativeRuntime(recommender.config, weights)
+
+
+class TorchRuntime:
+    """Runs an online recommender in its own dtype, bfloat16 handed on as float32."""
+
+    def __init__(self, recommender: OnlineRecommender) -> None:
+        self.config = recommender.config
+        self._model = recommender.eval()
+        self._dtype = recommender.start.dtype
+        self.precision = f"torch-{str(self._dtype).removeprefix('torch.')}"
+        weights = {name: _numpy(value) for name, value in recommender.state_dict().items()}
+        self.nodes = NodeTables(self.config, weights)
+        self._bias = BiasTables(self.config, weights)
+
+    @torch.inference_mode()
+    def extend(self, past: HistoryState | None, sids_ML: NDArray[np.integer]) -> HistoryState:
+        model = self._model
+        x_MW = model.embed_items(torch.from_numpy(sids_ML.astype(np.int64)))
+        if past is None:
+            x_MW = torch.cat([model.start.unsqueeze(0), x_MW])
+        num_past = past.num_items + 1 if past else 0
+        mask = self._bias.mask(num_past, len(x_MW))
+        keys, values = [], []
+        for at, layer in enumerate(cast("Sequence[Layer]", model.layers)):
+            q, k, v = split_heads(layer.qkv(layer.norm(x_MW)), layer.num_heads, 3)
+            if past:
+                k = torch.cat([self._tensor(past.keys[at]).transpose(1, 2), k], dim=1)
+                v = torch.cat([self._tensor(past.values[at]), v], dim=1)
+            keys.append(k.transpose(1, 2))
+            values.append(v)
+            weights = (q * q.shape[-1] ** -0.5 @ keys[-1] + self._tensor(mask[at])).softmax(dim=-1)
+            x_MW = x_MW + layer.out(_merge(weights @ v))
+            x_MW = x_MW + layer.mlp(x_MW)
+        last_W = model.norm(x_MW[-1])
+        queries = [query(last_W) for query in model.queries]
+        both = zip(model.code_embeddings, queries, strict=True)
+        logits = [cast("Tensor", codes.weight) @ query_W for codes, query_W in both]
+        return HistoryState(
+            keys=tuple(map(_numpy, keys)),
+            values=tuple(map(_numpy, values)),
+            queries_LW=_numpy(torch.stack(queries)),
+            logits=tuple(map(_numpy, logits)),
+        )
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._dtype)
+
+
+def _merge(x_NME: Tensor) -> Tensor:
+    """(N, M, E) to (M, W)."""
+    return x_NME.transpose(0, 1).flatten(1)
+
+
+def _numpy(x: Tensor) -> Floats:
+    x = x.detach()
+    array: Floats = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+    return array

@@ -1,0 +1,1 @@
+"""Releases: models, catalog and SID space, published together and verified at load."""

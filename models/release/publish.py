@@ -1,0 +1,143 @@
+"""Publishing a release: its parts written together, its precisions judged, its digests taken."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from models.catalog.catalog import Catalog, popular_items, popular_prefixes
+from models.online.best_first import NumpySearch
+from models.online.build_kernel import built_library
+from models.online.finish import Finisher, Searcher
+from models.online.history_cache import window_start
+from models.online.native_runtime import NativeRuntime
+from models.online.onnx_graph import write_graph
+from models.online.onnx_runtime import OnnxRuntime, Runtime
+from models.online.recommender import OnlineRecommender
+from models.online.torch_runtime import DTYPES, TorchRuntime, copy_recommender
+from models.release.release import (
+    FORMAT,
+    Precision,
+    Release,
+    ReleaseManifest,
+    SpaceSpec,
+    digest,
+)
+
+NUM_GLOBAL_PREFIXES = 100
+NUM_POPULAR = 200
+NUM_VALIDATED_USERS = 1000
+_TOP = 10
+
+
+def publish(
+    directory: Path,
+    *,
+    name: str,
+    catalog: Catalog,
+    recommender: OnlineRecommender,
+    reasoner_dir: Path,
+    histories: Sequence[Sequence[int]],
+    recipe: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    card: str,
+) -> Release:
+    """Write a release beside `directory`, then swap it in by renaming; returns it verified.
+
+    histories: catalog rows of real users (training split), on which its precisions are judged.
+    """
+    space = catalog.space
+    draft = directory.with_name(directory.name + ".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    catalog.save(draft / "catalog.parquet")
+    weights = {key: value.contiguous() for key, value in recommender.state_dict().items()}
+    save_file(weights, draft / "online.safetensors")
+    write_graph(draft, recommender.config)
+    shutil.copytree(reasoner_dir, draft / "reasoner")
+    (draft / "README.md").write_text(card)
+    manifest = ReleaseManifest(
+        format=FORMAT,
+        name=name,
+        space=SpaceSpec(
+            sizes=space.sizes,
+            prefix_depth=space.prefix_depth,
+            codebook=space.codebook,
+            fingerprint=f"{space.fingerprint:016x}",
+        ),
+        recommender=recommender.config.to_json(),
+        precisions=judge_precisions(draft, recommender, catalog, histories),
+        global_prefixes=popular_prefixes(catalog, NUM_GLOBAL_PREFIXES),
+        popular=popular_items(catalog, NUM_POPULAR),
+        recipe=dict(recipe),
+        metrics=dict(metrics),
+        files={str(file.relative_to(draft)): digest(file) for file in _files(draft)},
+    )
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
+    (draft / "manifest.json").write_text(text + "\n")
+    Release.load(draft)
+    shutil.rmtree(directory, ignore_errors=True)
+    draft.replace(directory)
+    return Release.load(directory)
+
+
+def judge_precisions(
+    directory: Path,
+    recommender: OnlineRecommender,
+    catalog: Catalog,
+    histories: Sequence[Sequence[int]],
+) -> dict[str, Precision]:
+    """Every runtime against float64, on the first NUM_VALIDATED_USERS histories.
+
+    Each finishes the 100 prefixes that float64 ranks first, excluding the history.
+    """
+    finishers = {
+        searcher.precision: Finisher(searcher, catalog)
+        for searcher in _searchers(directory, recommender)
+    }
+    reference = TorchRuntime(copy_recommender(recommender, torch.float64))
+    exact = Finisher(NumpySearch(reference), catalog)
+    overlaps: dict[str, list[float]] = {precision: [] for precision in finishers}
+    worst = dict.fromkeys(finishers, 0.0)
+    chosen = histories[:NUM_VALIDATED_USERS]
+    for history in chosen:
+        recent = history[window_start(len(history), recommender.config.window) :]
+        state = exact.encode(recent)
+        prefixes = exact.own_prefixes(state, count=NUM_GLOBAL_PREFIXES)
+        truth = dict(exact.finish(state, prefixes, k=_TOP, exclude=recent))
+        for precision, finisher in finishers.items():
+            own_state = finisher.encode(recent)
+            found = dict(finisher.finish(own_state, prefixes, k=_TOP, exclude=recent))
+            shared = truth.keys() & found.keys()
+            overlaps[precision].append(len(shared) / max(len(truth), 1))
+            worst[precision] = max(
+                worst[precision], *(abs(truth[row] - found[row]) for row in shared), 0.0
+            )
+    return {
+        precision: Precision(
+            overlap=round(float(np.mean(values)), 5) if values else 1.0,
+            max_abs_difference=float(f"{worst[precision]:.2g}"),
+            users=len(chosen),
+        )
+        for precision, values in overlaps.items()
+    }
+
+
+def _searchers(directory: Path, recommender: OnlineRecommender) -> list[Searcher]:
+    """Whatever may serve; natively only where this machine has a kernel."""
+    weights = {key: value.numpy() for key, value in recommender.state_dict().items()}
+    runtimes: list[Runtime] = [OnnxRuntime(directory, recommender.config, weights)]
+    runtimes += [TorchRuntime(copy_recommender(recommender, dtype)) for dtype in DTYPES.values()]
+    searchers: list[Searcher] = [NumpySearch(runtime) for runtime in runtimes]
+    if built_library() is not None:
+        searchers.append(NativeRuntime(recommender.config, weights))
+    return searchers
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(file for file in directory.rglob("*") if file.is_file())

@@ -1,0 +1,227 @@
+"""A release: catalog, SID space and both models, published together and verified at load.
+
+    manifest.json           SHA-256 of every other file, SID space, precisions, recipe, metrics
+    catalog.parquet         items, SIDs, training popularity
+    online.safetensors      weights of the online recommender (its shape is in the manifest)
+    extend.onnx             its graph, over those weights
+    reasoner/               a Hugging Face causal LM directory with its tokenizer
+    README.md               model card
+
+Nothing is unpickled. Whoever serves needs no torch. Knows nothing of Redis or HTTP.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from models.catalog.catalog import Catalog, load_catalog
+from models.catalog.sid import Prefix, SidSpace
+from models.errors import InvalidCatalog, InvalidRelease, InvalidSid, ReleaseMismatch
+from models.online.best_first import NumpySearch
+from models.online.build_kernel import built_library
+from models.online.finish import Searcher
+from models.online.native_runtime import NATIVE, NativeRuntime
+from models.online.onnx_runtime import ONNX, OnnxRuntime
+from models.online.shape import RecommenderConfig
+
+FASTEST = "fastest"  # of the precisions, on the machine at hand
+FORMAT = 4  # older ones hold another online model: they are read, and renewed, but not served
+MIN_OVERLAP = 0.99  # of the top tens, between a precision that serves and float64
+
+
+class SpaceSpec(BaseModel):
+    """The SID space as the manifest writes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sizes: tuple[int, ...]
+    prefix_depth: int
+    codebook: str
+    fingerprint: str  # 16 hex digits
+
+
+class Precision(BaseModel):
+    """How near a runtime came to float64 when the release was published.
+
+    overlap: mean share of the top ten that both have. max_abs_difference: of log-probabilities.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    overlap: float
+    max_abs_difference: float
+    users: int
+
+
+class ReleaseManifest(BaseModel):
+    """`manifest.json`. `files` maps each relative path to its SHA-256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    name: str
+    space: SpaceSpec
+    recommender: dict[str, Any]
+    precisions: dict[str, Precision] = {}
+    global_prefixes: tuple[tuple[int, ...], ...]
+    popular: tuple[str, ...]
+    recipe: dict[str, Any]
+    metrics: dict[str, Any]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """A verified release on disk. `version` is a short digest of the manifest."""
+
+    directory: Path
+    manifest: ReleaseManifest
+    version: str
+    space: SidSpace
+    catalog: Catalog
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def global_prefixes(self) -> tuple[Prefix, ...]:
+        """Most popular prefixes of the training split, most popular first."""
+        return self.manifest.global_prefixes
+
+    @property
+    def popular(self) -> tuple[str, ...]:
+        """Most popular items of the training split, most popular first."""
+        return self.manifest.popular
+
+    @property
+    def reasoner_dir(self) -> Path:
+        return self.directory / "reasoner"
+
+    @property
+    def recommender_config(self) -> RecommenderConfig:
+        return RecommenderConfig.from_json(self.manifest.recommender)
+
+    def load_searcher(self, precision: str = FASTEST) -> Searcher:
+        """What serves the online recommender; only the torch precisions import torch.
+
+        FASTEST: native where this machine has a kernel and the release was validated with it, else
+        ONNX Runtime. Raises InvalidRelease for a precision that this release was not found good at.
+        """
+        if precision == FASTEST:
+            is_native = built_library() is not None and NATIVE in self.manifest.precisions
+            precision = NATIVE if is_native else ONNX
+        self._check_format()
+        self._check_precision(precision)
+        if precision not in (NATIVE, ONNX):
+            from models.online.torch_runtime import load_torch_runtime
+
+            return NumpySearch(load_torch_runtime(self, precision))
+        file = self.directory / "online.safetensors"
+        try:
+            config = self.recommender_config
+            if precision == NATIVE:
+                return NativeRuntime(config, load_file(file))
+            return NumpySearch(OnnxRuntime(self.directory, config, load_file(file)))
+        except (SafetensorError, TypeError, KeyError, OSError) as exc:
+            raise InvalidRelease(f"{file}: {type(exc).__name__}: {one_line(exc)}") from exc
+
+    def _check_format(self) -> None:
+        if self.manifest.format < FORMAT:
+            raise InvalidRelease(
+                f"{self.directory}: format {self.manifest.format} has an older online recommender, "
+                f"expected {FORMAT}; `python -m training renew` trains it anew"
+            )
+
+    def _check_precision(self, precision: str) -> None:
+        known = self.manifest.precisions
+        if precision not in known:
+            raise InvalidRelease(
+                f"{self.directory}: not validated at {precision}, expected one of {sorted(known)}; "
+                "`python -m training renew --keep-weights` validates"
+            )
+        if (overlap := known[precision].overlap) < MIN_OVERLAP:
+            raise InvalidRelease(
+                f"{self.directory}: {precision} keeps {overlap:.1%} of the top ten of float64, "
+                f"expected at least {MIN_OVERLAP:.0%}"
+            )
+
+    @classmethod
+    def load(cls, directory: Path) -> "Release":
+        """Read and verify.
+
+        Raises InvalidRelease or ReleaseMismatch with one line that names the file.
+        """
+        manifest, raw = _read_manifest(directory / "manifest.json")
+        _verify_files(directory, manifest.files)
+        space = _build_space(directory, manifest.space)
+        try:
+            catalog = load_catalog(directory / "catalog.parquet", space)
+        except InvalidCatalog as exc:
+            raise InvalidRelease(str(exc)) from exc
+        if tuple(manifest.recommender.get("sizes", ())) != space.sizes:
+            raise ReleaseMismatch(
+                f"{directory}: recommender has codebooks {manifest.recommender.get('sizes')}, "
+                f"expected {list(space.sizes)}"
+            )
+        return cls(directory, manifest, hashlib.sha256(raw).hexdigest()[:12], space, catalog)
+
+
+def _read_manifest(file: Path) -> tuple[ReleaseManifest, bytes]:
+    try:
+        raw = file.read_bytes()
+        manifest = ReleaseManifest.model_validate_json(raw)
+    except OSError as exc:
+        raise InvalidRelease(
+            f"{file}: cannot be read ({exc.strerror}), expected a release"
+        ) from exc
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise InvalidRelease(f"{file}: {where}: {first['msg']}") from exc
+    if not 1 <= manifest.format <= FORMAT:
+        raise InvalidRelease(f"{file}: format {manifest.format}, expected 1..{FORMAT}")
+    return manifest, raw
+
+
+def _verify_files(directory: Path, files: Mapping[str, str]) -> None:
+    for name, expected in sorted(files.items()):
+        file = directory / name
+        if not file.resolve().is_relative_to(directory.resolve()):
+            raise InvalidRelease(f"{directory}: manifest names {name!r}, expected a path inside")
+        if not file.is_file():
+            raise InvalidRelease(f"{file}: missing, expected SHA-256 {expected[:12]}...")
+        if (actual := digest(file)) != expected:
+            raise InvalidRelease(f"{file}: SHA-256 {actual[:12]}..., expected {expected[:12]}...")
+    for required in ("catalog.parquet", "online.safetensors"):
+        if required not in files:
+            raise InvalidRelease(f"{directory}: the manifest does not name {required}")
+
+
+def _build_space(directory: Path, spec: SpaceSpec) -> SidSpace:
+    try:
+        space = SidSpace(spec.sizes, spec.prefix_depth, spec.codebook)
+    except InvalidSid as exc:
+        raise InvalidRelease(f"{directory}: {exc}") from exc
+    if f"{space.fingerprint:016x}" != spec.fingerprint:
+        raise ReleaseMismatch(
+            f"{directory}: SID space fingerprint {spec.fingerprint}, "
+            f"expected {space.fingerprint:016x}"
+        )
+    return space
+
+
+def digest(file: Path) -> str:
+    """SHA-256 in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def one_line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:200]

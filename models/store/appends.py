@@ -1,0 +1,129 @@
+"""Events into the histories of a Redis, each once.
+
+An event id that a user has sent within a day adds nothing, whoever sends it again and whichever
+process takes it: the ids are read before the write, and of two writers at once the first entry in
+the stream is the event. Streams are cut by this rule too: see `events.stream_limit`.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from models.store.connection import RedisConnection
+from models.store.events import (
+    DEDUP_LIMIT,
+    STREAM_LIMIT,
+    Event,
+    are_fresh,
+    check_event,
+    encode_event,
+    is_within_a_day,
+    stream_limit,
+)
+from models.store.keys import history_key
+from models.store.user_state import read_entries, sound_entries
+from models.store.wire import Command
+
+Entries = list[Any]  # [id, [event id, value]], oldest first
+
+
+class RedisAppends(RedisConnection):
+    async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
+        return await self.append_histories({user_id: events})
+
+    async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
+        """Of two writers that bring one event at once, both count it."""
+        fresh, _ = await self._append(histories)
+        return sum(sum(flags) for flags in fresh.values())
+
+    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
+        fresh, seen = await self._append(histories, is_checked=True)
+        for user_id, flags in fresh.items():
+            written, since = seen[user_id]
+            firsts = _first_entries(since)
+            left = iter(written)
+            for at, event in enumerate(histories[user_id]):
+                if flags[at]:
+                    flags[at] = firsts.get(event.event_id.encode()) == next(left)
+        return fresh
+
+    async def _append(
+        self, histories: Mapping[str, Sequence[Event]], *, is_checked: bool = False
+    ) -> tuple[dict[str, list[bool]], dict[str, tuple[list[bytes], Entries]]]:
+        """Whether each event was not known; and by user the ids of the entries written, with all
+        entries since the reading, if `is_checked`."""
+        for events in histories.values():
+            for event in events:
+                check_event(event)
+        kept = await self._read_kept(list(histories))
+        commands: list[Command] = []
+        fresh, now_ms = {}, _now_ms()
+        for user_id, events in histories.items():
+            entries, key = kept[user_id], history_key(user_id)
+            fresh[user_id] = are_fresh(read_entries(entries)[0], events)
+            limit = stream_limit(_arrivals(entries), sum(fresh[user_id]), now_ms=now_ms)
+            for event, is_fresh in zip(events, fresh[user_id], strict=True):
+                if is_fresh:
+                    field, value = encode_event(event)
+                    commands.append(("XADD", key, "MAXLEN", limit, "*", field, value))
+            if is_checked:
+                since = b"(" + entries[-1][0] if entries else b"-"
+                commands.append(("XRANGE", key, since, "+"))
+        replies = iter(await self._write(commands, is_one_key=len(histories) == 1))
+        seen = {}
+        for user_id, flags in fresh.items():
+            written = [next(replies) for is_fresh in flags if is_fresh]
+            seen[user_id] = (written, sound_entries(next(replies)) if is_checked else [])
+        return fresh, seen
+
+    async def _write(self, commands: Sequence[Command], *, is_one_key: bool) -> list[Any]:
+        """Replies in order. Raises StoreUnavailable for any error among them."""
+        replies = await self._ask_batch(commands, is_one_key=is_one_key) if commands else []
+        with self._translated():
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+    async def _read_kept(self, user_ids: Sequence[str]) -> dict[str, Entries]:
+        """The newest STREAM_LIMIT entries of each user, and those before them of the last day."""
+        ranges = [(user_id, "+", STREAM_LIMIT) for user_id in user_ids]
+        kept = dict(zip(user_ids, await self._read_back(ranges), strict=True))
+        now_ms = _now_ms()
+        busy = [
+            (user_id, b"(" + entries[0][0], DEDUP_LIMIT - STREAM_LIMIT)
+            for user_id, entries in kept.items()
+            if len(entries) == STREAM_LIMIT
+            and is_within_a_day(_arrivals(entries[:1])[0], now_ms=now_ms)
+        ]
+        for (user_id, _, _), older in zip(busy, await self._read_back(busy), strict=True):
+            kept[user_id] = [*older, *kept[user_id]]
+        return kept
+
+    async def _read_back(self, ranges: Sequence[tuple[str, str | bytes, int]]) -> list[Entries]:
+        """For each user, end and count: that many entries up to there, oldest first."""
+        if not ranges:
+            return []
+        commands: list[Command] = [
+            ("XREVRANGE", history_key(user_id), end, "-", "COUNT", count)
+            for user_id, end, count in ranges
+        ]
+        replies = await self._ask_batch(commands, is_one_key=len(ranges) == 1)
+        return [sound_entries(reply)[::-1] for reply in replies]
+
+
+def _first_entries(entries: Entries) -> dict[bytes, bytes]:
+    """Event id -> id of the first entry that has it."""
+    found: dict[bytes, bytes] = {}
+    for entry, pair in entries:
+        found.setdefault(pair[0], entry)
+    return found
+
+
+def _arrivals(entries: Entries) -> list[int]:
+    """Unix milliseconds, on the store's clock."""
+    return [int(entry.partition(b"-")[0]) for entry, _ in entries]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

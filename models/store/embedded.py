@@ -1,0 +1,253 @@
+"""The embedded server as its users see it: one real Valkey per state folder, shared by processes.
+
+    STATE/redis/users.lock     held shared by every user, exclusively by the watcher that stops
+    STATE/redis/start.lock     held by whoever starts the watcher or waits for it to stop
+    STATE/redis/watcher.lock   held by the watcher, from birth to death
+    STATE/redis/server.lock    held by the watcher and its server
+    STATE/redis/socket         where the server listens
+    STATE/redis/data/          what it keeps (append-only file)
+
+The first user starts a detached watcher (`watcher.py`), all users see to it that one lives, and the
+last one to leave waits until it has stopped the server. Locks are flock(2), which the kernel drops
+when a process dies: a killed user has left. Knows nothing of keys or records.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from models.errors import InvalidSettings, StoreUnavailable
+from models.store.redis_url import read_redis_url
+
+logger = logging.getLogger(__name__)
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 15.0
+_POLL_S = 0.02
+_CARE_S = 1.0
+_MAX_SPAWNS = 2
+
+
+class Attachment:
+    """Use of one server, embedded or not. `leave` may be called twice; `with` calls it."""
+
+    def __init__(self, url: str, *, membership: "Membership | None" = None) -> None:
+        self.url = url
+        self._membership = membership
+
+    def leave(self) -> None:
+        """Give the server up; the last user of an embedded one returns after it has stopped."""
+        membership, self._membership = self._membership, None
+        if membership is not None:
+            membership.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.leave()
+
+
+class Membership:
+    """One process's hold on the users' lock, and its care that a watcher lives."""
+
+    def __init__(self, root: Path, users_fd: int) -> None:
+        self._root = root
+        self._users_fd = users_fd
+        self._has_ended = threading.Event()
+        self._carer = threading.Thread(target=self._care, name="embedded-server", daemon=True)
+        self._carer.start()
+
+    def end(self) -> None:
+        self._has_ended.set()
+        self._carer.join(_STOP_TIMEOUT_S)
+        fcntl.flock(self._users_fd, fcntl.LOCK_UN)  # also for processes that were forked from us
+        os.close(self._users_fd)
+        _await_stop(self._root)
+
+    def _care(self) -> None:
+        """Start a watcher again if it was killed; the server died with it or gives way to it."""
+        while not self._has_ended.wait(_CARE_S):
+            try:
+                if not is_held(self._root, "watcher"):
+                    logger.warning("the embedded server lost its watcher; starting another")
+                    _ensure_running(self._root, time.monotonic() + _START_TIMEOUT_S)
+            except FileNotFoundError:
+                return  # the folder was deleted
+            except (StoreUnavailable, OSError) as exc:
+                logger.warning("%s", exc)
+
+
+def resolve(redis_url: str | None, state_dir: Path | None) -> Attachment:
+    """The server to use: the given URL, THINKAHEAD_REDIS_URL, or the embedded one.
+
+    Raises:
+        InvalidSettings: a URL of another kind, or a state folder that cannot be written.
+        StoreUnavailable: the embedded server does not start.
+    """
+    url = redis_url or os.environ.get("THINKAHEAD_REDIS_URL")
+    if not url:
+        return attach(state_folder(state_dir))
+    read_redis_url(url)
+    return Attachment(url)
+
+
+def state_folder(state_dir: Path | None) -> Path:
+    """The given folder, THINKAHEAD_STATE_DIR, or `.state` in the project."""
+    return state_dir or Path(os.environ.get("THINKAHEAD_STATE_DIR") or PROJECT_ROOT / ".state")
+
+
+def attach(state_dir: Path) -> Attachment:
+    """Use the embedded server of `state_dir`, starting it if nobody has. Errors as in `resolve`."""
+    root = state_dir.resolve() / "redis"
+    try:
+        (root / "data").mkdir(parents=True, exist_ok=True)
+        users_fd = open_lock(root, "users")
+    except OSError as exc:
+        raise InvalidSettings(f"state folder {state_dir}: {exc.strerror}") from exc
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        if not lock_until(users_fd, fcntl.LOCK_SH, deadline):
+            raise StoreUnavailable(f"embedded server in {root}: the last one does not stop")
+        url = _ensure_running(root, deadline)
+    except BaseException:
+        os.close(users_fd)
+        raise
+    return Attachment(url, membership=Membership(root, users_fd))
+
+
+def open_lock(root: Path, name: str) -> int:
+    """File descriptor of a lock file; unlocked."""
+    return os.open(root / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def try_lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock_until(fd: int, kind: int, deadline: float) -> bool:
+    """Whether the lock was had before `deadline` (monotonic)."""
+    while not try_lock(fd, kind):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _ensure_running(root: Path, deadline: float) -> str:
+    num_spawns = 0
+    with _starting(root, deadline):
+        while time.monotonic() < deadline:
+            if not is_held(root, "watcher"):
+                if num_spawns == _MAX_SPAWNS:
+                    raise StoreUnavailable(f"embedded server in {root}: {_last_words(root)}")
+                num_spawns += _spawn_watcher(root)
+            elif (path := _listening_socket(root)) is not None:
+                return f"unix://{quote(path)}"
+            time.sleep(_POLL_S)
+    raise StoreUnavailable(f"embedded server in {root}: no answer in time")
+
+
+@contextmanager
+def _starting(root: Path, deadline: float) -> Iterator[None]:
+    fd = open_lock(root, "start")
+    try:
+        if not lock_until(fd, fcntl.LOCK_EX, deadline):
+            raise StoreUnavailable(f"embedded server in {root}: another process keeps starting it")
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_held(root: Path, name: str) -> bool:
+    """Whether somebody holds this lock."""
+    fd = open_lock(root, name)
+    try:
+        return not try_lock(fd, fcntl.LOCK_EX)
+    finally:
+        os.close(fd)
+
+
+def _spawn_watcher(root: Path) -> bool:
+    """Start a watcher that holds its lock from birth, through the open file that it inherits."""
+    fd = open_lock(root, "watcher")
+    try:
+        if not try_lock(fd, fcntl.LOCK_EX):
+            return False  # somebody looks at it in this very moment
+        (root / "socket").unlink(missing_ok=True)  # a server that still dies there is not ours
+        with (root / "server.log").open("wb") as log:
+            subprocess.run(  # returns at once: the watcher forks and is nobody's child
+                [sys.executable, "-m", "models.store.watcher", str(root)],
+                check=False,
+                cwd=PROJECT_ROOT,
+                pass_fds=(fd,),
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return True
+    finally:
+        os.close(fd)
+
+
+def _listening_socket(root: Path) -> str | None:
+    """Path of the server's socket if it answers there."""
+    try:
+        path = (root / "socket").read_text()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1.0)
+            connection.connect(path)
+            connection.sendall(b"PING\r\n")
+            return path if connection.recv(64).startswith(b"+PONG") else None
+    except OSError:
+        return None
+
+
+def _last_words(root: Path) -> str:
+    lines = (root / "server.log").read_text(errors="replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    return f"{said[-1] if said else 'it does not start'} (see {root / 'server.log'})"
+
+
+def _await_stop(root: Path) -> None:
+    """Return once other users remain, or the watcher is gone and its server with it."""
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    try:
+        with _starting(root, deadline):
+            while time.monotonic() < deadline and not _is_settled(root):
+                time.sleep(_POLL_S)
+    except (StoreUnavailable, FileNotFoundError):
+        return  # somebody else is starting it, or the folder is gone: the watcher sees to both
+
+
+def _is_settled(root: Path) -> bool:
+    fd = open_lock(root, "users")
+    try:
+        if try_lock(fd, fcntl.LOCK_EX):
+            return not is_held(root, "watcher") and not is_held(root, "server")
+        return try_lock(fd, fcntl.LOCK_SH)  # others hold it shared; a stopping watcher would not
+    finally:
+        os.close(fd)

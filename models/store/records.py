@@ -1,0 +1,200 @@
+"""What one night leaves behind for one user, as bytes: prefixes, and apart from them the thoughts.
+
+A record (big-endian) is
+
+    magic "TA", version u8, flags u8, prefix depth u8, number of prefixes u16,
+    generation u64, SID-space fingerprint u64, created u32 (unix seconds), hash of the user id u64,
+    per prefix: its codes (u8 each, u16 when the flag says wide), path u8, -log-probability u16,
+    CRC32C u32 over all of it
+
+that is 39 bytes and 5 a prefix of two narrow codes: 199 bytes at 32 prefixes. The decoders are
+total: any bytes give a value or `InvalidRecord`. Knows nothing of Redis, keys or reasoners.
+"""
+
+import hashlib
+import json
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import google_crc32c
+
+from models.catalog.sid import Prefix, SidSpace
+from models.errors import ForeignRecord, InvalidRecord, SkewedRecord
+
+MAX_PREFIXES = 1024
+MAX_PATHS = 64
+MAX_THOUGHT_CHARS = 4096
+
+_HEAD = struct.Struct(">2sBBBHQQIQ")
+_CRC = struct.Struct(">I")
+_MAGIC = b"TA"
+_VERSION = 1
+_WIDE = 1  # flag: codes take two bytes
+_STEPS_PER_NAT = 1024  # a log-probability keeps three decimals, down to -63.999
+
+_THOUGHTS_HEAD = struct.Struct(">2sBQI")
+_THOUGHTS_MAGIC = b"TW"
+_MAX_THOUGHTS_BYTES = 1 << 21  # unpacked: 64 texts of 4,096 characters, six bytes each at worst
+
+
+class RecordedPrefix(NamedTuple):
+    """path: number of the reasoning path that found it; logprob: the reasoner's, at most 0."""
+
+    codes: Prefix
+    path: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class PrefixRecord:
+    """One user's prefixes, best first. `created_at` is unix seconds of the thinking itself."""
+
+    generation: int
+    fingerprint: int
+    created_at: int
+    prefixes: tuple[RecordedPrefix, ...]
+
+    def encode(self, user_id: str) -> bytes:
+        """Raises InvalidRecord for values that the layout cannot hold."""
+        depth = _common_depth(self.prefixes)
+        is_wide = any(code > 255 for prefix in self.prefixes for code in prefix.codes)
+        entry = _entry(depth, is_wide)
+        try:
+            head = _HEAD.pack(
+                _MAGIC,
+                _VERSION,
+                _WIDE if is_wide else 0,
+                depth,
+                len(self.prefixes),
+                self.generation,
+                self.fingerprint,
+                self.created_at,
+                hash_user(user_id),
+            )
+            body = b"".join(
+                entry.pack(*prefix.codes, prefix.path, _quantise(prefix.logprob))
+                for prefix in self.prefixes
+            )
+        except struct.error as exc:
+            raise InvalidRecord(f"record of generation {self.generation}: {exc}") from exc
+        return _seal(head + body)
+
+    @classmethod
+    def decode(cls, data: bytes, *, user_id: str, space: SidSpace) -> "PrefixRecord":
+        """The record in `data`, sound and of this user and space. Total over any bytes.
+
+        Raises:
+            ForeignRecord: a sound record of another user.
+            SkewedRecord: a sound record of another SID space.
+            InvalidRecord: anything else.
+        """
+        if not _HEAD.size + _CRC.size <= len(data):
+            raise InvalidRecord(f"record of {len(data)} bytes, too short to be one")
+        magic, version, flags, depth, count, *rest = _HEAD.unpack_from(data)
+        generation, fingerprint, created_at, user_hash = rest
+        if magic != _MAGIC or version != _VERSION or flags & ~_WIDE or count > MAX_PREFIXES:
+            raise InvalidRecord(f"record head {data[:7].hex()}, expected version {_VERSION}")
+        entry = _entry(depth, bool(flags & _WIDE))
+        if len(data) != _HEAD.size + count * entry.size + _CRC.size:
+            raise InvalidRecord(f"record of {len(data)} bytes, its head says {count} prefixes")
+        body = _unseal(data)[_HEAD.size :]
+        if user_hash != hash_user(user_id):
+            raise ForeignRecord("record of another user")
+        if fingerprint != space.fingerprint:
+            raise SkewedRecord(
+                f"record of SID space {fingerprint:016x}, expected {space.fingerprint:016x}"
+            )
+        if count and depth != space.prefix_depth:
+            raise InvalidRecord(f"prefixes of {depth} codes, expected {space.prefix_depth}")
+        *levels, paths, costs = zip(*entry.iter_unpack(body), strict=True) if count else ((), ())
+        _check_codes(levels, space)
+        logprobs = [-cost / _STEPS_PER_NAT for cost in costs]
+        codes = zip(*levels, strict=True)
+        prefixes = tuple(map(RecordedPrefix, codes, paths, logprobs))
+        return cls(generation, fingerprint, created_at, prefixes)
+
+
+def hash_user(user_id: str) -> int:
+    """Unsigned 64-bit hash of a user id; any `str` has one."""
+    digest = hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def encode_thoughts(texts: Sequence[str], *, user_id: str) -> bytes:
+    """Reasoning texts by path number, compressed: magic "TW", version, user hash, CRC32C, zlib.
+
+    Over-long texts are cut, lone surrogates replaced. Raises InvalidRecord beyond MAX_PATHS texts.
+    """
+    if len(texts) > MAX_PATHS:
+        raise InvalidRecord(f"{len(texts)} thoughts, expected at most {MAX_PATHS}")
+    clean = [text[:MAX_THOUGHT_CHARS].encode("utf-8", "replace").decode() for text in texts]
+    body = zlib.compress(json.dumps(clean, ensure_ascii=False).encode())
+    crc = google_crc32c.value(body)
+    return _THOUGHTS_HEAD.pack(_THOUGHTS_MAGIC, _VERSION, hash_user(user_id), crc) + body
+
+
+def decode_thoughts(data: bytes, *, user_id: str) -> tuple[str, ...]:
+    """Inverse of `encode_thoughts`, total over any bytes.
+
+    Raises ForeignRecord for another user's thoughts, InvalidRecord for bytes that are none.
+    """
+    if len(data) < _THOUGHTS_HEAD.size:
+        raise InvalidRecord(f"thoughts of {len(data)} bytes, too short to be any")
+    magic, version, user_hash, crc = _THOUGHTS_HEAD.unpack_from(data)
+    body = data[_THOUGHTS_HEAD.size :]
+    if magic != _THOUGHTS_MAGIC or version != _VERSION or crc != google_crc32c.value(body):
+        raise InvalidRecord(f"thoughts head {data[:3].hex()}, or a wrong checksum")
+    if user_hash != hash_user(user_id):
+        raise ForeignRecord("thoughts about another user")
+    try:
+        texts = json.loads(zlib.decompressobj().decompress(body, _MAX_THOUGHTS_BYTES))
+        "".join(texts).encode()  # nothing but texts, and no lone surrogate among them
+    except (zlib.error, ValueError, TypeError, RecursionError) as exc:
+        raise InvalidRecord(f"thoughts do not unpack ({type(exc).__name__})") from exc
+    if not isinstance(texts, list):
+        raise InvalidRecord("thoughts are no list of texts")
+    return tuple(texts)
+
+
+def _common_depth(prefixes: Sequence[RecordedPrefix]) -> int:
+    depths = {len(prefix.codes) for prefix in prefixes}
+    if len(prefixes) > MAX_PREFIXES or len(depths) > 1:
+        raise InvalidRecord(
+            f"{len(prefixes)} prefixes of depths {sorted(depths)}, "
+            f"expected at most {MAX_PREFIXES} of one depth"
+        )
+    return depths.pop() if depths else 0
+
+
+def _entry(depth: int, is_wide: bool) -> struct.Struct:
+    return struct.Struct(f">{depth}{'H' if is_wide else 'B'}BH")
+
+
+def _quantise(logprob: float) -> int:
+    if not math.isfinite(logprob):
+        raise InvalidRecord(f"log-probability {logprob}, expected a finite one")
+    return min(max(round(-logprob * _STEPS_PER_NAT), 0), 0xFFFF)
+
+
+def _check_codes(levels: Sequence[tuple[int, ...]], space: SidSpace) -> None:
+    """levels: the codes of all prefixes, by level."""
+    for level, (codes, size) in enumerate(zip(levels, space.sizes, strict=False)):
+        if max(codes) >= size:
+            raise InvalidRecord(
+                f"record: code {max(codes)} at level {level} is outside its codebook"
+            )
+
+
+def _seal(payload: bytes) -> bytes:
+    return payload + _CRC.pack(google_crc32c.value(payload))
+
+
+def _unseal(data: bytes) -> bytes:
+    payload, (crc,) = data[: -_CRC.size], _CRC.unpack_from(data, len(data) - _CRC.size)
+    if crc != google_crc32c.value(payload):
+        raise InvalidRecord("record with a wrong checksum")
+    return payload

@@ -1,0 +1,260 @@
+"""The store of users: its contract, and the store in Redis (or Valkey).
+
+Nothing above this file knows `redis.RedisError`. What lies under which key and how it is read is
+`layout`'s, shared with the twin in `memory_store`.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Protocol
+
+from models.catalog.sid import SidSpace
+from models.errors import ManifestConflict
+from models.store.appends import RedisAppends
+from models.store.connection import BATCH, batches
+from models.store.erasures import ErasureQueue, ErasureRequests, RedisErasures
+from models.store.events import STREAM_LIMIT, Event, merge_events
+from models.store.keys import (
+    HISTORY_KEYS,
+    IMPORTS_KEY,
+    MANIFEST_KEY,
+    PAST_LIMIT,
+    PAST_MANIFESTS_KEY,
+    UserRow,
+    check_swap,
+    encode_row,
+    history_key,
+    jitter_of,
+    read_texts,
+    record_key,
+    thoughts_key,
+    user_of_history_key,
+)
+from models.store.manifest import Manifest
+from models.store.requests import RedisRequests, RequestQueue, ThinkRequests
+from models.store.upkeep import RedisUpkeep, Upkeep
+from models.store.user_state import (
+    UserState,
+    add_up,
+    as_bytes,
+    newest_last,
+    read_commands,
+    read_entries,
+)
+
+logger = logging.getLogger(__name__)
+
+# ARGV[1] is "1" and ARGV[2] the expected bytes, or ARGV[1] is "0" and nothing is expected. What was
+# held goes to the front of the past, so that a rollback needs nobody's disk.
+_COMPARE_AND_SET = f"""
+local held = redis.call('GET', KEYS[1])
+if (ARGV[1] == '1' and held == ARGV[2]) or (ARGV[1] == '0' and not held) then
+  if held then
+    redis.call('LPUSH', KEYS[2], held)
+    redis.call('LTRIM', KEYS[2], 0, {PAST_LIMIT - 1})
+  end
+  redis.call('SET', KEYS[1], ARGV[3])
+  return 1
+end
+return 0
+"""
+
+
+class UserStore(Protocol):
+    """Every method raises StoreUnavailable when the store does not answer in time or refuses.
+
+    Those that take a user id raise InvalidUserId for a bad one.
+    """
+
+    async def read_user(
+        self,
+        user_id: str,
+        layers: Sequence[int],
+        space: SidSpace,
+        *,
+        known: UserState | None = None,
+    ) -> UserState:
+        """History, and the newest valid record of `layers` (generations, newest first).
+
+        known: what an earlier read of this user gave. It saves work and changes no result.
+        """
+        ...
+
+    async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
+        """How many were new. Raises InvalidRecord for a bad event, before anything is written."""
+        ...
+
+    async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
+        """`append_events` for many users, in two or three round trips."""
+        ...
+
+    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
+        """The same, and which of them were new: of one event that comes twice, also to two
+        processes at once, exactly one."""
+        ...
+
+    async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
+        """Texts by path number; none when there are none or they do not decode (logged)."""
+        ...
+
+    async def write_layer(
+        self, generation: int, rows: Iterable[UserRow], ttl_s: int, *, jitter_s: int = 0
+    ) -> int:
+        """Write rows of a generation; how many.
+
+        A user's keys live for `ttl_s` and up to `jitter_s` more, always as much for one user, so
+        that a generation does not expire in one moment. Raises InvalidRecord for a record of
+        another generation, StoreFull when the store has no memory for more.
+        """
+        ...
+
+    async def count_records(self, generation: int, user_ids: Sequence[str]) -> int:
+        """How many of these users have a record of `generation`."""
+        ...
+
+    async def read_manifest(self) -> Manifest | None:
+        """Raises InvalidRecord when the key holds something else."""
+        ...
+
+    async def swap_manifest(self, expected: Manifest | None, new: Manifest) -> None:
+        """Compare and set. Raises ManifestConflict unless `expected` is what the store holds."""
+        ...
+
+    async def user_ids(self) -> list[str]:
+        """Every user with a history, sorted."""
+        ...
+
+    async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
+        """History of each of these users; empty for a user without one."""
+        ...
+
+    async def read_import(self, digest: str) -> str | None:
+        """The note left when data of this digest were imported whole; None if they were not."""
+        ...
+
+    async def mark_import(self, digest: str, note: str) -> None: ...
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class ServingStore(UserStore, ThinkRequests, ErasureRequests, Protocol):
+    """What serving asks for; in Redis it needs to read, to ping and to append to streams."""
+
+
+class NightStore(UserStore, Upkeep, RequestQueue, ErasureQueue, Protocol):
+    """Beyond what serving asks for: what loading, keeping and thinking on demand need."""
+
+
+class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures):
+    """A UserStore over Redis or Valkey; also what the night asks for beyond it."""
+
+    async def read_user(
+        self,
+        user_id: str,
+        layers: Sequence[int],
+        space: SidSpace,
+        *,
+        known: UserState | None = None,
+    ) -> UserState:
+        state = await self._read_user_once(user_id, layers, space, known)
+        if "foreign" in state.skipped:
+            # Either somebody wrote it there, or the connection gives one request's reply to
+            # another. A new one rules out the second, and with it a history of somebody else.
+            logger.error("a record of another user was read; the connection is reset")
+            self._wire.reset()
+            state = await self._read_user_once(user_id, layers, space, None)
+        return state
+
+    async def _read_user_once(
+        self, user_id: str, layers: Sequence[int], space: SidSpace, known: UserState | None
+    ) -> UserState:
+        replies = await self._ask(*read_commands(user_id, layers, known))
+        state = add_up(user_id, layers, space, replies, known)
+        return state or await self._read_user_once(user_id, layers, space, None)
+
+    async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
+        (reply,) = await self._ask(("GET", thoughts_key(user_id, generation)))
+        return read_texts(as_bytes(reply), user_id)
+
+    async def write_layer(
+        self, generation: int, rows: Iterable[UserRow], ttl_s: int, *, jitter_s: int = 0
+    ) -> int:
+        num_written, left = 0, iter(rows)
+        while batch := list(islice(left, BATCH)):
+            pipeline = self._pipeline()
+            for row in batch:
+                expiry_s = ttl_s + jitter_of(row.user_id, jitter_s)
+                for key, value in encode_row(generation, row).items():
+                    pipeline.execute_command("SET", key, value, "EX", expiry_s)
+            await self._run(pipeline)
+            num_written += len(batch)
+        return num_written
+
+    async def count_records(self, generation: int, user_ids: Sequence[str]) -> int:
+        num_found = 0
+        for batch in batches(user_ids):
+            pipeline = self._pipeline()
+            for user_id in batch:
+                pipeline.execute_command("EXISTS", record_key(user_id, generation))
+            num_found += sum(await self._run(pipeline))
+        return num_found
+
+    async def read_manifest(self) -> Manifest | None:
+        current = await self._read_manifest_bytes()
+        return Manifest.decode(current) if current is not None else None
+
+    async def swap_manifest(self, expected: Manifest | None, new: Manifest) -> None:
+        current = await self._read_manifest_bytes()
+        check_swap(current, expected, new)
+        has_current = "0" if current is None else "1"
+        keys = (MANIFEST_KEY, PAST_MANIFESTS_KEY)
+        (has_swapped,) = await self._ask(
+            ("EVAL", _COMPARE_AND_SET, 2, *keys, has_current, current or b"", new.encode())
+        )
+        if not has_swapped:
+            raise ManifestConflict("the manifest changed in between: another job was faster")
+
+    async def user_ids(self) -> list[str]:
+        users = {user_of_history_key(key) async for key in self._scan(HISTORY_KEYS)}
+        return sorted(user_id for user_id in users if user_id is not None)
+
+    async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
+        histories: dict[str, tuple[Event, ...]] = {}
+        for batch in batches(user_ids):
+            streams = await self._read_streams(batch)
+            histories.update((user_id, merge_events(events)) for user_id, events in streams.items())
+        return histories
+
+    async def read_import(self, digest: str) -> str | None:
+        pipeline = self._pipeline()
+        pipeline.hget(IMPORTS_KEY, digest)
+        (note,) = await self._run(pipeline)
+        return None if note is None else note.decode(errors="replace")
+
+    async def mark_import(self, digest: str, note: str) -> None:
+        pipeline = self._pipeline()
+        pipeline.hset(IMPORTS_KEY, digest, note)
+        await self._run(pipeline)
+
+    async def ping(self) -> None:
+        await self._ask(("PING",))
+
+    async def _read_streams(self, user_ids: Sequence[str]) -> dict[str, list[Event]]:
+        """All kept events of each user, in order of arrival."""
+        pipeline = self._pipeline()
+        for user_id in user_ids:
+            pipeline.xrevrange(history_key(user_id), count=STREAM_LIMIT)
+        replies = await self._execute(pipeline)
+        streams = {}
+        for user_id, reply in zip(user_ids, replies, strict=True):
+            streams[user_id], has_lost_history = read_entries(newest_last(reply))
+            if has_lost_history:
+                logger.warning("a history holds what is no event of ours; that part is passed over")
+        return streams
+
+    async def _read_manifest_bytes(self) -> bytes | None:
+        (reply,) = await self._ask(("GET", MANIFEST_KEY))
+        return as_bytes(reply)

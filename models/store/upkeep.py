@@ -1,0 +1,205 @@
+"""What the night asks of a store beyond serving: the past, memory, arrivals, and forgetting.
+
+Nothing here is on a request's path.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from models.errors import InvalidRecord
+from models.store.connection import RedisConnection, batches
+from models.store.events import DEDUP_LIMIT, Event, decode_event
+from models.store.keys import (
+    IMPORTS_KEY,
+    LAYER_KEYS,
+    PAST_MANIFESTS_KEY,
+    REQUESTS_KEY,
+    generation_of,
+    history_key,
+    keys_of_user,
+    record_key,
+    thoughts_key,
+)
+from models.store.manifest import Manifest
+from models.store.user_state import is_wrong_type
+
+_SCAN_COUNT = 1000
+_UNLINK_BATCH = 1000
+
+
+class Memory(NamedTuple):
+    """Bytes. limit: 0 when the server has none. Of a cluster: its fullest master."""
+
+    used: int
+    limit: int
+
+    @property
+    def share(self) -> float:
+        return self.used / self.limit if self.limit else 0.0
+
+
+class Arrival(NamedTuple):
+    """An event as it came. entry: its id in the stream, "<unix milliseconds>-<number>"."""
+
+    entry: str
+    event: Event
+
+    @property
+    def arrived_ms(self) -> int:
+        return int(self.entry.partition("-")[0])
+
+
+class Upkeep(Protocol):
+    """Every method raises StoreUnavailable when the store does not answer in time or refuses."""
+
+    async def past_manifests(self) -> list[Manifest]:
+        """Manifests that were replaced, newest first; those that do not decode are left out."""
+        ...
+
+    async def delete_records(self, generation: int, user_ids: Sequence[str]) -> None:
+        """Records and thoughts of these users in one generation."""
+        ...
+
+    async def delete_generations(self, is_garbage: Callable[[int], bool]) -> dict[int, int]:
+        """Delete all keys of the generations that are garbage; keys deleted, by generation."""
+        ...
+
+    async def erase_user(self, user_id: str) -> int:
+        """Delete all that is kept of this user, a waiting request too; how many keys."""
+        ...
+
+    async def memory(self) -> Memory: ...
+
+    async def record_bytes(self, generation: int, user_ids: Sequence[str]) -> float:
+        """Mean bytes of these users' record keys with all that Redis adds; 0 without any."""
+        ...
+
+    async def read_arrivals(
+        self, user_ids: Sequence[str], since_ms: int
+    ) -> dict[str, list[Arrival]]:
+        """Events that came at or after `since_ms` on the store's clock, in order of arrival."""
+        ...
+
+    async def imports(self) -> dict[str, str]:
+        """Which data were imported whole: digest and note."""
+        ...
+
+    async def clock_ms(self) -> int:
+        """The store's clock, by which arrivals are stamped; unix milliseconds."""
+        ...
+
+
+class RedisUpkeep(RedisConnection):
+    async def past_manifests(self) -> list[Manifest]:
+        (reply,) = await self._ask(("LRANGE", PAST_MANIFESTS_KEY, 0, -1))
+        return decode_manifests([] if is_wrong_type(reply) else reply)
+
+    async def delete_records(self, generation: int, user_ids: Sequence[str]) -> None:
+        for batch in batches(user_ids):
+            pipeline = self._pipeline()
+            for user_id in batch:
+                for key in (record_key(user_id, generation), thoughts_key(user_id, generation)):
+                    pipeline.execute_command("UNLINK", key)
+            await self._run(pipeline)
+
+    async def delete_generations(self, is_garbage: Callable[[int], bool]) -> dict[int, int]:
+        deleted: dict[int, int] = {}
+        found: list[bytes] = []
+        async for key in self._scan(LAYER_KEYS):
+            generation = generation_of(key)
+            if generation is None or not is_garbage(generation):
+                continue
+            deleted[generation] = deleted.get(generation, 0) + 1
+            found.append(key)
+            if len(found) == _UNLINK_BATCH:
+                await self._unlink(found)
+                found.clear()
+        await self._unlink(found)
+        return deleted
+
+    async def erase_user(self, user_id: str) -> int:
+        keys = [key async for key in self._scan(keys_of_user(user_id))]
+        await self._unlink(keys)
+        await self._forget_requests(user_id)
+        return len(keys)
+
+    async def _forget_requests(self, user_id: str) -> None:
+        (entries,) = await self._ask(("XRANGE", REQUESTS_KEY, "-", "+"))
+        named = user_id.encode()
+        found = [] if is_wrong_type(entries) else entries
+        gone = [entry for entry, pairs in found if named in pairs[1::2]]
+        if gone:
+            await self._ask(("XDEL", REQUESTS_KEY, *gone))
+
+    async def memory(self) -> Memory:
+        nodes = {"target_nodes": "primaries"} if self.is_cluster else {}
+        reply = await self._call("INFO", "memory", **nodes)
+        infos = list(reply.values()) if self.is_cluster and "used_memory" not in reply else [reply]
+        found = [Memory(int(info["used_memory"]), int(info["maxmemory"])) for info in infos]
+        return max(found, key=lambda memory: (memory.share, memory.used))
+
+    async def record_bytes(self, generation: int, user_ids: Sequence[str]) -> float:
+        pipeline = self._pipeline()
+        for user_id in user_ids:
+            key = record_key(user_id, generation)
+            pipeline.execute_command("MEMORY USAGE", key, "SAMPLES", "0", keys=[key])
+        sizes = [int(size or 0) for size in await self._run(pipeline)] if user_ids else []
+        sizes = [size for size in sizes if size]
+        return sum(sizes) / max(len(sizes), 1)
+
+    async def read_arrivals(
+        self, user_ids: Sequence[str], since_ms: int
+    ) -> dict[str, list[Arrival]]:
+        arrivals: dict[str, list[Arrival]] = {}
+        for batch in batches(user_ids):
+            pipeline = self._pipeline()
+            for user_id in batch:
+                pipeline.execute_command(
+                    "XRANGE", history_key(user_id), str(since_ms), "+", "COUNT", DEDUP_LIMIT
+                )
+            for user_id, reply in zip(batch, await self._execute(pipeline), strict=True):
+                arrivals[user_id] = _read_arrivals(reply)
+        return arrivals
+
+    async def imports(self) -> dict[str, str]:
+        (reply,) = await self._ask(("HGETALL", IMPORTS_KEY))
+        pairs = [] if is_wrong_type(reply) else [part.decode(errors="replace") for part in reply]
+        return dict(zip(pairs[::2], pairs[1::2], strict=True))
+
+    async def clock_ms(self) -> int:
+        nodes = {"target_nodes": "random"} if self.is_cluster else {}
+        seconds, micros = await self._call("TIME", **nodes)
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def _scan(self, pattern: str) -> AsyncIterator[bytes]:
+        with self._translated():
+            async for key in self._redis.scan_iter(match=pattern, count=_SCAN_COUNT):
+                yield key
+
+    async def _unlink(self, keys: Sequence[bytes]) -> None:
+        pipeline = self._pipeline()
+        for key in keys:
+            pipeline.execute_command("UNLINK", key)
+        if keys:
+            await self._run(pipeline)
+
+
+def decode_manifests(blobs: Sequence[bytes]) -> list[Manifest]:
+    """Those that decode, in order."""
+    found = []
+    for blob in blobs:
+        try:
+            found.append(Manifest.decode(blob))
+        except InvalidRecord:
+            continue
+    return found
+
+
+def _read_arrivals(reply: Any) -> list[Arrival]:
+    if is_wrong_type(reply):
+        return []
+    return [
+        Arrival(entry.decode(), event)
+        for entry, pair in reply
+        if len(pair) == 2 and (event := decode_event(pair[0], pair[1])) is not None
+    ]
