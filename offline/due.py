@@ -13,8 +13,7 @@ from models.release.release import Release
 from models.store.events import Event
 from offline.living import LiveRow
 from offline.plan import PlannedUser, to_history
-from offline.settings import RefreshSettings
-from offline.thinking import MAX_PREFIXES, micro_batches
+from offline.settings import MAX_PREFIXES, RefreshSettings
 
 _RULES = 1  # raise it when prompts or sampling change
 _DAY_S = 86400
@@ -105,3 +104,10 @@ def cut(users: Sequence[DueUser], settings: RefreshSettings) -> Iterator[list[Pl
             for number, batch in enumerate(batches)
             for user in batch
         ]
+
+
+def micro_batches(users: Sequence[UserHistory], size: int) -> Iterator[Sequence[UserHistory]]:
+    """Users of like histories together: a batch is padded to its longest prompt."""
+    ordered = sorted(users, key=lambda user: (min(len(user.rows), MAX_HISTORY), user.user_id))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]

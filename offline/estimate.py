@@ -7,9 +7,11 @@ from typing import Any
 
 from models.reasoner.think import UserThoughts
 from models.store.keys import UserRow, encode_row
+from offline.due import micro_batches
+from offline.outcome import Outcome
 from offline.planning import Agenda
 from offline.settings import RefreshSettings
-from offline.thinking import Outcome, Think, in_use, micro_batches, think_about, to_record
+from offline.thinking import Think, in_use, think_about, to_record
 
 SAMPLE_USERS = 64
 

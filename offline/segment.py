@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, Self
 
 import google_crc32c
 
+from offline.outcome import Outcome
 from offline.shards import ShardRow, from_columns, sync_folder, to_columns
-from offline.thinking import Outcome
 
 logger = logging.getLogger(__name__)
 

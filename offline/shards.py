@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from models.errors import InvalidInput, InvalidRecord
 from models.reasoner.think import PathPrefix, UserThoughts
 from models.store.manifest import Manifest
-from offline.thinking import Outcome
+from offline.outcome import Outcome
 
 ROWS_PER_PART = 1024  # about so many
 

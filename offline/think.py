@@ -14,11 +14,12 @@ from typing import NamedTuple
 from models.reasoner.think import UserHistory
 from offline.lease import Lease
 from offline.living import carry_rows
+from offline.outcome import Outcome
 from offline.plan import Plan, PlannedUser, read_users
 from offline.progress import Stopwatch
 from offline.segment import Batch, Segment, count_batches
 from offline.shards import ShardRow, part_file, read_outcome, write_part
-from offline.thinking import Outcome, Think, think_about
+from offline.thinking import Think, think_about
 from offline.timings import Timing, note_timing
 
 LoadedThink = Callable[[], Think]  # loads the model at the first call that needs it

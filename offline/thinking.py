@@ -7,16 +7,14 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from models.catalog.catalog import Catalog
-from models.errors import InvalidRecord, InvalidRelease
+from models.errors import InvalidRecord
 from models.reasoner.think import (
-    MAX_HISTORY,
     Reasoner,
     UserHistory,
     UserThoughts,
@@ -24,13 +22,10 @@ from models.reasoner.think import (
     user_seed,
 )
 from models.store.records import PrefixRecord, RecordedPrefix, encode_thoughts
-from offline.settings import RefreshSettings
+from offline.outcome import Outcome
+from offline.settings import MAX_PREFIXES, RefreshSettings
 
 logger = logging.getLogger(__name__)
-
-MAX_PREFIXES = 100  # a user
-
-_HOPELESS = 32  # failures before the first success
 
 Think = Callable[[Sequence[UserHistory]], list[UserThoughts]]
 
@@ -56,47 +51,6 @@ def in_use(think: Think) -> Iterator[Think]:
             think.close()
 
 
-@dataclass
-class Outcome:
-    """What thinking came to: of a micro-batch, of a shard, of a night. failed: user id, reason."""
-
-    refreshed: int = 0
-    empty: int = 0
-    closed_paths: int = 0
-    dropped_paths: int = 0
-    tokens: int = 0
-    prefixes: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def num_users(self) -> int:
-        return self.refreshed + self.empty + len(self.failed)
-
-    def count(self, thoughts: UserThoughts) -> None:
-        self.closed_paths += len(thoughts.texts)
-        self.dropped_paths += thoughts.dropped_paths
-        self.tokens += thoughts.tokens
-        self.prefixes += len(thoughts.prefixes)
-        self.refreshed += bool(thoughts.prefixes)
-        self.empty += not thoughts.prefixes
-
-    def add(self, other: "Outcome") -> None:
-        self.refreshed += other.refreshed
-        self.empty += other.empty
-        self.closed_paths += other.closed_paths
-        self.dropped_paths += other.dropped_paths
-        self.tokens += other.tokens
-        self.prefixes += other.prefixes
-        self.failed += other.failed
-
-    def check_hope(self) -> None:
-        """Raise InvalidRelease once many have failed and nobody succeeded: no user's fault."""
-        if len(self.failed) >= _HOPELESS and not self.refreshed:
-            raise InvalidRelease(
-                f"the first {len(self.failed)} users all failed, lastly by {self.failed[-1][1]}"
-            )
-
-
 def bind_think(reasoner: Reasoner, catalog: Catalog, settings: RefreshSettings) -> Think:
     """Think about one micro-batch as the settings say, and check what comes out."""
     return partial(_think, reasoner, catalog, settings)
@@ -117,13 +71,6 @@ def _think(
     for thoughts in found:
         check_thoughts(catalog, thoughts)
     return found
-
-
-def micro_batches(users: Sequence[UserHistory], size: int) -> Iterator[Sequence[UserHistory]]:
-    """Users of like histories together: a batch is padded to its longest prompt."""
-    ordered = sorted(users, key=lambda user: (min(len(user.rows), MAX_HISTORY), user.user_id))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
 
 
 def think_about(users: Sequence[UserHistory], think: Think, outcome: Outcome) -> list[UserThoughts]:

@@ -9,6 +9,7 @@ from typing import Any
 from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
 from models.release.release import digest
+from offline.outcome import Outcome
 from offline.plan import Plan, read_users
 from offline.shards import (
     part_file,
@@ -17,7 +18,7 @@ from offline.shards import (
     write_failed,
     write_summary,
 )
-from offline.thinking import Outcome, check_thoughts
+from offline.thinking import check_thoughts
 
 
 def validate(

@@ -27,10 +27,11 @@ from models.store.requests import Request
 from offline.activate import activate, add_rows
 from offline.erasing import carry_out
 from offline.generation import Generation, open_generation
+from offline.outcome import Outcome
 from offline.plan import to_history
 from offline.settings import MICRO_BATCH
 from offline.shards import ShardRow, write_summary
-from offline.thinking import Outcome, Think, think_about
+from offline.thinking import Think, think_about
 
 logger = logging.getLogger(__name__)
 

@@ -33,12 +33,13 @@ from offline.exits import exit_of
 from offline.gates import GateLimits
 from offline.lease import Lease
 from offline.live import LiveSettings
+from offline.outcome import Outcome
 from offline.plan import newest_plan, read_plan
 from offline.progress import Stopwatch, ThinkMeter, make_progress
 from offline.refresh import night_lease, think_night
 from offline.shards import part_file, read_rows, write_part
 from offline.think import share
-from offline.thinking import Outcome, Think
+from offline.thinking import Think
 from offline.validate import validate
 from tests.test_offline import write_data
 from tests.toy import toy_catalog, toy_release

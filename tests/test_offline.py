@@ -41,8 +41,9 @@ from models.store.events import Event
 from models.store.manifest import Manifest
 from models.store.redis_store import RedisStore
 from offline.cli import main
-from offline.due import choose_users
+from offline.due import choose_users, micro_batches
 from offline.importer import ImportCounts, import_dataset, to_events
+from offline.outcome import Outcome
 from offline.plan import next_layer, to_history
 from offline.progress import make_progress
 from offline.refresh import load_think, refresh
@@ -50,11 +51,9 @@ from offline.settings import RefreshSettings
 from offline.shards import read_rows
 from offline.status import read_status, render_status
 from offline.thinking import (
-    Outcome,
     Think,
     bind_think,
     check_thoughts,
-    micro_batches,
     think_about,
 )
 from tests.toy import toy_catalog, toy_histories, toy_release

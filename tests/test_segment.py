@@ -10,6 +10,7 @@ import pytest
 
 from models.errors import InvalidInput, LeaseTaken
 from models.reasoner.think import PathPrefix, UserThoughts
+from offline.outcome import Outcome
 from offline.segment import Batch, Segment
 from offline.shards import (
     ShardRow,
@@ -20,7 +21,6 @@ from offline.shards import (
     write_durably,
     write_part,
 )
-from offline.thinking import Outcome
 
 
 def open_segment(
