@@ -19,7 +19,7 @@ ThinkAheadError
   ManifestConflict            another writer won the compare-and-set (exit 75)
   LeaseTaken                  another job works on the same plan (exit 75)
   GatesFailed                 a generation that must not go live as it is (exit 65)
-  ClientError                 a call of the service that failed: see service/client_failures.py
+  ClientError                 a call of the service that failed: see service/client/errors.py
 """
 
 

@@ -29,9 +29,9 @@ from models.errors import (
     ThinkAheadError,
 )
 from models.store.embedded import resolve
-from service import logs
-from service.keys import KeyRing
+from service.auth.api_keys import KeyRing
 from service.settings import Effective, resolve_settings
+from service.telemetry import logs
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
-_COMMANDS = {"check": "service.check", "keys": "service.keys_command"}  # without one it serves
+_COMMANDS = {"check": "service.check", "keys": "service.auth.new_key"}  # without one it serves
 logger = logging.getLogger("service")
 
 
@@ -71,14 +71,14 @@ def _serve(effective: Effective) -> None:
         from models.store.redis_store import RedisStore
         from service.admin import admin_beside
         from service.app import create_app
-        from service.engine import spare_collections
+        from service.recommend.engine import spare_collections
         from service.reload import load_arms, load_configured
         from service.server import allow_connections
 
         allow_connections()
         spans = None
         if settings.otel:
-            from service.tracing import otlp_spans
+            from service.telemetry.otel import otlp_spans
 
             spans = otlp_spans()
         engine = load_configured(settings)

@@ -23,10 +23,10 @@ from models.store.manifest import Manifest
 from models.store.redis_store import NightStore
 from models.store.rollout import choose_target, go_to, promote, set_canary
 from service import problems
+from service.api.middleware import BodyLimit, RequestContext
+from service.auth.api_keys import KeyRing, Scope
+from service.auth.key_middleware import KeyGuard
 from service.beside import alone, served
-from service.guard import KeyGuard
-from service.keys import KeyRing, Scope
-from service.middleware import BodyLimit, RequestContext
 from service.problems import documented, problem
 from service.serving import Serving
 from service.settings import Effective

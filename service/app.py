@@ -11,26 +11,20 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from models.store.redis_store import ServingStore
-from service import (
-    event_routes,
-    health_routes,
-    openapi,
-    problems,
-    recommend_routes,
-    user_routes,
-)
+from service import problems
+from service.api import event_routes, health_routes, openapi, recommend_routes, user_routes
+from service.api.middleware import BodyLimit, RequestContext
+from service.api.popular_answers import Shortcut
+from service.auth.api_keys import KeyRing
+from service.auth.key_middleware import KeyGuard
 from service.beside import alone
-from service.engine import Engine
-from service.guard import KeyGuard
-from service.keys import KeyRing
-from service.logs import LogFormat, RequestLog
-from service.middleware import BodyLimit, RequestContext
+from service.recommend.engine import Engine
 from service.serving import Serving
 from service.settings import ServiceSettings
-from service.shortcut import Shortcut
+from service.telemetry.logs import LogFormat, RequestLog
 
 if TYPE_CHECKING:
-    from service.tracing import Spans  # it needs an extra
+    from service.telemetry.otel import Spans  # it needs an extra
 
 
 def create_app(

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from models.errors import ReleaseMismatch, StoreUnavailable, ThinkAheadError
 from models.store.embedded import resolve
 from models.store.redis_store import RedisStore
-from service.engine import Engine, self_test
-from service.keys import read_keys
+from service.auth.api_keys import read_keys
+from service.recommend.engine import Engine, self_test
 from service.reload import load_arms, load_configured
 from service.settings import Effective, ServiceSettings, resolve_options, settings_parser
 

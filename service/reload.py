@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from models.errors import InvalidRelease, ReleaseMismatch
-from service.engine import MIB, Engine, load_engine, self_test, spare_collections
+from service.recommend.engine import MIB, Engine, load_engine, self_test, spare_collections
 from service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)

@@ -27,24 +27,24 @@ from typing import Literal
 from models.errors import StoreUnavailable
 from models.store.events import Event
 from models.store.redis_store import ServingStore
-from service.breaker import Breaker
-from service.copies import Copies
-from service.cursor import Cursors
-from service.engine import Engine, self_test
-from service.erasures import ErasureWatch
-from service.experiments import Experiments
 from service.limits.concurrency import Limiter
 from service.limits.flood_gate import RETRY_AFTER_S, Guard
 from service.limits.loop_lag import LoopLag
-from service.logs import user_hash
-from service.manifest import ManifestWatch
-from service.metrics import Metrics
-from service.outbox import Outbox
-from service.pipeline import Pipeline, Query, Served, answer_reserve_s
+from service.recommend.engine import Engine, self_test
+from service.recommend.experiments import Experiments
+from service.recommend.model_thread import NotDoneError, Worker
+from service.recommend.pages import Cursors
+from service.recommend.pipeline import Pipeline, Query, Served, answer_reserve_s
 from service.reload import Renewal, renew
 from service.settings import ServiceSettings
-from service.users import Appended, Users
-from service.worker import NotDoneError, Worker
+from service.telemetry.logs import user_hash
+from service.telemetry.metrics import Metrics
+from service.users.breaker import Breaker
+from service.users.erasures import ErasureWatch
+from service.users.event_buffer import Outbox
+from service.users.last_good import Copies
+from service.users.manifest_watch import ManifestWatch
+from service.users.reader import Appended, Users
 
 _SELF_TEST_TIMEOUT_S = 60.0
 _PROBE_S = 0.1  # between looks at a store that is away or in doubt

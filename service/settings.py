@@ -23,9 +23,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from models.errors import InvalidSettings
 from service.config_file import did_you_mean, read_config
-from service.experiments import Experiment, Experiments
-from service.logs import LogFormat
-from service.reasons import Mode
+from service.recommend.experiments import Experiment, Experiments
+from service.sources import Mode
+from service.telemetry.logs import LogFormat
 
 ENV_PREFIX = "THINKAHEAD_"
 CONFIG = "config"  # the one setting that a file cannot hold

@@ -29,11 +29,11 @@ from models.store.manifest import Layer, Manifest
 from models.store.records import PrefixRecord, RecordedPrefix
 from models.store.redis_store import ServingStore, UserStore
 from service.app import create_app
-from service.engine import Engine, load_engine
-from service.keys import KeyRing
+from service.auth.api_keys import KeyRing
+from service.recommend.engine import Engine, load_engine
 from service.serving import Serving
 from service.settings import ServiceSettings
-from service.tracing import Spans
+from service.telemetry.otel import Spans
 from tests.toy import toy_catalog, toy_histories, toy_recommender
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -175,7 +175,7 @@ def test_the_service_runs_without_torch_transformers_and_onnx() -> None:
 import sys
 from pathlib import Path
 import {", ".join(served)}
-from service.engine import load_engine, self_test
+from service.recommend.engine import load_engine, self_test
 self_test(load_engine(Path("releases/beauty")))
 print(sorted({{"torch", "transformers", "onnx", "rich"}} & set(sys.modules)))
 """

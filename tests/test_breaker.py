@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.breaker import FAILURES_TO_OPEN, SUCCESSES_TO_CLOSE, Breaker
+from service.users.breaker import FAILURES_TO_OPEN, SUCCESSES_TO_CLOSE, Breaker
 
 PROBE_S = 0.1
 

@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 
 from models.errors import InvalidSettings, InvalidUserId
 from models.store.redis_store import RedisStore
-from service.client import AsyncClient, Client, Options
-from service.client_answers import Recommendation
-from service.client_attempts import Hedge, pause_s
-from service.client_calls import NewEvent
-from service.client_failures import (
+from service.client.answers import Recommendation
+from service.client.calls import NewEvent
+from service.client.client import AsyncClient, Client, Options
+from service.client.errors import (
     BadAnswer,
     Busy,
     ClientError,
@@ -34,6 +33,7 @@ from service.client_failures import (
     read_retry_after,
     refusal_of,
 )
+from service.client.retries import Hedge, pause_s
 from tests.scripted_server import HANG, RESET, Scripted, scripted
 from tests.service_harness import (
     GENERATION,
@@ -464,7 +464,7 @@ start = time.process_time()
 import httpx, pydantic
 class Model(pydantic.BaseModel): number: int
 base = time.process_time()
-import service.client
+import service.client.client
 took = time.process_time() - base
 heavy = "fastapi starlette uvicorn orjson numpy onnxruntime redis torch prometheus_client"
 ours = sorted(name for name in sys.modules if name.split(".")[0] in ("models", "service"))
@@ -479,9 +479,9 @@ print(sorted(set(heavy.split()) & set(sys.modules)), *ours, took / (base - start
     heavy, *ours, _ = runs[0]
     assert heavy == "[]"
     assert ours == [
-        *("models", "models.errors", "models.store.events", "service", "service.client"),
-        *("service.client_answers", "service.client_attempts", "service.client_calls"),
-        "service.client_failures",
+        *("models", "models.errors", "models.store.events", "service", "service.client.client"),
+        *("service.client.answers", "service.client.retries", "service.client.calls"),
+        "service.client.errors",
     ]
     assert min(float(run[-1]) for run in runs) < 0.5
 

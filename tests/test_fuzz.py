@@ -38,8 +38,8 @@ from models.store.records import (
     hash_user,
 )
 from models.store.redis_store import RedisStore
-from service.cursor import Cursor, Cursors
-from service.trace import continue_trace
+from service.recommend.pages import Cursor, Cursors
+from service.telemetry.trace_context import continue_trace
 from tests.service_harness import serving
 
 SPACE = SidSpace((64, 64, 256))

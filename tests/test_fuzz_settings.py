@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.errors import InvalidSettings
-from service.experiments import Experiments
-from service.keys import KeyRing, new_key
+from service.auth.api_keys import KeyRing, new_key
+from service.recommend.experiments import Experiments
 from service.settings import ENV_PREFIX, ServiceSettings, load_settings
 
 WORDS = st.one_of(

@@ -17,7 +17,7 @@ from bench.sizing import Assumed, read_measured, size
 from models.memory_store import MemoryStore
 from offline.cli import _parser
 from offline.exits import EX_CONFIG, EX_DATAERR
-from service.keys import read_keys
+from service.auth.api_keys import read_keys
 from service.settings import ENV_PREFIX, load_settings
 from tests.service_harness import serving
 

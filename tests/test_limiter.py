@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from service.limits.concurrency import Admission, Limiter
-from service.reasons import Criticality
+from service.sources import Criticality
 
 BUDGET_S = 0.1
 

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.keys import new_key
+from service.auth.api_keys import new_key
 from tests.service_harness import ROOT, RedisServer, ServiceProcess, toy_release_dir
 
 DEPLOY = ROOT / "deploy"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.limits.unparsed import Plain, read_criticality, read_plain
-from service.reasons import Criticality
+from service.sources import Criticality
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from models.memory_store import MemoryStore
-from service.reasons import Reason, Source
-from service.shares import HELD_RUNGS, RungShares
+from service.recommend.holdback import HELD_RUNGS, RungShares
+from service.sources import Reason, Source
 from tests.service_harness import (
     GENERATION,
     InProcess,

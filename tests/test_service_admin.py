@@ -13,7 +13,7 @@ from models.errors import InvalidInput, InvalidSettings
 from models.store.manifest import Canary, Layer, Manifest
 from models.store.redis_store import RedisStore
 from models.store.rollout import choose_target, go_to, promote, set_canary
-from service.keys import new_key
+from service.auth.api_keys import new_key
 from service.settings import load_settings
 from tests.service_harness import (
     GENERATION,

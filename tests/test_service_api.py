@@ -13,8 +13,8 @@ import pytest
 from models.catalog.sid import SidSpace
 from models.memory_store import MemoryStore
 from models.store.user_state import UserState
-from service.openapi import EXAMPLES
-from service.reasons import Reason
+from service.api.openapi import EXAMPLES
+from service.sources import Reason
 from tests.service_harness import (
     GENERATION,
     InProcess,

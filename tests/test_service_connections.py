@@ -17,7 +17,7 @@ from service.limits import connections
 from service.limits.connections import Connection
 from service.limits.flood_gate import POPULAR_EACH, Guard
 from service.limits.unparsed import Plain
-from service.reasons import Criticality
+from service.sources import Criticality
 
 REQUEST = b"GET /recommend/u HTTP/1.1\r\nHost: x\r\n\r\n"
 CRITICAL = b"GET /recommend/u HTTP/1.1\r\nX-Criticality: critical\r\n\r\n"

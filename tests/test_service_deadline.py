@@ -15,9 +15,9 @@ from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import window_start
 from models.online.torch_runtime import TorchRuntime
 from models.store.user_state import UserState
-from service.engine import Engine
-from service.pace import Pace
-from service.reasons import Reason, Source
+from service.recommend.engine import Engine
+from service.recommend.rung_times import Pace
+from service.sources import Reason, Source
 from tests.service_harness import (
     GENERATION,
     InProcess,

@@ -16,11 +16,11 @@ from bench import ab
 from models.errors import InvalidSettings, ReleaseMismatch
 from models.memory_store import MemoryStore
 from models.store.records import hash_user
-from service.engine import Engine
-from service.experiments import Choice, Experiment, Experiments
-from service.reasons import Mode
+from service.recommend.engine import Engine
+from service.recommend.experiments import Choice, Experiment, Experiments
 from service.reload import load_arms
 from service.settings import ServiceSettings, load_settings
+from service.sources import Mode
 from tests.service_harness import (
     GENERATION,
     RedisServer,

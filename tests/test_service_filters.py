@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from models.memory_store import MemoryStore
-from service.asked import MAX_EXCLUDED
-from service.categories import MAX_KEPT, Categories
+from service.api.requests import MAX_EXCLUDED
+from service.recommend.categories import MAX_KEPT, Categories
 from tests.service_harness import (
     GENERATION,
     InProcess,

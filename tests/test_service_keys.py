@@ -14,7 +14,7 @@ import yaml
 
 from models.errors import InvalidSettings
 from models.memory_store import MemoryStore
-from service.keys import Bucket, KeyRing, Scope, new_key, read_keys
+from service.auth.api_keys import Bucket, KeyRing, Scope, new_key, read_keys
 from service.settings import ServiceSettings, load_settings
 from tests.service_harness import InProcess, serving, start_service, toy_release_dir
 

@@ -15,11 +15,11 @@ from models.online.finish import Finisher, KeptHistory
 from models.online.torch_runtime import TorchRuntime
 from models.store.keys import record_key
 from models.store.redis_store import RedisStore
-from service.engine import Engine
-from service.ladder import Climb, Wanted, plan_rungs
-from service.pace import Pace
-from service.reasons import Reason
-from service.users import UserView
+from service.recommend.engine import Engine
+from service.recommend.ladder import Climb, Wanted, plan_rungs
+from service.recommend.rung_times import Pace
+from service.sources import Reason
+from service.users.reader import UserView
 from tests.service_harness import (
     GENERATION,
     InProcess,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from models.memory_store import MemoryStore
-from service.logs import JsonLines, TextLines, user_hash
+from service.telemetry.logs import JsonLines, TextLines, user_hash
 from tests.service_harness import (
     GENERATION,
     activate,

@@ -9,9 +9,9 @@ import pytest
 from models.memory_store import MemoryStore
 from models.store.keys import MANIFEST_KEY
 from models.store.manifest import Canary, Layer, Manifest
-from service.breaker import Breaker
-from service.manifest import ManifestWatch
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
+from service.users.breaker import Breaker
+from service.users.manifest_watch import ManifestWatch
 from tests.service_harness import (
     GENERATION,
     InProcess,

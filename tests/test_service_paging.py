@@ -10,7 +10,7 @@ import pytest
 
 from models.errors import CursorGone, InvalidCursor
 from models.memory_store import MemoryStore
-from service.cursor import LIFETIME_S, MAX_CURSOR_CHARS, MAX_SHOWN, Cursor, Cursors, digest
+from service.recommend.pages import LIFETIME_S, MAX_CURSOR_CHARS, MAX_SHOWN, Cursor, Cursors, digest
 from tests.service_harness import (
     GENERATION,
     InProcess,

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 READ_S = WRITE_S = 1.0
 MOST = 8
 SMALLER = f"""
-from service import connections
+from service.limits import connections
 connections.READ_TIMEOUT_S = {READ_S}
 connections.WRITE_TIMEOUT_S = {WRITE_S}
 connections.MAX_CONNECTIONS = {MOST}

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from models.memory_store import MemoryStore
-from service.trace import continue_trace
+from service.telemetry.trace_context import continue_trace
 from tests.service_harness import serving
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -11,11 +11,11 @@ from models.errors import StoreUnavailable
 from models.memory_store import MemoryStore
 from models.store.events import HISTORY_LIMIT, Event
 from models.store.user_state import UserState
-from service.breaker import FAILURES_TO_OPEN, Breaker
-from service.copies import Copies
-from service.erasures import ErasureWatch
-from service.outbox import Outbox
-from service.users import Users
+from service.users.breaker import FAILURES_TO_OPEN, Breaker
+from service.users.erasures import ErasureWatch
+from service.users.event_buffer import Outbox
+from service.users.last_good import Copies
+from service.users.reader import Users
 from tests.service_harness import (
     GENERATION,
     InProcess,

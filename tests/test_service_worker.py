@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.worker import JobFailedError, OutOfTimeError, QueueFullError, Worker
+from service.recommend.model_thread import JobFailedError, OutOfTimeError, QueueFullError, Worker
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import yaml
 from pydantic import TypeAdapter
 
 from models.memory_store import MemoryStore
-from service.keys import KeyRing, new_key
+from service.api.popular_answers import Shortcut
+from service.api.responses import Recommendation
+from service.auth.api_keys import KeyRing, new_key
 from service.limits.unparsed import Plain, read_plain
-from service.metrics import Metrics
-from service.schemas import Recommendation
-from service.shortcut import Shortcut
+from service.telemetry.metrics import Metrics
 from tests.service_harness import read_metric, serving, toy_engine
 
 DATE = ((b"date", b"Sat, 28 Nov 2026 12:00:00 GMT"),)

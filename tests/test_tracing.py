@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from models.memory_store import MemoryStore
-from service.tracing import Spans
+from service.telemetry.otel import Spans
 from tests.service_harness import InProcess, serving, start_service, toy_release_dir
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

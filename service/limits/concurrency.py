@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from enum import Enum
 
-from service.reasons import Criticality
+from service.sources import Criticality
 
 FLOOR_SHARE = 0.1  # of the budget
 CEILING_SHARE = 0.15

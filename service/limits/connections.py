@@ -31,7 +31,7 @@ from uvicorn.server import ServerState
 from service.limits.flood_gate import Guard, refusal, refuse
 from service.limits.unparsed import Plain, criticality_of, read_plain
 from service.problems import problem
-from service.reasons import Criticality
+from service.sources import Criticality
 
 READ_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 10.0

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.limits.unparsed import Plain
 from service.problems import problem
-from service.reasons import Criticality
+from service.sources import Criticality
 
 FLOODED = "more requests wait than can be answered in time"
 RETRY_AFTER_S = 1

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from service.asked import DEFAULT_ITEMS
-from service.reasons import Criticality
+from service.api.requests import DEFAULT_ITEMS
+from service.sources import Criticality
 
 CRITICALITY_HEADER = "X-Criticality"
 CRITICALITY_NAME = CRITICALITY_HEADER.lower().encode()

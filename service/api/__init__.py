@@ -1,0 +1,1 @@
+"""HTTP: routes, request and response bodies, problems, the OpenAPI document, middleware."""

@@ -1,0 +1,74 @@
+"""A recommendation in the words of the API, and its headers."""
+
+import secrets
+from typing import cast
+
+from service.api.responses import ExperimentArm, Generation, Item, PathText, Recommendation, Timings
+from service.recommend.ladder import RECORDED
+from service.recommend.pages import Cursors
+from service.recommend.pipeline import Served
+from service.sources import Source
+
+
+def write_recommendation(
+    served: Served, cursors: Cursors, *, user_id: str | None, request_id: str
+) -> Recommendation:
+    answer = Recommendation(
+        request_id=request_id,
+        recommendation_id=secrets.token_hex(16),
+        user_id=user_id,
+        source=served.source,
+        degraded=served.is_degraded,
+        generation=_generation(served),
+        release=served.engine.label,
+        model=None if served.source == Source.POPULAR else served.engine.model,
+        experiment=[ExperimentArm(name=name, arm=arm) for name, arm, _ in served.exposures],
+        items=_items(served),
+        next_cursor=cursors.write(served.following) if served.following else None,
+        paths=[PathText(path=path, text=text) for path, text in enumerate(served.thoughts or ())],
+        timings_ms=_timings(served),
+    )
+    if served.thoughts is None:
+        del answer["paths"]  # agreed to stand before the timings, when it is there
+    return answer
+
+
+def server_timing(served: Served) -> str:
+    """The value of a `Server-Timing` header (W3C): milliseconds by stage."""
+    return ", ".join(f"{stage};dur={1000 * s:.3f}" for stage, s in served.seconds.items())
+
+
+def _timings(served: Served) -> Timings:
+    milliseconds = {stage: round(1000 * s, 3) for stage, s in served.seconds.items()}
+    return cast("Timings", milliseconds)  # the pipeline names the stages that the API documents
+
+
+def _generation(served: Served) -> Generation | None:
+    if served.record is None:
+        return None
+    return Generation(
+        id=served.record.generation,
+        created_at=served.record.created_at,
+        age_s=max(int(served.record_age_s), 0),
+    )
+
+
+def _items(served: Served) -> list[Item]:
+    catalog, record = served.engine.catalog, served.record
+    sids = catalog.sids[[pick.row for pick in served.picks]].tolist()
+    paths = {prefix.codes: prefix.path for prefix in record.prefixes} if record else {}
+    depth = catalog.space.prefix_depth
+    return [
+        Item(
+            item_id=catalog.item_ids[pick.row],
+            rank=rank,
+            score=pick.logprob,
+            sid=sid,
+            source=pick.source,
+            title=catalog.titles[pick.row],
+            path=paths.get(tuple(sid[:depth])) if pick.source in RECORDED else None,
+        )
+        for rank, (pick, sid) in enumerate(
+            zip(served.picks, sids, strict=True), start=1 + served.num_before
+        )
+    ]

@@ -1,0 +1,108 @@
+"""The JSON of events: one, or those of many users at once. Knows nothing of how they are kept."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.requests import MAX_EVENTS, WHOLE, EventIdText, ItemIdText, UnixSeconds
+
+
+class NewEvent(BaseModel):
+    """Something the user did with an item."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"item_id": "B004OHQR1Q", "timestamp": 1767225600, "event_id": "click-8f14e45f"}
+            ]
+        },
+    )
+
+    item_id: ItemIdText
+    timestamp: Annotated[UnixSeconds | None, Field(description="Default: now.")] = None
+    event_id: Annotated[
+        EventIdText | None,
+        Field(
+            description="Makes retries safe: an id that the user sent within the last 24 hours "
+            "adds nothing, whichever process takes it. Default: a fresh one, so that every call "
+            "counts.",
+        ),
+    ] = None
+
+
+class TakenEvent(BaseModel):
+    """200 when the event is stored; 202 when it waits in this process for the store to return."""
+
+    request_id: str
+    user_id: str
+    event_id: str
+    item_id: str
+    timestamp: int
+    known: Annotated[
+        bool,
+        Field(
+            description="Whether this release's catalog holds the item. An unknown one is kept in "
+            "the history all the same: catalogs lag."
+        ),
+    ]
+    stored: bool
+    new: Annotated[
+        bool | None,
+        Field(description="False for an event id seen before; null while it waits for the store."),
+    ]
+
+
+class BatchedEvent(BaseModel):
+    """An event and whose it is. Limits are looked at one by one: a bad event fails alone."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    user_id: str
+    item_id: str
+    timestamp: Annotated[
+        Annotated[int, WHOLE] | None, Field(description="Unix seconds; default: now.")
+    ] = None
+    event_id: Annotated[str | None, Field(description="As of an event by itself.")] = None
+
+
+class EventBatch(BaseModel):
+    """Events of many users, in the order in which they happened."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "events": [
+                        {"user_id": "ann", "item_id": "B004OHQR1Q", "event_id": "click-1"},
+                        {"user_id": "bob", "item_id": "B0009V1YR8", "event_id": "click-2"},
+                    ]
+                }
+            ]
+        },
+    )
+
+    events: Annotated[
+        tuple[BatchedEvent, ...], Field(strict=False, min_length=1, max_length=MAX_EVENTS)
+    ]
+
+
+class EventResult(BaseModel):
+    """What an event by itself would have been answered."""
+
+    status: Annotated[int, Field(description="200 stored, 202 waiting, 422 or 503: not taken.")]
+    user_id: str
+    event_id: str | None = None
+    known: bool | None = None
+    new: bool | None = None
+    detail: Annotated[str | None, Field(description="Why it was not taken.")] = None
+
+
+class TakenBatch(BaseModel):
+    request_id: str
+    results: Annotated[list[EventResult], Field(description="In the order of the events.")]

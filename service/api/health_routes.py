@@ -1,0 +1,47 @@
+"""Health and metrics: what an orchestrator and a monitor ask for."""
+
+from fastapi import APIRouter, Request
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from service.api.params import CurrentServing
+from service.api.responses import Alive, Ready
+from service.problems import documented, problem
+
+router = APIRouter()
+
+
+@router.get("/health/live", summary="Whether the process answers", responses=documented({}))
+async def live() -> Alive:
+    return Alive()
+
+
+@router.get(
+    "/health/ready",
+    summary="Whether to send traffic here",
+    response_model=Ready,
+    responses=documented({503: "the self-test has not finished"}),
+)
+async def ready(request: Request, serving: CurrentServing) -> Response:
+    """Ready once the `global` and `popular` rungs have passed a self-test.
+
+    Never asks the store: an outage must not unready every instance at once.
+    """
+    if serving.unready is not None:
+        return problem(503, serving.unready, request_id=request.state.request_id)
+    epoch = serving.manifest.current.epoch if serving.manifest.current else None
+    answer = Ready(release=serving.engine.label, manifest_epoch=epoch)
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={
+        200: {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **documented({}),
+    },
+)
+async def metrics(serving: CurrentServing) -> Response:
+    return Response(serving.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,76 @@
+"""What routes take from a request: the serving process, the exact user id, the time it has."""
+
+from functools import cache
+from typing import Annotated, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Depends, Header, Path, Request
+from starlette.exceptions import HTTPException
+
+from models.errors import InvalidUserId
+from models.store.events import check_user_id
+from service.api.requests import USER_ID_SCHEMA, TimeoutMs
+from service.serving import Serving
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_ID = "{user_id}"
+
+UserIdInPath = Annotated[
+    str,
+    Path(
+        json_schema_extra=USER_ID_SCHEMA
+        | {"description": f"{USER_ID_SCHEMA['description']} Percent-encoded."},
+    ),
+]
+Timeout = Annotated[
+    TimeoutMs | None,
+    Header(
+        alias=TIMEOUT_HEADER,
+        description="Milliseconds that the caller has. It shortens the configured budget, "
+        "never lengthens it; a rung that would come late is passed over for a cheaper one.",
+        examples=[40],
+    ),
+]
+
+
+class _Place(NamedTuple):
+    """num_segments: of the route's raw path. at: which of them is the id."""
+
+    num_segments: int
+    at: int
+
+
+def exact_user_id(request: Request) -> str:
+    """The id as the caller wrote it: servers decode `%2F` to `/` and bad bytes to U+FFFD.
+
+    Raises InvalidUserId, or HTTPException 404 where a raw `/` makes it another path.
+    """
+    place = _place_of_id(request.scope["route"].path_format)
+    segments = request.scope["raw_path"].split(b"/")
+    if len(segments) != place.num_segments:
+        raise HTTPException(404)
+    try:
+        exact = unquote_to_bytes(segments[place.at]).decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidUserId("not UTF-8") from exc
+    check_user_id(exact)
+    return exact
+
+
+@cache
+def _place_of_id(path_format: str) -> _Place:
+    segments = path_format.split("/")
+    return _Place(len(segments), segments.index(_ID))
+
+
+async def _serving(request: Request) -> Serving:
+    serving: Serving = request.app.state.serving
+    return serving
+
+
+async def _user_id(request: Request, user_id: UserIdInPath) -> str:
+    return exact_user_id(request)
+
+
+CurrentServing = Annotated[Serving, Depends(_serving)]
+UserId = Annotated[str, Depends(_user_id)]

@@ -1,0 +1,125 @@
+"""Answers of the lowest rung as they go over the wire: what a flood leaves time for.
+
+A `popular` answer is the same for everybody but for its ids, so it is written once for each number
+of items and then filled in: for little more than a refusal, where the way through the application
+takes two thirds of a whole answer's time. Knows nothing of when that is wanted.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+import orjson
+
+from service.api.answers import server_timing, write_recommendation
+from service.api.requests import MAX_ITEMS
+from service.auth.api_keys import KeyRing
+from service.auth.key_middleware import lets_in
+from service.limits.unparsed import Plain
+from service.recommend.engine import Engine
+from service.recommend.ladder import Wanted, top_up
+from service.recommend.pages import Cursors
+from service.recommend.pipeline import STAGES, Served
+from service.sources import Reason, Source
+from service.telemetry.metrics import Metrics
+from service.telemetry.trace_context import HEADER as TRACE_NAME
+from service.telemetry.trace_context import REQUEST_NAME, accept_request_id, continue_trace
+
+_ID, _USER = "request id", "user id"  # stand where these go
+_NUM_DIGITS = 32  # of a recommendation's id
+
+
+class Shortcut:
+    """current: the engine in use. ring: the API keys, None where nobody needs one.
+
+    Counts by itself: an answer has no time for the metrics, nor for a line of the log.
+    """
+
+    def __init__(
+        self, current: Callable[[], Engine], ring: KeyRing | None, metrics: Metrics
+    ) -> None:
+        self._current = current
+        self._ring = ring
+        self._metrics = metrics
+        self._engine: Engine | None = None
+        self._templates: dict[int, _Template] = {}
+        self._new: dict[tuple[bytes, int], int] = {}  # answers by route and number of items
+        metrics.before_rendering(self.tally)
+
+    def answer(self, plain: Plain, fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+        """None where more was asked than how many items, or nothing may be had for this key.
+
+        fields: headers that every answer has.
+        """
+        route, num_items = plain.route, plain.num_items
+        if route is None or not 0 < num_items <= MAX_ITEMS:
+            return None
+        if self._ring is not None and not lets_in(self._ring, plain.fields, self._metrics):
+            return None
+        engine = self._current()
+        if engine is not self._engine:
+            self._engine, self._templates = engine, {}
+        template = self._templates.get(num_items)
+        if template is None:
+            template = self._templates[num_items] = _Template(engine, num_items)
+        answered = template.fill(plain.user_id, plain.fields, fields)
+        counted = (route, template.num_items)
+        self._new[counted] = self._new.get(counted, 0) + 1
+        return answered
+
+    def tally(self) -> None:
+        """Into the metrics, what was answered since the last time."""
+        for (route, num_items), num in self._new.items():
+            name = f"{route.decode()}{{user_id}}"
+            self._metrics.request(route=name, source=Source.POPULAR, status=200, num=num)
+            self._metrics.fallback(Reason.OVERLOAD, num=num)
+            self._metrics.items(Source.POPULAR, num * num_items)
+        self._new.clear()
+
+
+class _Template:
+    """An answer without its ids, by the code that writes every other."""
+
+    def __init__(self, engine: Engine, num_items: int) -> None:
+        wanted = Wanted(num_items, frozenset(), category=None, is_union=False, num_own=0)
+        served = Served(
+            engine=engine,
+            picks=tuple(top_up((), engine, wanted)),
+            source=Source.POPULAR,
+            is_degraded=True,
+            is_held=False,
+            record=None,
+            record_age_s=0.0,
+            thoughts=None,
+            seconds=dict.fromkeys(STAGES, 0.0),
+        )
+        answer = write_recommendation(served, Cursors(None), user_id=_USER, request_id=_ID)
+        body = orjson.dumps(answer).replace(b"%", b"%%")
+        for filled_in in (_ID, answer["recommendation_id"], _USER):  # the first three fields
+            body = body.replace(filled_in.encode(), b"%b", 1)
+        self.num_items = len(served.picks)
+        self._num_bytes = len(body % (b"", b"", b"")) + _NUM_DIGITS
+        self._text = (
+            b"HTTP/1.1 200 OK\r\n%bserver-timing: " + server_timing(served).encode() + b"\r\n"
+            b"content-length: %d\r\ncontent-type: application/json\r\n"
+            b"x-request-id: %b\r\ntraceparent: %b\r\n\r\n" + body
+        )
+
+    def fill(
+        self,
+        user_id: bytes,
+        asked: Mapping[bytes, bytes],
+        fields: Sequence[tuple[bytes, bytes]],
+    ) -> bytes:
+        """asked: headers of the request. fields: of the answer."""
+        digits = b"%0*x" % (_NUM_DIGITS + 16, random.getrandbits(4 * (_NUM_DIGITS + 16)))
+        given = accept_request_id(asked.get(REQUEST_NAME))
+        request_id = digits[_NUM_DIGITS:] if given is None else given.encode()
+        return self._text % (
+            b"".join([b"%b: %b\r\n" % field for field in fields]),
+            self._num_bytes + len(user_id) + len(request_id),
+            request_id,
+            continue_trace(asked.get(TRACE_NAME)).header,
+            request_id,
+            digits[:_NUM_DIGITS],
+            user_id,
+        )

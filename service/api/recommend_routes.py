@@ -1,0 +1,238 @@
+"""Asking for recommendations: by a user's id, by a history, for many users at once.
+
+Validation and JSON only; every decision is the pipeline's.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Body, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+from starlette.responses import Response
+
+from models.errors import InvalidUserId
+from models.store.events import Event, check_event, check_user_id
+from service.api.answers import server_timing, write_recommendation
+from service.api.params import (
+    TIMEOUT_HEADER,
+    CurrentServing,
+    Timeout,
+    UserIdInPath,
+    exact_user_id,
+)
+from service.api.requests import ForHistory, ForUser, ForUsers, RecommendQuery, TimeoutMs
+from service.api.responses import BatchEntry, Recommendation, RecommendationBatch
+from service.problems import BAD_JSON, BUG, GONE, NOT_ACCEPTED, NOT_FOUND, TOO_LARGE, documented
+from service.recommend import pipeline
+from service.serving import Serving
+
+_TIMEOUT_NAME = TIMEOUT_HEADER.lower().encode()
+_TIMEOUT: TypeAdapter[int] = TypeAdapter(TimeoutMs)
+_DEFAULTS = RecommendQuery()
+_UNSTORED = "\x1f"  # begins ids that no stored event has
+_Asked = RecommendQuery | ForUser | ForHistory | ForUsers
+logger = logging.getLogger(__name__)
+
+
+class _BoundByHand(APIRoute):
+    """The route of `recommend`: documented by its signature like any other, called without FastAPI.
+
+    Its general way of binding arguments takes 0.3 ms a request, and this one has three.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        async def handle(request: Request) -> Response:
+            return await recommend(
+                request, exact_user_id(request), _read_query(request), _read_timeout(request)
+            )
+
+        return handle
+
+
+hot_router = APIRouter(route_class=_BoundByHand)
+router = APIRouter(prefix="/v1")
+
+
+@hot_router.get(
+    "/recommend/{user_id:path}",
+    summary="Recommend items to a user",
+    response_model=Recommendation,
+    responses=documented({404: NOT_FOUND, 410: GONE, 422: NOT_ACCEPTED}),
+)
+async def recommend(
+    request: Request,
+    user_id: UserIdInPath,
+    query: Annotated[RecommendQuery, Query()],
+    timeout_ms: Timeout = None,
+) -> Response:
+    """Always 200 for a valid request: see `source` and `degraded` for what the answer is worth."""
+    serving: Serving = request.app.state.serving
+    return await _answer(
+        request, serving, _query(request, user_id, query), query.cursor, timeout_ms
+    )
+
+
+@router.post(
+    "/recommend",
+    summary="Recommend for a history, a session, or around a long list",
+    response_model=Recommendation,
+    responses=documented(
+        {400: BAD_JSON, 404: NOT_FOUND, 410: GONE, 413: TOO_LARGE, 422: NOT_ACCEPTED}
+    ),
+)
+async def recommend_for(
+    request: Request,
+    serving: CurrentServing,
+    body: Annotated[ForUser | ForHistory, Body()],
+    timeout_ms: Timeout = None,
+) -> Response:
+    """For a stored user, with what they did just now on top, or for a history of the caller's own.
+
+    Nothing of the body is stored.
+    """
+    if isinstance(body, ForUser):
+        asked = _query(request, body.user_id, body, _session(body))
+    else:
+        asked = _query(request, None, body, _history(body))
+    return await _answer(request, serving, asked, body.cursor, timeout_ms)
+
+
+@router.post(
+    "/recommend:batch",
+    summary="Recommend items to up to 100 users",
+    response_model=RecommendationBatch,
+    responses=documented({400: BAD_JSON, 404: NOT_FOUND, 413: TOO_LARGE, 422: NOT_ACCEPTED}),
+)
+async def recommend_batch(
+    request: Request, serving: CurrentServing, body: ForUsers, timeout_ms: Timeout = None
+) -> Response:
+    """Each user has an answer and a status of their own, and as much time as if asked for alone.
+
+    `X-Request-Timeout-Ms` is for all of them together: whose turn comes late gets a cheaper rung.
+    """
+    wanted = [_query(request, user_id, body) for user_id in body.user_ids]
+    results = await _answer_all(request, serving, wanted, timeout_ms)
+    answer = RecommendationBatch(request_id=request.state.request_id, results=results)
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+def _query(
+    request: Request, user_id: str | None, wishes: _Asked, events: tuple[Event, ...] = ()
+) -> pipeline.Query:
+    return pipeline.Query(
+        user_id,
+        wishes.n,
+        exclude_seen=wishes.exclude_seen,
+        explain=wishes.explain,
+        exclude=wishes.exclude,
+        category=wishes.category,
+        mode=wishes.mode,
+        criticality=request.scope["state"]["criticality"],
+        events=events,
+    )
+
+
+async def _answer(
+    request: Request,
+    serving: Serving,
+    asked: pipeline.Query,
+    cursor: str | None,
+    timeout_ms: int | None,
+) -> Response:
+    if cursor is not None:
+        after = serving.cursors.read(cursor, now_s=time.time(), asked=asked.asked)
+        asked = replace(asked, after=after)
+    state = request.scope["state"]
+    served = await serving.recommend(asked, timeout_ms=timeout_ms, came_at=state.get("came_at"))
+    state["source"], state["seconds"] = served.source.value, served.seconds
+    answer = write_recommendation(
+        served, serving.cursors, user_id=asked.user_id, request_id=state["request_id"]
+    )
+    headers = {"server-timing": server_timing(served)}
+    return Response(orjson.dumps(answer), headers=headers, media_type="application/json")
+
+
+async def _answer_all(
+    request: Request, serving: Serving, wanted: Sequence[pipeline.Query], timeout_ms: int | None
+) -> list[BatchEntry]:
+    """In turn, so that a batch takes one place in the queue like everybody else."""
+    ends_at = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
+    results = []
+    for asked in wanted:
+        left_ms = None
+        if ends_at is not None:
+            left_ms = max(int(1000 * (ends_at - time.monotonic())), 1)
+        results.append(await _answer_one(request, serving, asked, left_ms))
+    return results
+
+
+async def _answer_one(
+    request: Request, serving: Serving, asked: pipeline.Query, timeout_ms: int | None
+) -> BatchEntry:
+    request_id, user_id = request.state.request_id, str(asked.user_id)
+    try:
+        check_user_id(user_id)
+        served = await serving.recommend(asked, timeout_ms=timeout_ms)
+    except InvalidUserId as exc:
+        return BatchEntry(user_id=user_id, status=422, detail=str(exc))
+    except Exception:  # the others of the batch go on, as they would alone
+        logger.exception("an entry of request %s failed", request_id)
+        return BatchEntry(user_id=user_id, status=500, detail=BUG)
+    answer = write_recommendation(served, serving.cursors, user_id=user_id, request_id=request_id)
+    return BatchEntry(user_id=user_id, status=200, recommendation=answer)
+
+
+def _history(body: ForHistory) -> tuple[Event, ...]:
+    """As events, oldest first; an item without a time has that of the one before it."""
+    events, timestamp = [], 0
+    for at, past in enumerate(body.history):
+        item_id, stamp = (past, None) if isinstance(past, str) else (past.item_id, past.timestamp)
+        timestamp = timestamp if stamp is None else stamp
+        events.append(Event(item_id, timestamp, f"{_UNSTORED}{at}"))
+    return tuple(sorted(events, key=lambda event: event.timestamp))
+
+
+def _session(body: ForUser) -> tuple[Event, ...]:
+    """Raises InvalidRecord for one that could not be stored as an event."""
+    now_s, events = int(time.time()), []
+    for at, done in enumerate(body.session):
+        stamp = now_s if done.timestamp is None else done.timestamp
+        check_event(Event(done.item_id, stamp, done.event_id or secrets.token_hex(8)))
+        events.append(Event(done.item_id, stamp, done.event_id or f"{_UNSTORED}{at}"))
+    return tuple(events)
+
+
+def _read_query(request: Request) -> RecommendQuery:
+    """Raises RequestValidationError as FastAPI would, as does the next."""
+    if not request.scope["query_string"]:
+        return _DEFAULTS
+    params: dict[str, Any] = dict(request.query_params)
+    if "exclude" in params:
+        params["exclude"] = request.query_params.getlist("exclude")
+    try:
+        return RecommendQuery.model_validate(params)
+    except ValidationError as exc:
+        raise _refusal(exc, "query") from exc
+
+
+def _read_timeout(request: Request) -> int | None:
+    for name, value in request.scope["headers"]:
+        if name == _TIMEOUT_NAME:
+            try:
+                return _TIMEOUT.validate_python(value.decode("latin-1"))
+            except ValidationError as exc:
+                raise _refusal(exc, "header", TIMEOUT_HEADER) from exc
+    return None
+
+
+def _refusal(exc: ValidationError, *where: str) -> RequestValidationError:
+    return RequestValidationError(
+        [{**error, "loc": (*where, *error["loc"])} for error in exc.errors()]
+    )

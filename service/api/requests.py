@@ -1,0 +1,224 @@
+"""What may be asked for: the query of a recommendation, and the bodies of those that are posted.
+
+Limits and their descriptions; what is sound by itself is accepted here. Knows nothing of how it is
+answered.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from models.errors import InvalidUserId
+from models.store.events import HISTORY_LIMIT, MAX_ID_BYTES, check_user_id
+from service.recommend.pages import LIFETIME_S, MAX_CURSOR_CHARS, MAX_SHOWN
+from service.sources import Mode
+
+DEFAULT_ITEMS, MAX_ITEMS = 10, 100
+MAX_EXCLUDED = 200  # in a query
+MAX_LISTED = 2000  # in a body
+MAX_BATCH = 100  # users
+MAX_EVENTS = 500
+MAX_SESSION = 100
+MAX_EVENT_ID_CHARS = 128
+LAST_SECOND = 253_402_300_799  # of the year 9999; milliseconds taken for seconds lie beyond
+TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
+
+
+def _whole(value: object) -> object:
+    """To JSON Schema 5.0 is an integer, and true is none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)  # behind the limits: in front of them it would hide them
+UnixSeconds = Annotated[int, Field(ge=0, le=LAST_SECOND), WHOLE]
+
+
+def _check(value: str) -> str:
+    """Ids of users, items and events are sound alike."""
+    try:
+        check_user_id(value)
+    except InvalidUserId as exc:
+        raise ValueError(str(exc).removeprefix("user ")) from exc
+    return value
+
+
+ID_SCHEMA: dict[str, Any] = {"minLength": 1, "maxLength": MAX_ID_BYTES, "format": "opaque-id"}
+USER_ID_SCHEMA = ID_SCHEMA | {
+    "description": "Opaque: 1 to 256 bytes of UTF-8, no control characters.",
+    "examples": ["A2CG5Y82ZZNY6W"],
+}
+UserIdText = Annotated[str, AfterValidator(_check), Field(json_schema_extra=USER_ID_SCHEMA)]
+ItemIdText = Annotated[str, AfterValidator(_check), Field(json_schema_extra=ID_SCHEMA)]
+EventIdText = Annotated[
+    str,
+    AfterValidator(_check),
+    Field(max_length=MAX_EVENT_ID_CHARS, json_schema_extra=ID_SCHEMA | {"maxLength": 128}),
+]
+
+
+class _Wishes(BaseModel):
+    """What every way of asking has. A user's own prefixes and history are not among it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="How many items."), WHOLE] = (
+        DEFAULT_ITEMS
+    )
+    explain: Annotated[bool, Field(description="Add the reasoning paths.")] = False
+    exclude_seen: Annotated[bool, Field(description="Leave out items of the history.")] = True
+    category: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=256,
+            description="Only items of this category: the exact text of any level of their "
+            "category path. `items` is empty when the catalog has none.",
+            examples=["Hair Care"],
+        ),
+    ] = None
+    mode: Annotated[
+        Mode | None,
+        Field(
+            strict=False,
+            description="`strict`: the record's prefixes alone; `union`: together with the online "
+            "model's own. Default: as the service is configured.",
+            examples=["union"],
+        ),
+    ] = None
+
+
+class _Paged(_Wishes):
+    cursor: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=MAX_CURSOR_CHARS,
+            json_schema_extra={"format": "cursor"},
+            description="`next_cursor` of an answer: its items are followed by those of this one, "
+            "none twice, by the history and the record of then. All else but `n` and `explain` "
+            f"has to be as it was. Good for {LIFETIME_S // 60} minutes and {MAX_SHOWN:,} items.",
+        ),
+    ] = None
+
+
+class RecommendQuery(_Paged):
+    """What may stand behind the `?` of a recommendation."""
+
+    exclude: Annotated[
+        tuple[str, ...],
+        Field(
+            json_schema_extra={"maxItems": MAX_EXCLUDED},
+            description=f"Item ids to leave out, {MAX_EXCLUDED} at most: repeated, or with commas "
+            "between them. Unknown ones are ignored.",
+            examples=[["B004OHQR1Q", "B0009V1YR8"]],
+        ),
+    ] = ()
+
+    @field_validator("exclude")
+    @classmethod
+    def _split(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        """Both forms at once; an id that holds a comma itself is found in its whole form."""
+        parts = [part for value in values for part in value.split(",") if part]
+        if len(parts) > MAX_EXCLUDED:
+            raise ValueError(f"{len(parts)} items, expected at most {MAX_EXCLUDED}")
+        return tuple(dict.fromkeys((*values, *parts)))
+
+
+class _Listed(BaseModel):
+    exclude: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            max_length=MAX_LISTED,
+            description="Item ids to leave out; unknown ones are ignored.",
+        ),
+    ] = ()
+
+
+class PastItem(BaseModel):
+    """Something of a history that the caller keeps."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    item_id: ItemIdText
+    timestamp: UnixSeconds | None = None
+
+
+class SessionEvent(BaseModel):
+    """Something that the user has just done."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    item_id: ItemIdText
+    timestamp: Annotated[UnixSeconds | None, Field(description="Default: now.")] = None
+    event_id: Annotated[
+        EventIdText | None,
+        Field(description="If it is posted as an event too: under one id it counts once."),
+    ] = None
+
+
+class ForHistory(_Paged, _Listed):
+    """For a history that the caller keeps; no user has to be known."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"history": ["B004OHQR1Q", {"item_id": "B0009V1YR8"}], "n": 5}]
+        },
+    )
+
+    history: Annotated[
+        tuple[ItemIdText | PastItem, ...],
+        Field(
+            strict=False,
+            max_length=HISTORY_LIMIT,
+            description="Oldest first. Timestamps reorder it; an item without one stays behind "
+            "the one before it. Items that the catalog lacks are ignored.",
+        ),
+    ]
+
+
+class ForUser(_Paged, _Listed):
+    """For a stored user, with what they have just done on top, or a long list to leave out."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"user_id": "A2CG5Y82ZZNY6W", "session": [{"item_id": "B004OHQR1Q"}]}]
+        },
+    )
+
+    user_id: UserIdText
+    session: Annotated[
+        tuple[SessionEvent, ...],
+        Field(
+            strict=False,
+            max_length=MAX_SESSION,
+            description="On top of the stored history; not stored.",
+        ),
+    ] = ()
+
+
+class ForUsers(_Wishes, _Listed):
+    """For many stored users, all asked alike."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"user_ids": ["A2CG5Y82ZZNY6W", "nobody"], "n": 5}]},
+    )
+
+    user_ids: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            min_length=1,
+            max_length=MAX_BATCH,
+            description="Each is looked at by itself: one that is no user id fails alone.",
+        ),
+    ]

@@ -1,0 +1,167 @@
+"""Who may call what, and how often: API keys in front of the routes. Pure ASGI.
+
+Health, metrics and the documentation are open; all else wants a key of the right scope, also what
+there is no route for.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from service.auth.api_keys import Allowance, Bucket, Caller, KeyRing, Scope
+from service.problems import documented, problem
+from service.telemetry.metrics import Metrics
+
+OPEN = frozenset({"health", "metrics", "docs", "openapi.json"})
+SCOPES: Mapping[str, Scope] = {
+    "recommend": Scope.RECOMMEND,
+    "recommend:batch": Scope.RECOMMEND,
+    "events": Scope.EVENTS,
+    "events:batch": Scope.EVENTS,
+    "users": Scope.USERS,
+}
+NO_KEY = "an API key is needed: `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
+UNKNOWN_KEY = "the API key is unknown or has expired"
+TOO_FAST = "this client's rate limit is used up"
+_LOOK_EVERY_S = 1.0  # at the file of keys
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="think-ahead"'}
+logger = logging.getLogger(__name__)
+
+
+class KeyGuard:
+    """everything: the one scope that all paths need; None for those of the table above."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        ring: KeyRing,
+        metrics: Metrics,
+        *,
+        everything: Scope | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._ring = ring
+        self._metrics = metrics
+        self._everything = everything
+        self._monotonic = monotonic
+        self._look_at = 0.0
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (first := _first_segment(scope["path"])) in OPEN:
+            await self._app(scope, receive, send)
+            return
+        self._keep_up()
+        key = _find_key(scope["headers"])
+        caller = self._ring.find(key) if key else None
+        needed = self._everything or SCOPES.get(first)
+        if caller is None:
+            outcome = "unknown_key" if key else "no_key"
+            refusal = _refuse(scope, 401, UNKNOWN_KEY if key else NO_KEY, _CHALLENGE)
+        elif needed is not None and needed not in caller.scopes:
+            outcome = "scope"
+            detail = f"the API key of {caller.client} lacks the scope `{needed}`"
+            refusal = _refuse(scope, 403, detail)
+        else:
+            scope["state"]["client"] = caller.client
+            await self._let_in(caller, scope, receive, send)
+            return
+        self._metrics.client_request(caller.client if caller else "", outcome)
+        await refusal(scope, receive, send)
+
+    async def _let_in(self, caller: Caller, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        bucket = caller.bucket
+        if bucket is None:
+            self._metrics.client_request(caller.client, "taken")
+            await self._app(scope, receive, send)
+            return
+        allowance = bucket.take()
+        headers = _rate_headers(bucket, allowance)
+
+        async def send_with_rate(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *headers]
+            await send(message)
+
+        self._metrics.client_request(caller.client, "taken" if allowance.is_granted else "rate")
+        if allowance.is_granted:
+            await self._app(scope, receive, send_with_rate)
+        else:
+            wait = {"Retry-After": str(math.ceil(allowance.reset_s))}
+            await _refuse(scope, 429, TOO_FAST, wait)(scope, receive, send_with_rate)
+
+    def _keep_up(self) -> None:
+        now = self._monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY_S
+        before = self._ring.failure
+        if self._ring.refresh():
+            logger.info("the API keys of the changed file are in use")
+        elif self._ring.failure not in (None, before):
+            logger.error("the API keys stay as they were: %s", self._ring.failure)
+
+
+def lets_in(ring: KeyRing, fields: Mapping[bytes, bytes], metrics: Metrics) -> bool:
+    """Whether these headers have a key that may ask for recommendations, now; counts it if so."""
+    caller = ring.find(key) if (key := _find_key(fields.items())) else None
+    if caller is None or Scope.RECOMMEND not in caller.scopes:
+        return False
+    if caller.bucket is not None and not caller.bucket.take().is_granted:
+        return False
+    metrics.client_request(caller.client, "taken")
+    return True
+
+
+def document_keys(document: dict[str, Any]) -> None:
+    """Into an OpenAPI document: both ways to send a key, and how each route refuses one.
+
+    The empty requirement stands for a service without keys.
+    """
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    }
+    document["components"]["securitySchemes"] = schemes
+    for path, operations in document["paths"].items():
+        scope = SCOPES.get(_first_segment(path))
+        for operation in operations.values() if scope else ():
+            lacks = f"the API key of shop lacks the scope `{scope}`"
+            refusals = documented({401: NO_KEY, 403: lacks, 429: TOO_FAST})
+            operation["responses"] |= {str(status): each for status, each in refusals.items()}
+            operation["security"] = [{}, *({name: []} for name in schemes)]
+
+
+def _first_segment(path: str) -> str:
+    """What a path is about: its first part, after a version."""
+    parts = path.split("/", 3)
+    if len(parts) > 2 and parts[1] == "v1":
+        return parts[2]
+    return parts[1] if len(parts) > 1 else ""
+
+
+def _find_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return str(value[7:].strip(), "latin-1")
+        if name == b"x-api-key":
+            return str(value.strip(), "latin-1")
+    return None
+
+
+def _rate_headers(bucket: Bucket, allowance: Allowance) -> list[tuple[bytes, bytes]]:
+    """RateLimit and RateLimit-Policy, as draft-ietf-httpapi-ratelimit-headers-10 writes them."""
+    now = f'"client";r={allowance.remaining};t={math.ceil(allowance.reset_s)}'
+    return [(b"ratelimit-policy", bucket.policy), (b"ratelimit", now.encode())]
+
+
+def _refuse(
+    scope: AsgiScope, status: int, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    return problem(status, detail, request_id=scope["state"]["request_id"], headers=headers)

@@ -1,0 +1,153 @@
+"""What the client may ask of the service, each as one HTTP request and the type of its answer.
+
+Knows routes and bodies. Knows nothing of connections, deadlines or retries.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from models.store.events import check_user_id
+from service.client.answers import (
+    Accepted,
+    Recommendation,
+    RecommendationBatch,
+    TakenBatch,
+    TakenEvent,
+)
+from service.client.errors import BadAnswer, refusal_of
+
+Answer = TypeVar("Answer", bound=BaseModel)
+_OK = (200, 202)
+
+
+class Wishes(TypedDict, total=False):
+    """What a recommendation may be asked for; what is left out is as the service is configured."""
+
+    n: int  # items, 1 to 100; 10
+    exclude: Sequence[str]  # item ids to leave out; of one user 200 at most, else 2,000
+    category: str  # any level of a category path, exactly
+    exclude_seen: bool  # leave out items of the history; True
+    explain: bool  # with the thoughts
+    mode: Literal["strict", "union"]
+
+
+class PagedWishes(Wishes, total=False):
+    """cursor: `next_cursor` of an answer, for the items that follow; all else as it was then."""
+
+    cursor: str
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """Something that a user did; `timestamp` in unix seconds, None for now.
+
+    `event_id` makes it safe to append the same again; without one it is made here, so that one
+    object is one event, however often it is sent.
+    """
+
+    user_id: str
+    item_id: str
+    timestamp: int | None = None
+    event_id: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def body(self) -> dict[str, Any]:
+        """Of a request whose path names the user."""
+        body: dict[str, Any] = {"item_id": self.item_id, "event_id": self.event_id}
+        return body if self.timestamp is None else {**body, "timestamp": self.timestamp}
+
+
+@dataclass(frozen=True)
+class Call(Generic[Answer]):
+    """may_hedge: asking twice at a time changes nothing and costs the service little.
+
+    is_idempotent: asking again does no more than asking once, also when the first was heard.
+    """
+
+    method: str
+    path: str
+    model: type[Answer]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    body: Any = None
+    may_hedge: bool = False
+    is_idempotent: bool = True
+
+    def read(self, response: httpx.Response) -> Answer:
+        """Raises Refused or BadAnswer."""
+        if response.is_client_error or response.is_server_error:
+            raise refusal_of(response.status_code, response.headers, response.content)
+        if response.status_code not in _OK:
+            raise BadAnswer(f"{self}: status {response.status_code}")
+        try:
+            return self.model.model_validate_json(response.content)
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BadAnswer(f"{self}: not a {self.model.__name__}: {where} {first['msg']}") from exc
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def recommend(user_id: str, wishes: PagedWishes) -> Call[Recommendation]:
+    path = f"/v1/recommend/{_segment(user_id)}"
+    return Call("GET", path, Recommendation, _params(wishes), may_hedge=True)
+
+
+def for_history(history: Sequence[str], wishes: PagedWishes) -> Call[Recommendation]:
+    return _read("/v1/recommend", Recommendation, {"history": list(history), **wishes})
+
+
+def in_session(user_id: str, session: Sequence[str], wishes: PagedWishes) -> Call[Recommendation]:
+    check_user_id(user_id)
+    events = [{"item_id": item_id} for item_id in session]
+    return _read("/v1/recommend", Recommendation, {"user_id": user_id, "session": events, **wishes})
+
+
+def batch(user_ids: Sequence[str], wishes: Wishes) -> Call[RecommendationBatch]:
+    return _read("/v1/recommend:batch", RecommendationBatch, {"user_ids": list(user_ids), **wishes})
+
+
+def append(event: NewEvent) -> Call[TakenEvent]:
+    path = f"/v1/events/{_segment(event.user_id)}"
+    return Call("POST", path, TakenEvent, body=event.body())
+
+
+def append_batch(events: Sequence[NewEvent]) -> Call[TakenBatch]:
+    bodies = [{"user_id": event.user_id, **event.body()} for event in events]
+    return Call("POST", "/v1/events:batch", TakenBatch, body={"events": bodies})
+
+
+def think(user_id: str, instruction: str | None) -> Call[Accepted]:
+    path = f"/v1/users/{_segment(user_id)}/think"
+    body = None if instruction is None else {"instruction": instruction}
+    return Call("POST", path, Accepted, body=body, is_idempotent=False)
+
+
+def delete(user_id: str) -> Call[Accepted]:
+    return Call("DELETE", f"/v1/users/{_segment(user_id)}", Accepted)
+
+
+def _read(path: str, model: type[Answer], body: Mapping[str, Any]) -> Call[Answer]:
+    """A question that is too long for a URL; it changes nothing."""
+    return Call("POST", path, model, body=body, may_hedge=True)
+
+
+def _segment(user_id: str) -> str:
+    """Raises InvalidUserId: such an id would be refused anyway."""
+    check_user_id(user_id)
+    encoded = quote(user_id, safe="")
+    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded  # else a way up
+
+
+def _params(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """As the service reads them: booleans in JSON's words, a list by repeating its name."""
+    return {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in wishes.items()
+    }

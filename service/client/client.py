@@ -1,0 +1,388 @@
+"""The service from a backend's side: `Client` for threads, `AsyncClient` for asyncio.
+
+    with Client("http://recommend:8000", Options(api_key=KEY, timeout_s=0.1)) as client:
+        for item in client.recommend("A2CG5Y82ZZNY6W", n=5).items:
+            ...
+        client.append("A2CG5Y82ZZNY6W", "B004OHQR1Q")
+
+Every call has a deadline, which the service is told, and is tried again inside of it where that is
+safe. A failed call raises `ClientError` (`service.client.errors`). Importing this takes httpx and
+pydantic, and nothing else of the service.
+"""
+
+import asyncio
+import ssl
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent import futures
+from dataclasses import dataclass, field
+from random import SystemRandom
+from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack
+
+import httpx
+
+from models.errors import InvalidSettings
+from service.client import calls
+from service.client.answers import (
+    Accepted,
+    Recommendation,
+    RecommendationBatch,
+    TakenBatch,
+    TakenEvent,
+)
+from service.client.calls import Answer, Call, NewEvent, PagedWishes, Wishes
+from service.client.errors import Busy, ClientError, DeadlineExceeded, Unreachable
+from service.client.retries import Hedge, first_answer, pause_s
+
+_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_MAX_TIMEOUT_MS = 60_000  # what the service accepts
+_CLOSED = "this client is closed"
+
+Result = TypeVar("Result")
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a client calls.
+
+    Attributes:
+        api_key: sent as a bearer token.
+        timeout_s: for one call with all of its attempts; a call may say otherwise.
+        network_ms: of that time, what the way there and back takes: the service is told the rest.
+        retries: attempts after the first, at most.
+        backoff_s: the longest pause before the first retry; it doubles with each, up to
+            `backoff_cap_s`, and the pause is anything from nothing to that.
+        hedge_quantile: .95 asks a second time when a recommendation takes longer than 95% of the
+            recent ones did, takes the first answer and hangs up on the other; None: never.
+        max_connections: open at a time; a call that finds none free waits, inside its deadline.
+        connect_timeout_s: for one connection.
+        criticality: who is answered last when the service has too much to do.
+        verify: for https, certificates to trust and to show, as httpx takes it.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    timeout_s: float = 1.0
+    network_ms: int = 5
+    retries: int = 2
+    backoff_s: float = 0.02
+    backoff_cap_s: float = 0.5
+    hedge_quantile: float | None = None
+    max_connections: int = 100
+    connect_timeout_s: float = 0.25
+    criticality: Literal["critical", "default", "sheddable"] | None = None
+    verify: ssl.SSLContext | bool = True
+
+    def __post_init__(self) -> None:
+        """Raises InvalidSettings."""
+        for name in ("timeout_s", "connect_timeout_s", "max_connections"):
+            if not getattr(self, name) > 0:
+                raise InvalidSettings(f"{name}: {getattr(self, name)}, expected more than 0")
+        for name in ("network_ms", "retries", "backoff_s", "backoff_cap_s"):
+            if not getattr(self, name) >= 0:
+                raise InvalidSettings(f"{name}: {getattr(self, name)}, expected 0 or more")
+        if self.hedge_quantile is not None and not 0.5 <= self.hedge_quantile < 1:
+            raise InvalidSettings(f"hedge_quantile: {self.hedge_quantile}, expected .5 to below 1")
+
+
+class AsyncClient:
+    """For one event loop of asyncio; all of its tasks may share it."""
+
+    def __init__(self, url: str, options: Options | None = None) -> None:
+        """Connects at the first call. Raises InvalidSettings for a URL that is none."""
+        self._options = options or Options()
+        self._random = SystemRandom()
+        self._hedge = Hedge(self._options.hedge_quantile) if self._options.hedge_quantile else None
+        self._http = _open(url, self._options)
+
+    async def recommend(
+        self, user_id: str, *, timeout_s: float | None = None, **wishes: Unpack[PagedWishes]
+    ) -> Recommendation:
+        """Items for a user, best first; an unknown user gets what everybody gets."""
+        return await self._make(calls.recommend(user_id, wishes), timeout_s)
+
+    async def recommend_for_history(
+        self,
+        history: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **wishes: Unpack[PagedWishes],
+    ) -> Recommendation:
+        """For item ids that the caller keeps, oldest first; no user has to be known."""
+        return await self._make(calls.for_history(history, wishes), timeout_s)
+
+    async def recommend_in_session(
+        self,
+        user_id: str,
+        session: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **wishes: Unpack[PagedWishes],
+    ) -> Recommendation:
+        """For a user who did something with these items just now; none of it is stored."""
+        return await self._make(calls.in_session(user_id, session, wishes), timeout_s)
+
+    async def recommend_batch(
+        self, user_ids: Sequence[str], *, timeout_s: float | None = None, **wishes: Unpack[Wishes]
+    ) -> RecommendationBatch:
+        """For up to 100 users, all asked alike; each has a status, and may fail alone."""
+        return await self._make(calls.batch(user_ids, wishes), timeout_s)
+
+    async def append(
+        self,
+        user_id: str,
+        item_id: str,
+        *,
+        timestamp: int | None = None,
+        event_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> TakenEvent:
+        """Something that the user did; the next recommendation uses it.
+
+        `timestamp`: unix seconds, None for now. `event_id` makes it safe to append the same again;
+        without one the call makes one for all of its own attempts.
+        """
+        made = {} if event_id is None else {"event_id": event_id}
+        event = NewEvent(user_id, item_id, timestamp, **made)
+        return await self._make(calls.append(event), timeout_s)
+
+    async def append_batch(
+        self, events: Sequence[NewEvent], *, timeout_s: float | None = None
+    ) -> TakenBatch:
+        """Events of many users, in the order in which they happened; each may fail alone."""
+        return await self._make(calls.append_batch(events), timeout_s)
+
+    async def think(
+        self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None
+    ) -> Accepted:
+        """Ask a worker to think about the user now; answers are built from it seconds later."""
+        return await self._make(calls.think(user_id, instruction), timeout_s)
+
+    async def delete(self, user_id: str, *, timeout_s: float | None = None) -> Accepted:
+        """Erase all that is known of the user, for good."""
+        return await self._make(calls.delete(user_id), timeout_s)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _make(self, call: Call[Answer], timeout_s: float | None) -> Answer:
+        """Attempts inside one deadline. Raises ClientError."""
+        given_s = self._options.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + given_s
+        failure: ClientError | None = None
+        try:
+            async with asyncio.timeout(given_s):
+                for attempt in range(self._options.retries + 1):
+                    try:
+                        return await self._attempt(call, deadline)
+                    except ClientError as exc:
+                        failure = exc
+                        if not (call.is_idempotent or isinstance(exc, Busy)):
+                            raise  # it may have been heard
+                        await self._pause(exc, attempt, deadline)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(f"{call}: no answer in {given_s:g} s") from (failure or exc)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _pause(self, failure: ClientError, attempt: int, deadline: float) -> None:
+        """Until the next attempt; raises `failure` where there is none."""
+        options = self._options
+        wait_s = pause_s(
+            failure,
+            attempt,
+            base_s=options.backoff_s,
+            cap_s=options.backoff_cap_s,
+            rng=self._random,
+        )
+        is_last = attempt == options.retries
+        if wait_s is None or is_last or time.monotonic() + wait_s >= deadline:
+            raise failure
+        await asyncio.sleep(wait_s)
+
+    async def _attempt(self, call: Call[Answer], deadline: float) -> Answer:
+        hedge = self._hedge
+        if hedge is None or not call.may_hedge:
+            return await self._ask(call, deadline)
+        started, delay_s = time.monotonic(), hedge.after_s()
+        try:
+            if delay_s is None:
+                answer = await self._ask(call, deadline)
+            else:
+                answer = await first_answer(
+                    lambda: self._ask(call, deadline), delay_s=delay_s, on_second=hedge.spend
+                )
+        except asyncio.CancelledError:  # by the deadline: it would have taken longer still
+            hedge.note(time.monotonic() - started)
+            raise
+        hedge.note(time.monotonic() - started)
+        return answer
+
+    async def _ask(self, call: Call[Answer], deadline: float) -> Answer:
+        """One request. Raises Unreachable, Refused or BadAnswer."""
+        left_ms = int(1000 * (deadline - time.monotonic())) - self._options.network_ms
+        headers = {_TIMEOUT_HEADER: str(min(max(left_ms, 1), _MAX_TIMEOUT_MS))}
+        try:
+            response = await self._http.request(
+                call.method, call.path, params=call.params, json=call.body, headers=headers
+            )
+        except httpx.HTTPError as exc:
+            reason = " ".join(f"{type(exc).__name__} {exc}".split())
+            raise Unreachable(f"{call} of {self._http.base_url}: {reason}") from exc
+        return call.read(response)
+
+
+class Client:
+    """The same for code without asyncio; all threads may share it.
+
+    Calls run on an event loop in a thread of its own, so that a hedge can hang up on the loser and
+    a deadline holds. Make it after a fork, not before.
+    """
+
+    def __init__(self, url: str, options: Options | None = None) -> None:
+        """Connects at the first call. Raises InvalidSettings for a URL that is none."""
+        self._client = AsyncClient(url, options)
+        self._is_closed, self._closing = False, threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="think-ahead-client", daemon=True
+        )
+        self._thread.start()
+
+    def recommend(
+        self, user_id: str, *, timeout_s: float | None = None, **wishes: Unpack[PagedWishes]
+    ) -> Recommendation:
+        """Items for a user, best first; an unknown user gets what everybody gets."""
+        return self._run(self._client.recommend, user_id, timeout_s=timeout_s, **wishes)
+
+    def recommend_for_history(
+        self,
+        history: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **wishes: Unpack[PagedWishes],
+    ) -> Recommendation:
+        """For item ids that the caller keeps, oldest first; no user has to be known."""
+        return self._run(self._client.recommend_for_history, history, timeout_s=timeout_s, **wishes)
+
+    def recommend_in_session(
+        self,
+        user_id: str,
+        session: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **wishes: Unpack[PagedWishes],
+    ) -> Recommendation:
+        """For a user who did something with these items just now; none of it is stored."""
+        return self._run(
+            self._client.recommend_in_session, user_id, session, timeout_s=timeout_s, **wishes
+        )
+
+    def recommend_batch(
+        self, user_ids: Sequence[str], *, timeout_s: float | None = None, **wishes: Unpack[Wishes]
+    ) -> RecommendationBatch:
+        """For up to 100 users, all asked alike; each has a status, and may fail alone."""
+        return self._run(self._client.recommend_batch, user_ids, timeout_s=timeout_s, **wishes)
+
+    def append(
+        self,
+        user_id: str,
+        item_id: str,
+        *,
+        timestamp: int | None = None,
+        event_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> TakenEvent:
+        """As `AsyncClient.append`."""
+        return self._run(
+            self._client.append,
+            user_id,
+            item_id,
+            timestamp=timestamp,
+            event_id=event_id,
+            timeout_s=timeout_s,
+        )
+
+    def append_batch(
+        self, events: Sequence[NewEvent], *, timeout_s: float | None = None
+    ) -> TakenBatch:
+        """Events of many users, in the order in which they happened; each may fail alone."""
+        return self._run(self._client.append_batch, events, timeout_s=timeout_s)
+
+    def think(
+        self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None
+    ) -> Accepted:
+        """Ask a worker to think about the user now; answers are built from it seconds later."""
+        return self._run(self._client.think, user_id, instruction, timeout_s=timeout_s)
+
+    def delete(self, user_id: str, *, timeout_s: float | None = None) -> Accepted:
+        """Erase all that is known of the user, for good."""
+        return self._run(self._client.delete, user_id, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Calls of other threads that are still under way end with Unreachable."""
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        asyncio.run_coroutine_threadsafe(self._abandon(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(
+        self,
+        method: Callable[P, Coroutine[Any, Any, Result]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Result:
+        with self._closing:
+            if self._is_closed:
+                raise Unreachable(_CLOSED)
+            future = asyncio.run_coroutine_threadsafe(method(*args, **kwargs), self._loop)
+        try:
+            return future.result()
+        except futures.CancelledError as exc:
+            raise Unreachable(_CLOSED) from exc
+        except BaseException:  # Ctrl-C above all
+            future.cancel()
+            raise
+
+    async def _abandon(self) -> None:
+        pending = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in pending:
+            call.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        await self._client.close()
+
+
+def _open(url: str, options: Options) -> httpx.AsyncClient:
+    if not url.startswith(("http://", "https://")):
+        raise InvalidSettings(f"URL of the service: {url!r}, expected http:// or https://")
+    headers = {"Accept": "application/json"}
+    if options.api_key is not None:
+        headers["Authorization"] = f"Bearer {options.api_key}"
+    if options.criticality is not None:
+        headers["X-Criticality"] = options.criticality
+    return httpx.AsyncClient(
+        base_url=url,
+        headers=headers,
+        timeout=httpx.Timeout(None, connect=options.connect_timeout_s),
+        limits=httpx.Limits(
+            max_connections=options.max_connections,
+            max_keepalive_connections=options.max_connections,
+        ),
+        verify=options.verify,
+    )

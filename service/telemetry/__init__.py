@@ -1,0 +1,1 @@
+"""Metrics, log lines, trace contexts and spans."""

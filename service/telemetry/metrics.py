@@ -1,0 +1,215 @@
+"""What the service counts, under documented names.
+
+One registry per process object, so that tests can hold several. Knows nothing of how it is served.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from service.sources import Criticality, Reason, Source
+
+_LATENCY_BUCKETS_S = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015),
+    *(0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 1),
+)
+_AGE_BUCKETS_S = tuple(hours * 3600 for hours in (1, 3, 6, 12, 24, 36, 48, 72, 120))
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "thinkahead_requests",
+            "Answers by route, source (empty where none applies) and status.",
+            ["route", "source", "status"],
+            registry=self.registry,
+        )
+        self._items = Counter(
+            "thinkahead_items",
+            "Recommended items by the rung that gave them.",
+            ["source"],
+            registry=self.registry,
+        )
+        self._stages = Histogram(
+            "thinkahead_stage_seconds",
+            "Time per stage of a recommendation: store, queue, finish, total.",
+            ["stage"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._fallbacks = Counter(
+            "thinkahead_fallbacks",
+            "Rungs passed over, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._record_age = Histogram(
+            "thinkahead_record_age_seconds",
+            "Age of the records that answers were built from.",
+            buckets=_AGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._future_records = Counter(
+            "thinkahead_future_records",
+            "Records dated after this machine's clock; their age counts as 0.",
+            registry=self.registry,
+        )
+        self._rungs = Histogram(
+            "thinkahead_rung_seconds",
+            "Time of a whole recommendation by the rung that answered, and whether the user is "
+            "held there (`rung_share`).",
+            ["source", "held"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._events = Counter(
+            "thinkahead_events",
+            "Events taken, by whether they are stored or wait for the store.",
+            ["stored"],
+            registry=self.registry,
+        )
+        self._manifest_epoch = Gauge(
+            "thinkahead_manifest_epoch",
+            "Epoch of the manifest in use; 0 before the first.",
+            registry=self.registry,
+        )
+        self._manifest_refused = Counter(
+            "thinkahead_manifest_refused",
+            "Manifests read and not taken, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._reloads = Counter(
+            "thinkahead_reloads",
+            "Looks at the release directory on SIGHUP: taken, unchanged or refused.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._exposures = Counter(
+            "thinkahead_exposures",
+            "Answers under an experiment, by arm.",
+            ["experiment", "arm"],
+            registry=self.registry,
+        )
+        self._client_requests = Counter(
+            "thinkahead_client_requests",
+            "Requests where API keys are needed, by client (empty: none known) and outcome: taken, "
+            "no_key, unknown_key, scope or rate.",
+            ["client", "outcome"],
+            registry=self.registry,
+        )
+        ProcessCollector(registry=self.registry)
+        # Children are looked up once: `labels` takes longer than counting. Those that alerts look
+        # at are made at once: an `increase` does not see a counter that begins with its first 1.
+        for outcome in ("taken", "unchanged", "refused"):
+            self._reloads.labels(outcome)
+        for reason in ("garbage", "fingerprint", "epoch"):
+            self._manifest_refused.labels(reason)
+        self._reason = {reason: self._fallbacks.labels(reason.value) for reason in Reason}
+        self._rung: dict[tuple[Source, bool], Histogram] = {}
+        self._stage: dict[str, Histogram] = {}
+        self._source: dict[Source, Counter] = {}
+        self._client: dict[tuple[str, str], Counter] = {}
+        self._request: dict[tuple[str, str, int], Counter] = {}
+        self._tallies: list[Callable[[], None]] = []
+
+    def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when it is asked for."""
+        Gauge(f"thinkahead_{name}", documentation, registry=self.registry).set_function(read)
+
+    def watch_refusals(self, counts: Mapping[Criticality, int]) -> None:
+        """A counter that is read when it is asked for: a refusal has no time to count here."""
+        self.registry.register(_Refusals(counts))
+
+    def before_rendering(self, tally: Callable[[], None]) -> None:
+        """tally: brings in what was counted elsewhere."""
+        self._tallies.append(tally)
+
+    def request(self, *, route: str, source: str, status: int, num: int = 1) -> None:
+        key = (route, source, status)
+        if key not in self._request:
+            self._request[key] = self._requests.labels(route, source, str(status))
+        self._request[key].inc(num)
+
+    def item_sources(self, sources: Iterable[Source]) -> None:
+        for source, num in collections.Counter(sources).items():
+            self.items(source, num)
+
+    def items(self, source: Source, num: int) -> None:
+        if source not in self._source:
+            self._source[source] = self._items.labels(source.value)
+        self._source[source].inc(num)
+
+    def stages(self, seconds: dict[str, float]) -> None:
+        for stage, duration_s in seconds.items():
+            if stage not in self._stage:
+                self._stage[stage] = self._stages.labels(stage)
+            self._stage[stage].observe(duration_s)
+
+    def rung(self, source: Source, seconds: float, *, is_held: bool) -> None:
+        key = (source, is_held)
+        if key not in self._rung:
+            self._rung[key] = self._rungs.labels(source.value, str(is_held).lower())
+        self._rung[key].observe(seconds)
+
+    def fallback(self, reason: Reason, num: int = 1) -> None:
+        self._reason[reason].inc(num)
+
+    def record_age(self, age_s: float) -> None:
+        """Seconds; negative when the record is dated in the future."""
+        if age_s < 0:
+            self._future_records.inc()
+        self._record_age.observe(max(age_s, 0.0))
+
+    def event(self, *, stored: bool) -> None:
+        self._events.labels(str(stored).lower()).inc()
+
+    def exposure(self, experiment: str, arm: str) -> None:
+        self._exposures.labels(experiment, arm).inc()
+
+    def client_request(self, client: str, outcome: str) -> None:
+        key = (client, outcome)
+        if key not in self._client:
+            self._client[key] = self._client_requests.labels(client, outcome)
+        self._client[key].inc()
+
+    def manifest_epoch(self, epoch: int) -> None:
+        self._manifest_epoch.set(epoch)
+
+    def manifest_refused(self, reason: str) -> None:
+        self._manifest_refused.labels(reason).inc()
+
+    def reload(self, outcome: str) -> None:
+        self._reloads.labels(outcome).inc()
+
+    def render(self) -> bytes:
+        """Prometheus text format."""
+        for tally in self._tallies:
+            tally()
+        return generate_latest(self.registry)
+
+
+class _Refusals(Collector):
+    def __init__(self, counts: Mapping[Criticality, int]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "thinkahead_refusals",
+            "Requests refused unread with 503 as too many waited, by X-Criticality.",
+            labels=["criticality"],
+        )
+        for criticality, count in self._counts.items():
+            family.add_metric([criticality.value], count)
+        yield family

@@ -1,0 +1,1 @@
+"""Users as this process knows them, also while the store is away."""
