@@ -19,7 +19,7 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
-from bench.service_process import ServiceProcess, StepFailedError, run_module
+from bench.common.service_process import ServiceProcess, StepFailedError, run_module
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix
 from models.release.release import Release

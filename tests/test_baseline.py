@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import training.baseline
 from bench.__main__ import main as bench
-from bench.generate import Generator
+from bench.finish.generate import Generator
 from models.baselines.sid_lm import LanguageModelScorer, SidTokens
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import ab
-from bench.exposures import add_up, read_events, read_exposures
-from bench.lift import Ratio, compare, ratio, sample_ratio_p
+from bench.ab import ab
+from bench.ab.exposures import add_up, read_events, read_exposures
+from bench.ab.lift import Ratio, compare, ratio, sample_ratio_p
 from models.errors import InvalidDataset, InvalidInput
 from models.store.records import hash_user
 

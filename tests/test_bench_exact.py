@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.exact import brute_force, compare, differs, expected_top
+from bench.finish.exact import brute_force, compare, differs, expected_top
+from bench.finish.one_pass import CatalogScorer
 from models.catalog.candidates import resolve
-from models.one_pass import CatalogScorer
 from models.online.finish import Scored
 from models.release.release import Release
 from tests.service_harness import toy_release_dir

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.faithfulness import VARIANTS, main
-from bench.recitals import EMPTY, STEPS, WHOLE, recite, sid_logprobs
+from bench.quality.faithfulness import VARIANTS, main
+from bench.quality.thoughts.forced_thoughts import EMPTY, STEPS, WHOLE, recite, sid_logprobs
 from models.catalog.catalog import Catalog
 from models.reasoner.beam import beam_search
 from models.reasoner.think import UserHistory, render_history, think_users
@@ -99,7 +99,7 @@ def test_every_variant_is_a_row_and_nothing_is_recited_twice(
     arguments += ["--paths", "2", "--width", "3", "--cache", str(tmp_path / "cache")]
     assert main([*arguments, "--json", str(tmp_path / "first.json")]) == 0
     assert f"{WHOLE} minus {EMPTY}" in capsys.readouterr().out
-    monkeypatch.setattr("bench.faithfulness.recite", None)
+    monkeypatch.setattr("bench.quality.faithfulness.recite", None)
     assert main([*arguments, "--json", str(tmp_path / "second.json")]) == 0
     first, second = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second")

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import scale
-from bench.contenders import K, Ours
-from bench.cost import measured_peak, query_flop, row_flop
-from bench.finish import Setting, Timing, measure, rows_of
-from bench.finish_world import World, histories_of, searchers
+from bench.finish import scale
+from bench.finish.contenders import K, Ours
+from bench.finish.finish_time import Setting, Timing, measure, rows_of
+from bench.finish.finish_world import World, histories_of, searchers
+from bench.finish.flop_count import measured_peak, query_flop, row_flop
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bench.synthetic import as_json, draw_record, user_id, write_generation
+from bench.common.synthetic_users import as_json, draw_record, user_id, write_generation
 from offline.compare import Before, compare
 from offline.erased import living_rows
 from offline.generation import find_generation

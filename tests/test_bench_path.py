@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.path import REST, WHOLE, table
+from bench.load.request_path import REST, WHOLE, table
 from tests.service_harness import toy_release_dir
 from tests.test_demo import write_dataset
 from tests.toy import toy_catalog

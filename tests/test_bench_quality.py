@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bench.candidates import PrefixMap, another_user, equally_many_popular, shuffled
-from bench.evaluation import (
+from bench.common.leave_one_out import Case, cut_histories
+from bench.finish.one_pass import CatalogScorer
+from bench.quality.quality import describe_grounding, main
+from bench.quality.ranking.evaluation import (
     AT_ONCE,
     OWN,
     POPULAR,
@@ -22,16 +24,14 @@ from bench.evaluation import (
     UNION,
     Evaluation,
 )
-from bench.histories import Case, cut_histories
-from bench.quality import describe_grounding, main
-from bench.thinking import CHUNK_USERS, collect_thoughts, plan_chunks
-from bench.thought_cache import ThoughtCache
-from bench.thoughts import CaseThoughts, Thoughts, ThoughtSettings
+from bench.quality.ranking.prefix_map import PrefixMap, another_user, equally_many_popular, shuffled
+from bench.quality.thoughts.think_cases import CHUNK_USERS, collect_thoughts, plan_chunks
+from bench.quality.thoughts.thought_cache import ThoughtCache
+from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings
 from models.baselines.sasrec import SasRec, SasRecConfig
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import load_dataset
 from models.catalog.sid import Prefix
-from models.one_pass import CatalogScorer
 from models.online.best_first import NumpySearch
 from models.online.finish import Finisher
 from models.online.torch_runtime import TorchRuntime

@@ -7,9 +7,9 @@ import torch
 from rich.progress import Progress
 from transformers import AutoModelForCausalLM
 
-from bench.plain import PlainGenerate
-from bench.refresh import measure, row_of, sample_batches
-from bench.thinkers import Meter, Ours, Plain, Thinker, load_worker, read_notes
+from bench.night.generate_loop import PlainGenerate
+from bench.night.night_engines import Meter, Ours, Plain, Thinker, load_worker, read_notes
+from bench.night.night_speed import measure, row_of, sample_batches
 from models.reasoner.think import UserHistory
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release

@@ -1,4 +1,4 @@
-"""bench/sids.py on sets small enough to count by hand."""
+"""bench/quality/sid_quality.py on sets small enough to count by hand."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.sids import SidSet, describe, published_sets
+from bench.quality.sid_quality import SidSet, describe, published_sets
 from models.errors import InvalidDataset
 
 BEAUTY = Path(__file__).parents[1] / "data" / "beauty"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.alone import rank_of_target
-from bench.histories import Case
-from bench.stages import main, read_spec
+from bench.common.leave_one_out import Case
+from bench.quality.ranking.reasoner_rank import rank_of_target
+from bench.quality.training_stages import main, read_spec
 from models.errors import InvalidInput
 from models.reasoner.think import UserHistory
 from tests.test_bench_quality import NUM_USERS, write_dataset

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.chaos_report import Bound, Finding, back_s, merge, num_failed
-from bench.connection import Address
-from bench.cpu_quota import _by_signals, hold
-from bench.judge import Questioner, Reply, Truth, num_users_of
-from bench.report import write_json
-from bench.soak import Sample, slope, sparkline
-from bench.stream import LoadStream
+from bench.chaos.faults.cpu_quota import _by_signals, hold
+from bench.chaos.findings import Bound, Finding, back_s, merge, num_failed
+from bench.chaos.r9_soak import Sample, slope, sparkline
+from bench.common.results import write_json
+from bench.load.answer_checks import Questioner, Reply, Truth, num_users_of
+from bench.load.http_connection import Address
+from bench.load.load_stream import LoadStream
 from models.release.release import Release
 from tests.service_harness import toy_release_dir
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from bench.redis_cluster import RedisCluster
+from bench.chaos.faults.redis_cluster import RedisCluster
 from models.errors import InvalidSettings, StoreUnavailable
 from models.store.events import Event
 from models.store.keys import record_key

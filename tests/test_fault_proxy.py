@@ -9,9 +9,9 @@ import pytest
 import uvloop
 from redis.exceptions import ResponseError
 
-from bench.connection import Address
-from bench.fault_proxy import FaultProxy, ProxyProcess, main
-from bench.faults import Fault, Kind
+from bench.chaos.faults.fault import Fault, Kind
+from bench.chaos.faults.fault_proxy import FaultProxy, ProxyProcess, main
+from bench.load.http_connection import Address
 from models.errors import InvalidSettings, StoreUnavailable
 from models.store.events import Event
 from models.store.redis_store import RedisStore

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.frontier import Cell, sample_chunks, try_cells
-from bench.frontier import main as frontier
-from bench.histories import Case, cut_histories
-from bench.path_beams import PathBeams, is_head_of_wider, prefixes_of, search_paths
-from bench.staleness import age_case
-from bench.staleness import main as staleness
-from bench.thinking import collect_thoughts
-from bench.thought_cache import ThoughtCache
-from bench.thoughts import Thoughts, ThoughtSettings
-from bench.two_tiers import ONLINE, Tried, TwoTiers, compare
+from bench.common.leave_one_out import Case, cut_histories
+from bench.finish.one_pass import CatalogScorer
+from bench.quality.frontier import Cell, sample_chunks, try_cells
+from bench.quality.frontier import main as frontier
+from bench.quality.ranking.two_tiers import ONLINE, Tried, TwoTiers, compare
+from bench.quality.staleness import age_case
+from bench.quality.staleness import main as staleness
+from bench.quality.thoughts.path_beams import PathBeams, is_head_of_wider, prefixes_of, search_paths
+from bench.quality.thoughts.think_cases import collect_thoughts
+from bench.quality.thoughts.thought_cache import ThoughtCache
+from bench.quality.thoughts.thoughts import Thoughts, ThoughtSettings
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset, InvalidSettings
-from models.one_pass import CatalogScorer
 from models.online.best_first import NumpySearch
 from models.online.finish import Finisher
 from models.online.torch_runtime import TorchRuntime

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bench.connection import Answer
-from bench.judge import (
+from bench.common.synthetic_users import draw_record, user_id
+from bench.load.answer_checks import (
     NUM_PREFIXES,
     NUM_STRANGERS,
     Question,
@@ -17,7 +17,7 @@ from bench.judge import (
     num_users_of,
     thought_about,
 )
-from bench.synthetic import draw_record, user_id
+from bench.load.http_connection import Answer
 from models.release.release import Release
 from models.store.events import HISTORY_LIMIT
 from tests.service_harness import toy_release_dir

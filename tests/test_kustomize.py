@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from bench.sizing import Assumed, read_measured, size
+from bench.load.sizing import Assumed, read_measured, size
 from models.memory_store import MemoryStore
 from offline.cli import _parser
 from offline.exits import EX_CONFIG, EX_DATAERR

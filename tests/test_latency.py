@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.arrivals import Kind, Mix, Request, arrival_times, draw_requests, skewed
-from bench.connection import Address, Answer, read_head
-from bench.open_loop import Outcome, run_open_loop
-from bench.population import NUM_PREFIXES, own_prefixes
-from bench.report import Row, write_markdown
-from bench.sweep import Spent, describe, next_rate, saturation
+from bench.common.results import Row, write_markdown
+from bench.load.arrivals import Kind, Mix, Request, arrival_times, draw_requests, skewed
+from bench.load.http_connection import Address, Answer, read_head
+from bench.load.open_loop import Outcome, run_open_loop
+from bench.load.population import NUM_PREFIXES, own_prefixes
+from bench.load.rate_sweep import Spent, describe, next_rate, saturation
 from models.online.best_first import NumpySearch
 from models.online.finish import Finisher
 from models.online.torch_runtime import TorchRuntime

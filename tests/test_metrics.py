@@ -1,4 +1,4 @@
-"""bench/metrics.py against loops too simple to be wrong."""
+"""bench/quality/ranking/rank_metrics.py against loops too simple to be wrong."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bench.metrics import bootstrap, ndcg_at, rank_targets, recall_at
+from bench.quality.ranking.rank_metrics import bootstrap, ndcg_at, rank_targets, recall_at
 
 scores = arrays(np.float64, (4, 7), elements=st.sampled_from([-np.inf, -2.0, -1.0, 0.0, 0.5]))
 targets = arrays(np.int64, 4, elements=st.integers(-1, 6))

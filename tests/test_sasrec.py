@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bench.quality import main as quality
+from bench.quality.quality import main as quality
 from models.baselines.sasrec import SasRec, SasRecConfig, load_sasrec, save_sasrec
 from models.errors import InvalidRelease, ReleaseMismatch
 from tests.toy import toy_catalog

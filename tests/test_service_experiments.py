@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench import ab
+from bench.ab import ab
 from models.errors import InvalidSettings, ReleaseMismatch
 from models.memory_store import MemoryStore
 from models.store.records import hash_user

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from bench.connection import Address
-from bench.fault_proxy import ProxyProcess
-from bench.faults import Fault, Kind
+from bench.chaos.faults.fault import Fault, Kind
+from bench.chaos.faults.fault_proxy import ProxyProcess
+from bench.load.http_connection import Address
 from models.store.redis_store import RedisStore
 from tests.api_fuzz import fuzz_api
 from tests.service_harness import (

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.footprint import measure_bytes
-from bench.sizing import (
+from bench.load.footprint import measure_bytes
+from bench.load.sizing import (
     USERS,
     Assumed,
     Measured,

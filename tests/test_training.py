@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from bench.finish.one_pass import CatalogScorer
 from models.catalog.dataset import Dataset, Interaction, ItemText
 from models.errors import InvalidDataset, InvalidSettings
-from models.one_pass import CatalogScorer
 from models.online.recommender import OnlineRecommender
 from models.online.shape import RecommenderConfig
 from models.reasoner import prompts

@@ -11,9 +11,16 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from bench.bertscore import BertScore
-from bench.exams import RANDOM, item_exam, knows_personas, persona_exam, set_exams, thought_exam
-from bench.understanding import Answer, answer, judge, main
+from bench.quality.bertscore import BertScore
+from bench.quality.questions import (
+    RANDOM,
+    item_exam,
+    knows_personas,
+    persona_exam,
+    set_exams,
+    thought_exam,
+)
+from bench.quality.understanding import Answer, answer, judge, main
 from models.reasoner import prompts
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from models.release.release import Release

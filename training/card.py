@@ -73,7 +73,7 @@ def baseline_card(facts: Mapping[str, Any]) -> str:
 What a user of `transformers` would write today: a decoder-only language model (Llama,
 {facts["parameters"]:,} parameters, in bfloat16) over semantic ids, one token a code, BOS before the
 first item; `generate` with `prefix_allowed_tokens_fn` finishes its prefixes. It stands here to be
-measured beside the online tier and is no part of the product. `bench/generate.py` uses it.
+measured beside the online tier and is no part of the product. `bench/finish/generate.py` uses it.
 
 Trained with the next-token loss at every position of every training history (at most 50 items),
 with dropout on the embeddings and on both branches of every layer. The last two items of a user are

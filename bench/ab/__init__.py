@@ -1,0 +1,1 @@
+"""Evaluation of an online experiment from logs of exposures and events."""

@@ -1,0 +1,101 @@
+"""How good the baseline of `bench finish` is, ranking the whole catalog exactly.
+
+The same cases, masks and metrics as `bench quality`; no beam search in between, so that the row
+says what the model knows and not what ten beams lose.
+"""
+
+# U = users, B = users of a batch, N = catalog rows
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+
+from bench.common.leave_one_out import Case, cut_histories, target_rows
+from bench.common.results import open_console, print_table, write_json
+from bench.finish.generate import Generator
+from bench.quality.ranking.evaluation import CUTOFFS
+from bench.quality.ranking.rank_metrics import bootstrap, ndcg_at, rank_targets, recall_at
+from models.baselines.sid_lm import LanguageModelScorer
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import load_dataset
+from models.release.release import Release
+
+BASELINE = Path("bench/baseline")
+_BATCH_USERS = 32
+_COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10", "seconds")
+
+
+def rank_cases(
+    scorer: LanguageModelScorer, cases: Sequence[Case], target_U: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Rank of each target, infinity where it is not among the first ten or so: (U,)."""
+    rank_U = np.full(len(cases), np.inf)
+    batches = _length_batches([len(case.history.rows) for case in cases])
+    for users in track(batches, description="ranking"):
+        histories = [cases[user].history.rows for user in users]
+        seen = [cases[user].seen for user in users]
+        scores_BN = scorer.score_top(histories, seen, k=max(CUTOFFS))
+        rank_U[users] = rank_targets(scores_BN, target_U[users])
+    return rank_U
+
+
+def _length_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Users in batches of like history length: a batch is padded to its longest, at a price."""
+    order = sorted(range(len(lengths)), key=lambda user: lengths[user])
+    return [order[at : at + _BATCH_USERS] for at in range(0, len(order), _BATCH_USERS)]
+
+
+def quality_row(rank_U: NDArray[np.float64], *, seed: int) -> dict[str, str | int | float]:
+    """Means over users with their 95% bootstrap intervals."""
+    columns = {f"recall@{k}": recall_at(rank_U, k) for k in CUTOFFS}
+    columns |= {f"ndcg@{k}": ndcg_at(rank_U, k) for k in CUTOFFS}
+    intervals = bootstrap(np.stack(list(columns.values()), axis=1), seed=seed)
+    row: dict[str, str | int | float] = {"name": "baseline_generate_exact", "users": len(rank_U)}
+    for column, interval in zip(columns, intervals, strict=True):
+        row |= {column: interval.mean, f"{column}_low": interval.low}
+        row[f"{column}_high"] = interval.high
+    return row
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    release = Release.load(options.release)
+    catalog: Catalog = release.catalog
+    generator = Generator.load(options.baseline, catalog)
+    cases = cut_histories(
+        load_dataset(options.data), catalog, split=options.split, num_users=options.users
+    )
+    started = time.perf_counter()
+    rank_U = rank_cases(LanguageModelScorer(generator.model, catalog), cases, target_rows(cases))
+    seconds = time.perf_counter() - started
+    row = quality_row(rank_U, seed=0) | {"seconds": seconds}
+    title = f"{len(cases):,} users, {options.split} split, {generator.num_parameters:,} parameters"
+    print_table(open_console(), title, [row], _COLUMNS)
+    if options.json:
+        meta = {
+            "command": "baseline",
+            "release": f"{release.name}@{release.version}",
+            "split": options.split,
+            "parameters": generator.num_parameters,
+        }
+        write_json(options.json, meta, [row])
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench baseline", allow_abbrev=False)
+    add = parser.add_argument
+    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
+    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    add("--baseline", type=Path, default=BASELINE, metavar="DIR")
+    add("--users", type=int, metavar="N", help="a sample (default: all)")
+    add("--split", choices=["test", "valid"], default="test")
+    add("--json", type=Path, metavar="FILE")
+    return parser

@@ -1,0 +1,132 @@
+"""Who answers the same request in `bench finish`: ours in each runtime, and `generate`.
+
+A contender is made ready for a request, which is not timed, and then answers it, which is.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.finish.flop_count import query_flop, row_flop
+from bench.finish.generate import Generator
+from models.catalog.candidates import Candidates
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Prefix
+from models.online.finish import Finisher, KeptHistory, Searcher
+
+K = 10
+BEAMS = 10
+
+
+class Contender(Protocol):
+    name: str
+    kept_history: bool
+    pruned: bool
+    exact: bool
+
+    @property
+    def nodes(self) -> int:
+        """SID nodes opened for the last answer; 0 where they are not counted."""
+
+    @property
+    def flop(self) -> float:
+        """Floating-point operations of the last answer; 0 where they are not counted."""
+
+    def prepare(self, rows: Sequence[int], candidates: Candidates) -> None: ...
+
+    def answer(self) -> list[int]:
+        """Catalog rows of the K best, best first."""
+
+
+class Ours:
+    """The exact finish.
+
+    new_items: how many of the newest items have to be encoded within the answer, the rest being
+    kept from the request before; None keeps nothing.
+    """
+
+    exact = True
+
+    def __init__(
+        self, searcher: Searcher, catalog: Catalog, *, prunes: bool, new_items: int | None
+    ) -> None:
+        self._config = searcher.config
+        self._finisher = Finisher(searcher, catalog)
+        self._new_items = new_items
+        self.name = searcher.precision + ("+event" if new_items else "")
+        self.pruned, self.kept_history = prunes, new_items is not None
+        self._rows: Sequence[int] = ()
+        self._candidates: Candidates | None = None
+        self._state: KeptHistory | None = None
+        self._num_rows = 0
+
+    @property
+    def nodes(self) -> int:
+        return self._finisher.num_opened
+
+    @property
+    def flop(self) -> float:
+        """Every child scored, and every row that was new."""
+        config, num_rows = self._config, self._num_rows
+        total = 2.0 * config.width * self._finisher.num_scored
+        if self._new_items == 0:
+            return total
+        num_new = self._new_items or num_rows
+        return total + num_new * row_flop(config, num_rows) + query_flop(config)
+
+    def prepare(self, rows: Sequence[int], candidates: Candidates) -> None:
+        self._rows, self._candidates, self._state = rows, candidates, None
+        self._num_rows = len(rows) + 1
+        self._finisher.prepare(candidates)
+        if self._new_items is not None:
+            num_old = len(rows) - self._new_items
+            self._state, self._rows = self._finisher.encode(rows[:num_old]), rows[num_old:]
+        self._finisher.num_opened_L[:] = self._finisher.num_scored = 0
+
+    def answer(self) -> list[int]:
+        assert self._candidates is not None
+        state = self._state
+        if state is None or len(self._rows):
+            state = self._finisher.extend(state, self._rows)
+        return [found.row for found in self._finisher.finish(state, self._candidates, k=K)]
+
+
+class Generate:
+    """`transformers.generate` on the baseline: ten beams, or as many as make it exact."""
+
+    kept_history = pruned = False
+    nodes = 0
+    flop = 0.0
+
+    def __init__(
+        self, generator: Generator, catalog: Catalog, *, exact: bool, reads_prompt_once: bool
+    ) -> None:
+        self.name = "generate" + ("_exact" if exact else "")
+        self.name += "+prompt_once" if reads_prompt_once else ""
+        self.exact = exact
+        self._generator, self._catalog = generator, catalog
+        self._reads_prompt_once = reads_prompt_once
+        self._sids: NDArray[np.int32] = catalog.sids[:0]
+        self._prefixes: list[Prefix] = []
+        self._num_beams = BEAMS
+
+    def prepare(self, rows: Sequence[int], candidates: Candidates) -> None:
+        table = self._catalog.trie.prefixes()[candidates.prefix_nodes]
+        self._sids = self._catalog.sids[list(rows)]
+        self._prefixes = [tuple(codes) for codes in table.tolist()]
+        if self.exact:
+            self._num_beams = self._generator.exact_beams(self._prefixes, k=K)
+
+    def answer(self) -> list[int]:
+        found = self._generator.recommend(
+            self._sids,
+            self._prefixes,
+            k=K,
+            num_beams=self._num_beams,
+            reads_prompt_once=self._reads_prompt_once,
+        )
+        sids = np.array([item.sid for item in found], dtype=np.int64)
+        rows: list[int] = self._catalog.first_row[self._catalog.trie.nodes(sids)].tolist()
+        return rows

@@ -1,0 +1,171 @@
+"""What one finish costs, beside what a user of `transformers` would write today.
+
+One run, one thread of one core; the same users and the same C_u for every row. `generate` is the
+bundled baseline (`bench/baseline`), a decoder-only language model over SID tokens of our size,
+trained on the same data. CPU time is the process's own; a contender answers once before it is
+timed.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from bench.common.leave_one_out import cut_histories
+from bench.common.results import open_console, print_table, write_json, write_markdown
+from bench.finish.contenders import Contender
+from bench.finish.finish_world import Request, World, histories_of, random_world, real_world
+from bench.finish.flop_count import measured_peak
+from models.catalog.dataset import load_dataset
+from models.release.release import Release
+
+_COLUMNS = (
+    "name", "history", "prefixes", "codebook", "kept_history", "pruned", "cpu_ms_p50",
+    "cpu_ms_p90", "ratio_to_generate", "ratio_to_exact_generate", "nodes", "gflop", "peak_share",
+)  # fmt: skip
+
+Row = dict[str, str | int | float]
+
+
+class Setting(NamedTuple):
+    history: int
+    prefixes: int
+    codebook: int = 0  # 0: the release's own
+
+
+SETTINGS = (
+    Setting(50, 100),
+    Setting(20, 100),
+    Setting(150, 100),
+    Setting(50, 32),
+    Setting(50, 10),
+    Setting(50, 100, codebook=8192),
+)
+
+
+class Timing(NamedTuple):
+    """Milliseconds of each answer; nodes and floating-point operations of an average one."""
+
+    ms_U: list[float]
+    nodes: float
+    flop: float
+
+
+def measure(contenders: Sequence[Contender], requests: Sequence[Request]) -> Iterator[Timing]:
+    """One timing a contender, in order."""
+    for contender in contenders:
+        ms_U, nodes, flop = [], 0, 0.0
+        for at, request in enumerate(requests):
+            contender.prepare(*request)
+            if at == 0:
+                contender.answer()
+                contender.prepare(*request)
+            started = time.process_time_ns()
+            contender.answer()
+            ms_U.append((time.process_time_ns() - started) / 1e6)
+            nodes, flop = nodes + contender.nodes, flop + contender.flop
+        yield Timing(ms_U, nodes / len(requests), flop / len(requests))
+
+
+def rows_of(
+    setting: Setting,
+    world: World,
+    contenders: Sequence[Contender],
+    timings: Sequence[Timing],
+    peak: float,
+) -> list[Row]:
+    """Ratios are of medians, to the two ways of `generate` in the same setting."""
+    median = {
+        contender.name: float(np.median(timing.ms_U))
+        for contender, timing in zip(contenders[:2], timings, strict=False)
+    }
+    rows: list[Row] = []
+    for contender, timing in zip(contenders, timings, strict=True):
+        p50, p90 = np.percentile(timing.ms_U, [50, 90]).tolist()
+        row: Row = {
+            "name": contender.name,
+            "history": setting.history,
+            "prefixes": setting.prefixes,
+            "codebook": max(world.catalog.space.sizes),
+            "precision": "float32",
+            "exact": int(contender.exact),
+            "kept_history": int(contender.kept_history),
+            "pruned": int(contender.pruned),
+            "trained": int(setting.codebook == 0),
+            "users": len(timing.ms_U),
+            "cpu_ms_p50": p50,
+            "cpu_ms_p90": p90,
+            "ratio_to_generate": median["generate"] / p50,
+            "ratio_to_exact_generate": median["generate_exact"] / p50,
+        }
+        if timing.flop:
+            row |= {"nodes": timing.nodes, "gflop": timing.flop / 1e9}
+            row["peak_share"] = timing.flop / 1e6 / float(np.mean(timing.ms_U)) / peak
+        rows.append(row)
+    return rows
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    release = Release.load(options.release)
+    world = real_world(release, options.baseline)
+    cases = cut_histories(load_dataset(options.data), release.catalog, split="test")
+    histories = [case.seen for case in cases]
+    peaks, rows = measured_peak(), []
+    console = open_console()
+    with Progress(console=console) as progress:
+        task = progress.add_task("settings", total=len(SETTINGS))
+        for setting in SETTINGS:
+            here = world
+            if setting.codebook:
+                here = random_world(
+                    release, options.baseline, codebook=setting.codebook, seed=options.seed
+                )
+            chosen = histories_of(histories, length=setting.history, num_users=options.users)
+            requests = here.requests(chosen, num_prefixes=setting.prefixes)
+            contenders = here.contenders()
+            timings = list(measure(contenders, requests))
+            rows += rows_of(setting, here, contenders, timings, max(peaks.values()))
+            progress.advance(task)
+    _report(options, release, world, peaks, rows)
+    return 0
+
+
+def _report(
+    options: argparse.Namespace,
+    release: Release,
+    world: World,
+    peaks: dict[str, float],
+    rows: list[Row],
+) -> None:
+    title = "one finish: CPU ms of one thread, and how many times that `generate` takes"
+    print_table(open_console(), title, rows, _COLUMNS)
+    meta = {
+        "command": "finish",
+        "release": f"{release.name}@{release.version}",
+        "items": len(release.catalog),
+        "peak_gflops": {library: round(peak, 1) for library, peak in peaks.items()},
+        "baseline_parameters": world.generator.num_parameters if world.generator else 0,
+    }
+    print(f"peak of this core in GFLOP/s: {meta['peak_gflops']}")
+    if options.json:
+        write_json(options.json, meta, rows)
+        write_markdown(options.json.with_suffix(".md"), title, meta, rows, _COLUMNS)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench finish", allow_abbrev=False)
+    add = parser.add_argument
+    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
+    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    add("--baseline", type=Path, default=Path("bench/baseline"), metavar="DIR")
+    add("--users", type=int, default=20, metavar="N", help="requests a setting")
+    add("--seed", type=int, default=0)
+    add("--json", type=Path, metavar="FILE")
+    return parser

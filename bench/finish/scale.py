@@ -1,0 +1,140 @@
+"""The finish on catalogs of up to ten million items: it follows prefixes and fan-out, not items.
+
+Random valid SIDs over 3 x 8192 and random weights of the bundled shape, so cost alone. The skewed
+catalog has prefixes of very different fan-out, and C_u holds its largest.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+
+from bench.common.results import open_console, print_table, write_json, write_markdown
+from models.catalog.candidates import Candidates, from_nodes
+from models.catalog.catalog import Catalog
+from models.catalog.sid import SidSpace
+from models.catalog.trie import CatalogTrie
+from models.online.finish import Finisher, Searcher
+from models.online.recommender import OnlineRecommender
+from models.online.shape import RecommenderConfig
+from models.online.torch_runtime import fastest_searcher
+
+SPACE = SidSpace((8192, 8192, 8192))
+K, NUM_PREFIXES, HISTORY = 10, 100, 50
+_MOST_SKEWED = _MOST_KNOWN = 1_000_000
+_TRIES = 15
+_COLUMNS = (
+    "name", "items", "catalog_prefixes", "leaves", "cpu_ms_p50", "resolve_ms", "gather_us",
+    "build_s", "bytes_per_item",
+)  # fmt: skip
+
+
+def random_sids(num_items: int, *, is_skewed: bool, seed: int) -> NDArray[np.int32]:
+    """(N, 3); skewed: prefixes drawn by Zipf's law, a few of them with over a thousand items."""
+    rng = np.random.default_rng(seed)
+    if not is_skewed:
+        return rng.integers(8192, size=(num_items, 3), dtype=np.int32)
+    rank = np.minimum(rng.zipf(1.3, size=num_items), 8192**2) - 1
+    scattered = (rank * 2_654_435_761) % 8192**2  # neighbours in rank lie far apart
+    last = rng.integers(8192, size=num_items)
+    return np.stack([scattered // 8192, scattered % 8192, last], axis=1).astype(np.int32)
+
+
+def bare_catalog(sids_NL: NDArray[np.int32]) -> Catalog:
+    """Numbered items without titles."""
+    num = len(sids_NL)
+    order = np.argsort(SPACE.pack(sids_NL), kind="stable")
+    return Catalog(
+        space=SPACE,
+        item_ids=tuple(map(str, range(num))),
+        sids=np.ascontiguousarray(sids_NL[order]),
+        titles=(None,) * num,
+        brands=(None,) * num,
+        categories=((),) * num,
+        popularity=np.zeros(num, dtype=np.int64),
+    )
+
+
+def some_candidates(catalog: Catalog, *, has_largest: bool, seed: int) -> Candidates:
+    """A C_u of random prefixes, with the one of most items if asked for."""
+    depth = SPACE.prefix_depth
+    num_prefixes = len(catalog.trie.packed[depth])
+    node_P = np.random.default_rng(seed).integers(num_prefixes, size=NUM_PREFIXES)
+    if has_largest:
+        node_P[0] = int(np.argmax(np.diff(catalog.trie.first_child[depth])))
+    return from_nodes(catalog.trie, node_P)
+
+
+def measure(num_items: int, *, is_skewed: bool, seed: int) -> dict[str, str | int | float]:
+    sids_NL = random_sids(num_items, is_skewed=is_skewed, seed=seed)
+    searcher = _random_searcher(sids_NL[:_MOST_KNOWN], seed)
+    started = time.perf_counter()
+    catalog = bare_catalog(sids_NL)
+    finisher = Finisher(searcher, catalog)
+    build_s = time.perf_counter() - started
+    candidates = some_candidates(catalog, has_largest=is_skewed, seed=seed)
+    rows = np.random.default_rng(seed).integers(num_items, size=HISTORY).tolist()
+    state = finisher.encode(rows)
+    depth, at_P = SPACE.prefix_depth, np.arange(len(candidates.prefix_nodes))
+    tables = (catalog.sids, catalog.popularity, catalog.first_row)
+    return {
+        "name": f"{num_items:,}" + (" skewed" if is_skewed else ""),
+        "items": num_items,
+        "catalog_prefixes": len(catalog.trie.packed[depth]),
+        "prefixes": len(at_P),
+        "leaves": len(candidates.children(depth, at_P)[1]),
+        "cpu_ms_p50": _median_ms(lambda: finisher.finish(state, candidates, k=K, exclude=rows)),
+        "resolve_ms": _median_ms(lambda: from_nodes(catalog.trie, candidates.prefix_nodes)),
+        "gather_us": 1000 * _median_ms(lambda: candidates.children(depth, at_P)),
+        "build_s": build_s,
+        "bytes_per_item": (catalog.trie.num_bytes + sum(t.nbytes for t in tables)) / num_items,
+    }
+
+
+def _median_ms(call: Callable[[], object]) -> float:
+    call()
+    milliseconds = []
+    for _ in range(_TRIES):
+        started = time.process_time_ns()
+        call()
+        milliseconds.append((time.process_time_ns() - started) / 1e6)
+    return float(np.median(milliseconds))
+
+
+def _random_searcher(known_NL: NDArray[np.int32], seed: int) -> Searcher:
+    """Its model knows these items, each by an embedding of its own."""
+    torch.manual_seed(seed)
+    known = CatalogTrie(SPACE, known_NL).packed[2:]
+    config = RecommenderConfig(sizes=SPACE.sizes)
+    return fastest_searcher(OnlineRecommender.knowing(config, known).eval())
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    plans = [(num, False) for num in options.items]
+    plans.append((min(options.items[-1], _MOST_SKEWED), True))
+    rows = [
+        measure(num_items, is_skewed=is_skewed, seed=options.seed)
+        for num_items, is_skewed in track(plans, description="catalogs")
+    ]
+    title = f"finish of {NUM_PREFIXES} prefixes over random SIDs of 3 x 8192, history of {HISTORY}"
+    print_table(open_console(), title, rows, _COLUMNS)
+    if options.json:
+        meta = {"command": "scale", "seed": options.seed}
+        write_json(options.json, meta, rows)
+        write_markdown(options.json.with_suffix(".md"), title, meta, rows, _COLUMNS)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench scale", allow_abbrev=False)
+    add = parser.add_argument
+    add("--items", type=int, nargs="+", default=[12_101, 1_000_000, 10_000_000], metavar="N")
+    add("--seed", type=int, default=0)
+    add("--json", type=Path, metavar="FILE")
+    return parser

@@ -1,0 +1,66 @@
+"""`python -m bench scenario`: Locust's simulated users (`locustfile`) on a real service.
+
+Without `--host` on a service of its own, over users with cheap records (see `population`).
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.common.service_process import ServiceProcess, run_module
+from bench.load.population import populate
+from models.release.release import Release
+from models.store.embedded import attach
+
+_LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    if options.host:
+        _run_locust(options, options.host)
+        return 0
+    with _own_service(options) as host:
+        _run_locust(options, host)
+    return 0
+
+
+@contextmanager
+def _own_service(options: argparse.Namespace) -> Iterator[str]:
+    """URL of a service that knows all users of the data; it ends with the block."""
+    release = Release.load(options.release)
+    with tempfile.TemporaryDirectory(prefix="scenario-") as folder, attach(Path(folder)) as server:
+        populate(server.url, options.data, release, num_users=options.known, seed=0)
+        command = ["--release", str(options.release), "--redis", server.url]
+        with ServiceProcess(command, log=Path(folder) / "service.log") as service:
+            service.wait_until_ready()
+            yield service.url
+
+
+def _run_locust(options: argparse.Namespace, host: str) -> None:
+    """Raises StepFailedError if it is not installed, or if a request failed."""
+    run_module(
+        "locust",
+        "--headless",
+        "--only-summary",
+        *("--locustfile", str(_LOCUSTFILE)),
+        *("--host", host),
+        *("--data", str(options.data)),
+        *("--users", str(options.users)),
+        *("--spawn-rate", str(options.users)),
+        *("--run-time", f"{options.seconds}s"),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench scenario", allow_abbrev=False)
+    add = parser.add_argument
+    add("--host", metavar="URL", help="a service that runs already; default: one of its own")
+    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
+    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    add("--known", type=int, default=20_000, metavar="N", help="users with a record")
+    add("--users", type=int, default=10, metavar="N", help="simulated at a time")
+    add("--seconds", type=int, default=20, metavar="S")
+    return parser

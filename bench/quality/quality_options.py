@@ -1,0 +1,70 @@
+"""What commands that judge a release on left-out items have in common: options, users, what is said
+of a run.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.common.leave_one_out import Case, cut_histories
+from bench.quality.thoughts.thoughts import ThoughtSettings
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import load_dataset
+from models.errors import InvalidDataset
+from models.release.release import Release
+
+
+def judging_parser(command: str, *, num_users: int) -> argparse.ArgumentParser:
+    """num_users: how many of the split by default; 0 stands for all of them."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench {command}", allow_abbrev=False)
+    add = parser.add_argument
+    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
+    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    add("--split", choices=("test", "valid"), default="test")
+    add("--users", type=int, default=num_users, metavar="N", help="a seeded sample; 0: everybody")
+    add("--seed", type=int, default=0, metavar="S")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="kept thoughts")
+    add("--json", type=Path, metavar="FILE", help="a table in Markdown goes beside it")
+    return parser
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """How much may be thought of a user."""
+    parser.add_argument("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
+    parser.add_argument(
+        "--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path"
+    )
+
+
+def read_settings(options: argparse.Namespace) -> ThoughtSettings:
+    return ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
+
+
+def draw_cases(options: argparse.Namespace, catalog: Catalog) -> list[Case]:
+    """The users asked for. Raises InvalidDataset for a folder without any."""
+    cases = cut_histories(
+        load_dataset(options.data),
+        catalog,
+        split=options.split,
+        num_users=options.users or None,
+        seed=options.seed,
+    )
+    if not cases:
+        raise InvalidDataset(f"{options.data}: no user of three items or more, expected some")
+    return cases
+
+
+def describe_run(
+    command: str, options: argparse.Namespace, release: Release, users: Sequence[Any]
+) -> dict[str, Any]:
+    """What stands at the head of a report's meta."""
+    return {
+        "command": command,
+        "release": f"{release.name}@{release.version}",
+        "data": str(options.data),
+        "split": options.split,
+        "users": len(users),
+    }

@@ -1,0 +1,291 @@
+"""The quality table: who finds the item that was left out, ranking the whole catalog.
+
+Every row masks what the user has seen. The online model's rows rank by its joint log-probability
+(Eq. 11) with the exact finish that the service runs, and differ only in the prefixes that they may
+choose from. Knows nothing of Redis, HTTP or the disk.
+"""
+
+# B = users of a batch, U = all users, N = catalog rows, C = columns
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.common.leave_one_out import Case, mask_seen, target_rows
+from bench.quality.ranking.paired_differences import Differences
+from bench.quality.ranking.prefix_map import (
+    Coverage,
+    Nodes,
+    PrefixMap,
+    equally_many_popular,
+    shuffled,
+)
+from bench.quality.ranking.rank_metrics import (
+    Interval,
+    bootstrap_named,
+    ndcg_at,
+    rank_targets,
+    recall_at,
+)
+from bench.quality.ranking.reasoner_rank import rank_of_target
+from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts
+from models.baselines.sasrec import SasRec
+from models.catalog.candidates import Candidates, from_nodes
+from models.catalog.catalog import Catalog
+from models.online.finish import Finisher, KeptHistory
+from models.online.history_cache import window_start
+
+CUTOFFS = (5, 10)
+METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in CUTOFFS)
+STRICT, UNION = "two_tier_strict", "two_tier_union"
+SHUFFLED, POPULAR = "two_tier_shuffled", "two_tier_popular_prefixes"
+OWN = "online_own_prefixes"
+AT_ONCE, TIERS_AT_ONCE = "reasoner_at_once", "two_tier_at_once"  # without a thought
+REASONER, ONLINE, SASREC = "reasoner", "online", "sasrec"
+COMPARED = (
+    (REASONER, AT_ONCE),
+    (STRICT, TIERS_AT_ONCE),
+    (STRICT, ONLINE),
+    (UNION, ONLINE),
+    (ONLINE, SASREC),
+)
+COMPARED_PREFIXES = (  # equally many, in prefix recall
+    (STRICT, SHUFFLED),
+    (STRICT, POPULAR),
+    (STRICT, OWN),
+    (STRICT, TIERS_AT_ONCE),
+    (TIERS_AT_ONCE, OWN),
+)
+NUM_OWN = 100  # of the online model's own prefixes, in the union
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row before averaging. rank: of each target, infinity where it was not ranked."""
+
+    rank_U: NDArray[np.float64]
+    coverage: Coverage
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as `bench` writes them, and what lies between them.
+
+    differences: of COMPARED and COMPARED_PREFIXES, paired by user, by "one minus other" and metric.
+    own_prefix_recall: of the online model's own prefixes, as many as C_u has.
+    """
+
+    rows: list[dict[str, str | int | float]]
+    differences: Differences
+    own_prefix_recall: Interval
+
+
+class Evaluation:
+    """All rows over the same cases. `thoughts.users` stands in the order of `cases`."""
+
+    def __init__(
+        self,
+        finisher: Finisher,
+        catalog: Catalog,
+        cases: Sequence[Case],
+        thoughts: Thoughts,
+        sasrec: SasRec | None = None,
+        at_once: Thoughts | None = None,
+    ) -> None:
+        """sasrec: a row of its own, left out without. at_once: what the same reasoner recommends
+        without a thought, of which a user gets as many as thinking left them; likewise."""
+        self._sasrec = sasrec
+        self._at_once = at_once and _as_many(at_once, thoughts)
+        self._finisher, self._catalog = finisher, catalog
+        self._whole = Candidates(catalog.trie)
+        self._cases, self._thoughts = cases, thoughts
+        self._map = PrefixMap(catalog)
+        self._own_nodes = [self._map.nodes(user.prefixes) for user in thoughts.users]
+        self._union_nodes = list(self._own_nodes)  # and each user's own, once they are ranked
+        self._target_U = target_rows(cases)
+        self._ranks: dict[str, NDArray[np.float64]] = {}
+        self._seconds: dict[str, float] = {}
+        self._has_own_prefix_U = np.zeros(len(cases))
+
+    def run(self, *, seed: int, on_progress: Callable[[int], None]) -> Table:
+        """Rank, average, compare; `on_progress` hears the users done so far."""
+        outcomes = self.rank_all(seed=seed, on_progress=on_progress)
+        return summarise(outcomes, self._has_own_prefix_U, seed=seed)
+
+    def rank_all(self, *, seed: int, on_progress: Callable[[int], None]) -> dict[str, Outcome]:
+        """Every row, user by user."""
+        chosen = {
+            STRICT: self._own_nodes,
+            UNION: self._union_nodes,
+            SHUFFLED: shuffled(self._own_nodes, seed=seed),
+            POPULAR: equally_many_popular(self._map, self._own_nodes),
+        }
+        if self._at_once is not None:
+            chosen[TIERS_AT_ONCE] = [self._map.nodes(user.prefixes) for user in self._at_once.users]
+        popularity_N = self._catalog.popularity.astype(np.float64)
+        for user, case in enumerate(self._cases):
+            self._rank_by_scores("popularity", user, popularity_N.copy)
+            if self._sasrec is not None:
+                self._rank_by_scores(SASREC, user, partial(self._sasrec_scores, user))
+            for name, found in self._alone.items():
+                self._rank_alone(name, user, found.users[user])
+            state = self._encode(case)
+            self._rank_own_prefixes(user, state)
+            self._rank_below(ONLINE, user, state, self._whole)
+            for name, nodes in chosen.items():
+                self._rank_below(name, user, state, from_nodes(self._catalog.trie, nodes[user]))
+            on_progress(user + 1)
+        return self._outcomes(chosen)
+
+    @property
+    def _alone(self) -> dict[str, Thoughts]:
+        """The rows of the reasoner by itself."""
+        at_once = {AT_ONCE: self._at_once} if self._at_once is not None else {}
+        return {REASONER: self._thoughts, **at_once}
+
+    def _encode(self, case: Case) -> KeptHistory:
+        started = time.perf_counter()
+        rows = case.history.rows
+        state = self._finisher.encode(rows[window_start(len(rows), self._finisher.window) :])
+        self._count("encode", started)
+        return state
+
+    def _rank_below(self, name: str, user: int, state: KeptHistory, candidates: Candidates) -> None:
+        """Rank of the target among the best below some prefixes; infinity beyond the cutoffs."""
+        started = time.perf_counter()
+        found = self._finisher.finish(
+            state, candidates, k=max(CUTOFFS), exclude=self._cases[user].seen
+        )
+        rows, target = [item.row for item in found], self._target_U[user]
+        self._note(name, user, rows.index(target) + 1 if target in rows else np.inf)
+        self._count(name, started)
+
+    def _rank_by_scores(
+        self, name: str, user: int, score: Callable[[], NDArray[np.float64]]
+    ) -> None:
+        started = time.perf_counter()
+        scores_1N = score()[None, :]
+        mask_seen(scores_1N, [self._cases[user]])
+        self._note(name, user, rank_targets(scores_1N, self._target_U[user : user + 1])[0])
+        self._count(name, started)
+
+    def _rank_alone(self, name: str, user: int, found: CaseThoughts) -> None:
+        started = time.perf_counter()
+        self._note(name, user, rank_of_target(self._catalog, self._cases[user], found.sids))
+        self._count(name, started)
+
+    def _rank_own_prefixes(self, user: int, state: KeptHistory) -> None:
+        """Whether the online model's own prefixes hold the target, as many as C_u has."""
+        own, target = self._own_nodes[user], self._target_U[user]
+        best = self._finisher.rank_prefixes(state, count=max(NUM_OWN, len(own)))
+        self._union_nodes[user] = np.concatenate([own, best[:NUM_OWN]])
+        wanted = self._map.prefix_of_row[target] if target >= 0 else -1
+        self._has_own_prefix_U[user] = wanted in best[: len(own)]
+
+    def _note(self, name: str, user: int, rank: float) -> None:
+        self._ranks.setdefault(name, np.full(len(self._cases), np.inf))[user] = rank
+
+    def _count(self, name: str, started: float) -> None:
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def _sasrec_scores(self, user: int) -> NDArray[np.float64]:
+        """(N,), minus infinity for a user of whom the catalog knows nothing."""
+        rows = self._cases[user].history.rows
+        if self._sasrec is None or not rows:
+            return np.full(len(self._catalog), -np.inf)
+        return self._sasrec.score([rows])[0].numpy().astype(np.float64)
+
+    def _outcomes(self, chosen: Mapping[str, Sequence[Nodes]]) -> dict[str, Outcome]:
+        everything = self._map.cover_everything(self._target_U)
+        coverage = {
+            "popularity": everything,
+            **({SASREC: everything} if self._sasrec is not None else {}),
+            ONLINE: everything,
+            **{
+                name: self._map.cover(self._beam_nodes(found), self._target_U)
+                for name, found in self._alone.items()
+            },
+            **{
+                name: self._map.cover([np.unique(own) for own in nodes], self._target_U)
+                for name, nodes in chosen.items()
+            },
+        }
+        return {
+            name: Outcome(self._ranks[name], covered, self._total_seconds(name))
+            for name, covered in coverage.items()
+        }
+
+    def _beam_nodes(self, thoughts: Thoughts) -> list[Nodes]:
+        """The prefixes of what the reasoner's beams ended in."""
+        depth = self._catalog.space.prefix_depth
+        return [
+            np.unique(self._map.nodes([sid[:depth] for sid in user.sids]))
+            for user in thoughts.users
+        ]
+
+    def _total_seconds(self, name: str) -> float:
+        """What a row costs by itself: its ranking and the models behind it."""
+        seconds = self._seconds[name]
+        if name not in ("popularity", SASREC, *self._alone):
+            seconds += self._seconds["encode"]
+        if name in (REASONER, STRICT, UNION, SHUFFLED):
+            seconds += self._thoughts.seconds
+        if name in (AT_ONCE, TIERS_AT_ONCE) and self._at_once is not None:
+            seconds += self._at_once.seconds
+        return seconds
+
+
+def _as_many(at_once: Thoughts, thoughts: Thoughts) -> Thoughts:
+    """The same budget: of prefixes and of SIDs, for each user as many as thinking left."""
+    users = [
+        replace(one, prefixes=one.prefixes[: len(other.prefixes)], sids=one.sids[: len(other.sids)])
+        for one, other in zip(at_once.users, thoughts.users, strict=True)
+    ]
+    return Thoughts(users, at_once.seconds)
+
+
+def summarise(
+    outcomes: Mapping[str, Outcome], has_own_prefix_U: NDArray[np.float64], *, seed: int
+) -> Table:
+    """Means and 95% intervals; one bootstrap for all columns, so that differences are paired."""
+    columns: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for name, outcome in outcomes.items():
+        for k in CUTOFFS:
+            columns[name, f"recall@{k}"] = recall_at(outcome.rank_U, k)
+            columns[name, f"ndcg@{k}"] = ndcg_at(outcome.rank_U, k)
+        columns[name, "prefix_recall"] = outcome.coverage.has_target_U.astype(np.float64)
+    columns[OWN, "prefix_recall"] = has_own_prefix_U
+    compared = [(one, other, metric) for one, other in COMPARED for metric in METRICS]
+    compared += [(one, other, "prefix_recall") for one, other in COMPARED_PREFIXES]
+    paired = {
+        (f"{one} minus {other}", metric): columns[one, metric] - columns[other, metric]
+        for one, other, metric in compared
+        if {(one, metric), (other, metric)} <= set(columns)
+    }
+    by_column = bootstrap_named(columns | paired, seed=seed)
+    differences: Differences = {}
+    for name, metric in paired:
+        differences.setdefault(name, {})[metric] = by_column[name, metric]
+    return Table(
+        rows=[_row(name, outcome, by_column) for name, outcome in outcomes.items()],
+        differences=differences,
+        own_prefix_recall=by_column[OWN, "prefix_recall"],
+    )
+
+
+def _row(
+    name: str, outcome: Outcome, intervals: Mapping[tuple[str, str], Interval]
+) -> dict[str, str | int | float]:
+    row: dict[str, str | int | float] = {"name": name}
+    for column in (*METRICS, "prefix_recall"):
+        row |= intervals[name, column].columns(column)
+    coverage = outcome.coverage
+    row["prefixes"] = float(coverage.prefixes_U.mean())
+    row["fan_out"] = float(coverage.items_U.sum() / max(1, coverage.prefixes_U.sum()))
+    row["seconds"] = outcome.seconds
+    return row

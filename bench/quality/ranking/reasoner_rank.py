@@ -1,0 +1,57 @@
+"""Where a reasoner by itself ranks the item that was left out.
+
+Its SIDs, each by its best path, stand for their items in serving order; what the user has seen is
+left out. Knows nothing of the online model.
+"""
+
+# U = users
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.common.leave_one_out import Case
+from bench.quality.thoughts.thoughts import CaseThoughts
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Sid
+
+
+@dataclass(frozen=True)
+class Alone:
+    """rank_U: infinity where the target is below none of a user's SIDs. has_prefix_U: whether C_u
+    holds the target's prefix. Means are a user's."""
+
+    rank_U: NDArray[np.float64]
+    has_prefix_U: NDArray[np.bool_]
+    mean_sids: float
+    mean_tokens: float
+
+
+def rank_alone(catalog: Catalog, cases: Sequence[Case], users: Sequence[CaseThoughts]) -> Alone:
+    """users: in the order of `cases`."""
+    depth = catalog.space.prefix_depth
+    ranks, found = [], []
+    for case, user in zip(cases, users, strict=True):
+        ranks.append(rank_of_target(catalog, case, user.sids))
+        target = None if case.target is None else tuple(catalog.sids[case.target, :depth].tolist())
+        found.append(target in user.prefixes)
+    return Alone(
+        rank_U=np.array(ranks),
+        has_prefix_U=np.array(found),
+        mean_sids=float(np.mean([len(user.sids) for user in users])),
+        mean_tokens=float(np.mean([user.tokens for user in users])),
+    )
+
+
+def rank_of_target(catalog: Catalog, case: Case, sids: Sequence[Sid]) -> float:
+    """1 is best; infinity where no SID is the target's."""
+    seen, place = set(case.seen), 0
+    codes = np.array(sids, dtype=np.int64).reshape(-1, catalog.space.levels)
+    for leaf in catalog.trie.nodes(codes).tolist():
+        for row in range(catalog.first_row[leaf], catalog.first_row[leaf + 1]):
+            place += row not in seen
+            if row == case.target and row not in seen:
+                return float(place)
+    return float("inf")

@@ -1,0 +1,148 @@
+"""Both tiers on one user for any C_u: where the target ranks, and whether a prefix holds it.
+
+The history is encoded once, however many C_u are tried on it. Knows nothing of how C_u was made.
+"""
+
+# U = users
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.common.leave_one_out import Case
+from bench.quality.ranking.evaluation import CUTOFFS, NUM_OWN
+from bench.quality.ranking.prefix_map import Nodes, PrefixMap
+from bench.quality.ranking.rank_metrics import bootstrap_named, ndcg_at, recall_at
+from models.catalog.candidates import Candidates, from_nodes
+from models.catalog.catalog import Catalog
+from models.catalog.sid import Prefix
+from models.online.finish import Finisher, KeptHistory
+from models.online.history_cache import window_start
+
+ONLINE = "online"
+PREFIX_COLUMNS = ("name", "prefix_recall", "own_prefix_recall", "prefix_recall_gain")
+RANK_COLUMNS = ("name", "online@10", "strict@10", "strict_gain@10", "union@10", "union_gain@10")
+_K = max(CUTOFFS)
+
+
+class Tried(NamedTuple):
+    """One C_u on one user. Ranks are infinity beyond the cutoffs.
+
+    own_has_target: of the online model's own best prefixes, as many as C_u has.
+    """
+
+    strict_rank: float
+    union_rank: float
+    has_target: bool
+    own_has_target: bool
+    num_prefixes: int
+
+
+class TwoTiers:
+    """The finish that serves, over cases of a catalog."""
+
+    def __init__(self, finisher: Finisher, catalog: Catalog) -> None:
+        self._finisher, self._catalog = finisher, catalog
+        self._map = PrefixMap(catalog)
+        self._whole = Candidates(catalog.trie)
+
+    def open(self, case: Case) -> "UserTrial":
+        """Reads the whole history of the case, whatever its C_u was made from."""
+        return UserTrial(self, case)
+
+    def encode(self, rows: Sequence[int]) -> KeptHistory:
+        return self._finisher.encode(rows[window_start(len(rows), self._finisher.window) :])
+
+    def own_prefixes(self, state: KeptHistory, count: int) -> Nodes:
+        """The online model's own, best first."""
+        return self._finisher.rank_prefixes(state, count=count)
+
+    def nodes(self, prefixes: Sequence[Prefix]) -> Nodes:
+        return self._map.nodes(prefixes)
+
+    def holds(self, nodes: Nodes, target: int | None) -> bool:
+        return target is not None and bool(self._map.prefix_of_row[target] in nodes)
+
+    def rank(self, state: KeptHistory, case: Case, nodes: Nodes | None) -> float:
+        """Of the target among the best unseen items below prefixes, or of the whole catalog."""
+        tree = self._whole if nodes is None else from_nodes(self._catalog.trie, nodes)
+        found = self._finisher.finish(state, tree, k=_K, exclude=case.seen)
+        rows = [item.row for item in found]
+        return rows.index(case.target) + 1.0 if case.target in rows else np.inf
+
+
+class UserTrial:
+    """One user, whose C_u are tried one after the other."""
+
+    def __init__(self, tiers: TwoTiers, case: Case) -> None:
+        self._tiers, self._case = tiers, case
+        self._state = tiers.encode(case.history.rows)
+        self._own = tiers.own_prefixes(self._state, NUM_OWN)
+
+    def online_rank(self) -> float:
+        """The online tier alone."""
+        return self._tiers.rank(self._state, self._case, None)
+
+    def attempt(self, prefixes: Sequence[Prefix], *, thought_of: Sequence[int]) -> Tried:
+        """thought_of: the catalog rows that C_u was made from; the online model's own prefixes that
+        it is compared with come from the same."""
+        tiers, case, nodes = self._tiers, self._case, self._tiers.nodes(prefixes)
+        union = np.concatenate([nodes, self._own])
+        own = self._own
+        if tuple(thought_of) != case.history.rows:
+            own = tiers.own_prefixes(tiers.encode(thought_of), len(nodes))
+        return Tried(
+            tiers.rank(self._state, case, nodes),
+            tiers.rank(self._state, case, union),
+            tiers.holds(nodes, case.target),
+            tiers.holds(own[: len(nodes)], case.target),
+            len(nodes),
+        )
+
+
+def compare(
+    tried: Mapping[str, Sequence[Tried]],
+    online_U: NDArray[np.float64],
+    *,
+    seed: int,
+    base: str | None = None,
+) -> dict[str, dict[str, str | int | float]]:
+    """Rows by name: the online tier alone, then every choice of C_u; means with intervals.
+
+    online_U: its ranks. own_prefix_recall is that of the online model's own best prefixes, as many
+    as each C_u has. A gain is over them, or over the online tier's recall, and a change is from
+    the choice called `base`, both paired by user.
+    """
+    online = {"online@10": recall_at(online_U, 10), "online_ndcg@10": ndcg_at(online_U, 10)}
+    columns = {(ONLINE, column): values_U for column, values_U in online.items()}
+    before = _columns(tried[base]) if base else {}
+    for name, of_users in tried.items():
+        found = _columns(of_users)
+        for tier in ("strict", "union"):
+            found[f"{tier}_gain@10"] = found[f"{tier}@10"] - online["online@10"]
+        columns |= {(name, column): values_U for column, values_U in found.items()}
+        for column, before_U in before.items():
+            columns[name, f"{column}_change"] = found[column] - before_U
+    rows: dict[str, dict[str, str | int | float]] = {}
+    for (name, column), interval in bootstrap_named(columns, seed=seed).items():
+        rows.setdefault(name, {"name": name}).update(interval.columns(column))
+    return rows
+
+
+def _columns(tried: Sequence[Tried]) -> dict[str, NDArray[np.float64]]:
+    """User by user."""
+    strict_U = np.array([one.strict_rank for one in tried])
+    union_U = np.array([one.union_rank for one in tried])
+    has_U = np.array([one.has_target for one in tried], dtype=np.float64)
+    own_U = np.array([one.own_has_target for one in tried], dtype=np.float64)
+    return {
+        "prefix_recall": has_U,
+        "own_prefix_recall": own_U,
+        "prefix_recall_gain": has_U - own_U,
+        "strict@10": recall_at(strict_U, 10),
+        "strict_ndcg@10": ndcg_at(strict_U, 10),
+        "union@10": recall_at(union_U, 10),
+        "union_ndcg@10": ndcg_at(union_U, 10),
+    }

@@ -1,0 +1,131 @@
+"""`python -m bench stages`: what each stage of training is worth (Table 2 of the paper).
+
+    python -m bench stages --row base=preference:W0/integrate --row ia=preference:W1/integrate \\
+        --row r=think:W1/activate --row rl=think:W1/enhance
+
+A row is a reasoner by itself, from a directory of plain weights over the release's SIDs: asked with
+a thought, with an empty one, or as in alignment; always T x m SIDs at most to rank.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.common.results import open_console, report
+from bench.quality.quality_options import (
+    add_budget,
+    describe_run,
+    draw_cases,
+    judging_parser,
+    read_settings,
+)
+from bench.quality.ranking.evaluation import CUTOFFS, METRICS
+from bench.quality.ranking.paired_differences import Differences, print_differences, to_json
+from bench.quality.ranking.rank_metrics import bootstrap_named, ndcg_at, recall_at
+from bench.quality.ranking.reasoner_rank import Alone, rank_alone
+from bench.quality.thoughts.no_thought import Manner
+from bench.quality.thoughts.think_cases import think_cases
+from bench.quality.thoughts.thought_cache import ThoughtCache
+from bench.quality.thoughts.thoughts import without_thought
+from models.errors import InvalidInput
+from models.release.release import Release
+
+_MEASURED = (*METRICS, "prefix_recall")
+_COLUMNS = ("name", *METRICS, "prefix_recall", "sids", "tokens")
+
+
+class RowSpec(NamedTuple):
+    """name=manner:directory."""
+
+    name: str
+    manner: Manner
+    directory: Path
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    console = open_console()
+    torch.set_num_threads(options.workers)
+    specs = [read_spec(text) for text in options.row]
+    release = Release.load(options.release)
+    cases = draw_cases(options, release.catalog)
+    settings = read_settings(options)
+    ranked: dict[str, Alone] = {}
+    for spec in specs:
+        asked = settings
+        if spec.manner is not Manner.THINK:
+            asked = without_thought(settings, spec.manner)
+        cache = ThoughtCache.open(options.cache, release, asked, reasoner_dir=spec.directory)
+        console.print(f"{spec.name}: {spec.directory} ({spec.manner})")
+        thoughts = think_cases(console, cache, cases, workers=options.workers)
+        ranked[spec.name] = rank_alone(release.catalog, cases, thoughts.users)
+    rows, gains = summarise(ranked, seed=options.seed)
+    meta = {
+        **describe_run("stages", options, release, cases),
+        "settings": settings.to_json(),
+        "reasoners": {spec.name: f"{spec.manner}:{spec.directory.name}" for spec in specs},
+        "gain_over_the_row_before": to_json(gains),
+    }
+    title = f"What each stage is worth: reasoners alone, {len(cases):,} users"
+    report(console, options.json, title, meta, rows, (_COLUMNS,))
+    print_differences(console, gains)
+    return 0
+
+
+def read_spec(text: str) -> RowSpec:
+    """Raises InvalidInput for a row of another form, or a directory without a model."""
+    name, equals, rest = text.partition("=")
+    manner, colon, directory = rest.partition(":")
+    if not (name and equals and colon and manner in set(Manner)):
+        known = "|".join(Manner)
+        raise InvalidInput(f"--row {text!r}, expected NAME=MANNER:DIR with MANNER {known}")
+    if not (Path(directory) / "config.json").is_file():
+        raise InvalidInput(f"--row {text!r}: no config.json there, expected plain weights")
+    return RowSpec(name, Manner(manner), Path(directory))
+
+
+def summarise(
+    ranked: Mapping[str, Alone], *, seed: int
+) -> tuple[list[dict[str, Any]], Differences]:
+    """A row a reasoner, and what each gains over the row before, paired by user."""
+    columns = {
+        (name, metric): values_U
+        for name, alone in ranked.items()
+        for metric, values_U in _columns(alone).items()
+    }
+    for before, after in pairwise(ranked):
+        for metric in _MEASURED:
+            gain_U = columns[after, metric] - columns[before, metric]
+            columns[f"{after} minus {before}", metric] = gain_U
+    intervals = bootstrap_named(columns, seed=seed)
+    rows: dict[str, dict[str, Any]] = {}
+    gains: Differences = {}
+    for (name, metric), interval in intervals.items():
+        if name in ranked:
+            rows.setdefault(name, {"name": name}).update(interval.columns(metric))
+        else:
+            gains.setdefault(name, {})[metric] = interval
+    for name, alone in ranked.items():
+        rows[name] |= {"sids": alone.mean_sids, "tokens": alone.mean_tokens}
+    return list(rows.values()), gains
+
+
+def _columns(alone: Alone) -> dict[str, NDArray[np.float64]]:
+    found = {f"recall@{k}": recall_at(alone.rank_U, k) for k in CUTOFFS}
+    found |= {f"ndcg@{k}": ndcg_at(alone.rank_U, k) for k in CUTOFFS}
+    return found | {"prefix_recall": alone.has_prefix_U.astype(np.float64)}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = judging_parser("stages", num_users=0)
+    add_budget(parser)
+    parser.add_argument(
+        "--row", action="append", required=True, metavar="NAME=MANNER:DIR", help="once a stage"
+    )
+    return parser
