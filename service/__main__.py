@@ -1,12 +1,15 @@
 """`python -m service --release DIR [--redis URL] [--host H] [--port P] [--config FILE]`.
 
-`python -m service check` says whether a service would start so, and shows every setting;
+`python -m service check` tests whether the service would start, and lists every setting.
 `python -m service keys new` makes an API key.
 
-SIGHUP makes it look at the release directory again, and at those of experiments' arms, and serve
-what they hold now, if it is sound and of the same SID space. Exits 0 after SIGTERM or SIGINT, once
-the requests in flight are answered (`server`); 78 when settings or release are bad; 75 when the
-embedded server does not start. Both print one line to stderr.
+SIGHUP reloads the release directory and the release directories of experiment arms. A reloaded
+release is served if it is valid and has the same SID space.
+
+Exit codes:
+    0   after SIGTERM or SIGINT, when the requests in flight are answered (see `server`)
+    75  the embedded Redis server does not start; one line on stderr
+    78  settings or release are invalid; one line on stderr
 """
 
 import logging
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
-_COMMANDS = {"check": "service.check", "keys": "service.auth.new_key"}  # without one it serves
+_COMMANDS = {"check": "service.check", "keys": "service.auth.new_key"}  # no command: serve
 logger = logging.getLogger("service")
 
 
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _serve(effective: Effective) -> None:
-    """Blocks until a signal. Raises before anything is served, or not at all."""
+    """Serve until a signal arrives. Every error is raised before the first request is served."""
     settings = effective.settings
     with ExitStack() as opened:
         listener = opened.enter_context(_bind(settings.host, settings.port))
@@ -67,7 +70,7 @@ def _serve(effective: Effective) -> None:
         if settings.admin_port is not None:
             admin_listener = opened.enter_context(_bind(settings.admin_host, settings.admin_port))
         ring = KeyRing(settings.keys_file) if settings.keys_file else None
-        # these take a second to import, and bad settings are refused before that
+        # Imported here: they take a second, and invalid settings are rejected before that.
         from models.store.redis_store import RedisStore
         from service.admin import admin_beside
         from service.app import create_app
@@ -86,7 +89,7 @@ def _serve(effective: Effective) -> None:
         server = opened.enter_context(resolve(settings.redis_url, settings.state_dir))
         open_store = partial(RedisStore, timeout_ms=settings.redis_timeout_ms)
         spare_collections()
-        logs.configure(settings.log_format)  # not earlier: a refused start is one line alone
+        logs.configure(settings.log_format)  # not earlier: a failed start prints one line only
         if admin_listener is not None:
             logger.info("admin at http://%s:%d", *admin_listener.getsockname()[:2])
         logger.info("%s on http://%s:%d", engine.label, *listener.getsockname()[:2])
@@ -115,9 +118,11 @@ def _run(app: "FastAPI", listener: socket.socket, *, grace_s: float) -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Bound here, so that a taken port is one line and port 0 can be named in the log.
+    """Bind a socket, without listening on it.
 
-    It does not listen yet: until the release is loaded, connections are refused and not kept.
+    Binding early reports a port in use as one line, and the log can name the port chosen for
+    port 0. The socket starts to listen after the release is loaded; before that, connections are
+    refused instead of queued. Raises InvalidSettings.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
@@ -131,10 +136,13 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _stop_on_signals() -> None:
-    """uvicorn drains on a signal and then raises it again: exit in order, so that all is closed."""
+    """Exit through SystemExit, so that every open resource is closed.
+
+    uvicorn drains on a signal and then raises the same signal again.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit_in_order)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the release is being read anyway
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the first load of the release is still to come
 
 
 def _exit_in_order(_number: int, _frame: FrameType | None) -> None:

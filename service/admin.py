@@ -1,7 +1,7 @@
-"""The admin application, on a port of its own: what is live, and changing it, without a deploy.
+"""The admin application on its own port: shows and changes the live generations.
 
-It changes the manifest in the store by compare-and-set, so every service follows within its poll.
-What needs shards on disk (loading, a night's first activation) stays with `python -m offline`.
+Changes are compare-and-set writes of the manifest in the store; every service follows at its next
+poll. Loading a night and its first activation need shards on disk: use `python -m offline`.
 """
 
 import logging
@@ -32,7 +32,7 @@ from service.serving import Serving
 from service.settings import Effective
 
 NO_PAGES = "the admin port answers no scripts of web pages"
-_SAMPLE = 200  # users seen lately whose records must not all be gone
+_SAMPLE = 200  # recently seen users; at least one must have a record in the new layers
 logger = logging.getLogger(__name__)
 
 
@@ -54,16 +54,19 @@ _ANY = Target()
 
 
 class Live(BaseModel):
-    """held: in the store. in_use: the epoch that this process serves from; it follows by itself.
-    past: what was live before, newest first."""
+    """The live manifest and its predecessors."""
 
-    held: dict[str, Any] | None
-    in_use: int | None
-    past: list[dict[str, Any]]
+    held: dict[str, Any] | None  # manifest in the store
+    in_use: int | None  # epoch that this process serves; it follows the store at the next poll
+    past: list[dict[str, Any]]  # earlier manifests, newest first
 
 
 class Admin:
-    """The changes and views behind the routes."""
+    """Reads and changes behind the admin routes.
+
+    Changes raise InvalidInput if they are not possible, ManifestConflict if another writer was
+    first.
+    """
 
     def __init__(self, serving: Serving, store: NightStore) -> None:
         self._serving = serving
@@ -78,7 +81,7 @@ class Admin:
         )
 
     async def activate(self, epoch: int | None) -> Live:
-        """The canary for everybody, or the layers of an epoch of the past."""
+        """Make the canary live for all users, or the layers of a past epoch."""
         held, past = await self._read()
         if epoch is None:
             new = promote(held, seen=self._seen)
@@ -104,7 +107,7 @@ class Admin:
         return await self._swap(held, go_to(held, held, seen=self._seen))
 
     async def user(self, user_id: str) -> dict[str, Any]:
-        """All that the store holds of a user in the live layers, decoded."""
+        """Return the decoded records, thoughts and history of a user in the live layers."""
         check_user_id(user_id)
         manifest, space = self._serving.manifest.current, self._serving.engine.catalog.space
         layers = manifest.layers_for(user_id) if manifest else ()
@@ -142,7 +145,10 @@ class Admin:
         return held, await self._store.past_manifests()
 
     async def _swap(self, held: Manifest, new: Manifest) -> Live:
-        """Refuses layers of which no user seen here lately has a record: they have expired."""
+        """Replace the manifest, unless the records of its layers seem to have expired.
+
+        Raises InvalidInput if none of the recently seen users has a record in the new layers.
+        """
         seen_lately = self._serving.users_with_records(_SAMPLE)
         generations = [layer.generation for layer in new.layers]
         counts = [await self._store.count_records(each, seen_lately) for each in generations]
@@ -158,8 +164,10 @@ class Admin:
 
 
 class NoPages:
-    """Refuses what scripts of web pages send: a browser on this machine reaches loopback as well,
-    for any page that is open in it."""
+    """Reject requests from scripts of web pages.
+
+    A browser on this machine can reach loopback, on behalf of any open page.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -180,7 +188,7 @@ def _is_of_a_script(header: tuple[bytes, bytes]) -> bool:
 def create_admin(
     serving: Serving, store: NightStore, effective: Effective, ring: KeyRing | None
 ) -> FastAPI:
-    """Its keys need the scope `admin`, where there are keys."""
+    """Build the admin application. With a key ring, every route needs the scope `admin`."""
     app = FastAPI(title="Think-Ahead, admin", version="1", docs_url=None, redoc_url=None)
     app.include_router(_routes(Admin(serving, store), serving, effective))
     problems.install(app)
@@ -200,8 +208,10 @@ def admin_beside(
     effective: Effective,
     ring: KeyRing | None,
 ) -> Callable[[Serving], AbstractAsyncContextManager[None]]:
-    """What stands beside the service: the admin application where there is a port for it, over a
-    store of its own."""
+    """Return a context manager that serves the admin application with its own store.
+
+    Without a listener it does nothing.
+    """
     if listener is None:
         return alone
 

@@ -1,6 +1,7 @@
-"""The ASGI application: routes, errors and middleware around one `Serving`.
+"""The ASGI application: routes, error handlers and middleware around one `Serving`.
 
-Everything is handed in; importing it reads no settings and opens nothing.
+All collaborators are arguments of `create_app`. Importing this module reads no settings and opens
+no connection.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -37,11 +38,16 @@ def create_app(
     spans: "Spans | None" = None,
     beside: Callable[[Serving], AbstractAsyncContextManager[None]] = alone,
 ) -> FastAPI:
-    """The store is closed when the application's lifespan ends.
+    """Build the public application. The end of its lifespan closes the store.
 
-    arms: engines of the releases that experiments name in the settings. ring: the API keys, None
-    where nobody needs one. spans: where those of requests go. beside: what is there for as long as
-    the application serves.
+    Args:
+        settings: configuration of this process.
+        engine: the release to serve.
+        store: read and written by all routes.
+        arms: engines of the releases that experiments name in the settings, by directory.
+        ring: API keys; None if callers need no key.
+        spans: recorder of OpenTelemetry spans; None for no tracing.
+        beside: context manager that is entered while the application serves (the admin port).
     """
     serving = Serving(settings, engine, store, arms or {})
     serving.guard.popular = Shortcut(lambda: serving.engine, ring, serving.metrics).answer
@@ -65,7 +71,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.serving = serving
-    for prefix in ("", "/v1"):  # the hot route first, as the first match wins
+    for prefix in ("", "/v1"):  # the most frequent route first: the first match wins
         app.include_router(recommend_routes.hot_router, prefix=prefix)
     for prefix in ("", "/v1"):
         app.include_router(event_routes.router, prefix=prefix)

@@ -1,4 +1,4 @@
-"""A second application on a port of its own, for as long as the first one serves."""
+"""A second application on its own port, running while the first one serves."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 
 class _Server(uvicorn.Server):
-    """Signals are the first server's."""
+    """A uvicorn server without signal handlers: the public server handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -19,13 +19,13 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def alone(_: object) -> AsyncIterator[None]:
-    """Nothing beside."""
+    """Do nothing: no second application."""
     yield
 
 
 @contextlib.asynccontextmanager
 async def served(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    """In the running loop; what is under way at the end has a second to get done."""
+    """Serve `app` in the running event loop. At the end, requests in flight have one second."""
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -1,8 +1,12 @@
 """`python -m service check [--offline] [--json] [options of the service]`.
 
-Says line by line whether a service would start and serve with these settings, and shows them all,
-each with where it comes from. Exits 0 if so; 78 when settings or release are bad, 75 when only the
-store is away.
+Lists every setting with its source, then tests whether a service would start with these settings,
+one line per test.
+
+Exit codes:
+    0   all tests passed
+    75  only the store is unavailable
+    78  settings or release are invalid
 """
 
 import asyncio
@@ -23,11 +27,11 @@ EX_TEMPFAIL, EX_CONFIG = 75, 78
 
 
 class Finding(NamedTuple):
-    """why: what was found, or what is wrong. exit_code: 0 when it is fine."""
+    """The result of one test."""
 
     name: str
-    why: str
-    exit_code: int = 0
+    why: str  # the observation, or the error
+    exit_code: int = 0  # 0: passed
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def check(settings: ServiceSettings, *, is_offline: bool) -> list[Finding]:
-    """Everything that a start would need, one finding each; it goes on after the first failure."""
+    """Test each requirement of a start. A failure does not stop the tests that follow."""
     findings = [Finding("settings", "every name is known and every value in its bounds")]
     engines: list[Engine] = []
     findings.append(_try("release", lambda: _check_release(settings, engines)))

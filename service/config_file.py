@@ -1,6 +1,6 @@
-"""A YAML file of settings, read into plain values; what is unknown in it is named.
+"""Reads a YAML file of settings into plain values, and rejects unknown keys by name.
 
-Knows which names there are only from its caller. Nothing of what they mean.
+The caller passes the known keys. Knows nothing of their meaning.
 """
 
 import difflib
@@ -16,10 +16,10 @@ _MAX_BYTES = 1 << 20
 
 
 def read_config(path: Path, *, known: Collection[str]) -> dict[str, Any]:
-    """Values by name; an empty file has none.
+    """Return the values by name; an empty file gives an empty dict.
 
-    Raises InvalidSettings, with the file and the line or the key, for what is no YAML, no mapping,
-    or holds a key that is not in `known` or stands there twice.
+    Raises InvalidSettings, naming the file and the line or key, if the text is not YAML or not a
+    mapping, or if a key is unknown or repeated.
     """
     try:
         text = path.read_text()
@@ -36,7 +36,7 @@ def read_config(path: Path, *, known: Collection[str]) -> dict[str, Any]:
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """ "; did you mean X?", or nothing where nothing is close."""
+    """Return "; did you mean X?" for the closest known name, or "" if none is close."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -50,12 +50,12 @@ def _load(path: Path, text: str) -> Any:
         mark = getattr(exc, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise InvalidSettings(f"{where}: {getattr(exc, 'problem', None) or exc}") from exc
-    except (ValueError, RecursionError) as exc:  # a date that is none, or brackets without end
+    except (ValueError, RecursionError) as exc:  # an impossible date, or brackets nested too deep
         raise InvalidSettings(f"{path}: cannot be read as YAML: {exc}") from exc
 
 
 class _Loader(yaml.SafeLoader):
-    """Of two equal keys YAML takes the last without a word; we refuse."""
+    """Reject repeated keys; YAML silently keeps the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

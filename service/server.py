@@ -1,11 +1,13 @@
-"""uvicorn, and how it ends: first unready, then drained, then gone.
+"""uvicorn servers: the public one with graceful shutdown, and a second one on the admin port.
 
-    SIGTERM   readiness is 503 at once and answers say `Connection: close`; for the grace, while
-              load balancers notice, requests are answered as ever
-    then      no new connections; requests in flight end, within END_S of the signal
-    SIGINT    the same without the grace
+Shutdown of the public server:
 
-Knows processes and signals; nothing of what is served.
+    SIGTERM   Readiness is 503 at once, and responses say `Connection: close`. Requests are still
+              answered during the grace period, while load balancers notice.
+    then      No new connections. Requests in flight end within END_S of the signal.
+    SIGINT    As SIGTERM, without the grace period.
+
+Knows processes and signals; knows nothing of the application.
 """
 
 import asyncio
@@ -24,27 +26,35 @@ from starlette.types import ASGIApp
 from service.limits.connections import MAX_CONNECTIONS, Connection
 from service.limits.flood_gate import Guard
 
-END_S = 8.0  # and what is held is let go of after that, within 10 s of the signal
-_KEEP_ALIVE_S = 75  # longer than a load balancer's idle time, else random 502s
-_OTHER_FILES = 512  # descriptors that are no clients
+END_S = 8.0  # then resources are released, within 10 s of the signal
+_KEEP_ALIVE_S = 75  # longer than a load balancer's idle time; otherwise it sees random 502s
+_OTHER_FILES = 512  # file descriptors that are not client connections
 
 
 class Server(uvicorn.Server):
-    """on_end: called once, by the signal handler, when the process is told to end."""
+    """The public uvicorn server.
+
+    Args:
+        app: ASGI application.
+        guard: flood control of its connections.
+        grace_s: seconds between SIGTERM and closing connections.
+        on_end: called once, by the signal handler, when shutdown begins.
+    """
 
     def __init__(
         self, app: ASGIApp, *, guard: Guard, grace_s: float, on_end: Callable[[], None]
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=cast("Any", partial(Connection, guard=guard)),  # called like the class
+            http=cast("Any", partial(Connection, guard=guard)),  # uvicorn calls it like the class
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nothing here looks at the caller's address
+            proxy_headers=False,  # the caller's address is not used
             ws="none",
             timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=cast("Any", END_S - grace_s),  # passed to asyncio as it is
+            # typed as int, but passed to asyncio unchanged
+            timeout_graceful_shutdown=cast("Any", END_S - grace_s),
         )
         super().__init__(config)
         self._grace_s = grace_s
@@ -63,7 +73,7 @@ class Server(uvicorn.Server):
 
 
 def allow_connections() -> None:
-    """As many open files as that takes, where the system lets us."""
+    """Raise the limit of open files to MAX_CONNECTIONS and a reserve, as far as allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + _OTHER_FILES
     if hard != resource.RLIM_INFINITY:
