@@ -1,6 +1,6 @@
-"""Settings of the service: names, units, defaults; one line for whatever is wrong with them.
+"""Settings of the service: names, units, defaults, and one-line error messages.
 
-Knows the command line, the environment and a file. Knows nothing of what the values are used for.
+Reads the command line, the environment and a YAML file. Knows nothing of how the values are used.
 """
 
 import argparse
@@ -28,54 +28,74 @@ from service.sources import Mode
 from service.telemetry.logs import LogFormat
 
 ENV_PREFIX = "THINKAHEAD_"
-CONFIG = "config"  # the one setting that a file cannot hold
+CONFIG = "config"  # path of the file, so the only setting that the file cannot hold
 _MASK = "***"
 RedisUrl = Annotated[str, Field(pattern=r"^((redis|rediss)(\+sentinel)?|unix)://.+")]
 
 
 class ServiceSettings(BaseSettings):
-    """Every field is also an environment variable, `THINKAHEAD_` + its name, and a key of the file.
+    """Configuration of one service process.
 
-    The command line wins over the environment, that over the file, that over these defaults.
+    Each field is also an environment variable (`THINKAHEAD_` + name in upper case) and a key of
+    the YAML file. Precedence, highest first: command line, environment, file, default.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
-    config: Path | None = None  # a YAML file of the settings below
-    release_dir: Path
-    redis_url: RedisUrl | None = None
-    precision: Annotated[str, Field(min_length=1)] = "fastest"  # or one that the release names
-    state_dir: Path | None = None  # of the embedded server, used when there is no redis_url
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000  # 0 takes a free one
-    keys_file: Path | None = None  # API keys; without it everybody who reaches the port may call
-    open_access: bool = False  # a host that others reach, and no keys: refused unless this is on
+    config: Path | None = None  # YAML file of the settings below
 
+    # Release and store
+    release_dir: Path  # release to serve; no default
+    precision: Annotated[str, Field(min_length=1)] = "fastest"  # or a precision that it names
+    redis_url: RedisUrl | None = None  # None: the embedded server
+    state_dir: Path | None = None  # folder of the embedded server; unused if redis_url is set
+
+    # Address and access
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"  # loopback: safe without API keys
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000  # 0: the system chooses a free port
+    keys_file: Path | None = None  # API keys; None: every caller that reaches the port is allowed
+    open_access: bool = False  # allow a non-loopback host without keys_file
+
+    # Admin port
     admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None  # None: no admin port
-    admin_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    admin_redis_url: RedisUrl | None = None  # by a user that may write the manifest
+    admin_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"  # otherwise keys_file is needed
+    # Redis URL with a user that may write the manifest; None: redis_url.
+    admin_redis_url: RedisUrl | None = None
 
-    request_budget_ms: Annotated[int, Field(ge=10, le=60_000)] = 100  # a request may give less
-    redis_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20  # of the budget above
-    queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 128  # requests in work at once, at most
-    drain_grace_ms: Annotated[int, Field(ge=0, le=5000)] = 1000  # unready before connections close
-    rung_share: Annotated[float, Field(ge=0, le=0.1)] = 0.005  # of all users, held at each rung
-    mode: Mode = Mode.STRICT  # what a record's rungs finish; a request may say otherwise
-    online_prefixes: Annotated[int, Field(ge=1, le=1000)] = 100
-    record_max_age_hours: Annotated[float, Field(gt=0)] = 48
-    cursor_secret: Annotated[SecretStr, Field(min_length=16)] | None = None  # None: random
-    manifest_poll_ms: Annotated[int, Field(ge=10, le=60_000)] = 1000
-    copies_limit: Annotated[int, Field(ge=1)] = 4096  # users; 100 prefixes take about 20 kB
-    history_cache_mb: Annotated[int, Field(ge=0)] = 256  # encoded histories; about 35 kB a user
-    outbox_limit: Annotated[int, Field(ge=1)] = 10_000  # events
-    log_format: LogFormat = LogFormat.TEXT
-    otel: bool = False  # spans to OpenTelemetry; needs the extra `otel`
-    experiments: tuple[Experiment, ...] = ()
+    # Time
+    request_budget_ms: Annotated[int, Field(ge=10, le=60_000)] = 100  # a request may only lower it
+    redis_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20  # part of request_budget_ms
+    # After SIGTERM, time between "unready" and closing connections: load balancers need it to
+    # notice /health/ready.
+    drain_grace_ms: Annotated[int, Field(ge=0, le=5000)] = 1000
+    manifest_poll_ms: Annotated[int, Field(ge=10, le=60_000)] = 1000  # period of manifest reads
+
+    # Load
+    queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 128  # most requests in work at once
+
+    # Recommendations
+    mode: Mode = Mode.STRICT  # prefixes to finish for a user with a record; a request may override
+    online_prefixes: Annotated[int, Field(ge=1, le=1000)] = 100  # that the online model picks
+    record_max_age_hours: Annotated[float, Field(gt=0)] = 48  # an older record is `stale`
+    # Share of all users that each rung below `stale` always serves, so that its value is measured.
+    rung_share: Annotated[float, Field(ge=0, le=0.1)] = 0.005
+    experiments: tuple[Experiment, ...] = ()  # shares of the users in arms
+    # Key that signs cursors; None: random per process, so that only this process accepts them.
+    cursor_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+
+    # Memory
+    copies_limit: Annotated[int, Field(ge=1)] = 4096  # users; about 20 kB each at 100 prefixes
+    history_cache_mb: Annotated[int, Field(ge=0)] = 256  # MiB; about 35 kB a user
+    outbox_limit: Annotated[int, Field(ge=1)] = 10_000  # events held while the store is away
+
+    # Telemetry
+    log_format: LogFormat = LogFormat.TEXT  # `json` adds one line per request
+    otel: bool = False  # export OpenTelemetry spans; needs the extra `otel`
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads `on` as true, and pydantic true as 1: a port of `on` would be port 1."""
+        """Reject booleans for numbers: YAML reads `port: on` as true, and pydantic reads 1."""
         wants = cls.model_fields[info.field_name].annotation if info.field_name else None
         if isinstance(value, bool) and wants in (int, float):
             raise ValueError(f"expected a number, got {str(value).lower()}")
@@ -102,7 +122,7 @@ class ServiceSettings(BaseSettings):
     def _has_the_extra(cls, otel: bool) -> bool:
         try:
             is_there = not otel or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
-        except ModuleNotFoundError:  # of a package above it
+        except ModuleNotFoundError:  # a parent package is missing
             is_there = False
         if not is_there:
             raise ValueError("needs the extra `otel`: pip install 'think-ahead[otel]'")
@@ -115,7 +135,7 @@ class ServiceSettings(BaseSettings):
         return experiments
 
     def shown(self) -> dict[str, Any]:
-        """Values fit for eyes and JSON: passwords and secrets are masked."""
+        """Return the values as JSON types, with passwords and secrets masked."""
         values = self.model_dump(mode="json")
         for name in type(self).model_fields:
             value = getattr(self, name)
@@ -127,13 +147,13 @@ class ServiceSettings(BaseSettings):
 
 
 class Effective(NamedTuple):
-    """origins: where each setting's value comes from, by name."""
+    """Settings with the source of each value."""
 
     settings: ServiceSettings
-    origins: Mapping[str, str]
+    origins: Mapping[str, str]  # by name: "default", "command line", a variable or a file
 
     def described(self) -> dict[str, dict[str, Any]]:
-        """By name, each value as it may be shown and where it comes from."""
+        """Return `{"value": masked value, "from": source}` by name."""
         shown = self.settings.shown()
         return {
             name: {"value": shown[name], "from": origin} for name, origin in self.origins.items()
@@ -141,17 +161,20 @@ class Effective(NamedTuple):
 
 
 def load_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> ServiceSettings:
-    """Command line over environment over file over defaults. Raises InvalidSettings, one line."""
+    """Read the settings. Raises InvalidSettings with one line."""
     return resolve_settings(arguments, environ).settings
 
 
 def resolve_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Effective:
-    """The same with where each value comes from."""
+    """Read the settings and the source of each value. Raises InvalidSettings with one line."""
     return resolve_options(settings_parser().parse_args(arguments), environ)
 
 
 def resolve_options(options: argparse.Namespace, environ: Mapping[str, str]) -> Effective:
-    """The same for options as parsed; those that are no settings are passed over."""
+    """Read the settings from parsed options, ignoring options that are not settings.
+
+    Raises InvalidSettings with one line.
+    """
     _check_names(environ)
     given = {
         name: value
@@ -178,7 +201,7 @@ def resolve_options(options: argparse.Namespace, environ: Mapping[str, str]) -> 
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Return True if only this machine can reach the host."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -186,7 +209,7 @@ def is_loopback(host: str) -> bool:
 
 
 def mask_url(url: str) -> str:
-    """The URL without a password, which may stand before the host or among the options."""
+    """Return the URL with masked passwords, before the host and in the query."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     if ":" in user:
@@ -200,7 +223,7 @@ def mask_url(url: str) -> str:
 
 
 def _of_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables of ours, by the setting that they give."""
+    """Return the names of our environment variables, by setting."""
     return {
         key.upper().removeprefix(ENV_PREFIX).lower(): key
         for key in environ
@@ -209,7 +232,7 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_names(environ: Mapping[str, str]) -> None:
-    """`extra="forbid"` does not see a misspelt environment variable, so look for ourselves."""
+    """Reject unknown THINKAHEAD_* variables: `extra="forbid"` does not see them."""
     known = {ENV_PREFIX + name.upper() for name in ServiceSettings.model_fields}
     for name, key in sorted(_of_environment(environ).items()):
         variable = ENV_PREFIX + name.upper()
@@ -249,7 +272,7 @@ class _Parser(argparse.ArgumentParser):
 def settings_parser(
     prog: str = "python -m service", description: str = "Serve recommendations over HTTP."
 ) -> argparse.ArgumentParser:
-    """Parser of the options that are settings; what is wrong with them raises InvalidSettings."""
+    """Return a parser of the options that are settings. Its errors raise InvalidSettings."""
     parser = _Parser(
         prog=prog,
         description=description,
