@@ -7,9 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from models.errors import InvalidInput
-from models.store.manifest import Manifest
+from models.store.manifest import Manifest, choose_target, go_to
 from models.store.redis_store import NightStore
-from models.store.rollout import choose_target, go_to
 from offline.activate import keep_copy
 from offline.erased import living_rows
 from offline.shards import last_epoch

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from models.errors import InvalidInput, InvalidSettings
-from models.store.manifest import Canary, Layer, Manifest
+from models.store.manifest import Canary, Layer, Manifest, choose_target, go_to, promote, set_canary
 from models.store.redis_store import RedisStore
-from models.store.rollout import choose_target, go_to, promote, set_canary
 from service.auth.api_keys import new_key
 from service.settings import load_settings
 from tests.service_harness import (

@@ -1,9 +1,14 @@
-"""The manifest: which generations are live. One small JSON text, changed by compare-and-set.
+"""The manifest names the live generations: one small JSON text, changed by compare-and-set.
 
-Knows nothing of Redis or of records.
+The functions below the models decide which manifest follows another where no record has to be
+written: a rollback, or the start, growth and end of a canary. They are pure, so that the commands
+of the night and the admin port of a service decide alike. Every change takes an epoch above the
+one in the store and above `seen`, the highest that the caller ever saw. Knows nothing of Redis or
+of records.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import (
@@ -15,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from models.errors import InvalidRecord
+from models.errors import InvalidInput, InvalidRecord
 
 MAX_DELTAS = 2
 _MAX_CANARY_LAYERS = 2 * (MAX_DELTAS + 1)  # what workers thought on demand lies on top of it
@@ -115,3 +120,61 @@ def next_epoch(persisted: Manifest | None, *, seen: int) -> int:
     already passed would be refused by them for ever.
     """
     return max(persisted.epoch if persisted else 0, seen) + 1
+
+
+def choose_target(
+    held: Manifest, past: Sequence[Manifest], *, to_epoch: int | None = None
+) -> Manifest:
+    """What a rollback goes to: the end of a canary, one night back, or an epoch of the past.
+
+    past: newest first. A second rollback goes further back, not to and fro. Raises InvalidInput
+    when there is nothing to go back to.
+    """
+    if to_epoch is not None:
+        found = [manifest for manifest in past if manifest.epoch == to_epoch]
+    elif held.canary is not None:
+        found = [held]
+    else:
+        newest = held.layers[0].generation
+        found = [manifest for manifest in past if manifest.layers[0].generation < newest]
+    if not found:
+        known = ", ".join(str(manifest.epoch) for manifest in past) or "none"
+        raise InvalidInput(f"nothing to roll back to; epochs that the store remembers: {known}")
+    return found[0]
+
+
+def go_to(target: Manifest, held: Manifest, *, seen: int) -> Manifest:
+    """The target's layers for everybody."""
+    epoch = next_epoch(held, seen=seen)
+    return target.model_copy(update={"epoch": epoch, "canary": None})
+
+
+def promote(held: Manifest, *, seen: int) -> Manifest:
+    """The canary's layers for everybody. Raises InvalidInput where they cannot be as they are."""
+    if held.canary is None:
+        raise InvalidInput("there is no canary to activate")
+    *deltas, base = held.canary.layers
+    if len(deltas) > MAX_DELTAS:
+        raise InvalidInput(
+            f"the canary has {len(deltas)} layers over its base, {MAX_DELTAS} can be live: "
+            "`python -m offline activate` puts them together"
+        )
+    epoch = next_epoch(held, seen=seen)
+    layers = {"base": base, "deltas": tuple(deltas)}
+    return held.model_copy(update={"epoch": epoch, "canary": None, **layers})
+
+
+def set_canary(
+    held: Manifest, percent: float, *, layers_of: Manifest | None, seen: int
+) -> Manifest:
+    """Another share for the canary, or one with the layers of a manifest of the past.
+
+    Raises InvalidInput without either, or for a share that is nobody or everybody.
+    """
+    if not 0 < percent < 100:
+        raise InvalidInput(f"a canary of {percent:g} percent, expected more than 0, less than 100")
+    if layers_of is None and held.canary is None:
+        raise InvalidInput("there is no canary yet: say of which epoch its layers are")
+    layers = layers_of.layers if layers_of else held.canary.layers if held.canary else ()
+    canary = Canary(percent=percent, layers=layers)
+    return held.model_copy(update={"epoch": next_epoch(held, seen=seen), "canary": canary})
