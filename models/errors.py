@@ -100,3 +100,8 @@ class ManifestConflict(ThinkAheadError):
 
 class LeaseTaken(ThinkAheadError):
     """Another job holds the lease, or took it over."""
+
+
+def one_line(exc: BaseException) -> str:
+    """Return the message of an exception as one line of at most 200 characters."""
+    return " ".join(str(exc).split())[:200]

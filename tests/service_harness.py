@@ -87,7 +87,9 @@ def scores_of(
     engine = toy_engine()
     catalog = engine.catalog
     rows = [row for item in history if (row := catalog.row(item)) is not None]
-    logp_N = CatalogScorer(load_recommender(engine.release), catalog).score([rows])[0]
+    logp_N = CatalogScorer(
+        load_recommender(engine.release.directory, engine.release.recommender_config), catalog
+    ).score([rows])[0]
     allowed = [
         row
         for row in range(len(catalog))

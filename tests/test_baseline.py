@@ -250,7 +250,10 @@ def test_a_model_of_other_sids_is_refused(trained: Path, tmp_path: Path) -> None
 def test_the_bundled_baseline_is_as_deep_and_as_large_as_ours() -> None:
     release = Release.load(RELEASE)
     config = json.loads((BASELINE / "config.json").read_text())
-    ours = sum(weight.numel() for weight in load_recommender(release).parameters())
+    ours = sum(
+        weight.numel()
+        for weight in load_recommender(release.directory, release.recommender_config).parameters()
+    )
     generator = Generator.load(BASELINE, release.catalog)
     assert generator.num_parameters == pytest.approx(ours, rel=0.1)
     assert config["num_hidden_layers"] >= release.recommender_config.layers

@@ -12,6 +12,7 @@ from models.errors import InvalidRelease, ReleaseMismatch
 from models.online.build_kernel import built_library
 from models.online.torch_runtime import load_recommender
 from models.release.release import Release
+from models.release.searchers import load_searcher
 from tests.toy import toy_catalog, toy_recommender, toy_release
 
 
@@ -30,7 +31,7 @@ def test_a_published_release_loads_equal(published: Release) -> None:
     assert (release.name, release.version) == ("toy", published.version)
     assert release.catalog.item_ids == toy_catalog().item_ids
     expected = toy_recommender(toy_catalog()).state_dict()
-    loaded = load_recommender(release).state_dict()
+    loaded = load_recommender(release.directory, release.recommender_config).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
     assert all(release.catalog.trie.contains(prefix) for prefix in release.global_prefixes)
     assert all(release.catalog.row(item) is not None for item in release.popular)
@@ -134,7 +135,7 @@ def test_a_release_names_the_precisions_it_was_judged_at(published: Release) -> 
         < 1e-3
         < judged["torch-bfloat16"].max_abs_difference
     )
-    assert published.load_searcher("torch-float32").precision == "torch-float32"
+    assert load_searcher(published, "torch-float32").precision == "torch-float32"
 
 
 def test_a_precision_that_keeps_too_little_of_the_top_ten_is_refused(copy: Path) -> None:
@@ -142,9 +143,9 @@ def test_a_precision_that_keeps_too_little_of_the_top_ten_is_refused(copy: Path)
     edit_manifest(copy, precisions={"torch-bfloat16": poor})
     release = Release.load(copy)
     with pytest.raises(InvalidRelease, match=r"torch-bfloat16 keeps 98\.4% .* at least 99%"):
-        release.load_searcher("torch-bfloat16")
+        load_searcher(release, "torch-bfloat16")
     with pytest.raises(InvalidRelease, match="not validated at onnx-float32"):
-        release.load_searcher()
+        load_searcher(release)
 
 
 def test_a_release_of_the_first_format_is_read_but_not_served(copy: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_release_of_the_first_format_is_read_but_not_served(copy: Path) -> Non
     release = Release.load(copy)
     assert release.catalog.item_ids == toy_catalog().item_ids
     with pytest.raises(InvalidRelease, match="training renew"):
-        release.load_searcher()
+        load_searcher(release)
 
 
 def test_the_graph_holds_no_weights_of_its_own(published: Release) -> None:

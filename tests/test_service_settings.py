@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InvalidSettings
-from models.release.release import FASTEST
+from models.release.searchers import FASTEST
 from service.settings import (
     ServiceSettings,
     is_loopback,

@@ -17,6 +17,7 @@ from models.catalog.dataset import load_dataset
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher
 from models.release.release import Release
+from models.release.searchers import load_searcher
 from tests.service_harness import ServiceProcess
 from training.cli import main
 
@@ -88,7 +89,7 @@ def test_popularity_counts_no_target(trained: Release, data: Path) -> None:
 def test_the_trained_recommender_prefers_the_catalog(trained: Release) -> None:
     """Two short epochs teach which codes go together: the catalog's share of probability is more
     than its share of the address space."""
-    finisher = Finisher(trained.load_searcher(), trained.catalog)
+    finisher = Finisher(load_searcher(trained), trained.catalog)
     state = finisher.encode([0, 1, 2])
     assert len(finisher.finish(state, finisher.own_prefixes(state, count=20), k=10)) == 10
 
@@ -131,7 +132,7 @@ def test_a_renewed_release_keeps_catalog_and_reasoner(
     changed = [name for name in same if other.manifest.files[name] != again.manifest.files[name]]
     assert changed == ["online.safetensors"]
     served_by = "onnx-float32" if built_library() is None else "native-float32"
-    assert other.load_searcher().precision == served_by
+    assert load_searcher(other).precision == served_by
 
 
 def test_a_folder_that_is_no_data_set_is_one_line_and_exit_78(

@@ -46,7 +46,9 @@ def renew(
     split = split_dataset(dataset)
     described, metrics = dict(release.manifest.recipe), dict(release.manifest.metrics)
     if keep_weights:
-        made = OnlineResult(load_recommender(release), metrics["online"])
+        made = OnlineResult(
+            load_recommender(release.directory, release.recommender_config), metrics["online"]
+        )
     else:
         config = RecommenderConfig(sizes=release.space.sizes, **asdict(recipe.recommender))
         online = replace(recipe.online, seed=recipe.seed)

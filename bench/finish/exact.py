@@ -30,7 +30,8 @@ from models.online.native_runtime import NATIVE
 from models.online.onnx_runtime import ONNX, OnnxRuntime
 from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.torch_runtime import TorchRuntime, copy_recommender, load_recommender
-from models.release.release import MIN_OVERLAP, Release
+from models.release.release import Release
+from models.release.searchers import MIN_OVERLAP, load_searcher
 
 NUM_PREFIXES = 100
 K = 10
@@ -87,7 +88,9 @@ def compare(
 ) -> list[dict[str, str | int | float]]:
     """One row a runtime: float64, and what the release may serve with."""
     catalog, window = release.catalog, release.recommender_config.window
-    reference = copy_recommender(load_recommender(release), torch.float64)
+    reference = copy_recommender(
+        load_recommender(release.directory, release.recommender_config), torch.float64
+    )
     scorer = CatalogScorer(reference, catalog)
     exact = Finisher(NumpySearch(TorchRuntime(reference)), catalog)
     finishers = {"torch-float64": exact, **_served(release)}
@@ -121,7 +124,7 @@ def _served(release: Release) -> dict[str, Finisher]:
     if built_library() is None:
         loadable = [name for name in loadable if name != NATIVE]
     finishers = {
-        name: Finisher(release.load_searcher(name), release.catalog) for name in sorted(loadable)
+        name: Finisher(load_searcher(release, name), release.catalog) for name in sorted(loadable)
     }
     runtime = OnnxRuntime(
         release.directory,

@@ -76,7 +76,9 @@ def real_world(release: Release, baseline: Path) -> World:
     config = replace(release.recommender_config, window=MAX_HISTORY)
     weights = load_file(release.directory / "online.safetensors")
     recommender = OnlineRecommender(config)
-    recommender.load_state_dict(load_recommender(release).state_dict())
+    recommender.load_state_dict(
+        load_recommender(release.directory, release.recommender_config).state_dict()
+    )
     return World(
         release.catalog,
         searchers(config, weights, OnnxRuntime(release.directory, config, weights), recommender),

@@ -19,6 +19,7 @@ from models.catalog.dataset import Interaction, load_dataset
 from models.online.finish import Finisher
 from models.reasoner.think import MAX_HISTORY
 from models.release.release import Release
+from models.release.searchers import load_searcher
 from models.store.keys import UserRow
 from models.store.manifest import Layer, Manifest, next_epoch
 from models.store.records import PrefixRecord, RecordedPrefix
@@ -64,7 +65,7 @@ async def _write_layer(
     layer = Layer(generation=now_ms, created_at=now_ms // 1000, users=len(histories))
 
     def rows() -> Iterator[UserRow]:
-        finisher = Finisher(release.load_searcher(), release.catalog)
+        finisher = Finisher(load_searcher(release), release.catalog)
         for user_id, history in track(histories.items(), description="write records"):
             items = [interaction.item_id for interaction in history]
             prefixes = own_prefixes(finisher, release.catalog, items)

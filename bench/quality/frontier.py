@@ -29,6 +29,7 @@ from models.online.finish import Finisher
 from models.reasoner.think import UserHistory, think_users, user_seed
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
+from models.release.searchers import load_searcher
 
 _COST_COLUMNS = ("name", "prefixes", "tokens", "cpu_ms", "head_of_widest")
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     cache = ThoughtCache.open(options.cache, release, settings)
     thoughts = think_cases(console, cache, cases, workers=options.workers)
-    tiers = TwoTiers(Finisher(release.load_searcher(), release.catalog), release.catalog)
+    tiers = TwoTiers(Finisher(load_searcher(release), release.catalog), release.catalog)
     with open_progress(console, "ranking", len(cases)) as on_progress:
         tried, online_U = try_cells(tiers, cases, thoughts, cells, settings, on_progress)
     sample = sample_chunks(cases, num_chunks=options.cost_chunks)

@@ -32,6 +32,7 @@ from models.errors import ReleaseMismatch
 from models.online.finish import Finisher
 from models.reasoner.prompts import ground
 from models.release.release import Release
+from models.release.searchers import load_searcher
 
 _SASREC = Path(__file__).parents[1] / "sasrec"
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10")
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     silent = without_thought(settings, Manner(options.at_once))
     at_once_cache = ThoughtCache.open(options.cache, release, silent)
     at_once = think_cases(console, at_once_cache, cases, workers=options.workers)
-    finisher = Finisher(release.load_searcher(), release.catalog)
+    finisher = Finisher(load_searcher(release), release.catalog)
     evaluation = Evaluation(finisher, release.catalog, cases, thoughts, sasrec, at_once)
     with open_progress(console, "ranking", len(cases)) as on_progress:
         table = evaluation.run(seed=options.seed, on_progress=on_progress)

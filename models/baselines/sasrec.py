@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.errors import InvalidRelease, ReleaseMismatch
+from models.errors import InvalidRelease, ReleaseMismatch, one_line
 
 _ITEMS = "items_sha256"
 
@@ -102,7 +102,7 @@ def load_sasrec(file: Path, item_ids: Sequence[str]) -> SasRec:
         model = SasRec(SasRecConfig(**{name: _number(text) for name, text in shape.items()}))
         model.load_state_dict(weights)
     except Exception as exc:
-        raise InvalidRelease(f"{file}: {' '.join(str(exc).split())[:200]}") from exc
+        raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
     if items != _digest(item_ids):
         raise ReleaseMismatch(f"{file}: of other items, expected those of the release in its order")
     return model.eval()

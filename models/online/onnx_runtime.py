@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models.errors import InvalidRelease
+from models.errors import InvalidRelease, one_line
 from models.online.nodes import Floats, NodeTables
 from models.online.shape import RecommenderConfig
 
@@ -142,7 +142,7 @@ class _Session:
                 str(file), options, providers=["CPUExecutionProvider"]
             )
         except Exception as exc:  # the library has no common root for its errors
-            raise InvalidRelease(f"{file}: {' '.join(str(exc).split())[:200]}") from exc
+            raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:

@@ -6,6 +6,7 @@ Also where the online recommender of a release becomes a torch module again.
 # M = new rows, N = heads, E = head width, W = model width, L = levels
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.errors import InvalidRelease
+from models.errors import InvalidRelease, one_line
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Searcher
@@ -23,16 +24,19 @@ from models.online.native_runtime import NativeRuntime
 from models.online.nodes import Floats, NodeTables
 from models.online.onnx_runtime import BiasTables, HistoryState
 from models.online.recommender import Layer, OnlineRecommender, split_heads
-from models.release.release import Release, one_line
+from models.online.shape import RecommenderConfig
 
 DTYPES = {"torch-float32": torch.float32, "torch-bfloat16": torch.bfloat16}
 
 
-def load_recommender(release: Release) -> OnlineRecommender:
-    """The online recommender, in eval mode. Raises InvalidRelease if weights do not fit."""
-    file = release.directory / "online.safetensors"
+def load_recommender(directory: Path, config: RecommenderConfig) -> OnlineRecommender:
+    """Load the online recommender of a release directory, in eval mode.
+
+    Raises InvalidRelease if the weights do not fit the configuration.
+    """
+    file = directory / "online.safetensors"
     try:
-        recommender = OnlineRecommender(release.recommender_config)
+        recommender = OnlineRecommender(config)
         recommender.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError, TypeError, KeyError, OSError) as exc:
         raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
@@ -45,11 +49,15 @@ def copy_recommender(recommender: OnlineRecommender, dtype: torch.dtype) -> Onli
     return copy.to(dtype).eval()
 
 
-def load_torch_runtime(release: Release, precision: str) -> "TorchRuntime":
-    """For a process that serves: torch is held to one thread from now on, as two beside other work
-    were 20 times slower."""
+def load_torch_runtime(
+    directory: Path, config: RecommenderConfig, precision: str
+) -> "TorchRuntime":
+    """Load a runtime for a serving process, and limit torch to one thread.
+
+    Two threads beside other work were 20 times slower.
+    """
     torch.set_num_threads(1)
-    return TorchRuntime(load_recommender(release).to(DTYPES[precision]))
+    return TorchRuntime(load_recommender(directory, config).to(DTYPES[precision]))
 
 
 def fastest_searcher(recommender: OnlineRecommender) -> Searcher:

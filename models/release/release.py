@@ -7,7 +7,7 @@
     reasoner/               a Hugging Face causal LM directory with its tokenizer
     README.md               model card
 
-Nothing is unpickled. Whoever serves needs no torch. Knows nothing of Redis or HTTP.
+Nothing is unpickled. `searchers` loads what serves. Knows nothing of Redis or HTTP.
 """
 
 import hashlib
@@ -17,22 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from models.catalog.catalog import Catalog, load_catalog
 from models.catalog.sid import Prefix, SidSpace
 from models.errors import InvalidCatalog, InvalidRelease, InvalidSid, ReleaseMismatch
-from models.online.best_first import NumpySearch
-from models.online.build_kernel import built_library
-from models.online.finish import Searcher
-from models.online.native_runtime import NATIVE, NativeRuntime
-from models.online.onnx_runtime import ONNX, OnnxRuntime
 from models.online.shape import RecommenderConfig
 
-FASTEST = "fastest"  # of the precisions, on the machine at hand
-FORMAT = 4  # older ones hold another online model: they are read, and renewed, but not served
-MIN_OVERLAP = 0.99  # of the top tens, between a precision that serves and float64
+FORMAT = 4  # older formats hold another online model: they load and renew, but do not serve
 
 
 class SpaceSpec(BaseModel):
@@ -47,16 +38,13 @@ class SpaceSpec(BaseModel):
 
 
 class Precision(BaseModel):
-    """How near a runtime came to float64 when the release was published.
-
-    overlap: mean share of the top ten that both have. max_abs_difference: of log-probabilities.
-    """
+    """Distance of one runtime from float64, measured when the release was published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    overlap: float
-    max_abs_difference: float
-    users: int
+    overlap: float  # mean share of float64's top ten that the runtime also has
+    max_abs_difference: float  # of log-probabilities
+    users: int  # histories measured
 
 
 class ReleaseManifest(BaseModel):
@@ -107,50 +95,6 @@ class Release:
     @property
     def recommender_config(self) -> RecommenderConfig:
         return RecommenderConfig.from_json(self.manifest.recommender)
-
-    def load_searcher(self, precision: str = FASTEST) -> Searcher:
-        """What serves the online recommender; only the torch precisions import torch.
-
-        FASTEST: native where this machine has a kernel and the release was validated with it, else
-        ONNX Runtime. Raises InvalidRelease for a precision that this release was not found good at.
-        """
-        if precision == FASTEST:
-            is_native = built_library() is not None and NATIVE in self.manifest.precisions
-            precision = NATIVE if is_native else ONNX
-        self._check_format()
-        self._check_precision(precision)
-        if precision not in (NATIVE, ONNX):
-            from models.online.torch_runtime import load_torch_runtime
-
-            return NumpySearch(load_torch_runtime(self, precision))
-        file = self.directory / "online.safetensors"
-        try:
-            config = self.recommender_config
-            if precision == NATIVE:
-                return NativeRuntime(config, load_file(file))
-            return NumpySearch(OnnxRuntime(self.directory, config, load_file(file)))
-        except (SafetensorError, TypeError, KeyError, OSError) as exc:
-            raise InvalidRelease(f"{file}: {type(exc).__name__}: {one_line(exc)}") from exc
-
-    def _check_format(self) -> None:
-        if self.manifest.format < FORMAT:
-            raise InvalidRelease(
-                f"{self.directory}: format {self.manifest.format} has an older online recommender, "
-                f"expected {FORMAT}; `python -m training renew` trains it anew"
-            )
-
-    def _check_precision(self, precision: str) -> None:
-        known = self.manifest.precisions
-        if precision not in known:
-            raise InvalidRelease(
-                f"{self.directory}: not validated at {precision}, expected one of {sorted(known)}; "
-                "`python -m training renew --keep-weights` validates"
-            )
-        if (overlap := known[precision].overlap) < MIN_OVERLAP:
-            raise InvalidRelease(
-                f"{self.directory}: {precision} keeps {overlap:.1%} of the top ten of float64, "
-                f"expected at least {MIN_OVERLAP:.0%}"
-            )
 
     @classmethod
     def load(cls, directory: Path) -> "Release":
@@ -221,7 +165,3 @@ def digest(file: Path) -> str:
     """SHA-256 in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:200]

@@ -16,7 +16,8 @@ from models.catalog.catalog import Catalog
 from models.errors import InvalidRelease
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import HistoryCache
-from models.release.release import FASTEST, Release
+from models.release.release import Release
+from models.release.searchers import FASTEST, load_searcher
 from models.store.records import PrefixRecord, RecordedPrefix
 from service.recommend.categories import MAX_POPULAR, Categories, by_popularity
 from service.recommend.pages import digest
@@ -108,7 +109,7 @@ def load_engine(
 ) -> Engine:
     """Raises InvalidRelease, also for a precision that the release was not found good at."""
     release = Release.load(release_dir)
-    finisher = Finisher(release.load_searcher(precision), release.catalog)
+    finisher = Finisher(load_searcher(release, precision), release.catalog)
     return Engine(release, finisher, history_cache_bytes, candidates_limit)
 
 
