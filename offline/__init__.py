@@ -1,9 +1,13 @@
 """The offline tier: histories in, one night of thinking, a live generation out.
 
-`python -m offline import` fills the histories from a data folder (`importer`); `refresh` runs a
-night in stages that are commands as well: `plan` (`planning`) decides who is due and what will
-come of it, `think` turns the plan's shards into parts, `validate` accounts for everybody; `live`
-takes what is finished through gates, load and verification to the flip. What was stopped goes on
-where it was. `rollback`, `gc`, `repair`, `erase` and `worker` look after what is live. `cli`,
-`nightly` and `live_commands` parse; `exits` turns errors into one line and an exit code.
+    commands   the command line: python -m offline import, refresh, status, ...
+    refresh    one night, stage by stage
+    plan       the first stage: who is due, whose rows are carried over
+    think      the second stage: shards of thoughts, on any number of processes
+    check      the third stage: validation, comparison with the night before, gates, report
+    live       the last stage: load, verify, activate; then rollback, gc, repair, erase, worker
+    disk       the files of a night
+
+A folder imports only from folders below it; settings and progress are shared. Every stage is a
+command too, and can be run again: a night that was stopped goes on where it was.
 """

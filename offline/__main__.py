@@ -4,12 +4,12 @@ import sys
 
 from models.errors import InvalidSettings
 from models.extras import needs_extras
-from offline.exits import EX_CONFIG
+from offline.commands.exits import EX_CONFIG
 
 if __name__ == "__main__":
     try:
         with needs_extras("night"):
-            from offline.cli import main
+            from offline.commands.cli import main
         sys.exit(main(sys.argv[1:]))
     except InvalidSettings as exc:
         print(f"offline: {exc}", file=sys.stderr)

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from offline.outcome import Outcome
+from offline.disk.outcome import Outcome
 
 
 class _UsersPerSecond(ProgressColumn):

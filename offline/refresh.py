@@ -18,17 +18,17 @@ from models.errors import ReleaseMismatch
 from models.release.release import Release
 from models.store.manifest import Manifest
 from models.store.redis_store import NightStore
-from offline.engines import EngineSettings, load_engine
-from offline.generation import open_generation
-from offline.lease import Lease
-from offline.live import Launch, LiveSettings, go_live
-from offline.plan import Plan, newest_plan, read_plan
-from offline.planning import Agenda, FolderHistories, make_agenda, write_agenda
+from offline.check.validate import validate
+from offline.disk.generation import open_generation
+from offline.disk.lease import Lease
+from offline.live.go_live import Launch, LiveSettings, go_live
+from offline.plan.make_plan import Agenda, FolderHistories, make_agenda, write_agenda
+from offline.plan.plan_file import Plan, newest_plan, read_plan
 from offline.progress import Stopwatch, ThinkMeter
 from offline.settings import RefreshSettings
-from offline.think import ThinkJob, pending_batches, share, think_shards
-from offline.thinking import Think, ThinksAhead, in_use
-from offline.validate import validate
+from offline.think.engines import EngineSettings, load_engine
+from offline.think.micro_batch import Think, ThinksAhead, in_use
+from offline.think.think_shards import ThinkJob, pending_batches, share, think_shards
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from models.store.manifest import Manifest
 from offline.progress import make_progress
 from offline.refresh import load_think, refresh
 from offline.settings import RefreshSettings
-from offline.thinking import Think
+from offline.think.micro_batch import Think
 from tests.toy import toy_histories
 
 NUM_USERS, NUM_CHANGED = 48, 36

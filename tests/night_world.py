@@ -22,10 +22,10 @@ from models.release.release import Release
 from models.store.events import Event
 from models.store.manifest import Manifest
 from models.store.redis_store import RedisStore
-from offline.generation import Generation, open_generation
-from offline.live import Launch, LiveSettings, go_live
+from offline.disk.generation import Generation, open_generation
+from offline.disk.shards import ShardRow, write_part, write_summary
+from offline.live.go_live import Launch, LiveSettings, go_live
 from offline.progress import Stopwatch, make_progress
-from offline.shards import ShardRow, write_part, write_summary
 from tests.service_harness import ROOT, toy_release_dir
 
 Result = TypeVar("Result")
@@ -139,7 +139,8 @@ class NightWorld:
         if words[0] in ("load", "verify", "activate", "compact", "worker"):
             words += ["--release", str(toy_release_dir())]
         words += ["--redis", self.url, "--out", str(self.out_dir)]
-        code = f"{before}\nimport sys\nfrom offline.cli import main\nsys.exit(main({words!r}))"
+        run = f"from offline.commands.cli import main\nsys.exit(main({words!r}))"
+        code = f"{before}\nimport sys\n{run}"
         return subprocess.run(
             [sys.executable, "-c", code],
             cwd=ROOT,

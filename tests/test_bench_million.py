@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from bench.common.synthetic_users import as_json, draw_record, user_id, write_generation
-from offline.compare import Before, compare
-from offline.erased import living_rows
-from offline.generation import find_generation
+from offline.check.compare import Before, compare
+from offline.disk.erased import living_rows
+from offline.disk.generation import find_generation
 from tests.night_world import toy_release
 
 

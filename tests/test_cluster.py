@@ -17,7 +17,7 @@ from models.errors import InvalidSettings, StoreUnavailable
 from models.store.events import Event
 from models.store.keys import record_key
 from models.store.redis_store import RedisStore
-from offline.live import go_live
+from offline.live.go_live import go_live
 from tests.night_world import NightWorld, names
 from tests.test_live import Meddled
 

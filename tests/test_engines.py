@@ -19,14 +19,14 @@ from models.reasoner.beam import Beam, beam_search
 from models.reasoner.think import UserHistory, UserThoughts, render_history, think_users, user_seed
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
-from offline.engines import (
+from offline.settings import RefreshSettings
+from offline.think.engines import (
     EngineSettings,
     LocalEngine,
     add_engine_arguments,
     engine_settings,
     load_engine,
 )
-from offline.settings import RefreshSettings
 from tests.toy import toy_catalog, toy_histories, write_toy_reasoner
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ from models.errors import InvalidUserId
 from models.memory_store import MemoryStore
 from models.store.records import hash_user
 from models.store.redis_store import NightStore, RedisStore
-from offline.archive import read_archive
-from offline.erase import erase
+from offline.disk.archive import read_archive
+from offline.live.erasure import erase
 from tests.night_world import NightWorld, names
 from tests.service_harness import RedisServer
 from tests.test_worker import working

@@ -7,12 +7,12 @@ import pytest
 
 from models.errors import InvalidSettings
 from models.reasoner.think import PathPrefix, UserThoughts
-from offline.compare import Comparison, compare, remember
-from offline.gates import Gate, Night, describe_failures, judge, may_force, read_limits
-from offline.pace import MAX_WINDOW, Pace
-from offline.report import describe, render_metrics
-from offline.report_html import render_html
-from offline.shards import ShardRow
+from offline.check.compare import Comparison, compare, remember
+from offline.check.gates import Gate, Night, describe_failures, judge, may_force, read_limits
+from offline.check.report import describe, render_metrics
+from offline.check.report_html import render_html
+from offline.disk.shards import ShardRow
+from offline.live.write_rate import MAX_WINDOW, Pace
 from tests.toy import toy_catalog
 
 CATALOG = toy_catalog()

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from offline.cli import _parser
+from offline.commands.cli import _parser
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE, OFFLINE = ROOT / "deploy" / "Dockerfile.service", ROOT / "deploy" / "Dockerfile.offline"

@@ -15,8 +15,8 @@ import yaml
 
 from bench.load.sizing import Assumed, read_measured, size
 from models.memory_store import MemoryStore
-from offline.cli import _parser
-from offline.exits import EX_CONFIG, EX_DATAERR
+from offline.commands.cli import _parser
+from offline.commands.exits import EX_CONFIG, EX_DATAERR
 from service.auth.api_keys import read_keys
 from service.settings import ENV_PREFIX, load_settings
 from tests.service_harness import serving

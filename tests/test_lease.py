@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import LeaseTaken
-from offline.lease import Lease
+from offline.disk.lease import Lease
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import redis
 from models.errors import GatesFailed, InvalidInput, ManifestConflict, StoreFull
 from models.store.keys import record_key
 from models.store.redis_store import RedisStore
-from offline.erased import living_rows
-from offline.live import Launch, go_live
-from offline.load import user_row
+from offline.disk.erased import living_rows
+from offline.live.go_live import Launch, go_live
+from offline.live.load import user_row
 from tests.night_world import START_MS, NightWorld, names
 from tests.service_harness import RedisServer
 
@@ -86,7 +86,7 @@ def test_an_activation_killed_before_or_after_the_flip_is_finished_by_the_next(
 ) -> None:
     world.launch(world.think(1, USERS))
     world.think(2, USERS)
-    died = world.command("activate", before=kill_in("offline.activate", function))
+    died = world.command("activate", before=kill_in("offline.live.activate", function))
     assert died.returncode == -signal.SIGKILL
     assert world.live() == ([2] if is_flipped else [1])
     assert world.said("activate")["epoch"] == 2

@@ -28,19 +28,19 @@ from models.errors import (
 from models.reasoner.think import UserHistory, UserThoughts
 from models.release.release import Release
 from models.store.embedded import attach
-from offline.cli import main
-from offline.exits import exit_of
-from offline.gates import GateLimits
-from offline.lease import Lease
-from offline.live import LiveSettings
-from offline.outcome import Outcome
-from offline.plan import newest_plan, read_plan
+from offline.check.gates import GateLimits
+from offline.check.validate import validate
+from offline.commands.cli import main
+from offline.commands.exits import exit_of
+from offline.disk.lease import Lease
+from offline.disk.outcome import Outcome
+from offline.disk.shards import part_file, read_rows, write_part
+from offline.live.go_live import LiveSettings
+from offline.plan.plan_file import newest_plan, read_plan
 from offline.progress import Stopwatch, ThinkMeter, make_progress
 from offline.refresh import night_lease, think_night
-from offline.shards import part_file, read_rows, write_part
-from offline.think import share
-from offline.thinking import Think
-from offline.validate import validate
+from offline.think.micro_batch import Think
+from offline.think.think_shards import share
 from tests.test_offline import write_data
 from tests.toy import toy_catalog, toy_release
 from tests.toy_night import NUM_USERS, NightWorld, user_name

@@ -40,17 +40,17 @@ from models.store.embedded import attach
 from models.store.events import Event
 from models.store.manifest import Manifest
 from models.store.redis_store import RedisStore
-from offline.cli import main
-from offline.due import choose_users, micro_batches
-from offline.importer import ImportCounts, import_dataset, to_events
-from offline.outcome import Outcome
-from offline.plan import next_layer, to_history
+from offline.commands.cli import main
+from offline.disk.outcome import Outcome
+from offline.disk.shards import read_rows
+from offline.live.status import read_status, render_status
+from offline.plan.due import choose_users, micro_batches
+from offline.plan.importer import ImportCounts, import_dataset, to_events
+from offline.plan.plan_file import next_layer, to_history
 from offline.progress import make_progress
 from offline.refresh import load_think, refresh
 from offline.settings import RefreshSettings
-from offline.shards import read_rows
-from offline.status import read_status, render_status
-from offline.thinking import (
+from offline.think.micro_batch import (
     Think,
     bind_think,
     check_thoughts,

@@ -20,16 +20,16 @@ from models.errors import InvalidInput
 from models.reasoner.think import UserHistory, UserThoughts
 from models.release.release import Release
 from models.store.keys import record_key, thoughts_key
-from offline.due import DueUser, cut, in_order
-from offline.erased import bury
-from offline.estimate import SAMPLE_USERS, estimate
-from offline.importer import import_dataset
-from offline.living import LiveRow, read_live_rows
-from offline.plan import newest_plan, read_plan, read_users, write_users
-from offline.planning import Agenda, FolderHistories, make_agenda, write_agenda
+from offline.disk.erased import bury
+from offline.disk.shards import read_rows
+from offline.plan.carried_rows import LiveRow, read_live_rows
+from offline.plan.due import DueUser, cut, in_order
+from offline.plan.importer import import_dataset
+from offline.plan.make_plan import Agenda, FolderHistories, make_agenda, write_agenda
+from offline.plan.plan_file import newest_plan, read_plan, read_users, write_users
 from offline.progress import make_progress
-from offline.shards import read_rows
-from offline.thinking import Think
+from offline.think.estimate import SAMPLE_USERS, estimate
+from offline.think.micro_batch import Think
 from tests.toy import toy_catalog, toy_histories, toy_release
 from tests.toy_night import HOUR_MS, NOW_MS, NUM_USERS, NightWorld, user_name
 

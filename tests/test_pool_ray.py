@@ -10,11 +10,11 @@ import pytest
 from models.reasoner.think import UserHistory
 from models.release.release import Release
 from models.store.embedded import attach
-from offline.cli import main
-from offline.due import micro_batches
-from offline.engines import EngineSettings, RayThink, load_engine
+from offline.commands.cli import main
+from offline.plan.due import micro_batches
 from offline.settings import RefreshSettings
-from offline.thinking import Think
+from offline.think.engines import EngineSettings, RayThink, load_engine
+from offline.think.micro_batch import Think
 from tests.test_offline import write_data
 from tests.toy import toy_histories, toy_release
 

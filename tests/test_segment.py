@@ -10,9 +10,9 @@ import pytest
 
 from models.errors import InvalidInput, LeaseTaken
 from models.reasoner.think import PathPrefix, UserThoughts
-from offline.outcome import Outcome
-from offline.segment import Batch, Segment
-from offline.shards import (
+from offline.disk.outcome import Outcome
+from offline.disk.segment import Batch, Segment
+from offline.disk.shards import (
     ShardRow,
     part_file,
     read_outcome,

@@ -12,7 +12,7 @@ from models.memory_store import MemoryStore
 from models.store.erasures import MAX_WAITING
 from models.store.redis_store import NightStore, RedisStore, ServingStore
 from models.store.user_state import UserState
-from offline.erasing import carry_out
+from offline.live.erasing import carry_out
 from tests.service_harness import (
     GENERATION,
     InProcess,

@@ -22,7 +22,7 @@ from bench.load.sizing import (
     size,
 )
 from models.errors import InvalidInput
-from offline.gc import KEEP
+from offline.live.gc import KEEP
 from tests.night_world import toy_release
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,8 +17,8 @@ from models.memory_store import MemoryStore
 from models.reasoner.prompts import think_prompt
 from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
 from models.store.redis_store import NightStore, RedisStore
-from offline.erased import living_rows
-from offline.worker import Worker
+from offline.disk.erased import living_rows
+from offline.live.worker import Worker
 from tests.night_world import START_MS, NightWorld, names, toy_release
 from tests.service_harness import ROOT, RedisServer
 

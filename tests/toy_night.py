@@ -16,11 +16,11 @@ from models.release.release import Release
 from models.store.events import Event
 from models.store.manifest import Manifest
 from models.store.records import PrefixRecord
-from offline.live import LiveSettings
+from offline.live.go_live import LiveSettings
 from offline.progress import make_progress
 from offline.refresh import refresh
 from offline.settings import RefreshSettings
-from offline.thinking import Think
+from offline.think.micro_batch import Think
 from tests.toy import toy_histories
 
 NOW_MS = 1_700_000_000_000

@@ -1,7 +1,7 @@
 """Generations of users who do not exist, in the format in which a night leaves its shards.
 
-The format is the contract that `python -m offline load` reads by (offline/shards.py): it refuses
-what is written otherwise. Prefixes are legal and random; nothing was thought.
+The format is the contract that `python -m offline load` reads by (offline/disk/shards.py): it
+refuses what is written otherwise. Prefixes are legal and random; nothing was thought.
 """
 
 import json

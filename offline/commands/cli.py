@@ -1,0 +1,77 @@
+"""The command line: arguments in, one JSON line or one error line out.
+
+What can go on where it stopped says so, with the command that does. Exit codes: `exits`. The
+commands of a night are `nightly`'s, those of what is live `live_commands`'.
+"""
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from offline.commands import nightly
+from offline.commands.exits import exit_of, signals_raise
+from offline.commands.live_commands import add_live_commands
+from offline.commands.options import Parser, add_redis, open_store
+from offline.plan.importer import import_dataset
+from offline.progress import make_progress
+
+Command = Callable[[argparse.Namespace, Console], None]
+
+
+def main(arguments: Sequence[str]) -> int:
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False)],
+    )
+    try:
+        with signals_raise():
+            options = _parser().parse_args(arguments)
+            command: Command = options.run
+            command(options, console)
+    except BaseException as exc:  # whatever is no way to end is raised again
+        ending = exit_of(exc)
+        if ending is None:
+            raise
+        hint = _resume_hint(arguments) if ending.is_resumable else ""
+        print(f"offline: {' '.join(ending.reason.split())}{hint}", file=sys.stderr)
+        return ending.code
+    return 0
+
+
+def _resume_hint(arguments: Sequence[str]) -> str:
+    words = list(arguments)
+    if words[:1] == ["status"]:
+        return ""
+    if words[0] in nightly.RESUMABLE and not {"--resume", "--dry-run"} & set(words):
+        words.append("--resume")
+    return f"; go on with: python -m offline {shlex.join(words)}"
+
+
+def _import(options: argparse.Namespace, console: Console) -> None:
+    with open_store(options.redis) as (store, runner), make_progress(console) as progress:
+        counts = runner.run(import_dataset(options.data, store, progress, again=options.again))
+    print(counts.model_dump_json())
+
+
+def _parser() -> Parser:
+    """Every command sets `run`."""
+    parser = Parser(prog="python -m offline", description="The offline tier.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    importing = commands.add_parser("import", help="fill the histories from a data folder")
+    importing.add_argument("--data", type=Path, required=True, metavar="DIR")
+    importing.add_argument(
+        "--again", action="store_true", help="even if the store has these data already"
+    )
+    importing.set_defaults(run=_import)
+    add_redis(importing)
+    nightly.add_commands(commands)
+    add_live_commands(commands, open_store)
+    return parser

@@ -1,0 +1,220 @@
+"""The commands of a night: `plan`, `think`, `validate` one by one, `refresh` for all of it, and
+`retry-dead` for those on whom the last one failed.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from models.errors import InvalidInput
+from models.release.release import Release
+from offline.check.report import render_table
+from offline.check.validate import validate
+from offline.commands.live_commands import add_gate_arguments, live_settings
+from offline.commands.options import (
+    Parser,
+    add_dry_run,
+    add_generation,
+    add_how,
+    add_price,
+    add_redis,
+    add_release_and_out,
+    add_who,
+    number,
+    open_store,
+    to_settings,
+)
+from offline.disk.shards import is_finished, read_failed
+from offline.plan.make_plan import write_agenda
+from offline.plan.plan_file import Plan, newest_plan, read_plan
+from offline.progress import Stopwatch, make_progress
+from offline.refresh import (
+    LoadThink,
+    load_think,
+    make_night_agenda,
+    night_lease,
+    refresh,
+    think_night,
+)
+from offline.settings import RefreshSettings
+from offline.think.engines import add_engine_arguments, engine_settings
+from offline.think.estimate import estimate
+
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[Parser]
+
+RESUMABLE = frozenset({"refresh", "retry-dead"})  # those that take --resume
+
+_MAX_PROCESSES = 1 << 20
+
+
+def add_commands(commands: "_Commands") -> None:
+    planning = commands.add_parser("plan", help="decide who is due, and write the plan")
+    planning.set_defaults(run=_plan)
+    thinking = commands.add_parser("think", help="think about the users of a plan")
+    thinking.add_argument("--index", type=number(0, _MAX_PROCESSES), default=0, metavar="I")
+    thinking.add_argument(
+        "--of",
+        type=number(1, _MAX_PROCESSES),
+        default=1,
+        metavar="N",
+        help="this is process I of N that share the plan, from 0",
+    )
+    thinking.set_defaults(run=_think)
+    validating = commands.add_parser("validate", help="check what was thought, and finish it")
+    validating.set_defaults(run=_validate)
+    refreshing = commands.add_parser("refresh", help="a whole night: think and make it live")
+    refreshing.set_defaults(run=_refresh)
+    retrying = commands.add_parser("retry-dead", help="a night for those on whom the last failed")
+    retrying.set_defaults(run=_retry_dead)
+    for command in (planning, thinking, validating, refreshing, retrying):
+        add_release_and_out(command)
+    for command in (planning, refreshing):
+        add_who(command)
+        add_dry_run(command)
+    for command in (planning, refreshing, retrying):
+        add_how(command)
+        add_redis(command)
+    for command in (refreshing, retrying):
+        command.add_argument(
+            "--resume", action="store_true", help="go on with the newest night that is not over"
+        )
+    for command in (planning, thinking, refreshing, retrying):
+        add_price(command)
+        add_engine_arguments(command)
+    for command in (refreshing, retrying):
+        add_gate_arguments(command)
+    for command in (thinking, validating):
+        add_generation(command)
+
+
+def _plan(options: argparse.Namespace, console: Console) -> None:
+    settings = to_settings(options)
+    if options.dry_run:
+        _dry_run(settings, options, console)
+        return
+    release = Release.load(settings.release_dir)
+    with night_lease(settings.out_dir), open_store(options.redis) as (store, runner):
+        agenda = make_night_agenda(settings, release, store, runner, now_ms=_now_ms())
+        plan = write_agenda(settings, agenda)
+    print(json.dumps(_describe(plan, settings.out_dir)))
+
+
+def _describe(plan: Plan, out_dir: Path) -> dict[str, Any]:
+    return {
+        "run": plan.run_id,
+        "generation": plan.generation,
+        "users_chosen": plan.users_chosen,
+        "users_to_think_about": plan.num_thought,
+        "users_to_carry": plan.num_carried,
+        "shards": len(plan.shards),
+        "plan": str(out_dir / str(plan.generation) / "plan.json"),
+    }
+
+
+def _dry_run(settings: RefreshSettings, options: argparse.Namespace, console: Console) -> None:
+    release = Release.load(settings.release_dir)
+    with open_store(options.redis) as (store, runner):
+        agenda = make_night_agenda(settings, release, store, runner, now_ms=_now_ms())
+    with console.status("thinking about a sample"):
+        found = estimate(settings, agenda, lambda: _engine(options)(release, settings))
+    for name, value in found.items():
+        console.print(f"{name.replace('_', ' '):>22}  {_readable(value)}", highlight=False)
+    print(json.dumps(found))
+
+
+def _readable(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _think(options: argparse.Namespace, console: Console) -> None:
+    if options.index >= options.of:
+        raise InvalidInput(f"--index {options.index}, expected 0..{options.of - 1}")
+    settings, watch = to_settings(options), Stopwatch()
+    folder = _plan_folder(settings, options.generation)
+    plan = read_plan(folder)
+    release = Release.load(settings.release_dir)
+    with make_progress(console) as progress:
+        meter = think_night(
+            settings,
+            release,
+            plan,
+            progress=progress,
+            watch=watch,
+            index=options.index,
+            of=options.of,
+            load=_engine(options),
+        )
+    rates = meter.rates(watch.seconds.get("think", 0.0))
+    print(json.dumps({"run": plan.run_id, "generation": plan.generation, **rates}))
+
+
+def _validate(options: argparse.Namespace, _console: Console) -> None:
+    settings = to_settings(options)
+    folder = _plan_folder(settings, options.generation)
+    catalog = Release.load(settings.release_dir).catalog
+    with night_lease(settings.out_dir) as lease:
+        success = validate(folder, read_plan(folder), catalog, guard=lease.check)
+    print(json.dumps({name: value for name, value in success.items() if name != "parts"}))
+
+
+def _refresh(options: argparse.Namespace, console: Console) -> None:
+    settings = to_settings(options)
+    if options.dry_run:
+        _dry_run(settings, options, console)
+        return
+    _run_night(settings, options, console)
+
+
+def _retry_dead(options: argparse.Namespace, console: Console) -> None:
+    settings = to_settings(options)
+    dead = _dead_letters(settings.out_dir)
+    if not dead and not settings.is_resumed:
+        print(json.dumps({"users_due": 0}))
+        return
+    settings = replace(settings, is_whole=False, user_ids=tuple(dead))
+    _run_night(settings, options, console)
+
+
+def _dead_letters(out_dir: Path) -> list[str]:
+    """Of the newest finished night."""
+    folders = [file.parent for file in out_dir.glob("*/plan.json") if is_finished(file.parent)]
+    newest = max(folders, key=lambda folder: int(folder.name), default=None)
+    return read_failed(newest) if newest is not None else []
+
+
+def _run_night(settings: RefreshSettings, options: argparse.Namespace, console: Console) -> None:
+    live = live_settings(options)
+    with open_store(options.redis) as (store, runner), make_progress(console) as progress:
+        summary = refresh(
+            settings,
+            store=store,
+            runner=runner,
+            progress=progress,
+            now_ms=_now_ms(),
+            load=_engine(options),
+            live=live,
+        )
+    console.print(render_table(summary), markup=False, highlight=False, soft_wrap=True)
+    print(json.dumps(summary))
+
+
+def _engine(options: argparse.Namespace) -> LoadThink:
+    return partial(load_think, engine=engine_settings(options))
+
+
+def _plan_folder(settings: RefreshSettings, generation: int | None) -> Path:
+    folder = settings.out_dir / str(generation) if generation else newest_plan(settings.out_dir)
+    if folder is None:
+        raise InvalidInput(f"{settings.out_dir}: no plan; `python -m offline plan` makes one")
+    return folder
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

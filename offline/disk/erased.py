@@ -1,0 +1,72 @@
+"""Who was erased, and the rows of a generation that may still be read.
+
+    OUT/erased.jsonl              one tombstone a line: a hash of the user id, and when
+    OUT/<generation>/added/       rows that came after a generation was finished; the last one wins
+
+Shards are not rewritten: a tombstone hides a user's rows in every one of them, and they go when the
+generation goes. A user who returns is hidden up to the tombstone only.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from models.errors import InvalidInput
+from models.store.records import hash_user
+from offline.disk.shards import ShardRow, read_rows
+
+ADDED = "added"
+_FILE = "erased.jsonl"
+
+
+class Tombstones:
+    def __init__(self, erased_ms: Mapping[int, int]) -> None:
+        self._erased_ms = erased_ms
+
+    @classmethod
+    def load(cls, out_dir: Path) -> "Tombstones":
+        """Raises InvalidInput for a damaged file: nobody may come back by accident."""
+        file = out_dir / _FILE
+        lines = file.read_text().splitlines() if file.is_file() else []
+        erased_ms: dict[int, int] = {}
+        for number, line in enumerate(lines, start=1):
+            try:
+                tombstone = json.loads(line)
+                erased_ms[int(tombstone["user"], 16)] = int(tombstone["erased_ms"])
+            except (ValueError, KeyError, TypeError) as exc:
+                raise InvalidInput(f"{file}:{number}: not a tombstone") from exc
+        return cls(erased_ms)
+
+    def __len__(self) -> int:
+        return len(self._erased_ms)
+
+    def hides(self, user_id: str, moment_ms: int) -> bool:
+        """Whether something of this user from `moment_ms` (unix milliseconds) was erased."""
+        return bool(self._erased_ms) and moment_ms <= self._erased_ms.get(hash_user(user_id), -1)
+
+
+def bury(out_dir: Path, user_id: str, *, now_ms: int) -> None:
+    """Returns once the tombstone is on the disk."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"user": f"{hash_user(user_id):016x}", "erased_ms": now_ms})
+    with (out_dir / _FILE).open("a") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def living_rows(folder: Path) -> Iterator[ShardRow]:
+    """Each user of a generation once, the erased ones left out. Raises InvalidInput."""
+    tombstones = Tombstones.load(folder.parent)
+    added = {row.thoughts.user_id: row for row in read_rows(folder / ADDED)}
+    for row in read_rows(folder):
+        if row.thoughts.user_id not in added and not _is_hidden(row, tombstones):
+            yield row
+    for row in added.values():
+        if not _is_hidden(row, tombstones):
+            yield row
+
+
+def _is_hidden(row: ShardRow, tombstones: Tombstones) -> bool:
+    return tombstones.hides(row.thoughts.user_id, row.created_at * 1000)

@@ -1,0 +1,98 @@
+"""A finished generation on disk, as those who load it and make it live see it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import InvalidInput
+from offline.disk.shards import is_finished
+
+
+@dataclass(frozen=True)
+class Generation:
+    """summary: what `_SUCCESS.json` says. Numbers are times, so that a later one is greater."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def number(self) -> int:
+        return int(self.summary["generation"])
+
+    @property
+    def created_at(self) -> int:
+        """Unix seconds at which it was planned."""
+        return int(self.summary["created_at"])
+
+    @property
+    def is_base(self) -> bool:
+        return bool(self.summary["layer"] == "base")
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Rows are still being added to it, by workers."""
+        return bool(self.summary.get("on_demand", False))
+
+    @property
+    def replaced(self) -> int | None:
+        """The delta whose rows it carries on, and whose place it takes."""
+        found = self.summary.get("replaced")
+        return None if found is None else int(found)
+
+    @property
+    def num_records(self) -> int:
+        """As it was finished; rows may have been added, or hidden, since."""
+        return int(self.summary.get("refreshed", 0)) + int(self.summary.get("carried", 0))
+
+    @property
+    def num_due(self) -> int:
+        """Users who should have a record in it; 0 where that is not known."""
+        return int(self.summary.get("users_due", 0)) + int(self.summary.get("carried", 0))
+
+    @property
+    def has_been_live(self) -> bool:
+        """Then summary.json says so, and `_SUCCESS.json` stays as the thinking left it."""
+        return self.is_on_demand or (self.folder / "summary.json").is_file()
+
+    @property
+    def release(self) -> str:
+        return str(self.summary["release"])
+
+
+def open_generation(folder: Path) -> Generation:
+    """Raises InvalidInput for a folder that holds none that is finished."""
+    if not is_finished(folder):
+        raise InvalidInput(f"{folder}: not there or not finished, expected {folder}/_SUCCESS.json")
+    try:
+        generation = Generation(folder, json.loads((folder / "_SUCCESS.json").read_text()))
+        _ = (generation.number, generation.created_at, generation.is_base, generation.release)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise InvalidInput(f"{folder}/_SUCCESS.json: not a summary of a generation") from exc
+    return generation
+
+
+def find_generation(out_dir: Path, number: int | None) -> Generation:
+    """That one, or the newest finished one that is no worker's. Raises InvalidInput."""
+    if number is not None:
+        return open_generation(out_dir / str(number))
+    for generation in finished(out_dir):
+        if not generation.is_on_demand:
+            return generation
+    raise InvalidInput(f"{out_dir}: no finished generation: run `python -m offline refresh`")
+
+
+def finished(out_dir: Path) -> Iterator[Generation]:
+    """Newest first; a folder that does not open is passed over."""
+    for folder in folders(out_dir):
+        try:
+            yield open_generation(folder)
+        except InvalidInput:
+            continue
+
+
+def folders(out_dir: Path) -> list[Path]:
+    """Of all generations, finished or not, newest first."""
+    found = [folder for folder in out_dir.glob("[0-9]*") if folder.name.isdecimal()]
+    return sorted(found, key=lambda folder: int(folder.name), reverse=True)

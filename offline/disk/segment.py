@@ -1,0 +1,153 @@
+"""A shard in progress: an append-only file, of which every whole micro-batch counts.
+
+    frame      length u32, CRC32C u32 (big-endian), then as many bytes of JSON
+    segment    {"plan": run id, "shard": number}, then batch after batch
+    batch      {"row": ...} for each of its users, then {"batch": number, "outcome": ...}
+
+A batch is written at once and synced before the next is thought about. What a kill, a crash or a
+full disk left behind its last whole batch is cut off when it is opened again. Knows nothing of
+reasoners.
+"""
+
+import json
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import google_crc32c
+
+from offline.disk.outcome import Outcome
+from offline.disk.shards import ShardRow, from_columns, sync_folder, to_columns
+
+logger = logging.getLogger(__name__)
+
+_FRAME = struct.Struct(">II")
+_MAX_FRAME_BYTES = 1 << 26  # a torn length must not ask for gigabytes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one micro-batch came to; rows: its users with prefixes."""
+
+    rows: tuple[ShardRow, ...]
+    outcome: Outcome
+
+
+class _Frame(NamedTuple):
+    """end: where the frame ends in its file."""
+
+    content: dict[str, Any]
+    end: int
+
+
+class Segment:
+    """`batches` are those that are safe on the disk. guard: asked before every write."""
+
+    def __init__(
+        self, file: Path, *, run_id: str, shard: int, guard: Callable[[], None] | None = None
+    ) -> None:
+        """Opens or creates the file. A segment of another plan is no segment: it starts empty."""
+        self.file = file
+        self.batches: list[Batch] = []
+        self._guard = guard or (lambda: None)
+        self._guard()
+        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            self._recover({"plan": run_id, "shard": shard})
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def append(self, batch: Batch) -> None:
+        """On the disk when this returns. Raises OSError with the file's name."""
+        frames = [_encode({"row": to_columns(row)}) for row in batch.rows]
+        closing = {"batch": len(self.batches), "outcome": asdict(batch.outcome)}
+        self._write(b"".join([*frames, _encode(closing)]))
+        self.batches.append(batch)
+
+    def _recover(self, head: dict[str, Any]) -> None:
+        content = self.file.read_bytes()
+        frames = _decode(content)
+        first = next(frames, None)
+        if first is None or first.content != head:
+            os.ftruncate(self._descriptor, 0)
+            self._write(_encode(head))
+            sync_folder(self.file.parent)
+            return
+        end = first.end
+        for batch, batch_end in _whole_batches(frames):
+            self.batches.append(batch)
+            end = batch_end
+        if end < len(content):
+            logger.warning("%s: %d bytes of no whole batch cut off", self.file, len(content) - end)
+            os.ftruncate(self._descriptor, end)
+            os.fsync(self._descriptor)
+
+    def _write(self, content: bytes) -> None:
+        self._guard()
+        try:
+            while content:
+                content = content[os.write(self._descriptor, content) :]
+            os.fsync(self._descriptor)
+        except OSError as exc:
+            exc.filename = exc.filename or str(self.file)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
+
+
+def count_batches(file: Path, *, run_id: str, shard: int) -> int:
+    """Whole batches of a segment that somebody may be writing at this moment."""
+    frames = _decode(file.read_bytes() if file.exists() else b"")
+    head = next(frames, None)
+    if head is None or head.content != {"plan": run_id, "shard": shard}:
+        return 0
+    return sum(1 for _ in _whole_batches(frames))
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    body = json.dumps(content, separators=(",", ":")).encode()
+    return _FRAME.pack(len(body), google_crc32c.value(body)) + body
+
+
+def _decode(content: bytes) -> Iterator[_Frame]:
+    """Frames up to the first that is not whole."""
+    at = 0
+    while at + _FRAME.size <= len(content):
+        length, crc = _FRAME.unpack_from(content, at)
+        at += _FRAME.size
+        body = content[at : at + length]
+        if length > _MAX_FRAME_BYTES or len(body) < length or google_crc32c.value(body) != crc:
+            return
+        at += length
+        yield _Frame(json.loads(body), at)
+
+
+def _whole_batches(frames: Iterator[_Frame]) -> Iterator[tuple[Batch, int]]:
+    """Batches in their order, each with where it ends."""
+    rows: list[ShardRow] = []
+    number = 0
+    for frame in frames:
+        if "row" in frame.content:
+            rows.append(from_columns(frame.content["row"]))
+        elif frame.content.get("batch") == number:
+            counts = dict(frame.content["outcome"])
+            failed = [(user_id, reason) for user_id, reason in counts.pop("failed")]
+            yield Batch(tuple(rows), Outcome(**counts, failed=failed)), frame.end
+            rows, number = [], number + 1
+        else:
+            return

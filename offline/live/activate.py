@@ -1,0 +1,200 @@
+"""Making a loaded generation live, by compare-and-set of the manifest.
+
+What a worker thought while the night was under way is newer than the night: it is written over the
+night's own rows before the flip. Run again after a kill it finds out what is left to do.
+"""
+
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from models.errors import InvalidInput, ManifestConflict
+from models.store.manifest import Canary, Layer, Manifest, next_epoch
+from models.store.redis_store import NightStore
+from offline.disk.erased import ADDED, Tombstones, living_rows
+from offline.disk.generation import Generation, finished
+from offline.disk.shards import ShardRow, last_epoch, write_part, write_text
+from offline.live.layers import Joined, join, to_manifest
+from offline.live.load import user_row
+from offline.settings import PREFIX_TTL_S, TTL_JITTER_S
+
+_TRIES = 5
+_ROWS_A_WRITE = 1000
+
+
+async def activate(
+    generation: Generation,
+    store: NightStore,
+    *,
+    fingerprint: int,
+    user_ids: Collection[str],
+    canary_percent: float | None = None,
+) -> Manifest:
+    """Make a generation live, for everybody or for a canary; the manifest that is then held.
+
+    user_ids: who has a record in it. Done before, it only sees to the copy on disk.
+
+    Raises:
+        ManifestConflict: a newer night is live, or others keep changing the manifest.
+        InvalidInput: a delta without its base.
+    """
+    out_dir, users = generation.folder.parent, set(user_ids)
+    for _ in range(_TRIES):
+        held = await store.read_manifest()
+        if held is not None and _is_done(held, generation, canary_percent):
+            return keep_copy(out_dir, held)
+        _check_newest(generation, held)
+        layer = Layer(
+            generation=generation.number, created_at=generation.created_at, users=len(users)
+        )
+        joined = join(
+            *(held, layer),
+            fingerprint=fingerprint,
+            is_base=generation.is_base,
+            replaced=generation.replaced,
+        )
+        await _take_over(generation, store, held, joined, users, fingerprint=fingerprint)
+        manifest = to_manifest(
+            _recount(joined.layers, len(users)),
+            epoch=next_epoch(held, seen=last_epoch(out_dir)),
+            fingerprint=fingerprint,
+            release=generation.release,
+            held=held,
+            canary_percent=canary_percent,
+        )
+        if generation.is_on_demand and held is not None:
+            manifest = keep_canary(manifest, held)
+        try:
+            await store.swap_manifest(held, manifest)
+        except ManifestConflict:
+            continue  # a worker has opened a layer, most likely: look again
+        return keep_copy(out_dir, manifest)
+    raise ManifestConflict("the manifest keeps changing: other jobs are at work")
+
+
+def keep_canary(manifest: Manifest, held: Manifest) -> Manifest:
+    """A worker's layer leaves a canary as it is and lies on top of it too."""
+    if held.canary is None or held.fingerprint != manifest.fingerprint:
+        return manifest
+    gone = {layer.generation for layer in held.layers} - manifest.generations
+    kept = [layer for layer in held.canary.layers if layer.generation not in gone]
+    layers = (manifest.layers[0], *kept)
+    return manifest.model_copy(
+        update={"canary": Canary(percent=held.canary.percent, layers=layers)}
+    )
+
+
+def keep_copy(out_dir: Path, manifest: Manifest) -> Manifest:
+    """What is live, where it outlives the store."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_text(out_dir / "manifest.json", manifest.encode().decode())
+    return manifest
+
+
+def _is_done(held: Manifest, generation: Generation, canary_percent: float | None) -> bool:
+    number = generation.number
+    if generation.is_on_demand:
+        return number in held.generations
+    if canary_percent is None:
+        return held.canary is None and number in held.generations
+    is_there = held.canary is not None and held.canary.layers[0].generation == number
+    return is_there and held.canary is not None and held.canary.percent == canary_percent
+
+
+def _check_newest(generation: Generation, held: Manifest | None) -> None:
+    """Raises ManifestConflict if a night that was planned later is live."""
+    workers = _workers_layers(generation.folder.parent)
+    newer = [
+        layer.generation
+        for layer in (held.layers if held is not None else ())
+        if layer.generation > generation.number and layer.generation not in workers
+    ]
+    if newer:
+        raise ManifestConflict(
+            f"generation {newer[0]} is live and newer than {generation.number}: "
+            "another job was faster"
+        )
+
+
+def _workers_layers(out_dir: Path) -> dict[int, Generation]:
+    return {each.number: each for each in finished(out_dir) if each.is_on_demand}
+
+
+async def _take_over(
+    generation: Generation,
+    store: NightStore,
+    held: Manifest | None,
+    joined: Joined,
+    users: set[str],
+    *,
+    fingerprint: int,
+) -> None:
+    """Rows of other layers that belong into this generation; `users` gains who comes with them."""
+    if held is None or held.fingerprint != fingerprint:
+        return
+    workers = _workers_layers(generation.folder.parent)
+    for layer in reversed(held.layers):  # the newest last, so that it wins
+        folder = generation.folder.parent / str(layer.generation)
+        if layer.generation in workers:
+            rows = _newer_rows(folder, generation.created_at)
+            await add_rows(generation, store, rows, users, fingerprint=fingerprint)
+        if layer == joined.absorbed:
+            above = _users_above(generation.folder.parent, layer, joined.layers[1:])
+            others = (
+                row
+                for row in living_rows(folder)
+                if row.thoughts.user_id not in users and row.thoughts.user_id not in above
+            )
+            await add_rows(generation, store, others, users, fingerprint=fingerprint)
+
+
+def _users_above(out_dir: Path, absorbed: Layer, kept: Collection[Layer]) -> set[str]:
+    """Who is in a kept delta newer than the absorbed one: the newest layer must not hide that."""
+    newer = [layer for layer in kept if layer.generation > absorbed.generation]
+    return {
+        row.thoughts.user_id
+        for layer in newer
+        for row in living_rows(out_dir / str(layer.generation))
+    }
+
+
+def _newer_rows(folder: Path, since_s: int) -> Iterator[ShardRow]:
+    return (row for row in living_rows(folder) if row.created_at > since_s)
+
+
+async def add_rows(
+    generation: Generation,
+    store: NightStore,
+    rows: Iterator[ShardRow],
+    users: set[str],
+    *,
+    fingerprint: int,
+) -> None:
+    """Into the shards first, then into the store; not who was erased since the thinking."""
+    tombstones = Tombstones.load(generation.folder.parent)
+    found = [
+        row for row in rows if not tombstones.hides(row.thoughts.user_id, row.created_at * 1000)
+    ]
+    for start in range(0, len(found), _ROWS_A_WRITE):
+        some = found[start : start + _ROWS_A_WRITE]
+        name = f"part-{time.time_ns():020d}.parquet"
+        write_part(generation.folder / ADDED / name, some)
+        await store.write_layer(
+            generation.number,
+            [user_row(row, generation.number, fingerprint) for row in some],
+            PREFIX_TTL_S,
+            jitter_s=TTL_JITTER_S,
+        )
+    users.update(row.thoughts.user_id for row in found)
+
+
+def _recount(layers: tuple[Layer, ...], num_users: int) -> tuple[Layer, ...]:
+    newest, *others = layers
+    return (newest.model_copy(update={"users": num_users}), *others)
+
+
+def check_percent(percent: float) -> float:
+    """Raises InvalidInput for a canary that would be nobody or everybody."""
+    if not 0 < percent < 100:
+        raise InvalidInput(f"a canary of {percent:g} percent, expected more than 0, less than 100")
+    return percent

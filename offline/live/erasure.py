@@ -1,0 +1,50 @@
+"""Everything about one user goes, and no repair brings it back.
+
+The tombstone is written first: whatever is interrupted after it, nothing of the user is loaded,
+carried or restored again. The store and the archive are then cleaned; shards keep the hidden rows
+until their generation is collected.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from models.store.events import check_user_id
+from models.store.redis_store import NightStore
+from offline.disk.archive import forget_user
+from offline.disk.erased import bury
+from offline.disk.generation import folders
+from offline.disk.shards import write_text
+
+
+async def erase(user_id: str, store: NightStore, out_dir: Path, *, now_ms: int) -> dict[str, Any]:
+    """What went. Raises InvalidUserId or StoreUnavailable; it can then be run again."""
+    check_user_id(user_id)
+    bury(out_dir, user_id, now_ms=now_ms)
+    num_keys = await store.erase_user(user_id)
+    with _alone(out_dir):
+        num_events = forget_user(out_dir, user_id)
+        num_letters = sum(_forget_dead_letters(folder, user_id) for folder in folders(out_dir))
+    return {"keys": num_keys, "archived_events": num_events, "dead_letters": num_letters}
+
+
+@contextmanager
+def _alone(out_dir: Path) -> Iterator[None]:
+    """Two who write one part of the archive again would each bring back whom the other erased."""
+    with (out_dir / "erase.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _forget_dead_letters(folder: Path, user_id: str) -> int:
+    file = folder / "failed.jsonl"
+    if not file.is_file():
+        return 0
+    lines = file.read_text().splitlines()
+    kept = [line for line in lines if json.loads(line).get("user_id") != user_id]
+    if len(kept) < len(lines):
+        write_text(file, "".join(f"{line}\n" for line in kept))
+    return len(lines) - len(kept)

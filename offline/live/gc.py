@@ -1,0 +1,53 @@
+"""Old generations go, from the store and from the disk. What is or may become live stays.
+
+Kept are the live ones, a canary's, those of some manifests before (a rollback wants them), and all
+that are newer than the newest live one: such may be loading in this moment.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from models.errors import InvalidInput
+from models.store.manifest import Manifest
+from models.store.redis_store import NightStore
+from offline.disk.generation import folders, open_generation
+
+KEEP = 2  # manifests before the live one
+_IDLE_S = 24 * 3600
+
+
+async def collect(store: NightStore, out_dir: Path, *, keep: int = KEEP) -> dict[str, Any]:
+    """Remove garbage; what went: keys of the store by generation, folders. Nothing is garbage
+    while nothing is live."""
+    held = await store.read_manifest()
+    if held is None:
+        return {"keys": {}, "folders": []}
+    is_garbage = _judge_of(held, (await store.past_manifests())[:keep])
+    keys = await store.delete_generations(is_garbage)
+    held = await store.read_manifest() or held  # a rollback may have come between
+    is_garbage = _judge_of(held, (await store.past_manifests())[:keep])
+    gone = []
+    for folder in folders(out_dir):
+        if is_garbage(int(folder.name)) and _is_done_with(folder):
+            shutil.rmtree(folder)
+            gone.append(folder.name)
+    return {"keys": {str(number): num for number, num in sorted(keys.items())}, "folders": gone}
+
+
+def _judge_of(held: Manifest, past: Sequence[Manifest]) -> Callable[[int], bool]:
+    kept = held.generations.union(*(manifest.generations for manifest in past))
+    newest = max(held.generations)
+    return lambda generation: generation not in kept and generation < newest
+
+
+def _is_done_with(folder: Path) -> bool:
+    """It was live once, or nobody has touched it for a day: a job may still be at work on it."""
+    try:
+        has_been_live = open_generation(folder).has_been_live
+    except InvalidInput:
+        has_been_live = False
+    touched_s = max(file.stat().st_mtime for file in (folder, *folder.iterdir()))
+    return has_been_live or time.time() - touched_s > _IDLE_S

@@ -1,0 +1,221 @@
+"""From a finished generation on disk to a live one: gates, load, verify, activate, report, gc.
+
+Every step can be run again. Whatever fails, what was live stays live.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from models.errors import GatesFailed, InvalidInput, StoreFull, StoreUnavailable
+from models.release.release import Release
+from models.store.manifest import Manifest
+from models.store.redis_store import NightStore
+from offline.check.compare import Before, Comparison, compare, remember
+from offline.check.gates import Gate, GateLimits, Night, describe_failures, judge, may_force
+from offline.check.report import describe, write_reports
+from offline.disk.archive import drain, read_archive
+from offline.disk.erased import living_rows
+from offline.disk.generation import Generation
+from offline.live.activate import activate
+from offline.live.compact import live_rows
+from offline.live.erasing import carry_out
+from offline.live.gc import KEEP, collect
+from offline.live.load import Loaded, load, verify, what_shards_say
+from offline.live.write_rate import Pace
+from offline.progress import Stopwatch
+from offline.settings import PREFIX_TTL_S
+from offline.timings import describe_timings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LiveSettings:
+    """force: why failed gates are overruled. canary_percent: None for everybody.
+    is_loaded: it may be in the store already; then it is verified and not written again.
+    textfile: where Prometheus' node exporter looks; beside the generation if None.
+    price_per_hour: of the device that thought, for the summary."""
+
+    limits: GateLimits = field(default_factory=GateLimits)
+    force: str | None = None
+    canary_percent: float | None = None
+    ttl_s: int = PREFIX_TTL_S
+    keep: int = KEEP
+    target_ms: float = 5.0
+    is_loaded: bool = False
+    textfile: Path | None = None
+    price_per_hour: float | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What every step needs. rates: of this run, for the summary."""
+
+    generation: Generation
+    release: Release
+    store: NightStore
+    runner: asyncio.Runner
+    progress: Progress
+    settings: LiveSettings
+    watch: Stopwatch
+    rates: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def out_dir(self) -> Path:
+        return self.generation.folder.parent
+
+
+def go_live(launch: Launch) -> dict[str, Any]:
+    """Make it live; the summary, which summary.json then holds.
+
+    Raises:
+        GatesFailed: a gate failed and nothing overrules it; the report says which.
+        StoreFull, StoreUnavailable: not loaded whole; nothing was flipped.
+        ManifestConflict: a newer night is live.
+        InvalidInput: damaged shards, or a delta without its base.
+    """
+    with launch.watch("gates"):
+        launch.runner.run(carry_out(launch.store, launch.out_dir, worker="night"))
+        launch.runner.run(drain(launch.store, launch.out_dir))
+        found, gates = pass_gates(launch)
+    summary = {**_facts(launch), **describe(found, gates, launch.settings.force)}
+    failures = describe_failures(gates)
+    if failures and (not launch.settings.force or not may_force(gates)):
+        write_reports(launch.generation.folder, summary, launch.settings.textfile, is_live=False)
+        raise GatesFailed(
+            f"generation {launch.generation.number} stays out: {failures}; what was live stays "
+            f"live (see {launch.generation.folder / 'report.html'}; "
+            f"`activate --generation {launch.generation.number} --force REASON` takes it live)"
+        )
+    if failures:
+        logger.warning("gates overruled (%s): %s", launch.settings.force, failures)
+    pace = Pace(target_ms=launch.settings.target_ms)
+    loaded = load_whole(launch, pace)
+    manifest = flip(launch, loaded)
+    summary |= _say(launch, loaded, pace, manifest)
+    write_reports(launch.generation.folder, summary, launch.settings.textfile)
+    launch.runner.run(collect(launch.store, launch.out_dir, keep=launch.settings.keep))
+    return summary
+
+
+def _facts(launch: Launch) -> dict[str, Any]:
+    """What is known before the gates; parts have a digest each, too many for a summary."""
+    known = {name: fact for name, fact in launch.generation.summary.items() if name != "parts"}
+    price = launch.settings.price_per_hour
+    return {
+        **known,
+        **launch.rates,
+        **describe_timings(launch.generation.folder, price_per_hour=price),
+        "seconds": {**known.get("seconds", {}), **launch.watch.report()},
+        "shards": str(launch.generation.folder),
+    }
+
+
+def pass_gates(launch: Launch) -> tuple[Comparison, list[Gate]]:
+    """The generation beside what is live, and what the gates say."""
+    held = launch.runner.run(launch.store.read_manifest())
+    before = _remember(launch, held)
+    arrivals: dict[str, list[str]] = {}
+    since_ms = launch.generation.created_at * 1000
+    for user_id, arrival in read_archive(launch.out_dir, since_ms=since_ms):
+        arrivals.setdefault(user_id, []).append(arrival.event.item_id)
+    rows = living_rows(launch.generation.folder)
+    found = compare(rows, before, launch.release.catalog, arrivals)
+    found.gone = found.gone if launch.generation.is_base else 0  # a delta leaves others alone
+    dead = int(launch.generation.summary.get("failed", 0))
+    night = Night(launch.generation.num_due or found.num_users, dead)
+    return found, judge(night, found, launch.settings.limits)
+
+
+def _remember(launch: Launch, held: Manifest | None) -> Before:
+    """What is live, unless it is of another SID space, or this very generation, or not at hand."""
+    if held is None or held.fingerprint != launch.release.space.fingerprint:
+        return Before()
+    if launch.generation.number in held.generations:
+        return Before()
+    try:
+        num_rows = sum(layer.users for layer in held.layers)
+        return remember(live_rows(launch.out_dir, held), num_rows=num_rows)
+    except InvalidInput as exc:
+        logger.warning("no comparison with what is live: %s", exc)
+        return Before()
+
+
+def load_whole(launch: Launch, pace: Pace) -> Loaded:
+    """Load and verify; once more if a store that was restarted has lost some."""
+    if launch.settings.is_loaded and (found := _find_loaded(launch)) is not None:
+        return found
+    try:
+        return _load_once(launch, pace)
+    except StoreFull:
+        raise
+    except StoreUnavailable as exc:
+        logger.warning("loading again: %s", exc)
+        return _load_once(launch, pace)
+
+
+def _find_loaded(launch: Launch) -> Loaded | None:
+    """What the store holds of it already, if that is all."""
+    space = launch.release.space
+    with launch.watch("verify"):
+        loaded = what_shards_say(launch.generation, space.fingerprint)
+        try:
+            launch.runner.run(verify(launch.generation, launch.store, space=space, loaded=loaded))
+        except StoreUnavailable as exc:
+            logger.info("loading after all: %s", exc)
+            return None
+    return loaded
+
+
+def _load_once(launch: Launch, pace: Pace) -> Loaded:
+    space = launch.release.space
+    with launch.watch("load"):
+        loaded = launch.runner.run(
+            load(
+                *(launch.generation, launch.store),
+                fingerprint=space.fingerprint,
+                progress=launch.progress,
+                ttl_s=launch.settings.ttl_s,
+                pace=pace,
+            )
+        )
+    with launch.watch("verify"):
+        launch.runner.run(verify(launch.generation, launch.store, space=space, loaded=loaded))
+    return loaded
+
+
+def flip(launch: Launch, loaded: Loaded) -> Manifest:
+    with launch.watch("activate"):
+        return launch.runner.run(
+            activate(
+                *(launch.generation, launch.store),
+                fingerprint=launch.release.space.fingerprint,
+                user_ids=loaded.user_ids,
+                canary_percent=launch.settings.canary_percent,
+            )
+        )
+
+
+def _say(launch: Launch, loaded: Loaded, pace: Pace, manifest: Manifest) -> dict[str, Any]:
+    sample: Sequence[str] = list(loaded.sample)
+    record_bytes = launch.runner.run(
+        launch.store.record_bytes(launch.generation.number, sample[:100])
+    )
+    return {
+        "epoch": manifest.epoch,
+        "canary_percent": manifest.canary.percent if manifest.canary else None,
+        "activated_at": int(time.time()),
+        "loaded": len(loaded.user_ids),
+        "load_retries": loaded.num_retries,
+        "load_cuts": pace.num_cuts,
+        "slowest_ping_ms": round(pace.slowest_ms, 2),
+        "record_bytes": round(record_bytes, 1),
+        "seconds": {**launch.generation.summary.get("seconds", {}), **launch.watch.report()},
+    }

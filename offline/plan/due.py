@@ -1,0 +1,113 @@
+"""Who is due, who can be carried as they are, in which order, and in which micro-batches. Pure."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from models.catalog.catalog import Catalog
+from models.errors import InvalidInput
+from models.reasoner.think import MAX_HISTORY, UserHistory
+from models.release.release import Release
+from models.store.events import Event
+from offline.plan.carried_rows import LiveRow
+from offline.plan.plan_file import PlannedUser, to_history
+from offline.settings import MAX_PREFIXES, RefreshSettings
+
+_RULES = 1  # raise it when prompts or sampling change
+_DAY_S = 86400
+
+
+class DueUser(NamedTuple):
+    """history: as much as the reasoner reads. newest: unix seconds of the newest event."""
+
+    history: UserHistory
+    digest: str
+    newest: int
+
+
+def choose_users(
+    settings: RefreshSettings, with_history: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sorted ids of those who are due; and those asked for by name of whom nothing is known.
+
+    Raises InvalidInput when nobody is due.
+    """
+    if not with_history:
+        raise InvalidInput(
+            "the store has no histories: run `python -m offline import --data DIR` first"
+        )
+    known = set(with_history)
+    unknown = tuple(user_id for user_id in settings.user_ids if user_id not in known)
+    first = with_history if settings.is_whole else with_history[: settings.num_users]
+    chosen = set(first) | (known & set(settings.user_ids))
+    if not chosen:
+        raise InvalidInput(f"no history of user {unknown[0]!r}: nobody to think about")
+    return tuple(sorted(chosen)), unknown
+
+
+def to_due_user(
+    catalog: Catalog, key: str, user_id: str, events: Sequence[Event]
+) -> DueUser | None:
+    """None where the catalog knows none of the items. key: from `thinking_key`."""
+    whole = to_history(catalog, user_id, events)
+    if whole is None:
+        return None
+    history = UserHistory(user_id, whole.rows[-MAX_HISTORY:])
+    return DueUser(history, digest_history(catalog, key, history), events[-1].timestamp)
+
+
+def thinking_key(release: Release, settings: RefreshSettings) -> str:
+    """All that thoughts depend on beside the history: reasoner, SID space, how it is asked."""
+    files = {
+        name: digest
+        for name, digest in release.manifest.files.items()
+        if name.startswith("reasoner/")
+    }
+    asked = [settings.paths, settings.width, settings.seed, MAX_PREFIXES, _RULES]
+    return json.dumps([files, release.manifest.space.fingerprint, asked], sort_keys=True)
+
+
+def digest_history(catalog: Catalog, key: str, history: UserHistory) -> str:
+    """Of SIDs, not of catalog rows, which move when an item is added."""
+    sids = catalog.sids[list(history.rows)].astype("<i4").tobytes()
+    return hashlib.blake2b(key.encode() + b"\0" + sids, digest_size=16).hexdigest()
+
+
+def is_unchanged(user: DueUser, live: Mapping[str, LiveRow]) -> bool:
+    """Thinking about this user again would give what is live."""
+    row = live.get(user.history.user_id)
+    return row is not None and row.is_legal and row.digest == user.digest
+
+
+def in_order(users: Sequence[DueUser], live: Mapping[str, LiveRow]) -> list[DueUser]:
+    """Those without a record first; then by the day of their newest event, the latest first; of one
+    day those whose record is the oldest. So a night that is cut short has done what matters."""
+
+    def urgency(user: DueUser) -> tuple[bool, int, int, str]:
+        row = live.get(user.history.user_id)
+        thought_at = row.created_at if row else 0
+        return row is not None, -(user.newest // _DAY_S), thought_at, user.history.user_id
+
+    return sorted(users, key=urgency)
+
+
+def cut(users: Sequence[DueUser], settings: RefreshSettings) -> Iterator[list[PlannedUser]]:
+    """Shards of micro-batches, in the order of `users`; within a shard, like lengths together."""
+    left = iter(users)
+    while some := list(islice(left, settings.micro_batch * settings.shard_batches)):
+        digests = {user.history.user_id: user.digest for user in some}
+        batches = micro_batches([user.history for user in some], settings.micro_batch)
+        yield [
+            PlannedUser(user.user_id, number, digests[user.user_id], user.rows)
+            for number, batch in enumerate(batches)
+            for user in batch
+        ]
+
+
+def micro_batches(users: Sequence[UserHistory], size: int) -> Iterator[Sequence[UserHistory]]:
+    """Users of like histories together: a batch is padded to its longest prompt."""
+    ordered = sorted(users, key=lambda user: (min(len(user.rows), MAX_HISTORY), user.user_id))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]

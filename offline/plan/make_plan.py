@@ -1,0 +1,206 @@
+"""The first stage: histories in, a plan out. Thinks about nobody.
+
+Refuses at once what could not be activated later.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from models.catalog.dataset import Dataset, load_dataset
+from models.release.release import Release
+from models.store.events import Event, merge_events
+from models.store.manifest import Manifest
+from offline.disk.shards import ROWS_PER_PART
+from offline.plan.carried_rows import LiveRow, read_live_rows
+from offline.plan.due import (
+    DueUser,
+    choose_users,
+    cut,
+    in_order,
+    is_unchanged,
+    thinking_key,
+    to_due_user,
+)
+from offline.plan.importer import to_events
+from offline.plan.plan_file import (
+    NextLayer,
+    Plan,
+    PlannedUser,
+    Shard,
+    next_layer,
+    write_plan,
+    write_users,
+)
+from offline.settings import RefreshSettings
+
+logger = logging.getLogger(__name__)
+
+_USERS_PER_READ = 512
+
+
+class Histories(Protocol):
+    """Where histories are read from: a store, or a data folder."""
+
+    async def user_ids(self) -> list[str]: ...
+
+    async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]: ...
+
+
+class FolderHistories:
+    """The histories of a data folder, as importing them would make them."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Raises InvalidDataset."""
+        self._dataset: Dataset = load_dataset(data_dir)
+
+    async def user_ids(self) -> list[str]:
+        return sorted(self._dataset.histories)
+
+    async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
+        histories = self._dataset.histories
+        return {user_id: merge_events(to_events(histories[user_id])) for user_id in user_ids}
+
+
+@dataclass(frozen=True)
+class Agenda:
+    """A plan before its users are cut into shards and written.
+
+    to_think: the most urgent first. to_carry: user -> the row that stays as it is.
+    """
+
+    release: str
+    layer: NextLayer
+    created_at: int
+    held: Manifest | None
+    due: tuple[str, ...]
+    unknown: tuple[str, ...]
+    to_think: list[DueUser]
+    to_carry: dict[str, LiveRow]
+    unreadable: int
+
+
+async def make_agenda(
+    settings: RefreshSettings,
+    release: Release,
+    histories: Histories,
+    *,
+    held: Manifest | None,
+    now_ms: int,
+) -> Agenda:
+    """Decide everything about a night. held: the live manifest. Raises InvalidInput."""
+    with_history = await histories.user_ids()
+    due, unknown = choose_users(settings, with_history)
+    fingerprint = release.space.fingerprint
+    layer = next_layer(settings, held=held, fingerprint=fingerprint, now_ms=now_ms)
+    _warn(settings, held, layer, unknown)
+    live = _read_live(settings, release, held, layer)
+    users = await _read_due(release, thinking_key(release, settings), histories, due)
+    to_think = [user for user in users if settings.rethink or not is_unchanged(user, live)]
+    thought = {user.history.user_id for user in to_think}
+    carriable = {user: row for user, row in live.items() if row.is_legal and user not in thought}
+    return Agenda(
+        release=f"{release.name}@{release.version}",
+        layer=layer,
+        created_at=now_ms // 1000,
+        held=held,
+        due=due,
+        unknown=unknown,
+        to_think=in_order(to_think, live),
+        to_carry=_choose_carried(carriable, layer, known=set(with_history), due=set(due)),
+        unreadable=len(due) - len(users),
+    )
+
+
+def write_agenda(settings: RefreshSettings, agenda: Agenda) -> Plan:
+    """Write the plan into OUT/<generation>/: its users first, `plan.json` last."""
+    folder = settings.out_dir / str(agenda.layer.generation)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[Shard] = []
+    for users in cut(agenda.to_think, settings):
+        shards.append(write_users(folder, len(shards), users))
+    for sources, users in _cut_carried(agenda.to_carry):
+        shards.append(write_users(folder, len(shards), users, sources=sources))
+    plan = Plan(
+        generation=agenda.layer.generation,
+        created_at=agenda.created_at,
+        release=agenda.release,
+        paths=settings.paths,
+        width=settings.width,
+        seed=settings.seed,
+        is_base=agenda.layer.is_base,
+        replaced=agenda.layer.replaced,
+        held=agenda.held,
+        users_chosen=len(agenda.due),
+        unreadable=agenda.unreadable,
+        unknown=agenda.unknown,
+        shards=tuple(shards),
+    )
+    write_plan(folder, plan)
+    return plan
+
+
+def _warn(
+    settings: RefreshSettings, held: Manifest | None, layer: NextLayer, unknown: Sequence[str]
+) -> None:
+    for user_id in unknown:
+        logger.warning("user %r has no history and is passed over", user_id)
+    if layer.is_base and not settings.is_whole and held is not None:
+        logger.warning("the live layers speak another SID space; these users become a new base")
+
+
+def _read_live(
+    settings: RefreshSettings, release: Release, held: Manifest | None, layer: NextLayer
+) -> dict[str, LiveRow]:
+    if held is None or held.fingerprint != release.space.fingerprint:
+        return {}
+    return read_live_rows(settings.out_dir, held.layers, release.catalog, must_have=layer.replaced)
+
+
+async def _read_due(
+    release: Release, key: str, histories: Histories, due: Sequence[str]
+) -> list[DueUser]:
+    """Those of whom the catalog knows something."""
+    users: list[DueUser] = []
+    for start in range(0, len(due), _USERS_PER_READ):
+        some = await histories.read_histories(due[start : start + _USERS_PER_READ])
+        found = (
+            to_due_user(release.catalog, key, user_id, events) for user_id, events in some.items()
+        )
+        users += [user for user in found if user is not None]
+    return users
+
+
+def _choose_carried(
+    carriable: Mapping[str, LiveRow], layer: NextLayer, *, known: set[str], due: set[str]
+) -> dict[str, LiveRow]:
+    """Rows that the new layer takes over: of due users, and of the other users of the delta that
+    it replaces; of nobody whose history is gone."""
+    replaced = f"{layer.replaced.generation}/" if layer.replaced else None
+    return {
+        user_id: row
+        for user_id, row in carriable.items()
+        if user_id in known
+        and (user_id in due or (replaced is not None and row.source.startswith(replaced)))
+    }
+
+
+def _cut_carried(
+    to_carry: Mapping[str, LiveRow],
+) -> Iterator[tuple[tuple[str, ...], list[PlannedUser]]]:
+    """Sources and users of each shard: whole sources together, until they make a part."""
+    by_source: dict[str, list[str]] = {}
+    for user_id, row in sorted(to_carry.items()):
+        by_source.setdefault(row.source, []).append(user_id)
+    sources: list[str] = []
+    users: list[PlannedUser] = []
+    for source, user_ids in sorted(by_source.items()):
+        users += [PlannedUser(each, len(sources), to_carry[each].digest) for each in user_ids]
+        sources.append(source)
+        if len(users) >= ROWS_PER_PART:
+            yield tuple(sources), users
+            sources, users = [], []
+    if users:
+        yield tuple(sources), users

@@ -1,0 +1,184 @@
+"""What a night is going to do, fixed before anything is thought: `plan.json` and its users.
+
+    OUT/<generation>/plan.json            canonical JSON; its digest is the run id
+    OUT/<generation>/plan-00000.parquet   the users of a shard: micro-batch, history, digest
+
+Everything that a night's files depend on is in here, times too, so that a night that was killed and
+resumed equals one that was not. Knows nothing of reasoners or stores.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.catalog.catalog import Catalog
+from models.errors import InvalidInput
+from models.reasoner.think import UserHistory
+from models.store.events import Event
+from models.store.manifest import MAX_DELTAS, Layer, Manifest
+from offline.disk.shards import write_durably, write_text
+from offline.settings import RefreshSettings
+
+_USERS = pa.schema(
+    {
+        "user_id": pa.string(),
+        "group": pa.int32(),
+        "digest": pa.string(),
+        "rows": pa.list_(pa.int32()),
+    }
+)
+
+
+class Shard(BaseModel):
+    """Users whose rows make one part. sources: parts of live generations, relative to OUT, from
+    which they are carried; without any they are thought about. sha256: of the users' file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    users: int
+    sha256: str
+    sources: tuple[str, ...] = ()
+
+
+class PlannedUser(NamedTuple):
+    """group: its micro-batch within the shard, or the source of its row. rows: of the catalog,
+    oldest first, as many as the reasoner reads; none for a user who is carried."""
+
+    user_id: str
+    group: int
+    digest: str
+    rows: tuple[int, ...] = ()
+
+
+class Plan(BaseModel):
+    """held: the manifest that this night builds on, and expects to find when it activates.
+
+    is_base: the new layer replaces all layers. replaced: the delta that the new one takes the
+    place of, and whose other users it carries on. unknown: asked for by name, without a history.
+    unreadable: chosen users of whose history the catalog knows no item. release: name@version.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    generation: int
+    created_at: int
+    release: str
+    paths: int
+    width: int
+    seed: int
+    is_base: bool
+    replaced: Layer | None
+    held: Manifest | None
+    users_chosen: int
+    unreadable: int
+    unknown: tuple[str, ...]
+    shards: tuple[Shard, ...]
+
+    @property
+    def num_thought(self) -> int:
+        """Users whom this night thinks about."""
+        return sum(shard.users for shard in self.shards if not shard.sources)
+
+    @property
+    def num_carried(self) -> int:
+        return sum(shard.users for shard in self.shards if shard.sources)
+
+    def encode(self) -> str:
+        content = self.model_dump(mode="json")
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @property
+    def run_id(self) -> str:
+        return hashlib.sha256(self.encode().encode()).hexdigest()[:16]
+
+
+class NextLayer(NamedTuple):
+    generation: int
+    is_base: bool
+    replaced: Layer | None
+
+
+def next_layer(
+    settings: RefreshSettings, *, held: Manifest | None, fingerprint: int, now_ms: int
+) -> NextLayer:
+    """Which layer comes of a night.
+
+    A night for some users is a delta over the live base. It becomes the base itself where there is
+    none, or where the live layers speak another SID space, as no reader could use both.
+    """
+    is_base = settings.is_whole or held is None or held.fingerprint != fingerprint
+    replaced = None
+    if held is not None and not is_base and len(held.deltas) == MAX_DELTAS:
+        replaced = held.deltas[0]
+    newest = max((layer.generation for layer in held.layers), default=0) if held else 0
+    return NextLayer(max(now_ms, newest + 1), is_base, replaced)
+
+
+def to_history(catalog: Catalog, user_id: str, events: Sequence[Event]) -> UserHistory | None:
+    """What the reasoner reads of a user; None where the catalog knows none of the items."""
+    rows = (catalog.row(event.item_id) for event in events)
+    known = tuple(row for row in rows if row is not None)
+    return UserHistory(user_id, known) if known else None
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Last: a folder without it has no plan."""
+    write_text(folder / "plan.json", plan.encode())
+
+
+def read_plan(folder: Path) -> Plan:
+    """Raises InvalidInput for a folder without a plan, or with one that is not ours."""
+    file = folder / "plan.json"
+    try:
+        return Plan.model_validate_json(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise InvalidInput(f"{file}: no such plan; `python -m offline plan` makes one") from exc
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise InvalidInput(f"{file}: {where}: {first['msg']}") from exc
+
+
+def newest_plan(out_dir: Path) -> Path | None:
+    """Folder of the newest plan; None without any."""
+    folders = [file.parent for file in out_dir.glob("*/plan.json") if file.parent.name.isdigit()]
+    return max(folders, key=lambda folder: int(folder.name), default=None)
+
+
+def write_users(
+    folder: Path, shard: int, users: Sequence[PlannedUser], *, sources: tuple[str, ...] = ()
+) -> Shard:
+    rows = [user._asdict() for user in users]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_USERS), sink, compression="zstd")
+    content = sink.getvalue()
+    write_durably(_users_file(folder, shard), content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Shard(users=len(users), sha256=sha256, sources=sources)
+
+
+def read_users(folder: Path, plan: Plan, shard: int) -> list[PlannedUser]:
+    """Raises InvalidInput unless they are those that the plan was made with."""
+    file = _users_file(folder, shard)
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError as exc:
+        raise InvalidInput(f"{file}: missing, expected the users of a shard of the plan") from exc
+    if (actual := hashlib.sha256(content).hexdigest()) != plan.shards[shard].sha256:
+        raise InvalidInput(f"{file}: SHA-256 {actual[:12]}..., expected what the plan names")
+    table = pq.read_table(pa.BufferReader(content), schema=_USERS)
+    return [
+        PlannedUser(row["user_id"], row["group"], row["digest"], tuple(row["rows"] or ()))
+        for row in table.to_pylist()
+    ]
+
+
+def _users_file(folder: Path, shard: int) -> Path:
+    return folder / f"plan-{shard:05d}.parquet"

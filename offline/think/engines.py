@@ -1,0 +1,156 @@
+"""Which engine thinks: `transformers` and `vllm` here, or either of them on Ray's workers.
+
+Torch, vLLM and Ray are imported by the engine that needs them, when it is loaded.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+from models.errors import InvalidRelease
+from models.extras import needs_extras
+from models.reasoner.think import Reasoner, UserHistory, UserThoughts
+from models.release.release import Release
+from offline.settings import RefreshSettings
+from offline.think.micro_batch import Think, bind_think
+
+LocalEngine = Literal["transformers", "vllm"]
+Engine = Literal["transformers", "vllm", "ray"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+_EXTRAS: dict[Engine, str] = {"transformers": "night", "vllm": "vllm", "ray": "ray"}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """adapter: a LoRA folder (vLLM). tensor_parallel: GPUs that share one vLLM engine.
+
+    on_ray: what Ray's workers run. workers: how many; address: of the cluster, None for here.
+    """
+
+    engine: Engine = "transformers"
+    adapter: Path | None = None
+    tensor_parallel: int = 1
+    on_ray: LocalEngine = "transformers"
+    workers: int = 1
+    address: str | None = None
+
+
+def load_engine(release: Release, settings: RefreshSettings, asked: EngineSettings) -> Think:
+    """An engine, ready for micro-batches.
+
+    Raises:
+        InvalidSettings: what it needs is not installed.
+        InvalidRelease: there is no reasoner, or it cannot be loaded.
+    """
+    if not (release.reasoner_dir / "config.json").is_file():
+        # `beauty/reasoner`, if it is no folder, is to transformers a repository on the Hub
+        raise InvalidRelease(f"{release.reasoner_dir}: no config.json, expected a reasoner")
+    try:
+        with needs_extras(_EXTRAS[asked.engine]):
+            if asked.engine == "ray":
+                return RayThink(release.directory, settings, asked)
+            reasoner = _load_reasoner(asked.engine, release, settings, asked)
+    except (OSError, ValueError, KeyError, RuntimeError) as exc:
+        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
+        raise InvalidRelease(f"{release.reasoner_dir}: {reason}") from exc
+    return bind_think(reasoner, release.catalog, settings)
+
+
+def _load_reasoner(
+    engine: LocalEngine, release: Release, settings: RefreshSettings, asked: EngineSettings
+) -> Reasoner:
+    if engine == "vllm":
+        from models.reasoner.vllm_engine import VllmReasoner, VllmSettings
+
+        return VllmReasoner.load(
+            release.reasoner_dir,
+            release.catalog.trie,
+            width=settings.width,
+            settings=VllmSettings(tensor_parallel=asked.tensor_parallel, adapter=asked.adapter),
+        )
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from models.reasoner.transformers_engine import TransformersReasoner
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # two, beside other work, were 20 times slower than one
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    return TransformersReasoner.load(release.reasoner_dir, release.space)
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    default = EngineSettings()
+    add = parser.add_argument
+    add("--engine", choices=ENGINES, default=default.engine, help="what thinks")
+    add("--adapter", type=Path, metavar="DIR", help="a LoRA adapter (vllm)")
+    add("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs an engine (vllm)")
+    add("--on-ray", choices=get_args(LocalEngine), default=default.on_ray, help="engine of workers")
+    add("--workers", type=int, default=default.workers, metavar="N", help="of ray")
+    add("--ray-address", metavar="HOST:PORT", help="a Ray cluster; by default this machine")
+
+
+def engine_settings(options: argparse.Namespace) -> EngineSettings:
+    """What `add_engine_arguments` asked for."""
+    return EngineSettings(
+        options.engine,
+        options.adapter,
+        options.tensor_parallel,
+        options.on_ray,
+        options.workers,
+        options.ray_address,
+    )
+
+
+class RayThink:
+    """A `Think` whose micro-batches are thought about by Ray's workers.
+
+    A call waits for its own micro-batch. Those announced by `expect` are under way meanwhile, and
+    must be asked for in that order; one that was not announced is thought about at once, alone.
+    """
+
+    def __init__(self, release_dir: Path, settings: RefreshSettings, asked: EngineSettings) -> None:
+        from models.reasoner.ray_pool import RayPool
+
+        self._pool = RayPool(
+            partial(_load_on_worker, release_dir, settings, asked),
+            workers=asked.workers,
+            num_gpus=asked.tensor_parallel if asked.on_ray == "vllm" and _has_gpu() else 0,
+            address=asked.address,
+        )
+        self._expected: list[Sequence[UserHistory]] = []
+        self._coming: Iterator[list[UserThoughts] | None] = iter(())
+
+    def expect(self, batches: Sequence[Sequence[UserHistory]]) -> None:
+        """All micro-batches of a night that are still to come: engines load once for all."""
+        self._expected = list(reversed(batches))
+        self._coming = self._pool.think(batches)
+
+    def __call__(self, users: Sequence[UserHistory]) -> list[UserThoughts]:
+        if self._expected and list(users) == list(self._expected[-1]):
+            self._expected.pop()
+            found = next(self._coming)
+        else:
+            found = next(self._pool.think([users]))
+        if found is None:
+            raise InvalidRelease("thinking failed on a Ray worker; its log says why")
+        return found
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _load_on_worker(release_dir: Path, settings: RefreshSettings, asked: EngineSettings) -> Think:
+    local = EngineSettings(asked.on_ray, asked.adapter, asked.tensor_parallel)
+    return load_engine(Release.load(release_dir), settings, local)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

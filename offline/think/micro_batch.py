@@ -1,0 +1,132 @@
+"""One micro-batch's thinking; a user on whom it fails is set aside, and the night goes on.
+
+Knows nothing of stores, files or clocks.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from models.catalog.catalog import Catalog
+from models.errors import InvalidRecord
+from models.reasoner.think import (
+    Reasoner,
+    UserHistory,
+    UserThoughts,
+    think_users,
+    user_seed,
+)
+from models.store.records import PrefixRecord, RecordedPrefix, encode_thoughts
+from offline.disk.outcome import Outcome
+from offline.settings import MAX_PREFIXES, RefreshSettings
+
+logger = logging.getLogger(__name__)
+
+Think = Callable[[Sequence[UserHistory]], list[UserThoughts]]
+
+
+@runtime_checkable
+class ThinksAhead(Protocol):
+    """A `Think` whose micro-batches are under way before they are asked for, in that order."""
+
+    def __call__(self, users: Sequence[UserHistory]) -> list[UserThoughts]: ...
+
+    def expect(self, batches: Sequence[Sequence[UserHistory]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def in_use(think: Think) -> Iterator[Think]:
+    """For as long as the block lasts; what it has at work elsewhere ends with it."""
+    try:
+        yield think
+    finally:
+        if isinstance(think, ThinksAhead):
+            think.close()
+
+
+def bind_think(reasoner: Reasoner, catalog: Catalog, settings: RefreshSettings) -> Think:
+    """Think about one micro-batch as the settings say, and check what comes out."""
+    return partial(_think, reasoner, catalog, settings)
+
+
+def _think(
+    reasoner: Reasoner, catalog: Catalog, settings: RefreshSettings, users: Sequence[UserHistory]
+) -> list[UserThoughts]:
+    found = think_users(
+        reasoner,
+        catalog,
+        users,
+        paths=settings.paths,
+        width=settings.width,
+        seeds=[user_seed(settings.seed, user.user_id) for user in users],
+        max_prefixes=MAX_PREFIXES,
+    )
+    for thoughts in found:
+        check_thoughts(catalog, thoughts)
+    return found
+
+
+def think_about(users: Sequence[UserHistory], think: Think, outcome: Outcome) -> list[UserThoughts]:
+    """Thoughts of a micro-batch, without the users on whom even a try of their own failed.
+
+    Raises MemoryError: whose fault that is cannot be told, and more memory may cure it.
+    """
+    try:
+        found = think(users)
+    except Exception as exc:  # noqa: BLE001 - each user is tried again below, and then logged
+        _raise_if_out_of_memory(exc)
+        logger.warning("a micro-batch failed (%s), trying its users alone", type(exc).__name__)
+        found = [thoughts for user in users for thoughts in _think_alone(user, think, outcome)]
+    for thoughts in found:
+        outcome.count(thoughts)
+    return found
+
+
+def _think_alone(user: UserHistory, think: Think, outcome: Outcome) -> list[UserThoughts]:
+    try:
+        return think([user])
+    except Exception as exc:
+        _raise_if_out_of_memory(exc)
+        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
+        logger.exception("user %s is set aside: %s", _anonymous(user.user_id), reason)
+        outcome.failed.append((user.user_id, reason))
+        return []
+
+
+def _raise_if_out_of_memory(exc: Exception) -> None:
+    """torch has an exception of its own on an accelerator, and a RuntimeError on the CPU."""
+    is_torch = type(exc).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(exc)
+    if is_torch or isinstance(exc, MemoryError):
+        raise MemoryError("out of memory while thinking") from exc
+
+
+def check_thoughts(catalog: Catalog, thoughts: UserThoughts) -> None:
+    """Raise InvalidRecord unless these thoughts make a record of legal prefixes, and texts."""
+    if not thoughts.prefixes:
+        return
+    to_record(thoughts, generation=0, fingerprint=0, created_at=0).encode(thoughts.user_id)
+    encode_thoughts(thoughts.texts, user_id=thoughts.user_id)
+    codes_PD = np.array([prefix.codes for prefix in thoughts.prefixes])
+    depth = catalog.space.prefix_depth
+    if codes_PD.shape[1] != depth or (catalog.trie.nodes(codes_PD) < 0).any():
+        raise InvalidRecord(f"not all prefixes are {depth} codes that the catalog has")
+
+
+def to_record(
+    thoughts: UserThoughts, *, generation: int, fingerprint: int, created_at: int
+) -> PrefixRecord:
+    prefixes = tuple(
+        RecordedPrefix(prefix.codes, prefix.path, prefix.logprob) for prefix in thoughts.prefixes
+    )
+    return PrefixRecord(generation, fingerprint, created_at, prefixes)
+
+
+def _anonymous(user_id: str) -> str:
+    return hashlib.blake2b(user_id.encode(), digest_size=6).hexdigest()

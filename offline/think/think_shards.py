@@ -1,0 +1,152 @@
+"""The second stage: shard after shard of a plan into a part each. Any number of processes may share
+the shards of one plan; no two are ever at work on one shard.
+
+Done again after whatever stopped it, it goes on behind the last micro-batch on the disk.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from models.reasoner.think import UserHistory
+from offline.disk.lease import Lease
+from offline.disk.outcome import Outcome
+from offline.disk.segment import Batch, Segment, count_batches
+from offline.disk.shards import ShardRow, part_file, read_outcome, write_part
+from offline.plan.carried_rows import carry_rows
+from offline.plan.plan_file import Plan, PlannedUser, read_users
+from offline.progress import Stopwatch
+from offline.think.micro_batch import Think, think_about
+from offline.timings import Timing, note_timing
+
+LoadedThink = Callable[[], Think]  # loads the model at the first call that needs it
+Report = Callable[[Outcome, bool], None]
+
+
+@dataclass(frozen=True)
+class ThinkJob:
+    """report: told what each micro-batch came to, and whether that was before this process."""
+
+    folder: Path
+    plan: Plan
+    think: LoadedThink
+    watch: Stopwatch
+    report: Report
+
+
+def think_shards(job: ThinkJob, shards: Sequence[int]) -> Outcome:
+    """What all of them came to, those done before included.
+
+    Raises:
+        LeaseTaken: another process is at work on one of them.
+        InvalidRelease: everybody fails.
+        InvalidInput: the plan or a source of carried rows is not as it was.
+        MemoryError, OSError: what is on the disk by then is kept.
+    """
+    total = Outcome()
+    for shard in shards:
+        _finish_shard(job, shard, total)
+    return total
+
+
+def share(plan: Plan, *, index: int, of: int) -> list[int]:
+    """The shards of process `index` of `of`: those of an Indexed Job divide a plan among them."""
+    return [shard for shard in range(len(plan.shards)) if shard % of == index]
+
+
+def pending_batches(folder: Path, plan: Plan, shards: Sequence[int]) -> list[list[UserHistory]]:
+    """Micro-batches of these shards that are not on the disk, in the order of thinking."""
+    pending: list[list[UserHistory]] = []
+    for shard in shards:
+        part = part_file(folder, shard)
+        if plan.shards[shard].sources or part.exists():
+            continue
+        num_done = count_batches(part.with_suffix(".segment"), run_id=plan.run_id, shard=shard)
+        batches = _batches(read_users(folder, plan, shard))
+        pending += [list(map(_to_history, batch)) for batch in batches[num_done:]]
+    return pending
+
+
+def _batches(users: Sequence[PlannedUser]) -> list[list[PlannedUser]]:
+    return [list(batch) for _, batch in groupby(users, key=lambda user: user.group)]
+
+
+def _to_history(user: PlannedUser) -> UserHistory:
+    return UserHistory(user.user_id, user.rows)
+
+
+def _finish_shard(job: ThinkJob, shard: int, total: Outcome) -> None:
+    part = part_file(job.folder, shard)
+    lease_file = part.with_suffix(".lease")
+    if part.exists() and not lease_file.exists():
+        _count(job, total, read_outcome(part), is_earlier=True)
+        return
+    with Lease.take(lease_file) as lease:
+        if part.exists():  # and its process was stopped between naming it and cleaning up
+            _count(job, total, read_outcome(part), is_earlier=True)
+        elif job.plan.shards[shard].sources:
+            _carry_shard(job, shard, lease)
+        else:
+            _think_shard(job, shard, lease, total)
+        part.with_suffix(".segment").unlink(missing_ok=True)
+
+
+def _carry_shard(job: ThinkJob, shard: int, lease: Lease) -> None:
+    with job.watch("write"):
+        users = read_users(job.folder, job.plan, shard)
+        rows = carry_rows(job.folder.parent, job.plan, shard, users)
+        write_part(part_file(job.folder, shard), rows, Outcome(), guard=lease.check)
+
+
+def _think_shard(job: ThinkJob, shard: int, lease: Lease, total: Outcome) -> None:
+    batches = _batches(read_users(job.folder, job.plan, shard))
+    file = part_file(job.folder, shard)
+    run_id = job.plan.run_id
+    with Segment(
+        file.with_suffix(".segment"), run_id=run_id, shard=shard, guard=lease.check
+    ) as segment:
+        for done in segment.batches:
+            _count(job, total, done.outcome, is_earlier=True)
+        for number in range(len(segment.batches), len(batches)):
+            found = _think_batch(job, shard, number, batches[number])
+            with job.watch("write"):
+                segment.append(found.batch)
+                note_timing(job.folder, found.timing)
+            _count(job, total, found.batch.outcome, is_earlier=False)
+            total.check_hope()
+        with job.watch("write"):
+            shard_outcome = Outcome()
+            for done in segment.batches:
+                shard_outcome.add(done.outcome)
+            rows = [row for done in segment.batches for row in done.rows]
+            write_part(file, rows, shard_outcome, guard=lease.check)
+
+
+class _Thought(NamedTuple):
+    batch: Batch
+    timing: Timing
+
+
+def _think_batch(job: ThinkJob, shard: int, number: int, users: Sequence[PlannedUser]) -> _Thought:
+    think = job.think()
+    outcome = Outcome()
+    started_s = time.monotonic()
+    with job.watch("think"):
+        found = think_about(list(map(_to_history, users)), think, outcome)
+    seconds = round(time.monotonic() - started_s, 4)
+    digests = {user.user_id: user.digest for user in users}
+    rows = tuple(
+        ShardRow(job.plan.created_at, thoughts, digests[thoughts.user_id])
+        for thoughts in found
+        if thoughts.prefixes
+    )
+    timing = Timing(seconds, shard, number, outcome.num_users, outcome.tokens)
+    return _Thought(Batch(rows, outcome), timing)
+
+
+def _count(job: ThinkJob, total: Outcome, outcome: Outcome, *, is_earlier: bool) -> None:
+    total.add(outcome)
+    job.report(outcome, is_earlier)
