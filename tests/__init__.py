@@ -1,1 +1,8 @@
-"""Flat test files over the toy world in `toy.py`; none of them knows the workings of another."""
+"""Tests, in the folders of the code that they test; `system` holds tests of whole processes.
+
+`fakes` holds the toy world and the harnesses. Fixtures are in `conftest.py` files.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]

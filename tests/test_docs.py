@@ -6,13 +6,12 @@ import shlex
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 
 from service.settings import ENV_PREFIX, ServiceSettings
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 PACKAGES = ("models", "offline", "service", "training", "bench")
@@ -112,5 +111,5 @@ def test_links_between_documents_lead_somewhere(document: str) -> None:
 def test_the_map_names_every_file_of_a_package_and_no_other(package: str) -> None:
     section = CONTRIBUTING.split(f"**{package}** - ")[1].split("\n**")[0].split("\n## ")[0]
     named = set(re.findall(r"`(\w+\.py)`", section))
-    files = {file.name for file in (ROOT / package).glob("*.py")} - {"__init__.py", "__main__.py"}
+    files = {file.name for file in (ROOT / package).rglob("*.py")} - {"__init__.py", "__main__.py"}
     assert named == files

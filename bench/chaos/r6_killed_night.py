@@ -9,7 +9,7 @@ from bench.chaos.findings import Bound, Finding
 from bench.chaos.world import Conditions
 
 _ROOT = Path(__file__).resolve().parents[2]
-_TEST = "tests/test_night_kills.py"
+_TEST = "tests/system/test_night_kills.py"
 _PASSED = re.compile(r"^(\d+) passed", re.MULTILINE)
 
 

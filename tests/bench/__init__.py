@@ -1,0 +1,1 @@
+"""Tests of `bench`: metrics, tables, load, faults; each against a simpler computation."""

@@ -1,0 +1,1 @@
+"""Tests of `deploy`: compose file, images, manifests for Kubernetes, dashboard and alerts."""

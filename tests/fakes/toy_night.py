@@ -1,0 +1,108 @@
+"""A store with histories over the toy catalog, and nights that think fast and checkably."""
+
+import asyncio
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from models.catalog.catalog import Catalog
+from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
+from models.release.release import Release
+from models.store.events import Event
+from models.store.manifest import Manifest
+from models.store.records import PrefixRecord
+from offline.live.go_live import LiveSettings
+from offline.progress import make_progress
+from offline.refresh import refresh
+from offline.settings import RefreshSettings
+from offline.think.micro_batch import Think
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.toy import toy_histories
+
+NOW_MS = 1_700_000_000_000
+HOUR_MS = 3_600_000
+NUM_USERS = 40
+
+
+def think_of_own_items(catalog: Catalog) -> Think:
+    """Prefixes of the items of the history itself, the last first."""
+
+    def one(user: UserHistory) -> UserThoughts:
+        codes = [tuple(catalog.sids[row][:2].tolist()) for row in reversed(user.rows)]
+        found = [
+            PathPrefix(prefix, 0, -float(rank), 1)
+            for rank, prefix in enumerate(dict.fromkeys(codes))
+        ]
+        return UserThoughts(user.user_id, (f"about {user.user_id}",), tuple(found), 1, 10)
+
+    return lambda users: [one(user) for user in users]
+
+
+@dataclass
+class NightWorld:
+    """thought: ids of all whom any night thought about. wrap: what goes wrong."""
+
+    release: Release
+    out_dir: Path
+    now_ms: int = NOW_MS
+    wrap: Callable[[Think], Think] = lambda think: think
+    thought: list[str] = field(default_factory=list)
+    store: MemoryStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = MemoryStore(clock=lambda: self.now_ms / 1000)
+        items = self.release.catalog.item_ids
+        for user, rows in enumerate(toy_histories(self.release.catalog, num_users=NUM_USERS)):
+            for at, row in enumerate(rows):
+                self.add(user_name(user), items[row], at=1000 + at)
+
+    def add(self, user_id: str, item_id: str, *, at: int) -> None:
+        event = Event(item_id, at, f"{item_id}-{at}")
+        asyncio.run(self.store.append_events(user_id, [event]))
+
+    def settings(self, **settings: Any) -> RefreshSettings:
+        return RefreshSettings(
+            self.release.directory,
+            self.out_dir,
+            **{"micro_batch": 4, "shard_batches": 3} | settings,
+        )
+
+    def load(self, release: Release, _settings: RefreshSettings) -> Think:
+        think = self.wrap(think_of_own_items(release.catalog))
+
+        def thinking(users: Sequence[UserHistory]) -> list[UserThoughts]:
+            self.thought += [user.user_id for user in users]
+            return think(users)
+
+        return thinking
+
+    def night(self, *, live: LiveSettings | None = None, **settings: Any) -> dict[str, Any]:
+        self.now_ms += HOUR_MS
+        self.thought.clear()
+        with asyncio.Runner() as runner:
+            return refresh(
+                self.settings(**settings),
+                store=self.store,
+                runner=runner,
+                progress=make_progress(Console(file=io.StringIO())),
+                now_ms=self.now_ms,
+                load=self.load,
+                live=live,
+            )
+
+    def manifest(self) -> Manifest | None:
+        return asyncio.run(self.store.read_manifest())
+
+    def record(self, user_id: str) -> PrefixRecord | None:
+        manifest = self.manifest()
+        assert manifest is not None
+        layers = [layer.generation for layer in manifest.layers]
+        return asyncio.run(self.store.read_user(user_id, layers, self.release.space)).record
+
+
+def user_name(number: int) -> str:
+    return f"user-{number:02d}"

@@ -1,0 +1,1 @@
+"""Tests of `models`: SIDs and catalog, store, exact search, releases, reasoners, baselines."""

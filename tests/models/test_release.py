@@ -1,0 +1,160 @@
+"""Releases: what is published loads, what was altered does not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.catalog.catalog import Catalog, popular_items, popular_prefixes
+from models.errors import InvalidRelease, ReleaseMismatch
+from models.online.build_kernel import built_library
+from models.online.torch_runtime import load_recommender
+from models.release.release import Release
+from models.release.searchers import load_searcher
+from tests.fakes.toy import toy_catalog, toy_recommender, toy_release
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    return toy_release(tmp_path_factory.mktemp("releases") / "toy")
+
+
+@pytest.fixture
+def copy(published: Release, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(published.directory, tmp_path / "toy"))
+
+
+def test_a_published_release_loads_equal(published: Release) -> None:
+    release = Release.load(published.directory)
+    assert (release.name, release.version) == ("toy", published.version)
+    assert release.catalog.item_ids == toy_catalog().item_ids
+    expected = toy_recommender(toy_catalog()).state_dict()
+    loaded = load_recommender(release.directory, release.recommender_config).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+    assert all(release.catalog.trie.contains(prefix) for prefix in release.global_prefixes)
+    assert all(release.catalog.row(item) is not None for item in release.popular)
+
+
+def test_publishing_again_replaces_and_leaves_no_draft(published: Release, copy: Path) -> None:
+    again = toy_release(copy)
+    assert again.version == published.version
+    assert [path.name for path in copy.parent.glob("*.draft")] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "online.safetensors",
+        "extend.onnx",
+        "catalog.parquet",
+        "reasoner/model.safetensors",
+        "README.md",
+    ],
+)
+def test_a_flipped_byte_anywhere_is_refused(copy: Path, name: str) -> None:
+    raw = bytearray((copy / name).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (copy / name).write_bytes(raw)
+    with pytest.raises(InvalidRelease, match=rf"{name}: SHA-256 .*, expected"):
+        Release.load(copy)
+
+
+def test_a_missing_file_is_named(copy: Path) -> None:
+    (copy / "online.safetensors").unlink()
+    with pytest.raises(InvalidRelease, match=r"online\.safetensors: missing"):
+        Release.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 99}, "format 99, expected 1"),
+        ({"surprise": 1}, "surprise"),
+        ({"name": None}, "name"),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(
+    copy: Path, change: dict[str, object], message: str
+) -> None:
+    file = copy / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InvalidRelease, match=message):
+        Release.load(copy)
+
+
+def test_a_path_that_leaves_the_release_is_refused(copy: Path) -> None:
+    file = copy / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["files"]["../outside"] = "0" * 64
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(InvalidRelease, match="expected a path inside"):
+        Release.load(copy)
+
+
+def test_another_sid_space_is_a_mismatch(copy: Path) -> None:
+    file = copy / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["space"]["codebook"] = "another"
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ReleaseMismatch, match="fingerprint"):
+        Release.load(copy)
+
+
+def test_no_release_at_all_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRelease, match=r"manifest\.json: cannot be read") as caught:
+        Release.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_popularity_ranks_items_and_prefixes_as_counting_does() -> None:
+    catalog: Catalog = toy_catalog()
+    weight: dict[tuple[int, ...], int] = {}
+    for sid, count in zip(catalog.sids.tolist(), catalog.popularity.tolist(), strict=True):
+        weight[tuple(sid[:2])] = weight.get(tuple(sid[:2]), 0) + count
+    found = popular_prefixes(catalog, 10)
+    assert [weight[prefix] for prefix in found] == sorted(weight.values(), reverse=True)[:10]
+    counts = dict(zip(catalog.item_ids, catalog.popularity.tolist(), strict=True))
+    best = [counts[item] for item in popular_items(catalog, 10)]
+    assert best == sorted(counts.values(), reverse=True)[:10]
+
+
+def edit_manifest(directory: Path, **changes: object) -> None:
+    file = directory / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_release_names_the_precisions_it_was_judged_at(published: Release) -> None:
+    judged = published.manifest.precisions
+    native = set() if built_library() is None else {"native-float32"}
+    assert set(judged) == {"onnx-float32", "torch-float32", "torch-bfloat16"} | native
+    assert judged["onnx-float32"].overlap > 0.99
+    assert (
+        judged["onnx-float32"].max_abs_difference
+        < 1e-3
+        < judged["torch-bfloat16"].max_abs_difference
+    )
+    assert load_searcher(published, "torch-float32").precision == "torch-float32"
+
+
+def test_a_precision_that_keeps_too_little_of_the_top_ten_is_refused(copy: Path) -> None:
+    poor = {"overlap": 0.984, "max_abs_difference": 0.06, "users": 1000}
+    edit_manifest(copy, precisions={"torch-bfloat16": poor})
+    release = Release.load(copy)
+    with pytest.raises(InvalidRelease, match=r"torch-bfloat16 keeps 98\.4% .* at least 99%"):
+        load_searcher(release, "torch-bfloat16")
+    with pytest.raises(InvalidRelease, match="not validated at onnx-float32"):
+        load_searcher(release)
+
+
+def test_a_release_of_the_first_format_is_read_but_not_served(copy: Path) -> None:
+    edit_manifest(copy, format=1, precisions={})
+    release = Release.load(copy)
+    assert release.catalog.item_ids == toy_catalog().item_ids
+    with pytest.raises(InvalidRelease, match="training renew"):
+        load_searcher(release)
+
+
+def test_the_graph_holds_no_weights_of_its_own(published: Release) -> None:
+    assert (published.directory / "extend.onnx").stat().st_size < 20_000

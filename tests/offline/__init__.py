@@ -1,0 +1,1 @@
+"""Tests of `offline`: plans, nights, shards, loading, gates, erasure and workers."""

@@ -1,0 +1,132 @@
+"""Posted events: each once, by whichever process, and in the very next answer of any."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from models.store.redis_store import RedisStore
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.service_harness import (
+    InProcess,
+    RedisServer,
+    ServiceProcess,
+    item_ids,
+    serving,
+    toy_release_dir,
+)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+async def service(store: MemoryStore) -> AsyncIterator[InProcess]:
+    async with serving(store, manifest_poll_ms=60_000, outbox_limit=3) as service:
+        yield service
+
+
+async def post(service: InProcess, *events: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = await service.client.post("/v1/events:batch", json={"events": events})
+    assert answer.status_code == 200, answer.text
+    results: list[dict[str, Any]] = answer.json()["results"]
+    return results
+
+
+async def test_a_batch_of_events_reaches_every_history(
+    service: InProcess, store: MemoryStore
+) -> None:
+    a, b = item_ids(2)
+    results = await post(
+        service,
+        {"user_id": "ann", "item_id": a, "timestamp": 1, "event_id": "1"},
+        {"user_id": "bob", "item_id": "unheard-of", "timestamp": 2, "event_id": "2"},
+        {"user_id": "ann", "item_id": b, "timestamp": 3, "event_id": "3"},
+        {"user_id": "ann", "item_id": b, "timestamp": 3, "event_id": "3"},
+    )
+    assert [(r["status"], r["known"], r["new"]) for r in results] == [
+        *((200, True, True), (200, False, True), (200, True, True), (200, True, False)),
+    ]
+    histories = await store.read_histories(["ann", "bob"])
+    assert {user: [e.item_id for e in events] for user, events in histories.items()} == {
+        "ann": [a, b],
+        "bob": ["unheard-of"],
+    }
+    assert (await service.recommend("ann"))["source"] == "online"
+
+
+async def test_a_bad_event_of_a_batch_fails_alone(service: InProcess) -> None:
+    good: dict[str, Any] = {"user_id": "ann", "item_id": "x", "event_id": "good"}
+    bad: list[dict[str, Any]] = [
+        {**good, "user_id": ""},
+        {**good, "user_id": "a\x00"},
+        {**good, "item_id": ""},
+        {**good, "item_id": "a\x07"},
+        {**good, "timestamp": -1},
+        {**good, "timestamp": 10**15},
+        {**good, "event_id": "x" * 129},
+    ]
+    results = await post(service, *bad, good)
+    assert [result["status"] for result in results] == [422] * len(bad) + [200]
+    assert all(result["detail"] for result in results[:-1])
+    assert results[-1]["event_id"] == "good"
+
+
+async def test_a_batch_sent_again_adds_nothing(service: InProcess, store: MemoryStore) -> None:
+    events = [{"user_id": f"user-{at}", "item_id": "x", "event_id": "1"} for at in range(500)]
+    first, second = await post(service, *events), await post(service, *events)
+    assert {result["new"] for result in first} == {True}
+    assert {result["new"] for result in second} == {False}
+    more = await service.client.post("/v1/events:batch", json={"events": [*events, events[0]]})
+    assert more.status_code == 422
+
+
+async def test_a_batch_waits_for_a_store_that_is_away_as_long_as_there_is_room(
+    service: InProcess, store: MemoryStore
+) -> None:
+    store.is_away = True
+    events = [{"user_id": f"user-{at}", "item_id": "x", "event_id": "1"} for at in range(4)]
+    assert [result["status"] for result in await post(service, *events[:3])] == [202] * 3
+    refused = await post(service, *events[3:], {"user_id": "", "item_id": "x"})
+    assert [result["status"] for result in refused] == [503, 422]
+
+
+@pytest.mark.timeout(300)
+def test_an_event_counts_once_and_at_once_in_every_process(tmp_path: Path) -> None:
+    """Two real processes over one Redis: retried across them, answered within a second."""
+    clicked = item_ids(1)[0]
+    with RedisServer(tmp_path) as server:
+        arguments = ("--release", str(toy_release_dir()), "--redis", server.url)
+        patience = {"THINKAHEAD_REDIS_TIMEOUT_MS": "2000", "THINKAHEAD_REQUEST_BUDGET_MS": "5000"}
+        with (
+            ServiceProcess(*arguments, environ=patience) as one,
+            ServiceProcess(*arguments, environ=patience) as other,
+            httpx.Client(timeout=30) as client,
+        ):
+            before = client.get(f"{other.url}/v1/recommend/user").json()
+            assert before["source"] == "global"
+            event = {"item_id": clicked, "event_id": "click"}
+            taken = client.post(f"{one.url}/v1/events/user", json=event)
+            posted_at = time.monotonic()
+            after = client.get(f"{other.url}/v1/recommend/user?n=100").json()
+            assert time.monotonic() - posted_at < 1
+            assert (taken.json()["new"], after["source"]) == (True, "online")
+            assert clicked not in [item["item_id"] for item in after["items"]]
+            again = client.post(f"{other.url}/events/user", json=event)
+            assert (again.status_code, again.json()["new"]) == (200, False)
+        stored = asyncio.run(histories(server.url))
+    assert [event.event_id for event in stored] == ["click"]
+
+
+async def histories(url: str) -> Any:
+    store = RedisStore(url, 5000)
+    try:
+        return (await store.read_histories(["user"]))["user"]
+    finally:
+        await store.close()

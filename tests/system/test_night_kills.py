@@ -1,0 +1,38 @@
+"""A night that is killed with -9 again and again equals one that is not (R6)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import ROOT
+from tests.fakes.toy import toy_release
+
+
+@pytest.mark.timeout(900)  # fifty processes are started, and other work may have the cores
+def test_a_night_killed_fifty_times_equals_one_that_was_not(tmp_path: Path) -> None:
+    """Byte for byte, in every file but those with times, and in the store: with the transformers
+    engine, a poison user, users carried from the night before, and segments torn in a write."""
+    torch.set_num_threads(1)
+    release = toy_release(tmp_path / "toy")
+    (tmp_path / "nights").mkdir()
+    arguments = (release.directory, tmp_path / "nights", 50, 7)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fakes.killed_nights", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout)
+    assert found["wrong"] == []
+    assert found["kills"] == 50
+    assert found["torn"] >= 3
+    assert found["files"] > 12
+    # A kill costs at most the micro-batch it struck.
+    assert found["batches"] == 6
+    assert 0 < found["redone"] <= found["kills"]

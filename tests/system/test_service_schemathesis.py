@@ -1,0 +1,162 @@
+"""The API keeps what its OpenAPI document promises, whatever is sent: a real process and Redis.
+
+Also while the Redis is slow, torn, wrong and gone in turns: that costs a rung, or 503 where nothing
+can stand in for a store.
+"""
+
+import asyncio
+import random
+import re
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from bench.chaos.faults.fault import Fault, Kind
+from bench.chaos.faults.fault_proxy import ProxyProcess
+from bench.load.http_connection import Address
+from models.store.redis_store import RedisStore
+from tests.fakes.api_fuzz import fuzz_api
+from tests.fakes.service_harness import (
+    GENERATION,
+    RedisServer,
+    ServiceProcess,
+    activate,
+    give_history,
+    give_record,
+    item_ids,
+    new_record,
+    read_metric,
+    toy_release_dir,
+)
+
+PATIENCE = {"THINKAHEAD_REDIS_TIMEOUT_MS": "2000", "THINKAHEAD_REQUEST_BUDGET_MS": "5000"}
+NAMED = "A2CG5Y82ZZNY6W"  # in the document's examples, so that fuzzing erases it
+SPARED = "nobody-names-me"
+# a machine that is busy with other things is no overload, which would be 503 as documented
+UNHURRIED = {"THINKAHEAD_REQUEST_BUDGET_MS": "5000"}
+FAULTS = (
+    Fault(Kind.LATENCY, delay_ms=10, jitter_ms=30),  # the service waits for 20 ms
+    Fault(Kind.RESET, share=0.4),
+    Fault(Kind.TRUNCATE, share=0.4),
+    Fault(Kind.CORRUPT, share=0.6),
+    Fault(Kind.BLACK_HOLE),
+    Fault(Kind.REFUSE),
+    Fault(Kind.ERROR),
+    Fault(Kind.ERROR, text="READONLY You can't write against a read only replica."),
+    Fault(Kind.ERROR, text="OOM command not allowed when used memory > 'maxmemory'."),
+)
+
+
+async def furnish(url: str) -> None:
+    """Two users with a record and a history."""
+    store = RedisStore(url, 5000)
+    for user in (NAMED, SPARED):
+        await give_record(store, user, new_record())
+        await give_history(store, user, item_ids(3))
+    await activate(store, GENERATION)
+    await store.close()
+
+
+class Weather:
+    """Every fault in turn while the `with` lasts, with fair spells in which the breaker closes."""
+
+    def __init__(self, proxy: ProxyProcess) -> None:
+        self.num_faults = 0
+        self._proxy = proxy
+        self._rng = random.Random(1)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._change)
+
+    def _change(self) -> None:
+        while not self._is_over.is_set():
+            for fault in self._rng.sample(FAULTS, len(FAULTS)):
+                self._proxy.switch(fault)
+                self.num_faults += 1
+                self._is_over.wait(0.4)
+                self._proxy.switch(Fault())
+                if self._is_over.wait(0.6):
+                    return
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+
+def num_routes(url: str) -> int:
+    paths = httpx.get(f"{url}/openapi.json").json()["paths"]
+    return sum(len(methods) for methods in paths.values())
+
+
+@pytest.mark.timeout(600)
+def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        asyncio.run(furnish(server.url))
+        arguments = ("--release", str(toy_release_dir()), "--redis", server.url)
+        with ServiceProcess(*arguments, environ=PATIENCE) as service:
+            found = fuzz_api(service.url, tmp_path / "fuzz", max_examples=12)
+            assert found.is_clean, found.report
+            assert re.search(rf"Tested: {num_routes(service.url)}\b", found.report), found.report
+            assert service.stop() == 0
+        assert not [line for line in service.log if "Traceback" in line]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "max_examples", [4, pytest.param(30, marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_schemathesis_finds_nothing_while_redis_fails_in_every_way(
+    max_examples: int, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(RedisServer(tmp_path))
+        asyncio.run(furnish(server.url))
+        upstream = urlsplit(server.url)
+        proxy = stack.enter_context(ProxyProcess(Address("127.0.0.1", upstream.port or 0)))
+        arguments = (
+            "--release",
+            str(toy_release_dir()),
+            "--redis",
+            f"redis://127.0.0.1:{proxy.port}",
+        )
+        service = stack.enter_context(ServiceProcess(*arguments, environ=UNHURRIED))
+        with Weather(proxy) as weather:
+            found = fuzz_api(
+                service.url, tmp_path / "fuzz", max_examples=max_examples, has_faults=True
+            )
+        assert found.is_clean, found.report
+        assert re.search(rf"Tested: {num_routes(service.url)}\b", found.report), found.report
+        assert weather.num_faults >= len(FAULTS)
+        expect_well(service)
+    assert not [line for line in service.log if "Traceback" in line]
+
+
+def expect_well(service: ServiceProcess) -> None:
+    """It was hit, and is as it was before."""
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        deadline = time.monotonic() + 30
+        while client.get(f"/recommend/{SPARED}").json()["source"] != "personal":
+            assert time.monotonic() < deadline
+        assert client.get("/health/ready").status_code == 200
+        metrics = client.get("/metrics").text
+        while read_metric(metrics, "thinkahead_outbox_events"):
+            assert time.monotonic() < deadline
+            metrics = client.get("/metrics").text
+    for reason in ("store", "breaker"):
+        assert read_metric(metrics, f'thinkahead_fallbacks_total{{reason="{reason}"}}') > 0
+    assert service.stop() == 0

@@ -1,0 +1,144 @@
+"""`python -m training all` as a user runs it, and the service on what it made."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import load_dataset
+from models.online.build_kernel import built_library
+from models.online.finish import Finisher
+from models.release.release import Release
+from models.release.searchers import load_searcher
+from tests.fakes.service_harness import ServiceProcess
+from training.cli import main
+
+pytestmark = pytest.mark.timeout(900)
+
+NUM_USERS = 400
+
+
+def write_slice(source: Path, target: Path) -> Path:
+    """The first users of a data folder and their items, without any title."""
+    events = pq.read_table(source / "interactions.parquet")
+    users = pc.unique(events["user_id"])[:NUM_USERS]
+    events = events.filter(pc.is_in(events["user_id"], users))
+    items = pq.read_table(source / "items.parquet")
+    items = items.filter(pc.is_in(items["item_id"], pc.unique(events["item_id"])))
+    at = items.column_names.index("title")
+    items = items.set_column(at, "title", pa.nulls(items.num_rows, pa.string()))
+    target.mkdir()
+    pq.write_table(events, target / "interactions.parquet")
+    pq.write_table(items, target / "items.parquet")
+    return target
+
+
+def arguments(stage: str, data: Path, out: Path, *options: str) -> list[str]:
+    where = ["--data", str(data), "--out", str(out), "--config", "training/runs/tiny.toml"]
+    return [stage, *where, *options]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slice(Path("data/beauty"), tmp_path_factory.mktemp("slice") / "data")
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path) -> Release:
+    out = data.parent / "sliced"
+    done = subprocess.run(
+        [sys.executable, "-m", "training", *arguments("all", data, out, "--seed", "1")],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Release.load(out)
+
+
+def test_a_slice_without_titles_trains_into_a_sound_release(trained: Release, data: Path) -> None:
+    dataset = load_dataset(data)
+    assert len(dataset.histories) == NUM_USERS
+    assert set(trained.catalog.item_ids) == set(dataset.items)
+    assert set(trained.catalog.titles) == {None}
+    assert trained.name == "sliced"
+    assert trained.manifest.recipe["seed"] == 1
+    metrics = trained.manifest.metrics
+    assert metrics["reasoner"]["activate"]["loss"] < metrics["reasoner"]["align"]["loss"]
+
+
+def test_popularity_counts_no_target(trained: Release, data: Path) -> None:
+    expected: dict[str, int] = {}
+    for history in load_dataset(data).histories.values():
+        for event in history[:-2]:
+            expected[event.item_id] = expected.get(event.item_id, 0) + 1
+    catalog: Catalog = trained.catalog
+    found = dict(zip(catalog.item_ids, catalog.popularity.tolist(), strict=True))
+    assert {item: count for item, count in found.items() if count} == expected
+
+
+def test_the_trained_recommender_prefers_the_catalog(trained: Release) -> None:
+    """Two short epochs teach which codes go together: the catalog's share of probability is more
+    than its share of the address space."""
+    finisher = Finisher(load_searcher(trained), trained.catalog)
+    state = finisher.encode([0, 1, 2])
+    assert len(finisher.finish(state, finisher.own_prefixes(state, count=20), k=10)) == 10
+
+
+def test_a_second_run_with_the_same_recipe_does_nothing_twice(
+    trained: Release, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert main(arguments("all", data, trained.directory, "--seed", "1")) == 0
+    assert caplog.text.count("already done") == 3
+    assert Release.load(trained.directory).version == trained.version
+
+
+def test_the_service_serves_what_was_trained(trained: Release, tmp_path: Path) -> None:
+    state = {"THINKAHEAD_STATE_DIR": str(tmp_path)}
+    with ServiceProcess("--release", str(trained.directory), environ=state) as service:
+        answer = httpx.get(f"{service.url}/recommend/somebody?n=5", timeout=30)
+        assert answer.status_code == 200
+        body = answer.json()
+        assert body["source"] in ("global", "popular")
+        assert len(body["items"]) == 5
+        assert all(item["title"] is None for item in body["items"])
+        assert service.stop() == 0
+
+
+def test_a_renewed_release_keeps_catalog_and_reasoner(
+    trained: Release, data: Path, tmp_path: Path
+) -> None:
+    """With its old weights it is the same model; trained again it is another one."""
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.directory, copy)
+    assert main(arguments("renew", data, copy, "--keep-weights")) == 0
+    again = Release.load(copy)
+    same = "catalog.parquet", "online.safetensors", "reasoner/model.safetensors", "extend.onnx"
+    assert [again.manifest.files[name] == trained.manifest.files[name] for name in same] == [
+        True
+    ] * 4
+    assert main(arguments("renew", data, copy, "--seed", "2")) == 0
+    other = Release.load(copy)
+    changed = [name for name in same if other.manifest.files[name] != again.manifest.files[name]]
+    assert changed == ["online.safetensors"]
+    served_by = "onnx-float32" if built_library() is None else "native-float32"
+    assert load_searcher(other).precision == served_by
+
+
+def test_a_folder_that_is_no_data_set_is_one_line_and_exit_78(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("all", tmp_path, tmp_path / "out")) == 78
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "items.parquet: no such file" in said[0]

@@ -1,0 +1,1 @@
+"""Tests of `training`: examples, losses, every stage of the reasoner, recipes."""
