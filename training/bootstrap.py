@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from models.catalog.catalog import Catalog
 from models.reasoner import prompts
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
-from training.checks import RationaleChecks
 from training.learner import Learner, plain_model
-from training.thinkers import Bootstrapped
+from training.rationale_checks import RationaleChecks
+from training.rationale_writers import Bootstrapped
 
 
 @dataclass(frozen=True)

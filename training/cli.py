@@ -11,11 +11,11 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from models.errors import ThinkAheadError
-from training.baseline import baseline_stage
 from training.recipe import load_recipe
 from training.renew import renew
-from training.sasrec import sasrec_stage
 from training.stages import STAGES, Run, publish_stage, run_stage
+from training.train_sasrec import sasrec_stage
+from training.train_sid_lm import baseline_stage
 
 _NANO = Path(__file__).parent / "runs" / "nano.toml"
 _BAD_INPUT = 78
@@ -88,7 +88,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--keep-weights", action="store_true", help="with `renew`: publish again as it is"
     )
     parser.add_argument(
-        "--reasoner", type=Path, metavar="WORK", help="with `renew`: what training.apart left there"
+        "--reasoner",
+        type=Path,
+        metavar="WORK",
+        help="with `renew`: what training.remote left there",
     )
     options = parser.parse_args(arguments)
     if options.stage in ("all", "renew", *_COMPARED) and options.out is None:

@@ -8,7 +8,7 @@ from models.catalog.catalog import Catalog, popular_prefixes
 from models.reasoner import prompts
 from models.reasoner.think import UserHistory, UserThoughts, think_users, user_seed
 from models.reasoner.transformers_engine import TransformersReasoner
-from training.data import UserSplit
+from training.split import UserSplit
 
 _PATHS, _WIDTH, _BATCH = 5, 10, 32
 

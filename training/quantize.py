@@ -21,7 +21,7 @@ from models.catalog.dataset import ItemText
 from models.catalog.sid import SidSpace
 from models.errors import InvalidDataset
 from models.machine import has_bfloat16
-from training.data import Split
+from training.split import Split
 
 FloatArray = NDArray[np.float32]
 _COOCCURRENCE_DIMENSIONS = 64

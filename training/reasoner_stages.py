@@ -21,18 +21,18 @@ from models.errors import InvalidSettings
 from models.machine import processor
 from models.reasoner import prompts
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
-from training.activate import activate
+from training.activation import activate
 from training.align import align, integrate, language_recipe, warm_up
 from training.bootstrap import bootstrap, load_rationales, questions
 from training.checkpoint import Checkpoint
-from training.data import sample_users, training_histories
 from training.enhance import enhance
 from training.general import general_texts
 from training.learner import Learner, load_learner, new_learner, plain_model
 from training.probe import probe, wish_shift
+from training.rationale_writers import Thinker, category_text
 from training.run import Run
+from training.split import sample_users, training_histories
 from training.tasks import Tasks
-from training.thinkers import Thinker, category_text
 
 logger = logging.getLogger(__name__)
 _NUM_PROBED_USERS = 200

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidSettings
-from training.activate import ActivateRecipe
+from training.activation import ActivateRecipe
 from training.align import AlignRecipe, IntegrateRecipe, WarmupRecipe
 from training.bootstrap import BootstrapRecipe
 from training.enhance import EnhanceRecipe
 from training.learner import ReasonerRecipe
 from training.mixture import Mixture
 from training.nano import NanoConfig
-from training.thinkers import ThoughtRecipe
+from training.rationale_writers import ThoughtRecipe
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import load_recommender
 from models.release.publish import publish
 from models.release.release import Release
-from training.card import model_card
-from training.data import data_digest, split_dataset, training_histories
-from training.online import OnlineResult, train_online
+from training.model_card import model_card
 from training.recipe import Recipe
+from training.split import data_digest, split_dataset, training_histories
+from training.train_online import OnlineResult, train_online
 
 _OF_THE_CATALOG = ("quantize", "recommender", "online")  # tables that the release decides
 
@@ -38,8 +38,8 @@ def renew(
 ) -> Release:
     """Publish the release at `directory` again, from the interactions of `data`.
 
-    reasoner_work: where `training.apart` has trained the reasoner to take. Raises InvalidRelease if
-    that is not finished, or over other SIDs.
+    reasoner_work: where `training.remote` has trained the reasoner to take. Raises InvalidRelease
+    if that is not finished, or over other SIDs.
     """
     release = Release.load(directory)
     dataset = load_dataset(data)
@@ -78,7 +78,7 @@ def renew(
 
 
 def _read_results(work: Path, release: Release) -> dict[str, Any]:
-    """What `training.apart` wrote last."""
+    """What `training.remote` wrote last."""
     try:
         results: dict[str, Any] = json.loads((work / "results.json").read_text())
         made = load_catalog(work / "catalog.parquet", release.space)

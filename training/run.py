@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from models.catalog.catalog import Catalog, load_catalog
 from models.catalog.dataset import Dataset, load_dataset
 from models.catalog.sid import SidSpace
-from training.data import Split, data_digest, split_dataset
 from training.recipe import Recipe
+from training.split import Split, data_digest, split_dataset
 
 _TABLES = {
     "quantize": ("quantize",),

@@ -18,12 +18,12 @@ from models.catalog.catalog import build_catalog
 from models.online.shape import RecommenderConfig
 from models.release.publish import publish
 from models.release.release import Release
-from training.card import model_card
-from training.data import training_histories
-from training.online import new_recommender, train_online
+from training.model_card import model_card
 from training.quantize import quantize
 from training.reasoner_stages import reasoner_stage
 from training.run import Run as Run
+from training.split import training_histories
+from training.train_online import new_recommender, train_online
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from models.catalog.catalog import Catalog
 from models.catalog.sid import Sid
 from models.reasoner import prompts
 from models.reasoner.think import MAX_HISTORY, render_history
-from training.encoder import Encoder
+from training.batching import Encoder
 from training.general import general_texts
-from training.thinkers import Thinker, ThoughtRecipe
+from training.rationale_writers import Thinker, ThoughtRecipe
 
 
 class Row(NamedTuple):

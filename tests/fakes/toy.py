@@ -27,7 +27,7 @@ from models.online.torch_runtime import TorchRuntime
 from models.reasoner.prompts import caption, category_rationale, rationale_text
 from models.release.publish import publish
 from models.release.release import Release
-from training.activate import ActivateRecipe, activate
+from training.activation import ActivateRecipe, activate
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
 from training.tasks import Tasks
 

@@ -12,9 +12,9 @@ from bench.quality.quality import main as quality
 from models.baselines.sasrec import SasRec, SasRecConfig, load_sasrec, save_sasrec
 from models.errors import InvalidRelease, ReleaseMismatch
 from tests.fakes.toy import toy_catalog
-from training.data import Split, UserSplit
-from training.online import Batch
-from training.sasrec import SasRecRecipe, next_item_loss, train_sasrec
+from training.split import Split, UserSplit
+from training.train_online import Batch
+from training.train_sasrec import SasRecRecipe, next_item_loss, train_sasrec
 
 
 def small_model() -> SasRec:

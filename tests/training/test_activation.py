@@ -12,7 +12,7 @@ from models.catalog.sid import SidSpace
 from models.errors import InvalidSettings
 from models.reasoner import prompts
 from tests.fakes.toy import toy_catalog, toy_histories
-from training.activate import ActivateRecipe, activate
+from training.activation import ActivateRecipe, activate
 from training.bootstrap import (
     BootstrapRecipe,
     bootstrap,
@@ -20,12 +20,12 @@ from training.bootstrap import (
     most_relevant,
     questions,
 )
-from training.checks import Fault, RationaleChecks
 from training.language import LanguageRecipe, language_loss, train_language
 from training.learner import Learner, ReasonerRecipe, new_learner
 from training.nano import NanoConfig
+from training.rationale_checks import Fault, RationaleChecks
+from training.rationale_writers import Bootstrapped, Thinker, ThoughtRecipe
 from training.tasks import Row, Tasks, batch_rows
-from training.thinkers import Bootstrapped, Thinker, ThoughtRecipe
 
 NANO = NanoConfig(text_tokens=400, width=32, layers=1, heads=2, mlp_width=64)
 SPACE = SidSpace((8, 8, 16))

@@ -19,8 +19,8 @@ from models.reasoner.transformers_engine import Sampling
 from tests.fakes.toy import toy_catalog, toy_histories
 from training import language
 from training.align import IntegrateRecipe, WarmupRecipe, integrate, language_recipe, warm_up
+from training.batching import Encoder
 from training.checkpoint import Checkpoint
-from training.encoder import Encoder
 from training.general import general_texts
 from training.language import LanguageRecipe, labelled_logits, language_loss, train_language
 from training.learner import Learner, ReasonerRecipe, load_learner, new_learner

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import training.baseline
+import training.train_sid_lm
 from bench.__main__ import main as bench
 from bench.finish.generate import Generator
 from models.baselines.sid_lm import LanguageModelScorer, SidTokens
@@ -21,8 +21,8 @@ from models.errors import InvalidRelease, ReleaseMismatch
 from models.online.torch_runtime import load_recommender
 from models.release.release import Release
 from tests.fakes.toy import toy_catalog, toy_histories
-from training.baseline import BaselineRecipe, Trainer, new_model, write_baseline
-from training.data import Split, UserSplit
+from training.split import Split, UserSplit
+from training.train_sid_lm import BaselineRecipe, Trainer, new_model, write_baseline
 
 TINY = BaselineRecipe(
     width=32, layers=2, heads=2, mlp_width=48, epochs=3, evaluate_every=1, num_validation_users=20,
@@ -214,7 +214,7 @@ def test_a_broken_off_run_ends_as_an_uninterrupted_one(
 ) -> None:
     whole = trainer(tmp_path / "whole.safetensors")
     figures = whole.train()
-    monkeypatch.setattr(training.baseline, "validate", break_at_the_second_call())
+    monkeypatch.setattr(training.train_sid_lm, "validate", break_at_the_second_call())
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path / "broken.safetensors").train()
     monkeypatch.undo()
@@ -225,7 +225,7 @@ def test_a_broken_off_run_ends_as_an_uninterrupted_one(
 
 
 def break_at_the_second_call() -> Callable[..., tuple[float, float]]:
-    validate, calls = training.baseline.validate, []
+    validate, calls = training.train_sid_lm.validate, []
 
     def breaking(*arguments: Any) -> tuple[float, float]:
         calls.append(arguments)

@@ -15,8 +15,8 @@ from models.errors import InvalidInput, InvalidRelease
 from models.reasoner.transformers_engine import Sampling
 from tests.fakes.toy import toy_catalog, toy_release
 from tests.fakes.toy_run import RECIPE, toy_run
-from training.apart import check_before, main, prepare, train
 from training.learner import ReasonerRecipe
+from training.remote import check_before, main, prepare, train
 from training.renew import renew
 from training.run import Run
 
@@ -107,7 +107,7 @@ def test_the_command_refuses_in_one_line(
     where = ["--data", str(run.data), "--work", str(tmp_path / "new"), "--config", str(config)]
     assert main(["run", *where]) == 78
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("training.apart: ")
+    assert line.startswith("training.remote: ")
     assert "not prepared" in line
 
 
@@ -120,7 +120,7 @@ def test_a_script_and_its_recipe_name_each_other(name: str) -> None:
 
 def test_the_training_apart_imports_nothing_of_the_online_tier() -> None:
     """A machine with a GPU has torch and transformers, and need not have the rest."""
-    code = "import sys, training.apart; print(*sys.modules)"
+    code = "import sys, training.remote; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "transformers" in loaded

@@ -1,12 +1,12 @@
 #!/bin/sh
 # The reasoner of smollm2.toml, from wherever it was stopped; results in $WORK/results.json.
 # Once, where the whole project is installed:
-#   python -m training.apart prepare --release releases/beauty --data data/beauty \
+#   python -m training.remote prepare --release releases/beauty --data data/beauty \
 #     --work runs/smollm2 --config training/runs/smollm2.toml
 # Then, where the GPU is, with that work folder beside the data:
 set -eu
 cd "$(dirname "$0")/../.."
 DATA=${DATA:-data/beauty}
 WORK=${WORK:-runs/smollm2}
-exec "${PYTHON:-python3}" -m training.apart run \
+exec "${PYTHON:-python3}" -m training.remote run \
   --data "$DATA" --work "$WORK" --config training/runs/smollm2.toml "$@"

@@ -21,9 +21,9 @@ from models.online.history_cache import window_start
 from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import fastest_searcher
-from training.data import Split, UserSplit, sample_users, training_histories
 from training.recipe import OnlineRecipe
 from training.sid_loss import SidLoss
+from training.split import Split, UserSplit, sample_users, training_histories
 
 logger = logging.getLogger(__name__)
 _TOP = 10

@@ -1,7 +1,7 @@
 """The reasoner's stages apart from the rest, for a machine with a GPU and few packages.
 
-    python -m training.apart prepare --release releases/beauty --data ... --work ... --config ...
-    python -m training.apart run --data ... --work ... --config ...
+    python -m training.remote prepare --release releases/beauty --data ... --work ... --config ...
+    python -m training.remote run --data ... --work ... --config ...
 
 `prepare` runs where the whole project is installed and leaves a work folder with the SIDs of a
 release and the item vectors. `run` needs torch, transformers, pyarrow, rich and, for LoRA, peft.
@@ -25,7 +25,6 @@ from models.catalog.sid import SidSpace
 from models.errors import InvalidInput, InvalidRelease, ThinkAheadError
 from models.reasoner.think import UserHistory, think_users
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
-from training.data import training_histories
 from training.enhance import EnhanceRecipe, roll_out
 from training.language import autocast, language_loss
 from training.learner import new_learner, plain_model
@@ -33,6 +32,7 @@ from training.packing import pack_rows
 from training.reasoner_stages import base_texts, device_name, gather, reasoner_stage
 from training.recipe import load_recipe
 from training.run import Run
+from training.split import training_histories
 
 logger = logging.getLogger(__name__)
 _BAD_INPUT = 78
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps(train(run)))
         return 0
     except ThinkAheadError as exc:
-        print(f"training.apart: {exc}", file=sys.stderr)
+        print(f"training.remote: {exc}", file=sys.stderr)
         return _BAD_INPUT
 
 
@@ -139,7 +139,7 @@ def check_after(run: Run, catalog: Catalog) -> dict[str, float]:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training.apart", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.remote", description=__doc__)
     parser.add_argument("command", choices=["prepare", "run"])
     parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and results")

@@ -28,12 +28,12 @@ from models.baselines.sid_lm import LanguageModelScorer, SidTokens
 from models.catalog.catalog import Catalog
 from models.reasoner.think import MAX_HISTORY
 from models.release.release import Release
-from training.card import baseline_card
-from training.data import Split, UserSplit, sample_users, training_histories
 from training.language import autocast
-from training.online import Batch, batches
+from training.model_card import baseline_card
 from training.recipe import OnlineRecipe
+from training.split import Split, UserSplit, sample_users, training_histories
 from training.stages import Run
+from training.train_online import Batch, batches
 
 logger = logging.getLogger(__name__)
 _K = 10

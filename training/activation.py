@@ -12,8 +12,8 @@ import numpy as np
 
 from training.checkpoint import Checkpoint
 from training.language import LanguageRecipe, train_language
+from training.rationale_writers import Thinker
 from training.tasks import Row, Tasks, TokenBatch, batch_rows
-from training.thinkers import Thinker
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from torch.nn import functional
 from models.baselines.sasrec import SasRec, SasRecConfig, save_sasrec
 from models.catalog.catalog import Catalog
 from models.release.release import Release
-from training.card import sasrec_card
-from training.data import Split, UserSplit, sample_users, training_histories
-from training.online import Batch, batches, cosine
+from training.model_card import sasrec_card
 from training.recipe import OnlineRecipe
+from training.split import Split, UserSplit, sample_users, training_histories
 from training.stages import Run
+from training.train_online import Batch, batches, cosine
 
 logger = logging.getLogger(__name__)
 _TOP, _BATCH_USERS = 10, 256
