@@ -16,8 +16,8 @@ from rich.progress import Progress
 
 from models.errors import ReleaseMismatch
 from models.release.release import Release
+from models.store.contract import NightStore
 from models.store.manifest import Manifest
-from models.store.redis_store import NightStore
 from offline.check.validate import validate
 from offline.disk.generation import open_generation
 from offline.disk.lease import Lease

@@ -18,9 +18,9 @@ from starlette.types import Scope as AsgiScope
 
 from models.catalog.sid import SidSpace
 from models.errors import InvalidInput, ManifestConflict
+from models.store.contract import NightStore
 from models.store.events import check_user_id
 from models.store.manifest import Manifest, choose_target, go_to, promote, set_canary
-from models.store.redis_store import NightStore
 from service import problems
 from service.api.middleware import BodyLimit, RequestContext
 from service.auth.api_keys import KeyRing, Scope

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from models.store.redis_store import ServingStore
+from models.store.contract import ServingStore
 from service import problems
 from service.api import event_routes, health_routes, openapi, recommend_routes, user_routes
 from service.api.middleware import BodyLimit, RequestContext

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Literal
 
 from models.errors import StoreUnavailable
+from models.store.contract import ServingStore
 from models.store.events import Event
-from models.store.redis_store import ServingStore
 from service.limits.concurrency import Limiter
 from service.limits.flood_gate import RETRY_AFTER_S, Guard
 from service.limits.loop_lag import LoopLag

@@ -20,10 +20,11 @@ from models.online.finish import Finisher
 from models.reasoner.think import MAX_HISTORY
 from models.release.release import Release
 from models.release.searchers import load_searcher
+from models.store.contract import UserStore
 from models.store.keys import UserRow
 from models.store.manifest import Layer, Manifest, next_epoch
 from models.store.records import PrefixRecord, RecordedPrefix
-from models.store.redis_store import RedisStore, UserStore
+from models.store.redis_store import RedisStore
 
 NUM_PREFIXES = 34
 _TEXTS = ("The online model's own best prefixes.",)

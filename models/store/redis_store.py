@@ -1,19 +1,17 @@
-"""The store of users: its contract, and the store in Redis (or Valkey).
+"""The user store in Redis (or Valkey).
 
-Nothing above this file knows `redis.RedisError`. What lies under which key and how it is read is
-`layout`'s, shared with the twin in `memory_store`.
+Translates the errors of redis-py: nothing above this folder knows `redis.RedisError`. Keys and
+their encoding are defined in `keys`, which the store in memory shares.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Protocol
 
 from models.catalog.sid import SidSpace
 from models.errors import ManifestConflict
 from models.store.appends import RedisAppends
 from models.store.connection import BATCH, batches
-from models.store.erasures import ErasureQueue, ErasureRequests, RedisErasures
 from models.store.events import STREAM_LIMIT, Event, merge_events
 from models.store.keys import (
     HISTORY_KEYS,
@@ -32,8 +30,8 @@ from models.store.keys import (
     user_of_history_key,
 )
 from models.store.manifest import Manifest
-from models.store.requests import RedisRequests, RequestQueue, ThinkRequests
-from models.store.upkeep import RedisUpkeep, Upkeep
+from models.store.queues import RedisErasures, RedisRequests
+from models.store.upkeep import RedisUpkeep
 from models.store.user_state import (
     UserState,
     add_up,
@@ -59,93 +57,6 @@ if (ARGV[1] == '1' and held == ARGV[2]) or (ARGV[1] == '0' and not held) then
 end
 return 0
 """
-
-
-class UserStore(Protocol):
-    """Every method raises StoreUnavailable when the store does not answer in time or refuses.
-
-    Those that take a user id raise InvalidUserId for a bad one.
-    """
-
-    async def read_user(
-        self,
-        user_id: str,
-        layers: Sequence[int],
-        space: SidSpace,
-        *,
-        known: UserState | None = None,
-    ) -> UserState:
-        """History, and the newest valid record of `layers` (generations, newest first).
-
-        known: what an earlier read of this user gave. It saves work and changes no result.
-        """
-        ...
-
-    async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
-        """How many were new. Raises InvalidRecord for a bad event, before anything is written."""
-        ...
-
-    async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
-        """`append_events` for many users, in two or three round trips."""
-        ...
-
-    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
-        """The same, and which of them were new: of one event that comes twice, also to two
-        processes at once, exactly one."""
-        ...
-
-    async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
-        """Texts by path number; none when there are none or they do not decode (logged)."""
-        ...
-
-    async def write_layer(
-        self, generation: int, rows: Iterable[UserRow], ttl_s: int, *, jitter_s: int = 0
-    ) -> int:
-        """Write rows of a generation; how many.
-
-        A user's keys live for `ttl_s` and up to `jitter_s` more, always as much for one user, so
-        that a generation does not expire in one moment. Raises InvalidRecord for a record of
-        another generation, StoreFull when the store has no memory for more.
-        """
-        ...
-
-    async def count_records(self, generation: int, user_ids: Sequence[str]) -> int:
-        """How many of these users have a record of `generation`."""
-        ...
-
-    async def read_manifest(self) -> Manifest | None:
-        """Raises InvalidRecord when the key holds something else."""
-        ...
-
-    async def swap_manifest(self, expected: Manifest | None, new: Manifest) -> None:
-        """Compare and set. Raises ManifestConflict unless `expected` is what the store holds."""
-        ...
-
-    async def user_ids(self) -> list[str]:
-        """Every user with a history, sorted."""
-        ...
-
-    async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
-        """History of each of these users; empty for a user without one."""
-        ...
-
-    async def read_import(self, digest: str) -> str | None:
-        """The note left when data of this digest were imported whole; None if they were not."""
-        ...
-
-    async def mark_import(self, digest: str, note: str) -> None: ...
-
-    async def ping(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-
-class ServingStore(UserStore, ThinkRequests, ErasureRequests, Protocol):
-    """What serving asks for; in Redis it needs to read, to ping and to append to streams."""
-
-
-class NightStore(UserStore, Upkeep, RequestQueue, ErasureQueue, Protocol):
-    """Beyond what serving asks for: what loading, keeping and thinking on demand need."""
 
 
 class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures):

@@ -1,14 +1,15 @@
-"""What the night asks of a store beyond serving: the past, memory, arrivals, and forgetting.
+"""Maintenance of the store by the night: past manifests, deletion, memory and arrivals.
 
-Nothing here is on a request's path.
+Nothing here is on the path of a request.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from models.errors import InvalidRecord
 from models.store.connection import RedisConnection, batches
-from models.store.events import DEDUP_LIMIT, Event, decode_event
+from models.store.contract import Arrival, Memory
+from models.store.events import DEDUP_LIMIT, decode_event
 from models.store.keys import (
     IMPORTS_KEY,
     LAYER_KEYS,
@@ -25,68 +26,6 @@ from models.store.user_state import is_wrong_type
 
 _SCAN_COUNT = 1000
 _UNLINK_BATCH = 1000
-
-
-class Memory(NamedTuple):
-    """Bytes. limit: 0 when the server has none. Of a cluster: its fullest master."""
-
-    used: int
-    limit: int
-
-    @property
-    def share(self) -> float:
-        return self.used / self.limit if self.limit else 0.0
-
-
-class Arrival(NamedTuple):
-    """An event as it came. entry: its id in the stream, "<unix milliseconds>-<number>"."""
-
-    entry: str
-    event: Event
-
-    @property
-    def arrived_ms(self) -> int:
-        return int(self.entry.partition("-")[0])
-
-
-class Upkeep(Protocol):
-    """Every method raises StoreUnavailable when the store does not answer in time or refuses."""
-
-    async def past_manifests(self) -> list[Manifest]:
-        """Manifests that were replaced, newest first; those that do not decode are left out."""
-        ...
-
-    async def delete_records(self, generation: int, user_ids: Sequence[str]) -> None:
-        """Records and thoughts of these users in one generation."""
-        ...
-
-    async def delete_generations(self, is_garbage: Callable[[int], bool]) -> dict[int, int]:
-        """Delete all keys of the generations that are garbage; keys deleted, by generation."""
-        ...
-
-    async def erase_user(self, user_id: str) -> int:
-        """Delete all that is kept of this user, a waiting request too; how many keys."""
-        ...
-
-    async def memory(self) -> Memory: ...
-
-    async def record_bytes(self, generation: int, user_ids: Sequence[str]) -> float:
-        """Mean bytes of these users' record keys with all that Redis adds; 0 without any."""
-        ...
-
-    async def read_arrivals(
-        self, user_ids: Sequence[str], since_ms: int
-    ) -> dict[str, list[Arrival]]:
-        """Events that came at or after `since_ms` on the store's clock, in order of arrival."""
-        ...
-
-    async def imports(self) -> dict[str, str]:
-        """Which data were imported whole: digest and note."""
-        ...
-
-    async def clock_ms(self) -> int:
-        """The store's clock, by which arrivals are stamped; unix milliseconds."""
-        ...
 
 
 class RedisUpkeep(RedisConnection):

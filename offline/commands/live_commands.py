@@ -21,8 +21,8 @@ from typing import Any
 from rich.console import Console
 
 from models.release.release import Release
+from models.store.contract import NightStore
 from models.store.embedded import state_folder
-from models.store.redis_store import NightStore
 from offline.check.gates import read_limits
 from offline.disk.archive import drain
 from offline.disk.generation import find_generation

@@ -19,9 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.errors import InvalidInput
+from models.store.contract import Arrival, NightStore
 from models.store.events import Event
-from models.store.redis_store import NightStore
-from models.store.upkeep import Arrival
 from offline.disk.erased import Tombstones
 from offline.disk.shards import write_text
 

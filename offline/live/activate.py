@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from models.errors import InvalidInput, ManifestConflict
+from models.store.contract import NightStore
 from models.store.manifest import Canary, Layer, Manifest, next_epoch
-from models.store.redis_store import NightStore
 from offline.disk.erased import ADDED, Tombstones, living_rows
 from offline.disk.generation import Generation, finished
 from offline.disk.shards import ShardRow, last_epoch, write_part, write_text

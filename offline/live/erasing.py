@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from models.errors import InvalidUserId
-from models.store.redis_store import NightStore
+from models.store.contract import NightStore
 from offline.live.erasure import erase
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from models.store.contract import NightStore
 from models.store.events import check_user_id
-from models.store.redis_store import NightStore
 from offline.disk.archive import forget_user
 from offline.disk.erased import bury
 from offline.disk.generation import folders

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidInput
+from models.store.contract import NightStore
 from models.store.manifest import Manifest
-from models.store.redis_store import NightStore
 from offline.disk.generation import folders, open_generation
 
 KEEP = 2  # manifests before the live one

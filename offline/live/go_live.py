@@ -15,8 +15,8 @@ from rich.progress import Progress
 
 from models.errors import GatesFailed, InvalidInput, StoreFull, StoreUnavailable
 from models.release.release import Release
+from models.store.contract import NightStore
 from models.store.manifest import Manifest
-from models.store.redis_store import NightStore
 from offline.check.compare import Before, Comparison, compare, remember
 from offline.check.gates import Gate, GateLimits, Night, describe_failures, judge, may_force
 from offline.check.report import describe, write_reports

@@ -17,10 +17,9 @@ from rich.progress import Progress
 
 from models.catalog.sid import SidSpace
 from models.errors import StoreFull, StoreUnavailable
+from models.store.contract import Memory, NightStore
 from models.store.keys import UserRow
 from models.store.records import PrefixRecord
-from models.store.redis_store import NightStore
-from models.store.upkeep import Memory
 from offline.disk.erased import Tombstones, living_rows
 from offline.disk.generation import Generation
 from offline.disk.shards import ShardRow

@@ -12,11 +12,10 @@ from typing import Any
 from rich.progress import Progress
 
 from models.errors import InvalidInput, InvalidRecord
+from models.store.contract import Arrival, NightStore
 from models.store.events import Event
 from models.store.manifest import Layer, Manifest, next_epoch
 from models.store.records import hash_user
-from models.store.redis_store import NightStore
-from models.store.upkeep import Arrival
 from offline.disk.archive import read_archive, read_imports
 from offline.disk.generation import open_generation
 from offline.live.activate import keep_copy

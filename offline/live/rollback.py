@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from models.errors import InvalidInput
+from models.store.contract import NightStore
 from models.store.manifest import Manifest, choose_target, go_to
-from models.store.redis_store import NightStore
 from offline.disk.erased import living_rows
 from offline.disk.shards import last_epoch
 from offline.live.activate import keep_copy

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidInput
+from models.store.contract import NightStore
 from models.store.manifest import Layer, Manifest
-from models.store.redis_store import NightStore
 from offline.disk.erased import living_rows
 from offline.disk.generation import folders, open_generation
 

@@ -20,10 +20,9 @@ from typing import NamedTuple
 from models.errors import InvalidInput, ManifestConflict, StoreUnavailable
 from models.reasoner.think import UserHistory
 from models.release.release import Release
+from models.store.contract import NightStore, Request
 from models.store.events import check_user_id
 from models.store.manifest import Layer, Manifest
-from models.store.redis_store import NightStore
-from models.store.requests import Request
 from offline.disk.generation import Generation, open_generation
 from offline.disk.outcome import Outcome
 from offline.disk.shards import ShardRow, write_summary

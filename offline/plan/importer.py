@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.progress import Progress
 
 from models.catalog.dataset import Interaction, load_dataset
+from models.store.contract import UserStore
 from models.store.events import Event
-from models.store.redis_store import UserStore
 
 _BATCH = 500  # users a round trip
 _RULES = 1  # raise it when `to_events` changes

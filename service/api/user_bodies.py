@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.store.requests import MAX_INSTRUCTION_CHARS
+from models.store.queues import MAX_INSTRUCTION_CHARS
 
 
 class ThinkRequest(BaseModel):

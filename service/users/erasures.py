@@ -5,8 +5,8 @@ nothing is known. Every process looks at what the store says of all of them; the
 request does not wait for that. Knows nothing of how a user is erased.
 """
 
+from models.store.contract import ServingStore
 from models.store.records import hash_user
-from models.store.redis_store import ServingStore
 from service.users.event_buffer import Outbox
 from service.users.last_good import Copies
 

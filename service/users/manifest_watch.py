@@ -7,8 +7,8 @@ never replaces it. Knows nothing of records or users.
 import logging
 
 from models.errors import InvalidRecord, StoreUnavailable
+from models.store.contract import UserStore
 from models.store.manifest import Manifest
-from models.store.redis_store import UserStore
 from service.telemetry.metrics import Metrics
 from service.users.breaker import Breaker
 

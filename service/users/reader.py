@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from models.catalog.sid import SidSpace
 from models.errors import StoreUnavailable
+from models.store.contract import ServingStore
 from models.store.events import Event, merge_events
 from models.store.records import PrefixRecord
-from models.store.redis_store import ServingStore
 from models.store.user_state import UserState
 from service.sources import Reason
 from service.users.breaker import Breaker

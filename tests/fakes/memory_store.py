@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from models.catalog.sid import SidSpace
 from models.errors import StoreUnavailable
-from models.store.erasures import Erasure, Erasures, check_room
+from models.store.contract import Arrival, Erasure, Erasures, Memory, Request
 from models.store.events import (
     STREAM_LIMIT,
     Event,
@@ -36,9 +36,9 @@ from models.store.keys import (
     user_of_history_key,
 )
 from models.store.manifest import Manifest
+from models.store.queues import check_request, check_room
 from models.store.records import hash_user
-from models.store.requests import Request, check_request
-from models.store.upkeep import Arrival, Memory, decode_manifests
+from models.store.upkeep import decode_manifests
 from models.store.user_state import UserState
 
 

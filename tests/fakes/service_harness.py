@@ -23,11 +23,11 @@ from bench.finish.one_pass import CatalogScorer
 from models.catalog.sid import Prefix
 from models.online.torch_runtime import load_recommender
 from models.release.publish import publish
+from models.store.contract import ServingStore, UserStore
 from models.store.events import Event
 from models.store.keys import UserRow
 from models.store.manifest import Layer, Manifest
 from models.store.records import PrefixRecord, RecordedPrefix
-from models.store.redis_store import ServingStore, UserStore
 from service.app import create_app
 from service.auth.api_keys import KeyRing
 from service.recommend.engine import Engine, load_engine

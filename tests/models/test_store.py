@@ -18,6 +18,7 @@ from models.errors import (
     ManifestConflict,
     StoreUnavailable,
 )
+from models.store.contract import UserStore
 from models.store.embedded import attach
 from models.store.events import DEDUP_LIMIT, HISTORY_LIMIT, STREAM_LIMIT, Event
 from models.store.keys import (
@@ -30,7 +31,7 @@ from models.store.keys import (
 )
 from models.store.manifest import Layer, Manifest, next_epoch
 from models.store.records import PrefixRecord, RecordedPrefix
-from models.store.redis_store import RedisStore, UserStore
+from models.store.redis_store import RedisStore
 from models.store.user_state import UserState
 from tests.fakes.memory_store import MemoryStore
 

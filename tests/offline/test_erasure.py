@@ -10,8 +10,9 @@ import pytest
 import redis
 
 from models.errors import InvalidUserId
+from models.store.contract import NightStore
 from models.store.records import hash_user
-from models.store.redis_store import NightStore, RedisStore
+from models.store.redis_store import RedisStore
 from offline.disk.archive import read_archive
 from offline.live.erasure import erase
 from tests.fakes.memory_store import MemoryStore

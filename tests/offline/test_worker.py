@@ -15,7 +15,8 @@ import pytest
 from models.errors import InvalidInput, InvalidUserId
 from models.reasoner.prompts import think_prompt
 from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
-from models.store.redis_store import NightStore, RedisStore
+from models.store.contract import NightStore
+from models.store.redis_store import RedisStore
 from offline.disk.erased import living_rows
 from offline.live.worker import Worker
 from tests import ROOT

@@ -8,8 +8,9 @@ import pytest
 import redis
 
 from models.catalog.sid import SidSpace
-from models.store.erasures import MAX_WAITING
-from models.store.redis_store import NightStore, RedisStore, ServingStore
+from models.store.contract import NightStore, ServingStore
+from models.store.queues import MAX_ERASURES
+from models.store.redis_store import RedisStore
 from models.store.user_state import UserState
 from offline.live.erasing import carry_out
 from tests.fakes.memory_store import MemoryStore
@@ -179,7 +180,7 @@ async def test_a_reading_that_began_before_is_not_served_after() -> None:
 async def test_more_erasures_than_can_wait_are_refused(
     service: InProcess, store: MemoryStore, tmp_path: Path
 ) -> None:
-    for at in range(MAX_WAITING):
+    for at in range(MAX_ERASURES):
         await store.request_erasure(f"user-{at}")
     answer = await service.client.delete("/v1/users/user")
     assert answer.status_code == 503
