@@ -1,9 +1,19 @@
-"""Progress on a terminal: a bar with users a second and the time left. All of it on stderr."""
+"""Progress on a terminal, and how long each micro-batch took.
 
+The bar shows users a second and the time left, all of it on stderr. Timings lie beside their shard:
+`part-00000.times`, one JSON line each. A shard comes out the same however often a night was
+stopped, so it holds no time. From these come speed and cost of a night whose thinking was shared by
+many processes. They are about the past and nothing depends on them: a line that was torn is passed
+over.
+"""
+
+import heapq
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -19,6 +29,8 @@ from rich.progress import (
 from rich.text import Text
 
 from offline.disk.outcome import Outcome
+
+NUM_SLOWEST = 5
 
 
 class _UsersPerSecond(ProgressColumn):
@@ -116,3 +128,47 @@ class Stopwatch:
         return {
             stage: round(spent, 3) for stage, spent in (self.seconds | {"total": total}).items()
         }
+
+
+class Timing(NamedTuple):
+    """One micro-batch: its shard, its number in there, and seconds of the process that thought."""
+
+    seconds: float
+    shard: int
+    batch: int
+    users: int
+    tokens: int
+
+
+def note_timing(folder: Path, timing: Timing) -> None:
+    with (folder / f"part-{timing.shard:05d}.times").open("a") as stream:
+        stream.write(json.dumps(timing) + "\n")
+
+
+def read_timings(folder: Path) -> Iterator[Timing]:
+    for file in sorted(folder.glob("part-*.times")):
+        for line in file.read_text(errors="replace").splitlines():
+            try:
+                seconds, *counts = json.loads(line)
+                yield Timing(float(seconds), *map(int, counts))
+            except (ValueError, TypeError):
+                continue
+
+
+def describe_timings(folder: Path, *, price_per_hour: float | None) -> dict[str, Any]:
+    """Of all processes together. users_per_s, tokens_per_s: of one process. cost: null without a
+    price; of the thinking alone."""
+    users, tokens, seconds = 0, 0, 0.0
+    slowest: list[Timing] = []
+    for timing in read_timings(folder):
+        users, tokens = users + timing.users, tokens + timing.tokens
+        seconds += timing.seconds
+        push = heapq.heappush if len(slowest) < NUM_SLOWEST else heapq.heappushpop
+        push(slowest, timing)
+    return {
+        "think_s": round(seconds, 3),
+        "users_per_s": round(users / seconds, 3) if seconds else None,
+        "tokens_per_s": round(tokens / seconds, 1) if seconds else None,
+        "cost": round(seconds / 3600 * price_per_hour, 4) if price_per_hour is not None else None,
+        "slowest_batches": [timing._asdict() for timing in sorted(slowest, reverse=True)],
+    }

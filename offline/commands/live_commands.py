@@ -26,14 +26,13 @@ from models.store.embedded import state_folder
 from offline.check.gates import read_limits
 from offline.disk.archive import drain
 from offline.disk.generation import find_generation
-from offline.live.activate import check_percent
+from offline.live.activate import check_percent, rollback
 from offline.live.compact import compact
 from offline.live.erasure import erase
 from offline.live.gc import KEEP, collect
 from offline.live.go_live import Launch, LiveSettings, go_live
 from offline.live.load import load, verify
 from offline.live.repair import repair
-from offline.live.rollback import rollback
 from offline.live.status import read_status, render_status
 from offline.progress import Stopwatch, make_progress
 from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings

@@ -1,22 +1,28 @@
-"""Making a loaded generation live, by compare-and-set of the manifest.
+"""Activate a loaded generation, or roll back, by compare-and-set of the manifest.
 
 What a worker thought while the night was under way is newer than the night: it is written over the
 night's own rows before the flip. Run again after a kill it finds out what is left to do.
+
+A rollback writes no record: the store keeps the manifests that were replaced. It takes a new epoch
+like every change.
 """
 
 import time
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 
 from models.errors import InvalidInput, ManifestConflict
 from models.store.contract import NightStore
-from models.store.manifest import Canary, Layer, Manifest, next_epoch
+from models.store.manifest import Canary, Layer, Manifest, choose_target, go_to, next_epoch
 from offline.disk.erased import ADDED, Tombstones, living_rows
 from offline.disk.generation import Generation, finished
 from offline.disk.shards import ShardRow, last_epoch, write_part, write_text
 from offline.live.layers import Joined, join, to_manifest
 from offline.live.load import user_row
 from offline.settings import PREFIX_TTL_S, TTL_JITTER_S
+
+_SAMPLE = 500  # users of a layer whose records a rollback looks for
 
 _TRIES = 5
 _ROWS_A_WRITE = 1000
@@ -198,3 +204,33 @@ def check_percent(percent: float) -> float:
     if not 0 < percent < 100:
         raise InvalidInput(f"a canary of {percent:g} percent, expected more than 0, less than 100")
     return percent
+
+
+async def rollback(store: NightStore, out_dir: Path, *, to_epoch: int | None = None) -> Manifest:
+    """End a canary, or go back one night, or to the layers of an epoch; what is then live.
+
+    Raises InvalidInput when there is nothing to go back to or its records are gone,
+    ManifestConflict when another job was faster.
+    """
+    held = await store.read_manifest()
+    if held is None:
+        raise InvalidInput("nothing is live: there is nothing to roll back")
+    target = choose_target(held, await store.past_manifests(), to_epoch=to_epoch)
+    await _check_records(target, store, out_dir)
+    manifest = go_to(target, held, seen=last_epoch(out_dir))
+    await store.swap_manifest(held, manifest)
+    return keep_copy(out_dir, manifest)
+
+
+async def _check_records(target: Manifest, store: NightStore, out_dir: Path) -> None:
+    """A sample of each layer's users, where its shards are at hand, still has its records."""
+    for layer in target.layers:
+        rows = islice(living_rows(out_dir / str(layer.generation)), _SAMPLE)
+        user_ids = [row.thoughts.user_id for row in rows]
+        num_found = await store.count_records(layer.generation, user_ids)
+        if num_found < len(user_ids):
+            raise InvalidInput(
+                f"generation {layer.generation}: of {len(user_ids)} users looked at, {num_found} "
+                "still have a record: it has expired or was collected; "
+                f"run `python -m offline load --generation {layer.generation}` first"
+            )

@@ -25,13 +25,12 @@ from offline.disk.erased import living_rows
 from offline.disk.generation import Generation
 from offline.live.activate import activate
 from offline.live.compact import live_rows
-from offline.live.erasing import carry_out
+from offline.live.erasure import carry_out
 from offline.live.gc import KEEP, collect
 from offline.live.load import Loaded, load, verify, what_shards_say
 from offline.live.write_rate import Pace
-from offline.progress import Stopwatch
+from offline.progress import Stopwatch, describe_timings
 from offline.settings import PREFIX_TTL_S
-from offline.timings import describe_timings
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from offline.disk.generation import Generation, open_generation
 from offline.disk.outcome import Outcome
 from offline.disk.shards import ShardRow, write_summary
 from offline.live.activate import activate, add_rows
-from offline.live.erasing import carry_out
+from offline.live.erasure import carry_out
 from offline.plan.plan_file import to_history
 from offline.settings import MICRO_BATCH
 from offline.think.micro_batch import Think, think_about

@@ -18,9 +18,8 @@ from offline.disk.segment import Batch, Segment, count_batches
 from offline.disk.shards import ShardRow, part_file, read_outcome, write_part
 from offline.plan.carried_rows import carry_rows
 from offline.plan.plan_file import Plan, PlannedUser, read_users
-from offline.progress import Stopwatch
+from offline.progress import Stopwatch, Timing, note_timing
 from offline.think.micro_batch import Think, think_about
-from offline.timings import Timing, note_timing
 
 LoadedThink = Callable[[], Think]  # loads the model at the first call that needs it
 Report = Callable[[Outcome, bool], None]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from offline.timings import Timing, describe_timings, note_timing, read_timings
+from offline.progress import Timing, describe_timings, note_timing, read_timings
 
 TIMINGS = [Timing(0.5 + at, at % 2, at // 2, 32, 1000) for at in range(8)]
 

@@ -12,7 +12,7 @@ from models.store.contract import NightStore, ServingStore
 from models.store.queues import MAX_ERASURES
 from models.store.redis_store import RedisStore
 from models.store.user_state import UserState
-from offline.live.erasing import carry_out
+from offline.live.erasure import carry_out
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
     GENERATION,
