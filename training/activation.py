@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from training.batching import Row, TokenBatch, batch_rows
 from training.checkpoint import Checkpoint
 from training.language import LanguageRecipe, train_language
 from training.rationale_writers import Thinker
-from training.tasks import Row, Tasks, TokenBatch, batch_rows
+from training.tasks import Tasks
 
 
 @dataclass(frozen=True)

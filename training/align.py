@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from training.batching import Row, TokenBatch, batch_rows, pack_rows
 from training.checkpoint import Checkpoint
 from training.language import LanguageRecipe, train_language
 from training.learner import Learner, fresh_rows_only, is_adapted
 from training.mixture import Mixture, mix
-from training.packing import pack_rows
-from training.tasks import Row, Tasks, TokenBatch, batch_rows
+from training.tasks import Tasks
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from models.errors import InvalidSettings
 from models.reasoner.beam import Beam, beam_search
 from models.reasoner.think import MAX_HISTORY, render_history
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
+from training.batching import Row, pad_rows
 from training.checkpoint import Checkpoint, Progress
 from training.grpo import group_advantages, grpo_loss, zero_variance_share
 from training.language import autocast, labelled_logits
 from training.learner import Learner, plain_model
 from training.progress import StageBar
 from training.reward import REWARDS, pay
-from training.tasks import Row, pad_rows
 
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 

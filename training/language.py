@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.machine import has_bfloat16
+from training.batching import TokenBatch
 from training.checkpoint import Checkpoint, Progress
 from training.learner import plain_model
 from training.progress import StageBar
-from training.tasks import TokenBatch
 
 _NUM_RECENT = 50
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0

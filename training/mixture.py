@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from models.errors import InvalidDataset
-from training.tasks import Row, Tasks
+from training.batching import Row
+from training.tasks import Tasks
 
 
 @dataclass(frozen=True)

@@ -3,41 +3,18 @@
 All rows are rendered by `models.reasoner.prompts`, so that training and night speak the same words.
 """
 
-# R = rows of a batch, S = tokens, padded on the right
-
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Sid
 from models.reasoner import prompts
 from models.reasoner.think import MAX_HISTORY, render_history
-from training.batching import Encoder
+from training.batching import Encoder, Row
 from training.general import general_texts
 from training.rationale_writers import Thinker, ThoughtRecipe
-
-
-class Row(NamedTuple):
-    """Token ids, how many at the front are context without loss, and whose history it tells."""
-
-    ids: list[int]
-    num_context: int
-    history: int | None = None
-
-
-class TokenBatch(NamedTuple):
-    """ids (R, S), labels (R, S) with -100 where there is no loss.
-
-    positions_RS: counted anew in each row of a packed sequence; None for one row a sequence.
-    """
-
-    ids_RS: Tensor
-    labels_RS: Tensor
-    positions_RS: Tensor | None = None
 
 
 class Tasks:
@@ -146,32 +123,3 @@ class Tasks:
             history = self._histories[at]
             start = int(self._rng.integers(max(1, len(history) - MAX_HISTORY + 1)))
             yield at, history[start : start + MAX_HISTORY]
-
-
-def batch_rows(rows: Sequence[Row], max_tokens: int, rng: np.random.Generator) -> list[TokenBatch]:
-    """Rows of like length together, at most `max_tokens` with padding a batch, in random order."""
-    ordered = sorted(rows, key=lambda row: (len(row.ids), rng.random()))
-    groups: list[list[Row]] = [[]]
-    for row in ordered:
-        if groups[-1] and (len(groups[-1]) + 1) * len(row.ids) > max_tokens:
-            groups.append([])
-        groups[-1].append(row)
-    return [pad_rows(groups[at]) for at in rng.permutation(len(groups)).tolist() if groups[at]]
-
-
-def pad_rows(rows: Sequence[Row]) -> TokenBatch:
-    """One batch of rows, as wide as the longest."""
-    width = max(len(row.ids) for row in rows)
-    ids_RS = torch.zeros(len(rows), width, dtype=torch.int64)
-    labels_RS = torch.full((len(rows), width), -100)
-    for at, row in enumerate(rows):
-        ids_RS[at, : len(row.ids)] = torch.tensor(row.ids)
-        labels_RS[at, : len(row.ids)] = torch.tensor(row_labels(row))
-    return TokenBatch(ids_RS, labels_RS)
-
-
-def row_labels(row: Row) -> list[int]:
-    """-100 where there is no loss: the context, and the first token of a row, which has nothing
-    before it to be predicted from."""
-    first = max(row.num_context, 1)
-    return [-100] * min(first, len(row.ids)) + row.ids[first:]

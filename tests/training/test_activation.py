@@ -13,6 +13,7 @@ from models.errors import InvalidSettings
 from models.reasoner import prompts
 from tests.fakes.toy import toy_catalog, toy_histories
 from training.activation import ActivateRecipe, activate
+from training.batching import Row, batch_rows
 from training.bootstrap import (
     BootstrapRecipe,
     bootstrap,
@@ -25,7 +26,7 @@ from training.learner import Learner, ReasonerRecipe, new_learner
 from training.nano import NanoConfig
 from training.rationale_checks import Fault, RationaleChecks
 from training.rationale_writers import Bootstrapped, Thinker, ThoughtRecipe
-from training.tasks import Row, Tasks, batch_rows
+from training.tasks import Tasks
 
 NANO = NanoConfig(text_tokens=400, width=32, layers=1, heads=2, mlp_width=64)
 SPACE = SidSpace((8, 8, 16))

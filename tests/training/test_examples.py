@@ -15,13 +15,14 @@ from models.online.recommender import OnlineRecommender
 from models.online.shape import RecommenderConfig
 from models.reasoner import prompts
 from tests.fakes.toy import toy_catalog, toy_histories
+from training.batching import Row, batch_rows
 from training.language import language_loss
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
 from training.quantize import embed_cooccurrence, embed_items, quantize
 from training.recipe import Recipe, load_recipe
 from training.sid_loss import SidLoss
 from training.split import Split, UserSplit, sample_users, split_dataset
-from training.tasks import Row, Tasks, batch_rows
+from training.tasks import Tasks
 from training.train_online import Batch, new_recommender, next_sid_loss
 
 RUNS = Path("training/runs")

@@ -15,12 +15,12 @@ from models.catalog.sid import SidSpace
 from models.reasoner import prompts
 from models.reasoner.think import render_history
 from models.reasoner.transformers_engine import code_ids
-from training.batching import Encoder
+from training.batching import Encoder, Row
 from training.bootstrap import BootstrapRecipe, questions
 from training.nano import build_tokenizer
 from training.rationale_writers import Thinker, ThoughtRecipe
 from training.split import split_dataset, training_histories
-from training.tasks import Row, Tasks
+from training.tasks import Tasks
 
 DATA = Path("data/beauty")
 SPACE = SidSpace((64, 64, 256), codebook="every item its own")
