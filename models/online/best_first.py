@@ -1,9 +1,10 @@
-"""Exact best-first search over a tree of SIDs, with the online model as its judge.
+"""Exact best-first search over a tree of SIDs, scored by the online model.
 
-log P(node | history) bounds everything below the node, so nodes are opened in descending order
-until no bound left reaches the K-th best found. To open a node is a softmax over all children that
-it has in the catalog, whether a request may choose them or not (Eq. 11). Knows trees and runtimes.
-Knows nothing of items, users or requests. `models/online/kernel/search.h` is the same in C.
+log P(node | history) bounds everything below the node. So nodes are opened in descending order
+until no remaining bound reaches the K-th best result. Opening a node takes a softmax over all of
+its children in the catalog, also over children that a request may not choose (Eq. 11).
+Knows trees and runtimes. Knows nothing of items, users or requests.
+`models/online/kernel/search.h` does the same in C.
 """
 
 # M = tree nodes of one depth, C = children, A = all children in the catalog, L = levels
@@ -19,8 +20,8 @@ from models.catalog.candidates import AllowedRows, Candidates
 from models.online.nodes import NodeTables
 from models.online.onnx_runtime import HistoryState, Runtime
 
-# How peaked the model is, as `BestFirst` guesses it, follows what it meets: a second sweep makes
-# the next guess more cautious, a single one bolder.
+# `BestFirst` guesses how peaked the model is. The guess adapts: a second sweep makes the next guess
+# more cautious, a single sweep makes it bolder.
 _FIRST_SPREAD, _MORE_CAUTIOUS, _BOLDER = 0.7, 0.06, -0.03
 _BOLDEST, _MOST_CAUTIOUS = 0.3, 4.0
 
@@ -29,9 +30,9 @@ Logprobs = NDArray[np.float64]
 
 
 class Found(NamedTuple):
-    """What the search is for, best first: catalog rows, or trie nodes for prefixes."""
+    """Results of a search, best first."""
 
-    entry: Ints
+    entry: Ints  # catalog rows; trie nodes where prefixes are searched
     logprob: Logprobs
 
     def join(self, others: "Found") -> "Found":
@@ -43,12 +44,12 @@ class Found(NamedTuple):
         )
 
     def best(self, k: int) -> "Found":
-        """The k best, and others that tie with the last of them."""
+        """Return the k best, and all others that tie with the last of them."""
         is_best = self.logprob >= kth_best(self.logprob, k)
         return Found(self.entry[is_best], self.logprob[is_best])
 
     def sorted(self) -> "Found":
-        """Best first; ties by entry."""
+        """Sort best first; ties by entry."""
         order = np.lexsort((self.entry, -self.logprob))
         return Found(self.entry[order], self.logprob[order])
 
@@ -60,24 +61,24 @@ Keep = Callable[[Ints, Logprobs], Found]
 
 
 class Searched(NamedTuple):
-    """num_opened_L: how many nodes of each depth were opened. num_scored: all their children."""
+    """Results of a search, and its cost."""
 
     found: Found
-    num_opened_L: Ints
-    num_scored: int
+    num_opened_L: Ints  # opened nodes, by depth
+    num_scored: int  # children of all opened nodes
 
     @classmethod
     def nothing(cls, levels: int) -> "Searched":
-        """Where none is wanted."""
+        """Return the empty result, for k = 0."""
         none = np.zeros(0, dtype=np.int64)
         return cls(Found(none, none.astype(np.float64)), np.zeros(levels, dtype=np.int64), 0)
 
 
 class NumpySearch:
-    """The search over any runtime, a depth at a time. Not thread-safe."""
+    """Search over any runtime, one depth at a time. Not thread-safe."""
 
     def __init__(self, runtime: Runtime, *, prunes: bool = True) -> None:
-        """prunes: False opens every node, to compare."""
+        """Search with a runtime; `prunes=False` opens every node, for comparison."""
         self.config = runtime.config
         self.precision = runtime.precision
         self._runtime = runtime
@@ -111,7 +112,7 @@ class NumpySearch:
 
 
 class _Kept(NamedTuple):
-    """Leaves to the catalog rows that may be recommended."""
+    """Turns leaves into the catalog rows that may be recommended."""
 
     allowed: AllowedRows
 
@@ -121,19 +122,16 @@ class _Kept(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Children of opened nodes: which of these, number in the tree, log P(child | node).
+    """Children of opened nodes."""
 
-    num_scored: how many they have in the catalog.
-    """
-
-    parent_C: Ints
-    at_C: Ints
-    logp_C: Logprobs
-    num_scored: int
+    parent_C: Ints  # position of the parent among the opened nodes
+    at_C: Ints  # number of the child in the tree
+    logp_C: Logprobs  # log P(child | node)
+    num_scored: int  # children of the opened nodes in the catalog
 
 
 class Softmaxes:
-    """What may follow the nodes of a tree, for one history."""
+    """Distributions over the children of the nodes of a tree, for one history."""
 
     def __init__(self, nodes: NodeTables, state: HistoryState, tree: Candidates) -> None:
         self.tree = tree
@@ -143,7 +141,7 @@ class Softmaxes:
         self._own_rows = nodes.own_rows(tree.trie)
 
     def open(self, depth: int, at_M: Ints) -> Opened:
-        """The children that count of nodes at `depth`, as this tree numbers both."""
+        """Return the children, within this tree, of its nodes `at_M` at `depth`."""
         node_M = self.tree.trie_nodes(depth, at_M)
         parent_A, node_A, code_A = self.tree.trie.expand(depth, node_M)
         logit_A = self._state.logits[depth][code_A].astype(np.float64)
@@ -160,7 +158,7 @@ class Softmaxes:
 
 
 def _log_totals(logit_A: Logprobs, first_M: Ints) -> Logprobs:
-    """log of the sum of exponents of the segments that begin at `first_M`: (M,)."""
+    """Compute log-sum-exp of each segment that begins at `first_M`: (M,)."""
     if not len(first_M):
         return np.empty(0)
     largest_M = np.maximum.reduceat(logit_A, first_M)
@@ -171,14 +169,11 @@ def _log_totals(logit_A: Logprobs, first_M: Ints) -> Logprobs:
 
 
 class Pending(NamedTuple):
-    """Nodes that are not opened yet. at: as the tree numbers them.
+    """Nodes that are not opened yet."""
 
-    logprob: log P(node | history), a bound on all below. num_leaves: how many those are.
-    """
-
-    at: Ints
-    logprob: Logprobs
-    num_leaves: Ints
+    at: Ints  # numbers of the nodes in the tree
+    logprob: Logprobs  # log P(node | history), a bound on everything below
+    num_leaves: Ints  # leaves below each node
 
     def take(self, chosen: NDArray[np.bool_]) -> "Pending":
         return Pending(self.at[chosen], self.logprob[chosen], self.num_leaves[chosen])
@@ -192,20 +187,24 @@ class Pending(NamedTuple):
 
 
 class BestFirst:
-    """Best first over the tree, a depth at a time.
+    """One best-first search over a tree, one depth at a time.
 
-    In the first sweep a depth opens the nodes that are likely to hold the K best; afterwards those
-    whose bound reaches the K-th best found. It ends when none does.
+    The first sweep opens, at each depth, the nodes that are likely to hold the K best. Later
+    sweeps open the nodes whose bound reaches the K-th best result. The search ends when no bound
+    does.
     """
 
     def __init__(
         self, softmaxes: Softmaxes, *, goal: int, k: int, keep: Keep, spread: float | None
     ) -> None:
-        """goal: the depth of what is searched for; keep: turns nodes of it into results.
+        """Prepare a search.
 
-        spread: a node's best leaves are guessed to have p / n ** spread of its p, n being how many
-        there are: 0 where one has it all, 1 where they share evenly. A wrong guess costs time,
-        never a result. None opens every node.
+        Args:
+            goal: depth of the results.
+            keep: turns nodes at the goal into results.
+            spread: a guess. The best leaf of a node with probability p and n leaves has
+                p / n ** spread: 0 means one leaf has all of p, 1 means an even share. A wrong
+                guess costs time, never a result. None opens every node.
         """
         self.num_opened_L = np.zeros(softmaxes.levels, dtype=np.int64)
         self.num_scored = 0
@@ -220,7 +219,7 @@ class BestFirst:
         self._found = Found(np.empty(0, dtype=np.int64), np.empty(0))
 
     def run(self) -> Found:
-        """The k best, and others that tie with the last of them; best first, ties by entry."""
+        """Return the k best, and all that tie with the last; best first, ties by entry."""
         self._open_nodes(0, np.zeros(1, dtype=np.int64), np.zeros(1))
         wanted = self._k
         while self._pending:
@@ -235,7 +234,7 @@ class BestFirst:
         return self._found.sorted()
 
     def _threshold(self, wanted: int) -> float:
-        """The K-th best found, or a guess at where the next `wanted` leaves begin."""
+        """Return the K-th best result, or a guess at the bound of the next `wanted` leaves."""
         if self._spread is None:
             return -np.inf
         if len(self._found.entry) >= self._k:
@@ -246,7 +245,7 @@ class BestFirst:
         return float(likely[order[min(enough, len(order) - 1)]])
 
     def _likely(self, spread: float, *pending: Pending) -> tuple[Logprobs, Ints]:
-        """A guess at the best leaves below each node, and how many leaves there are."""
+        """Guess the log-probability of each node's best leaf; return it with the leaf counts."""
         nodes = pending[0]
         for others in pending[1:]:
             nodes = nodes.join(others)
@@ -271,7 +270,7 @@ class BestFirst:
         self._reach(depth + 1, opened.at_C, logp_M[opened.parent_C] + opened.logp_C)
 
     def _reach(self, depth: int, at_C: Ints, logp_C: Logprobs) -> None:
-        """Children of opened nodes: results at the goal, pending before it."""
+        """Record children of opened nodes: results at the goal, pending above it."""
         is_number = np.isfinite(logp_C)
         if not is_number.all():
             at_C, logp_C = at_C[is_number], logp_C[is_number]
@@ -288,6 +287,6 @@ class BestFirst:
 
 
 def kth_best(logprob: Logprobs, k: int) -> float:
-    """-inf while there are fewer than k."""
+    """Return the k-th largest value, or -inf while there are fewer than k."""
     num = len(logprob)
     return float(np.partition(logprob, num - k)[num - k]) if num >= k else -np.inf

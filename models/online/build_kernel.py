@@ -1,8 +1,8 @@
 """Compile `kernel/` with the machine's C compiler: `python -m models.online.build_kernel`.
 
-One library for each level of the processor family, so that what is built here also runs on an
-older machine; `built_library` picks the highest that the processor at hand can run. Nothing needs
-it: without, ONNX Runtime does the finish.
+It builds one library for each level of the processor family, so that a build also runs on an
+older machine. `built_library` picks the highest level that this processor can run. The kernel is
+optional: without it ONNX Runtime does the finish.
 """
 
 import os
@@ -17,14 +17,14 @@ from models.machine import processor_flags
 _SOURCE = Path(__file__).parent / "kernel" / "kernel.c"
 _BUILT = Path(__file__).parent / "kernel" / "built"
 
-# The microarchitecture levels of the x86-64 ABI, highest first, and a processor flag that only
+# Microarchitecture levels of the x86-64 ABI, highest first, each with a processor flag that only
 # machines of that level have.
 _LEVELS = {"x86-64-v4": "avx512vl", "x86-64-v3": "avx2"}
 _OPTIONS = ("-O3", "-std=gnu17", "-fno-math-errno", "-Wall", "-Wno-psabi", "-shared", "-fPIC")
 
 
 def main() -> int:
-    """Build what this machine's compiler can. 0 also without one: that is said, and no fault."""
+    """Build the kernel and return 0. A missing compiler is reported, but is no failure."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         print("no C compiler: the finish stays with ONNX Runtime", file=sys.stderr)
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def built_library() -> Path | None:
-    """The best library that was built and that this processor can run."""
+    """Return the best built library that this processor can run, or None."""
     flags = processor_flags()
     for level, flag in _LEVELS.items():
         if flag in flags and (file := _BUILT / f"{level}.so").is_file():
@@ -46,7 +46,7 @@ def built_library() -> Path | None:
 
 
 def _targets() -> dict[str, tuple[str, ...]]:
-    """File name to compiler options."""
+    """Map each file name to its compiler options."""
     if platform.machine() == "x86_64":
         return {f"{level}.so": (f"-march={level}",) for level in _LEVELS}
     return {f"{platform.machine()}.so": ()}

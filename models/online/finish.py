@@ -21,7 +21,7 @@ from models.online.shape import RecommenderConfig
 
 
 class KeptHistory(Protocol):
-    """An encoded history of any searcher, to be given back to the same. Never changed."""
+    """An encoded history. Belongs to the searcher that made it. Immutable."""
 
     @property
     def num_items(self) -> int: ...
@@ -31,19 +31,16 @@ class KeptHistory(Protocol):
 
 
 class Searcher(Protocol):
-    """The online model with the search over it: in numpy, or natively. Not thread-safe.
-
-    `precision` is how a release names what it was validated at.
-    """
+    """The online model and the search over it, in numpy or native. Not thread-safe."""
 
     config: RecommenderConfig
-    precision: str
+    precision: str  # a key of the manifest's precisions
 
     def extend(self, past: Any, sids_ML: NDArray[np.integer]) -> Any:
-        """`past` and M more items, oldest first; without a past the history begins here."""
+        """Append M items, oldest first, to an encoded history. `past=None` begins a history."""
 
     def prepare(self, tree: Candidates) -> None:
-        """Lay out whatever a search of this tree would otherwise have to."""
+        """Do the work of a search that depends on the tree alone."""
 
     def search(
         self,
@@ -54,32 +51,30 @@ class Searcher(Protocol):
         k: int,
         allowed: AllowedRows | None,
     ) -> Searched:
-        """The k best at depth `goal` of a tree, best first, ties by entry.
+        """Find the k best entries at depth `goal` of a tree, best first, ties by entry.
 
-        Entries are catalog rows, those of `allowed`; or, with None, nodes of the tree at `goal`.
+        With `allowed`, entries are the allowed catalog rows. With None they are nodes of the tree
+        at `goal`.
         """
 
 
 class Scored(NamedTuple):
-    """A catalog row and log P(its SID | history) by the online model (Eq. 11)."""
+    """One recommended item."""
 
-    row: int
-    logprob: float
+    row: int  # of the catalog
+    logprob: float  # log P(SID | history) by the online model (Eq. 11)
 
 
 class Finisher:
-    """Finishes on one catalog with one searcher. Not thread-safe.
-
-    num_opened_L: nodes opened so far, by depth. num_scored: their children.
-    """
+    """Finishes on one catalog with one searcher. Not thread-safe."""
 
     def __init__(self, searcher: Searcher, catalog: Catalog) -> None:
-        self.num_opened_L = np.zeros(catalog.space.levels, dtype=np.int64)
-        self.num_scored = 0
+        self.num_opened_L = np.zeros(catalog.space.levels, dtype=np.int64)  # so far, by depth
+        self.num_scored = 0  # children of all nodes opened so far
         self._searcher = searcher
         self._catalog = catalog
         self._whole = Candidates(catalog.trie)
-        self._banned_N = np.zeros(len(catalog), dtype=bool)  # False again after every request
+        self._banned_N = np.zeros(len(catalog), dtype=bool)  # all False between requests
         has_shared_sids = len(catalog.trie) < len(catalog)
         self._first_row = catalog.first_row if has_shared_sids else None
 
@@ -96,11 +91,11 @@ class Finisher:
         return self._searcher.config.window
 
     def encode(self, rows: Sequence[int]) -> KeptHistory:
-        """Catalog rows, oldest first. Raises ValueError for two windows of them or more."""
+        """Encode catalog rows, oldest first. Raises ValueError for two windows or more."""
         return self.extend(None, rows)
 
     def extend(self, state: KeptHistory | None, rows: Sequence[int]) -> KeptHistory:
-        """`state` and more rows, which it does not change."""
+        """Return a new state: `state` with more rows appended. Does not change `state`."""
         num_items = len(rows) + (state.num_items if state else 0)
         if num_items >= 2 * self.window:
             raise ValueError(
@@ -111,16 +106,16 @@ class Finisher:
         return extended
 
     def candidates(self, prefixes: Sequence[Prefix]) -> Candidates:
-        """The tree below `prefixes`, to be kept; prefixes that the catalog lacks are left out."""
+        """Resolve `prefixes` to a tree, to be kept. Prefixes outside the catalog are left out."""
         return self.prepare(resolve(self._catalog.trie, prefixes))
 
     def own_prefixes(self, state: KeptHistory, *, count: int) -> Candidates:
-        """Below the online model's own `count` best legal prefixes by log P(prefix | history)."""
+        """Return the tree below the `count` legal prefixes with the highest log P(prefix)."""
         nodes = self.rank_prefixes(state, count=count)
         return self.prepare(from_nodes(self._catalog.trie, nodes))
 
     def rank_prefixes(self, state: KeptHistory, *, count: int) -> Ints:
-        """The `count` best prefixes as trie nodes, best first; ties by SID."""
+        """Return the `count` best prefixes as trie nodes, best first; ties by SID."""
         depth = self._catalog.space.prefix_depth
         return self._search(state, self._whole, depth, k=count, allowed=None).found.entry
 
@@ -137,11 +132,15 @@ class Finisher:
         exclude: Collection[int] = (),
         allowed_N: NDArray[np.bool_] | None = None,
     ) -> list[Scored]:
-        """The k best allowed items among `candidates`, best first; ties by catalog row.
+        """Return the k best allowed items among `candidates`, best first; ties by catalog row.
 
-        Exact: equal to scoring every item of the catalog and keeping the allowed ones below the
-        prefixes. exclude: catalog rows. allowed_N: mask over the catalog's rows. A SID shared by
-        several items stands for all of them. Items whose score is not finite are left out.
+        Exact (Eq. 11): equal to scoring every item of the catalog and keeping the allowed ones
+        below the prefixes. A SID shared by several items expands to all of them. Items with a
+        score that is not finite are left out.
+
+        Args:
+            exclude: catalog rows to leave out.
+            allowed_N: mask over the catalog's rows.
         """
         levels = self._catalog.space.levels
         allowed = AllowedRows(self._first_row, self._banned_N, allowed_N)
@@ -160,7 +159,7 @@ class Finisher:
             self._banned_N[banned] = False
 
     def prepare(self, candidates: Candidates) -> Candidates:
-        """With all that a request would otherwise have to lay out."""
+        """Do a request's work that depends on the candidates alone; returns them."""
         self._searcher.prepare(candidates)
         return candidates
 

@@ -1,4 +1,4 @@
-"""Which items of a history are encoded, and encoded histories kept between requests.
+"""A cache of encoded histories, and the rule for the part of a history that is encoded.
 
 Knows nothing of users, records or Redis.
 """
@@ -14,24 +14,24 @@ from models.online.finish import KeptHistory
 
 
 def window_start(num_items: int, window: int) -> int:
-    """First item that counts of a history of `num_items`.
+    """Return the index of the first encoded item in a history of `num_items`.
 
-    A history grows to one item short of two windows; then its newest `window` items are encoded
-    afresh and it grows again. So almost every event extends what is kept, and what counts depends
-    on the history's length alone.
+    A history grows to one item short of two windows. Then its newest `window` items are encoded
+    again, and it grows again. So almost every event extends a kept state, and the encoded part
+    depends on the history's length alone.
     """
     return max(0, num_items // window - 1) * window
 
 
 class Encoder(Protocol):
     def encode(self, rows: Sequence[int]) -> KeptHistory:
-        """Catalog rows, oldest first, all of which count."""
+        """Encode catalog rows, oldest first, all of them."""
 
     def extend(self, state: KeptHistory, rows: Sequence[int]) -> KeptHistory: ...
 
 
 class HistoryCache:
-    """States by the digest of the items encoded, least recently used first out. Not thread-safe."""
+    """Least-recently-used cache of states by a digest of their items. Not thread-safe."""
 
     def __init__(self, encoder: Encoder, *, window: int, max_bytes: int) -> None:
         self.num_bytes = 0
@@ -46,7 +46,7 @@ class HistoryCache:
         return len(self._states)
 
     def state(self, rows: Sequence[int]) -> KeptHistory:
-        """Of a whole history: kept, extended by its newest item, or encoded afresh."""
+        """Return the state of a whole history: kept, extended by one item, or encoded again."""
         recent = rows[window_start(len(rows), self._window) :]
         digest = _digest(recent)
         if (state := self._states.get(digest)) is not None:
@@ -63,7 +63,7 @@ class HistoryCache:
         return state
 
     def _take(self, digest: bytes) -> KeptHistory | None:
-        """Out of the cache: what an event has made old is not asked for again."""
+        """Remove a state: after an event, the old history is not requested again."""
         state = self._states.pop(digest, None)
         if state is not None:
             self.num_bytes -= state.num_bytes

@@ -1,4 +1,4 @@
-"""The finish as one native call a request: `models/online/kernel` compiled, float32, one thread.
+"""The finish as one native call a request: the compiled `kernel/`, float32, one thread.
 
 It keeps the contract of the numpy search over any other runtime. It exists where `python -m
 models.online.build_kernel` found a C compiler, and is used where the processor can run the
@@ -30,7 +30,7 @@ _MAX_LEVELS = _MAX_LAYERS = 8  # as in the kernel
 _PANEL, _LANES = 32, 16
 _NUM_ROOMS = 10
 
-# Addresses, not pointer objects: a tree would otherwise be dozens of objects for the collector.
+# Addresses, not pointer objects: otherwise a tree is dozens of objects for the garbage collector.
 _Float = _Int = _Code = _Byte = c_void_p
 
 
@@ -97,10 +97,10 @@ class _Workspace(Structure):
 
 @dataclass(frozen=True, eq=False)
 class NativeState:
-    """An encoded history as the kernel lays it out. rows: its start and its items."""
+    """An encoded history in the kernel's layout."""
 
     buffer: Floats
-    rows: int
+    rows: int  # its start and its items
 
     @property
     def num_items(self) -> int:
@@ -119,9 +119,14 @@ class NativeRuntime:
     def __init__(
         self, config: RecommenderConfig, weights: Mapping[str, Floats], *, prunes: bool = True
     ) -> None:
-        """weights: of `online.safetensors`. prunes: False opens every node, to compare.
+        """Pack the weights of `online.safetensors` for the kernel.
 
-        Raises InvalidRelease where no kernel was built, or for a shape beyond it.
+        Args:
+            weights: the tensors of `online.safetensors`, by name.
+            prunes: False opens every node, for comparison.
+
+        Raises:
+            InvalidRelease: no kernel was built, or the model has too many levels or layers.
         """
         file = built_library()
         if file is None:
@@ -171,7 +176,7 @@ class NativeRuntime:
         k: int,
         allowed: AllowedRows | None,
     ) -> Searched:
-        """As `models.online.finish.Searcher` says it."""
+        """Search as `models.online.finish.Searcher.search` specifies."""
         entries, logprobs = np.empty(k, dtype=np.int64), np.empty(k)
         num_opened_L, num_scored = np.zeros(self.config.levels, dtype=np.int64), c_int64()
         num = self._library.search_tree(
@@ -206,7 +211,7 @@ class NativeRuntime:
 
 
 class _Packed:
-    """The weights as the kernel reads them, and the arrays that its pointers need alive."""
+    """The weights in the kernel's layout, and the arrays that its pointers need alive."""
 
     def __init__(self, config: RecommenderConfig, weights: Mapping[str, Floats]) -> None:
         self._config = config
@@ -246,7 +251,7 @@ class _Packed:
         )
 
     def _bias(self, name: str, num_columns: int) -> int:
-        """Column c: of a key `max_rows - 1 - c` rows back (N, columns); -infinity ahead."""
+        """Lay out (N, columns): column c is a key `max_rows - 1 - c` rows back; -inf if ahead."""
         config = self._config
         back = config.max_rows - 1 - np.arange(num_columns)
         bias = self._weights[name][np.clip(back, 0, config.max_distance)].T.copy()
@@ -263,7 +268,7 @@ class _Packed:
         return self._pack(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
 
     def _pack(self, weight: Floats, bias: Floats) -> _Linear:
-        """As (P / 32, inputs, 32)."""
+        """Pack a weight into panels: (P / 32, inputs, 32)."""
         outputs, inputs = weight.shape
         padded = np.zeros((-(-outputs // _PANEL) * _PANEL, inputs), dtype=np.float32)
         padded[:outputs] = weight
@@ -275,9 +280,9 @@ class _Packed:
 
 
 class _KeptTree:
-    """A tree as the kernel reads it, and the arrays that its pointers need alive.
+    """A tree in the kernel's layout, and the arrays that its pointers need alive.
 
-    It holds no reference to the `Candidates`, or these would live for ever.
+    It holds no reference to the `Candidates`; otherwise the weak dictionary would never drop them.
     """
 
     def __init__(self, source: Candidates, nodes: NodeTables) -> None:
@@ -300,7 +305,7 @@ class _KeptTree:
 
 
 def _keep(kept: list[NDArray[Any]], array: NDArray[Any], dtype: Any) -> int:
-    """The address of an array as the kernel reads it, alive as long as `kept` is."""
+    """Return the address of an array in the kernel's dtype; `kept` keeps the array alive."""
     kept.append(np.ascontiguousarray(array, dtype=dtype))
     return kept[-1].ctypes.data
 

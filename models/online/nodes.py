@@ -1,6 +1,6 @@
-"""What the online recommender knows of SID prefixes, in numpy: embeddings of nodes and of items.
+"""Embeddings of SID prefixes and of items, in numpy.
 
-The same as `OnlineRecommender.embed_nodes` and `embed_items`. Needs no torch.
+Equal to `OnlineRecommender.embed_nodes` and `embed_items`. Needs no torch.
 """
 
 # M = items, L = levels, W = model width
@@ -20,13 +20,15 @@ Ints = NDArray[np.int64]
 
 
 class NodeTables:
-    """codes[l]: embeddings of the codes of level l, (V, W). own[l]: of prefixes of l + 1 codes that
-    are known, (K + 1, W), the last row zero for all others; None at l = 0."""
+    """Embedding tables of the nodes of the SID tree, by level."""
 
     def __init__(self, config: RecommenderConfig, weights: Mapping[str, NDArray[Any]]) -> None:
         self._sizes = config.sizes
+        # codes[l]: the codes of level l, (V, W).
         self.codes = [weights[f"code_embeddings.{at}.weight"] for at in range(config.levels)]
         below = range(config.levels - 1)
+        # own[l]: the known prefixes of l + 1 codes, (K + 1, W). The last row is zero and serves
+        # unknown prefixes. None at l = 0.
         self.own: list[Floats | None] = [None]
         self.own += [weights[f"node_embeddings.{at}.own.weight"] for at in below]
         self._known = [weights[f"node_embeddings.{at}.known"] for at in below]
@@ -35,7 +37,7 @@ class NodeTables:
         )
 
     def items(self, sids_ML: NDArray[np.integer]) -> Floats:
-        """What a history holds of items: (M, W)."""
+        """Embed items for a history: SIDs (M, L) to (M, W)."""
         packed_M = sids_ML[:, 0].astype(np.int64)
         total: Floats = self.codes[0][packed_M]
         for level in range(1, sids_ML.shape[1]):
@@ -46,7 +48,7 @@ class NodeTables:
         return total
 
     def own_rows(self, trie: CatalogTrie) -> tuple[NDArray[np.int32], ...]:
-        """Row in `own[l]` of every node of the trie at depth l + 1, for l >= 1; looked up once."""
+        """Return the row in `own[l]` of each trie node at depth l + 1, l >= 1. Kept per trie."""
         if (rows := self._rows.get(trie)) is None:
             packed = [trie.packed[depth] for depth in range(2, len(self._sizes) + 1)]
             found = [self._own_row(level, nodes) for level, nodes in enumerate(packed, start=1)]

@@ -1,6 +1,6 @@
 """The online recommender as an ONNX graph over the release's own weights.
 
-`extend` takes a history further by some items. It holds no weights: every tensor is a byte range of
+`extend` appends items to an encoded history. It holds no weights: every tensor is a byte range of
 `online.safetensors`, so a release stores each number once. The only file that imports onnx.
 """
 
@@ -27,14 +27,14 @@ _NEWEST = 2**62  # the end of an axis, for Slice
 def write_graph(directory: Path, config: RecommenderConfig) -> None:
     """Write `extend.onnx` beside `online.safetensors`.
 
-    Must be loaded from `directory`: the weights are found by relative path.
+    Load it from `directory`: it refers to the weights by relative path.
     """
     model = _extend_graph(config, _Weights(directory / "online.safetensors"))
     (directory / "extend.onnx").write_bytes(model.SerializeToString(deterministic=True))
 
 
 def product_graph() -> bytes:
-    """`c = a @ b` and nothing else: what a benchmark holds the core's speed against."""
+    """Return the graph `c = a @ b`, with which a benchmark measures the core's peak speed."""
     float_matrix = partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["a", "b"], ["c"])],
@@ -55,7 +55,7 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 
 class _Weights:
-    """Where each tensor lies in a safetensors file."""
+    """Positions of the tensors in a safetensors file."""
 
     def __init__(self, file: Path) -> None:
         with file.open("rb") as stream:
@@ -65,7 +65,7 @@ class _Weights:
         self._name = file.name
 
     def external(self, name: str) -> TensorProto:
-        """A float32 initializer that points into the file."""
+        """Return a float32 initializer that points into the file."""
         entry = self._entries[name]
         if entry["dtype"] != "F32":
             raise ValueError(f"{name} is {entry['dtype']}, expected F32")
@@ -94,7 +94,7 @@ class _Builder:
         return name
 
     def output(self, name: str, value: str, shape: list[int | str]) -> None:
-        """Give a result its name outside; no copy is made for it."""
+        """Name a result as an output of the graph, without a copy."""
         self._renamed[value] = name
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
@@ -126,17 +126,17 @@ class _Builder:
         return self.one("LayerNormalization", x, scale, bias, axis=-1, epsilon=1e-5)
 
     def gelu_mlp(self, x: str, module: str) -> str:
-        """x plus its MLP."""
+        """Add the MLP of x to x."""
         up = self.linear(self.norm(x, f"{module}.norm"), f"{module}.up")
         return self.one("Add", x, self.linear(self.one("Gelu", up), f"{module}.down"))
 
     def heads(self, x: str, num: int, width: int) -> str:
-        """(M, num * E) to (num, M, E)."""
+        """Split heads: (M, num * E) to (num, M, E)."""
         split = self.one("Reshape", x, self.constant([0, num, width]))
         return self.one("Transpose", split, perm=[1, 0, 2])
 
     def merge(self, x: str, width: int) -> str:
-        """(N, M, E) to (M, W)."""
+        """Merge heads: (N, M, E) to (M, W)."""
         rows = self.one("Transpose", x, perm=[1, 0, 2])
         return self.one("Reshape", rows, self.constant([0, width]))
 
@@ -155,10 +155,10 @@ class _Builder:
 
 
 def _extend_graph(config: RecommenderConfig, weights: _Weights) -> onnx.ModelProto:
-    """M more history rows: their keys and values behind the old ones, and what the last one asks.
+    """Build the graph that appends M rows to a history and reads the queries of the last row.
 
-    Inputs: `items` (embedded, or the start vector), `mask_<layer>` (bias by distance, -inf ahead)
-    and the state so far. Outputs: the new one.
+    Inputs: `items` (embedded items, or the start vector), `mask_<layer>` (bias by distance, -inf
+    ahead) and the old state. Outputs: the new state.
     """
     b = _Builder(weights)
     width, num, e = config.width, config.heads, config.width // config.heads
@@ -184,7 +184,7 @@ def _extend_graph(config: RecommenderConfig, weights: _Weights) -> onnx.ModelPro
 
 
 def _project(b: _Builder, x: str, layer: str, config: RecommenderConfig) -> list[str]:
-    """Queries, keys and values of rows (M, W): (N, M, E) each."""
+    """Project rows (M, W) to queries, keys and values: (N, M, E) each."""
     flat = b.linear(b.norm(x, f"{layer}.norm"), f"{layer}.qkv")
     heads = b.heads(flat, 3 * config.heads, config.width // config.heads)
     return b.op("Split", heads, num=3, axis=0, num_outputs=3)
@@ -200,7 +200,7 @@ def _attend(
     name: str,
     config: RecommenderConfig,
 ) -> str:
-    """x plus what its rows mix of the history's, and the MLP."""
+    """Add attention over the history to x, then the MLP."""
     q = b.one("Mul", q, b.constant(1 / math.sqrt(config.width // config.heads)))
     weights = b.one("Softmax", b.one("Add", b.one("MatMul", q, keys), bias), axis=-1)
     mixed = b.one("MatMul", weights, values)

@@ -1,4 +1,4 @@
-"""What runs the online recommender for the finish: its contract, and ONNX Runtime in float32.
+"""The contract of a runtime of the online recommender, and ONNX Runtime in float32.
 
 A runtime extends a history item by item. The codes after a SID prefix are then a softmax over
 a few products (`models.online.best_first`). numpy in, numpy out: a caller needs no torch. Knows
@@ -28,16 +28,12 @@ ONNX = "onnx-float32"  # the precision, as releases and settings name it
 
 @dataclass(frozen=True, eq=False)
 class HistoryState:
-    """An encoded history, ready to be extended and to be searched below. Never changed.
+    """An encoded history, ready to be extended and searched. Immutable."""
 
-    By layer: keys (N, E, H) and values (N, H, E). By level: queries (L, W) of what may come next,
-    and logits (V), their products with the embeddings of the codes.
-    """
-
-    keys: tuple[Floats, ...]
-    values: tuple[Floats, ...]
-    queries_LW: Floats
-    logits: tuple[Floats, ...]
+    keys: tuple[Floats, ...]  # by layer: (N, E, H)
+    values: tuple[Floats, ...]  # by layer: (N, H, E)
+    queries_LW: Floats  # by level: the query for the next code
+    logits: tuple[Floats, ...]  # by level: (V,), products of query and code embeddings
 
     @property
     def num_items(self) -> int:
@@ -50,20 +46,20 @@ class HistoryState:
 
 
 class Runtime(Protocol):
-    """Not thread-safe. `precision` is how a release names what it was validated at."""
+    """Runs the online recommender. Not thread-safe."""
 
     config: RecommenderConfig
-    precision: str
+    precision: str  # a key of the manifest's precisions
     nodes: NodeTables
 
     def extend(self, past: HistoryState | None, sids_ML: NDArray[np.integer]) -> HistoryState:
-        """`past` and M more items, oldest first; without a past the history begins here."""
+        """Append M items, oldest first, to a history. `past=None` begins a history."""
 
 
 class BiasTables:
-    """Attention biases of every history up to the longest, cut to size by slicing.
+    """Attention biases for the longest history; shorter histories take a slice.
 
-    Distances beyond the window were never trained: they count as the window's.
+    Distances beyond the window were never trained, so they are clipped to the window.
     """
 
     def __init__(self, config: RecommenderConfig, weights: Mapping[str, Floats]) -> None:
@@ -77,20 +73,23 @@ class BiasTables:
             self._mask.append(mask)
 
     def mask(self, num_past: int, num_new: int) -> tuple[Floats, ...]:
-        """By layer: (N, num_new, num_past + num_new)."""
+        """Return the bias of each layer: (N, num_new, num_past + num_new)."""
         end = num_past + num_new
         return tuple(np.ascontiguousarray(mask[:, num_past:end, :end]) for mask in self._mask)
 
 
 class OnnxRuntime:
-    """The graphs of a release on ONNX Runtime, on one thread of the CPU."""
+    """Runs the graph of a release on ONNX Runtime, on one CPU thread."""
 
     precision = ONNX
 
     def __init__(
         self, directory: Path, config: RecommenderConfig, weights: Mapping[str, Floats]
     ) -> None:
-        """weights: of `online.safetensors`. Raises InvalidRelease for graphs that do not load."""
+        """Load the graph in `directory`; `weights` are the tensors of `online.safetensors`.
+
+        Raises InvalidRelease for a graph that does not load.
+        """
         self.config = config
         self.nodes = NodeTables(config, weights)
         self._bias = BiasTables(config, weights)
@@ -114,7 +113,7 @@ class OnnxRuntime:
         )
 
     def _no_history(self) -> HistoryState:
-        """No row at all, not even the start."""
+        """Return the state without any row, not even the start."""
         config = self.config
         keys = np.zeros((config.heads, config.width // config.heads, 0), dtype=np.float32)
         layers = config.layers
@@ -122,7 +121,7 @@ class OnnxRuntime:
 
 
 def _by_layer(arrays: Mapping[str, Sequence[Floats]]) -> dict[str, Floats]:
-    """As the graphs name their inputs: `<name>_<layer>`."""
+    """Name arrays as the graph names its inputs: `<name>_<layer>`."""
     return {f"{name}_{at}": one for name, each in arrays.items() for at, one in enumerate(each)}
 
 

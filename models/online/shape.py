@@ -1,32 +1,29 @@
-"""The shape of an online recommender: what a release's manifest says of it. Needs no torch."""
+"""Sizes of an online recommender, as the manifest of a release stores them. Needs no torch."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-UNKNOWN_SID = 2**62  # above every packed prefix: it lies behind all that are known
-BIAS_ROWS = 64  # of each table of attention biases by distance
+UNKNOWN_SID = 2**62  # above every packed prefix, so it sorts behind all known ones
+BIAS_ROWS = 64  # rows in each table of attention biases by distance
 
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """mlp: inner width of the MLPs, in model widths.
+    """Hyperparameters of an online recommender."""
 
-    known_nodes: how many SID prefixes of two codes, of three and so on have an embedding of their
-    own; others are what their last code says.
-    item_dropout: of what a history holds of an item; `dropout` is of all else.
-    window: a history grows to one item short of two windows before its older half is let go
-    (`models.online.history_cache`); training crops histories to one.
-    """
-
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...]  # codes per level
     width: int = 128
     heads: int = 4
     layers: int = 2
-    mlp: int = 2
+    mlp: int = 2  # inner width of the MLPs, in model widths
+    # Number of SID prefixes with an embedding of their own: of two codes, of three, and so on.
+    # Other prefixes use the embedding of their last code alone.
     known_nodes: tuple[int, ...] = ()
+    # A history grows to one item short of two windows, then drops its older half
+    # (`models.online.history_cache`). Training crops histories to one window.
     window: int = 50
-    dropout: float = 0.3
-    item_dropout: float = 0.6
+    dropout: float = 0.3  # of everything but item embeddings
+    item_dropout: float = 0.6  # of the item embeddings in a history
 
     def __post_init__(self) -> None:
         if not self.known_nodes:
@@ -38,12 +35,12 @@ class RecommenderConfig:
 
     @property
     def max_rows(self) -> int:
-        """Vectors of the longest history: its start and its items."""
+        """Number of rows of the longest history: its start and its items."""
         return 2 * self.window
 
     @property
     def max_distance(self) -> int:
-        """Distances beyond the window never occur in training: they count as this one."""
+        """Largest trained distance; larger distances are clipped to it."""
         return min(BIAS_ROWS - 1, self.window)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The same runtime in torch: any precision, and float64 as the reference of all others.
+"""The torch runtime of the online recommender: any precision; float64 is the reference.
 
-Also where the online recommender of a release becomes a torch module again.
+Also loads the online recommender of a release as a torch module.
 """
 
 # M = new rows, N = heads, E = head width, W = model width, L = levels
@@ -61,7 +61,7 @@ def load_torch_runtime(
 
 
 def fastest_searcher(recommender: OnlineRecommender) -> Searcher:
-    """A recommender in memory, natively where this machine has a kernel, else in torch."""
+    """Serve a recommender from memory: native if this machine has a kernel, otherwise torch."""
     if built_library() is None:
         return NumpySearch(TorchRuntime(recommender))
     weights = {name: _numpy(value) for name, value in recommender.state_dict().items()}
@@ -69,7 +69,7 @@ def fastest_searcher(recommender: OnlineRecommender) -> Searcher:
 
 
 class TorchRuntime:
-    """Runs an online recommender in its own dtype, bfloat16 handed on as float32."""
+    """Runs an online recommender in its own dtype. Results in bfloat16 are returned as float32."""
 
     def __init__(self, recommender: OnlineRecommender) -> None:
         self.config = recommender.config
@@ -115,7 +115,7 @@ class TorchRuntime:
 
 
 def _merge(x_NME: Tensor) -> Tensor:
-    """(N, M, E) to (M, W)."""
+    """Merge heads: (N, M, E) to (M, W)."""
     return x_NME.transpose(0, 1).flatten(1)
 
 

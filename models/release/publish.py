@@ -1,4 +1,4 @@
-"""Publishing a release: its parts written together, its precisions judged, its digests taken."""
+"""Publish a release: write its parts, measure its precisions, take its digests."""
 
 import json
 import shutil
@@ -47,9 +47,11 @@ def publish(
     metrics: Mapping[str, Any],
     card: str,
 ) -> Release:
-    """Write a release beside `directory`, then swap it in by renaming; returns it verified.
+    """Write a release beside `directory`, swap it in by renaming, and return it verified.
 
-    histories: catalog rows of real users (training split), on which its precisions are judged.
+    Args:
+        histories: catalog rows of real users (training split), on which the precisions are
+            measured.
     """
     space = catalog.space
     draft = directory.with_name(directory.name + ".draft")
@@ -92,9 +94,9 @@ def judge_precisions(
     catalog: Catalog,
     histories: Sequence[Sequence[int]],
 ) -> dict[str, Precision]:
-    """Every runtime against float64, on the first NUM_VALIDATED_USERS histories.
+    """Compare every runtime with float64 on the first NUM_VALIDATED_USERS histories.
 
-    Each finishes the 100 prefixes that float64 ranks first, excluding the history.
+    Each runtime finishes the 100 prefixes that float64 ranks first, excluding the history.
     """
     finishers = {
         searcher.precision: Finisher(searcher, catalog)
@@ -129,7 +131,7 @@ def judge_precisions(
 
 
 def _searchers(directory: Path, recommender: OnlineRecommender) -> list[Searcher]:
-    """Whatever may serve; natively only where this machine has a kernel."""
+    """Build every searcher that may serve; native only if this machine has a kernel."""
     weights = {key: value.numpy() for key, value in recommender.state_dict().items()}
     runtimes: list[Runtime] = [OnnxRuntime(directory, recommender.config, weights)]
     runtimes += [TorchRuntime(copy_recommender(recommender, dtype)) for dtype in DTYPES.values()]

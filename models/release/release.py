@@ -27,7 +27,7 @@ FORMAT = 4  # older formats hold another online model: they load and renew, but 
 
 
 class SpaceSpec(BaseModel):
-    """The SID space as the manifest writes it."""
+    """The SID space in the manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +48,7 @@ class Precision(BaseModel):
 
 
 class ReleaseManifest(BaseModel):
-    """`manifest.json`. `files` maps each relative path to its SHA-256."""
+    """The contents of `manifest.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,16 +61,16 @@ class ReleaseManifest(BaseModel):
     popular: tuple[str, ...]
     recipe: dict[str, Any]
     metrics: dict[str, Any]
-    files: dict[str, str]
+    files: dict[str, str]  # relative path to SHA-256
 
 
 @dataclass(frozen=True, eq=False)
 class Release:
-    """A verified release on disk. `version` is a short digest of the manifest."""
+    """A verified release on disk."""
 
     directory: Path
     manifest: ReleaseManifest
-    version: str
+    version: str  # short digest of the manifest
     space: SidSpace
     catalog: Catalog
 
@@ -80,12 +80,12 @@ class Release:
 
     @property
     def global_prefixes(self) -> tuple[Prefix, ...]:
-        """Most popular prefixes of the training split, most popular first."""
+        """Prefixes of the training split, most popular first."""
         return self.manifest.global_prefixes
 
     @property
     def popular(self) -> tuple[str, ...]:
-        """Most popular items of the training split, most popular first."""
+        """Items of the training split, most popular first."""
         return self.manifest.popular
 
     @property
@@ -98,7 +98,7 @@ class Release:
 
     @classmethod
     def load(cls, directory: Path) -> "Release":
-        """Read and verify.
+        """Read and verify a release.
 
         Raises InvalidRelease or ReleaseMismatch with one line that names the file.
         """
@@ -162,6 +162,6 @@ def _build_space(directory: Path, spec: SpaceSpec) -> SidSpace:
 
 
 def digest(file: Path) -> str:
-    """SHA-256 in hex."""
+    """Return the SHA-256 of a file in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-/* A history as the search reads it, in one buffer, and how it is taken further.
+/* An encoded history in one buffer, and the function that extends it.
  *
  * R = rows (start + items), S = R padded to whole vectors
  */
@@ -18,7 +18,7 @@ typedef struct {
     size_t bytes[NUM_ROOMS];
 } Workspace;
 
-/* At least `bytes` of a room, what it held included; NULL when there is no memory. */
+/* Return a room of at least `bytes`, with its contents kept; NULL when there is no memory. */
 static void *reserve(Workspace *workspace, int which, size_t bytes) {
     if (workspace->bytes[which] < bytes) {
         size_t wanted = bytes + bytes / 2;
@@ -34,15 +34,15 @@ static float *reserve_floats(Workspace *workspace, int which, int64_t num) {
     return reserve(workspace, which, sizeof(float) * (num + LANES));
 }
 
-/* By layer: keys (W, S) and values (R, W). By level: what may come next is asked by a query (W),
- * whose products with the embeddings of the codes are the logits. */
+/* By layer: keys (W, S) and values (R, W). By level: the query for the next code (W), and the
+ * logits, which are its products with the embeddings of the codes. */
 typedef struct {
     int32_t rows;
     int64_t stride;
     float *keys[MAX_LAYERS], *values[MAX_LAYERS], *query[MAX_LEVELS], *logits[MAX_LEVELS];
 } History;
 
-/* Where everything lies in a buffer; returns how many floats that is. */
+/* Lay out a buffer; returns its number of floats. */
 static int64_t lay_out(const Model *model, float *buffer, int32_t rows, History *history) {
     int64_t width = model->width, stride = padded(rows), at = 0;
     history->rows = rows;
@@ -114,7 +114,7 @@ static int reserve_rows(const Model *model, int32_t num_rows, int32_t num_keys,
            reserve_floats(workspace, ROOM_SCORES, padded(num_keys) + LANES);
 }
 
-/* What may come next, read from the last row (W). */
+/* Queries and logits of the next code, read from the last row (W). */
 static void ask(const Model *model, float *last, const History *made) {
     layer_norm(&model->norm, last, 1, model->width, last);
     for (int32_t level = 0; level < model->levels; level++) {
@@ -124,9 +124,9 @@ static void ask(const Model *model, float *last, const History *made) {
     }
 }
 
-/* `num_items` more items, oldest first, behind `past_rows` rows of `past` (none: the history
- * begins). items: their embeddings (num_items, W). made_buffer: room for history_floats() of all
- * rows. 0, or -1 for no memory. */
+/* Append `num_items` items, oldest first, to the `past_rows` rows of `past` (NULL begins a
+ * history). items: their embeddings (num_items, W). made_buffer: room for history_floats() of all
+ * rows. Returns 0, or -1 when there is no memory. */
 int extend_history(const Model *model, float *past, int32_t past_rows, const float *items,
                    int32_t num_items, float *made_buffer, Workspace *workspace) {
     int begins = past_rows == 0;

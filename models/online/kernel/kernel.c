@@ -1,7 +1,8 @@
-/* The exact finish in one call: a history taken further, and the best-first search over SIDs.
+/* The exact finish in one call: extend a history, and search SIDs best first.
  *
- * The same contract as models/best_first.py over models/runtime.py, which are the readable form.
- * All memory that a caller passes is the caller's; a workspace grows and is kept between calls.
+ * Readable form of the same contract: models/online/best_first.py over
+ * models/online/onnx_runtime.py. The caller owns all memory that it passes. A workspace grows and
+ * is kept between calls.
  */
 #include <stdlib.h>
 

@@ -1,4 +1,4 @@
-/* The online recommender's layers (models/recommender.py) over packed weights.
+/* The layers of the online recommender (models/online/recommender.py) over packed weights.
  *
  * M = rows, W = model width, N = heads, E = head width, L = levels
  */
@@ -10,8 +10,8 @@
 #define MAX_LEVELS 8
 #define MAX_LAYERS 8
 
-/* bias: (N, bias_stride) by head, column c for a key `max_rows - 1 - c` rows back; -infinity for
- * the columns behind, which are rows ahead. */
+/* bias: (N, bias_stride) by head. Column c is a key `max_rows - 1 - c` rows back. Columns of rows
+ * ahead hold -infinity. */
 typedef struct {
     Norm norm;
     Linear qkv, out;
@@ -26,7 +26,7 @@ typedef struct {
     const float *start;
     Norm norm;
     Linear queries[MAX_LEVELS];
-    Linear codes[MAX_LEVELS];       /* embeddings of the codes: what a query is multiplied with */
+    Linear codes[MAX_LEVELS];       /* embeddings of the codes, multiplied with a query */
     const float *own[MAX_LEVELS];   /* (known + 1, W) of prefixes, by level; NULL at the first */
     Layer layers[MAX_LAYERS];
 } Model;

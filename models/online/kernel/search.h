@@ -1,4 +1,4 @@
-/* Exact best-first search over a tree of SIDs (models/best_first.py says why it may stop).
+/* Exact best-first search over a tree of SIDs (models/online/best_first.py says why it may stop).
  *
  * log P(node | history) bounds everything below, so the node of the highest bound is opened, one
  * after the other whatever their depths, until no bound left reaches the K-th best found. To open a
@@ -26,14 +26,14 @@ typedef struct {
     int32_t unknown[MAX_LEVELS];
 } Tree;
 
-/* What may be found. first_row: of each leaf, or NULL where a leaf is a row; banned, allowed: a
- * byte a row, or NULL. At depths above the leaves everything may be. */
+/* The rows that may be results. first_row: of each leaf, or NULL where a leaf is a row. banned,
+ * allowed: one byte a row, or NULL. Above the leaves every node may be a result. */
 typedef struct {
     const int64_t *first_row;
     const uint8_t *banned, *allowed;
 } Rows;
 
-/* A node that is not opened yet. at: as the tree numbers it. */
+/* A node that is not opened yet. at: its number in the tree. */
 typedef struct {
     double logprob;
     int64_t at;
@@ -148,7 +148,7 @@ static void score_children(const Search *search, int32_t depth, int64_t first, i
     }
 }
 
-/* A softmax over a node's children, and those that count reached. */
+/* Take a softmax over a node's children, and reach the children within the tree. */
 static int open_node(Search *search, Pending node) {
     const Tree *tree = search->tree;
     int32_t depth = node.depth;
