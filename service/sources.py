@@ -5,6 +5,8 @@ Words of the API and labels of metrics: a new one is a change that users see.
 
 from enum import StrEnum
 
+DEFAULT_ITEMS = 10  # of an answer, if the request names no number
+
 
 class Source(StrEnum):
     """The rungs of the ladder, best first."""

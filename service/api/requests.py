@@ -11,9 +11,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from models.errors import InvalidUserId
 from models.store.events import HISTORY_LIMIT, MAX_ID_BYTES, check_user_id
 from service.recommend.pages import LIFETIME_S, MAX_CURSOR_CHARS, MAX_SHOWN
-from service.sources import Mode
+from service.sources import DEFAULT_ITEMS, Mode
 
-DEFAULT_ITEMS, MAX_ITEMS = 10, 100
+MAX_ITEMS = 100
 MAX_EXCLUDED = 200  # in a query
 MAX_LISTED = 2000  # in a body
 MAX_BATCH = 100  # users

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from service.api.requests import DEFAULT_ITEMS
-from service.sources import Criticality
+from service.sources import DEFAULT_ITEMS, Criticality
 
 CRITICALITY_HEADER = "X-Criticality"
 CRITICALITY_NAME = CRITICALITY_HEADER.lower().encode()
