@@ -76,9 +76,9 @@ def _serve(effective: Effective) -> None:
         from service.app import create_app
         from service.recommend.engine import spare_collections
         from service.reload import load_arms, load_configured
-        from service.server import allow_connections
+        from service.server import raise_open_file_limit
 
-        allow_connections()
+        raise_open_file_limit()
         spans = None
         if settings.otel:
             from service.telemetry.otel import otlp_spans

@@ -7,7 +7,7 @@ poll. Loading a night and its first activation need shards on disk: use `python 
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -25,8 +25,8 @@ from service import problems
 from service.api.middleware import BodyLimit, RequestContext
 from service.auth.api_keys import KeyRing, Scope
 from service.auth.key_middleware import KeyGuard
-from service.beside import alone, served
 from service.problems import documented, problem
+from service.server import serve_beside
 from service.serving import Serving
 from service.settings import Effective
 
@@ -206,19 +206,19 @@ def admin_beside(
     open_store: Callable[[], NightStore],
     effective: Effective,
     ring: KeyRing | None,
-) -> Callable[[Serving], AbstractAsyncContextManager[None]]:
+) -> Callable[[Serving], AbstractAsyncContextManager[object]]:
     """Return a context manager that serves the admin application with its own store.
 
     Without a listener it does nothing.
     """
     if listener is None:
-        return alone
+        return nullcontext
 
     @asynccontextmanager
     async def beside(serving: Serving) -> AsyncIterator[None]:
         store = open_store()
         try:
-            async with served(create_admin(serving, store, effective, ring), listener):
+            async with serve_beside(create_admin(serving, store, effective, ring), listener):
                 yield
         finally:
             await store.close()

@@ -5,7 +5,7 @@ no connection.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from service.api.middleware import BodyLimit, RequestContext
 from service.api.popular_answers import Shortcut
 from service.auth.api_keys import KeyRing
 from service.auth.key_middleware import KeyGuard
-from service.beside import alone
 from service.recommend.engine import Engine
 from service.serving import Serving
 from service.settings import ServiceSettings
@@ -36,7 +35,7 @@ def create_app(
     arms: Mapping[Path, Engine] | None = None,
     ring: KeyRing | None = None,
     spans: "Spans | None" = None,
-    beside: Callable[[Serving], AbstractAsyncContextManager[None]] = alone,
+    beside: Callable[[Serving], AbstractAsyncContextManager[object]] = nullcontext,
 ) -> FastAPI:
     """Build the public application. The end of its lifespan closes the store.
 
