@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from models.errors import InvalidUserId
 from models.store.events import HISTORY_LIMIT, MAX_ID_BYTES, check_user_id
+from models.store.queues import MAX_INSTRUCTION_CHARS
 from service.recommend.pages import LIFETIME_S, MAX_CURSOR_CHARS, MAX_SHOWN
 from service.sources import DEFAULT_ITEMS, Mode
 
@@ -222,3 +223,24 @@ class ForUsers(_Wishes, _Listed):
             description="Each is looked at by itself: one that is no user id fails alone.",
         ),
     ]
+
+
+class ThinkRequest(BaseModel):
+    """What the thought may be told."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"instruction": "A present for my sister, under 20 euros"}]
+        },
+    )
+
+    instruction: Annotated[
+        str | None,
+        Field(
+            max_length=MAX_INSTRUCTION_CHARS,
+            description="For this thought only; the reasoner sees it beside the history.",
+        ),
+    ] = None

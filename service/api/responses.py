@@ -153,6 +153,13 @@ class RecommendationBatch(TypedDict):
     results: Annotated[list[BatchEntry], Field(description="In the order of the users.")]
 
 
+class Accepted(BaseModel):
+    """A worker will do it; `python -m offline worker` has to be running."""
+
+    request_id: str
+    user_id: str
+
+
 class Alive(BaseModel):
     status: str = "alive"
 

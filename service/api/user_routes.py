@@ -9,7 +9,8 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from service.api.params import CurrentServing, UserId
-from service.api.user_bodies import Accepted, ThinkRequest
+from service.api.requests import ThinkRequest
+from service.api.responses import Accepted
 from service.problems import (
     BAD_JSON,
     NOT_ACCEPTED,
