@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import orjson
 
-from service.api.answers import server_timing, write_recommendation
+from service.api.recommendation import server_timing, write_recommendation
 from service.api.requests import MAX_ITEMS
 from service.auth.api_keys import KeyRing
 from service.auth.key_middleware import lets_in

@@ -19,7 +19,6 @@ from starlette.responses import Response
 
 from models.errors import InvalidUserId
 from models.store.events import Event, check_event, check_user_id
-from service.api.answers import server_timing, write_recommendation
 from service.api.params import (
     TIMEOUT_HEADER,
     CurrentServing,
@@ -27,6 +26,7 @@ from service.api.params import (
     UserIdInPath,
     exact_user_id,
 )
+from service.api.recommendation import server_timing, write_recommendation
 from service.api.requests import ForHistory, ForUser, ForUsers, RecommendQuery, TimeoutMs
 from service.api.responses import BatchEntry, Recommendation, RecommendationBatch
 from service.problems import BAD_JSON, BUG, GONE, NOT_ACCEPTED, NOT_FOUND, TOO_LARGE, documented
