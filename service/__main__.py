@@ -33,7 +33,7 @@ from models.errors import (
 )
 from models.store.embedded import resolve
 from service.auth.api_keys import KeyRing
-from service.settings import Effective, resolve_settings
+from service.settings import EffectiveSettings, resolve_settings
 from service.telemetry import logs
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _serve(effective: Effective) -> None:
+def _serve(effective: EffectiveSettings) -> None:
     """Serve until a signal arrives. Every error is raised before the first request is served."""
     settings = effective.settings
     with ExitStack() as opened:
@@ -81,9 +81,9 @@ def _serve(effective: Effective) -> None:
         raise_open_file_limit()
         spans = None
         if settings.otel:
-            from service.telemetry.otel import otlp_spans
+            from service.telemetry.otel import otlp_recorder
 
-            spans = otlp_spans()
+            spans = otlp_recorder()
         engine = load_configured(settings)
         arms = load_arms(settings, engine)
         server = opened.enter_context(resolve(settings.redis_url, settings.state_dir))

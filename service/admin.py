@@ -24,11 +24,11 @@ from models.store.manifest import Manifest, choose_target, go_to, promote, set_c
 from service import problems
 from service.api.middleware import BodyLimit, RequestContext
 from service.auth.api_keys import KeyRing, Scope
-from service.auth.key_middleware import KeyGuard
-from service.problems import documented, problem
+from service.auth.key_middleware import ApiKeyMiddleware
+from service.problems import problem, problem_responses
 from service.server import serve_beside
 from service.serving import Serving
-from service.settings import Effective
+from service.settings import EffectiveSettings
 
 NO_PAGES = "the admin port answers no scripts of web pages"
 _SAMPLE = 200  # recently seen users; at least one must have a record in the new layers
@@ -185,7 +185,7 @@ def _is_of_a_script(header: tuple[bytes, bytes]) -> bool:
 
 
 def create_admin(
-    serving: Serving, store: NightStore, effective: Effective, ring: KeyRing | None
+    serving: Serving, store: NightStore, effective: EffectiveSettings, ring: KeyRing | None
 ) -> FastAPI:
     """Build the admin application. With a key ring, every route needs the scope `admin`."""
     app = FastAPI(title="Think-Ahead, admin", version="1", docs_url=None, redoc_url=None)
@@ -196,7 +196,9 @@ def create_admin(
     app.add_middleware(BodyLimit)
     app.add_middleware(NoPages)
     if ring is not None:
-        app.add_middleware(KeyGuard, ring=ring, metrics=serving.metrics, everything=Scope.ADMIN)
+        app.add_middleware(
+            ApiKeyMiddleware, ring=ring, metrics=serving.metrics, required_scope=Scope.ADMIN
+        )
     app.add_middleware(RequestContext, metrics=serving.metrics)
     return app
 
@@ -204,7 +206,7 @@ def create_admin(
 def admin_beside(
     listener: socket.socket | None,
     open_store: Callable[[], NightStore],
-    effective: Effective,
+    effective: EffectiveSettings,
     ring: KeyRing | None,
 ) -> Callable[[Serving], AbstractAsyncContextManager[object]]:
     """Return a context manager that serves the admin application with its own store.
@@ -226,8 +228,8 @@ def admin_beside(
     return beside
 
 
-def _routes(admin: Admin, serving: Serving, effective: Effective) -> APIRouter:
-    router = APIRouter(responses=documented({409: "nothing is live"}))
+def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> APIRouter:
+    router = APIRouter(responses=problem_responses({409: "nothing is live"}))
 
     @router.get("/health", summary="Whether this process is ready, and what it serves")
     async def health() -> dict[str, Any]:
@@ -241,7 +243,7 @@ def _routes(admin: Admin, serving: Serving, effective: Effective) -> APIRouter:
 
     @router.get("/settings", summary="Every setting, masked, with where its value comes from")
     async def settings() -> dict[str, Any]:
-        return effective.described()
+        return effective.describe()
 
     @router.get("/manifest", summary="What is live and was")
     async def manifest() -> Live:

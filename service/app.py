@@ -17,14 +17,14 @@ from service.api import event_routes, health_routes, openapi, recommend_routes, 
 from service.api.middleware import BodyLimit, RequestContext
 from service.api.popular_answers import Shortcut
 from service.auth.api_keys import KeyRing
-from service.auth.key_middleware import KeyGuard
+from service.auth.key_middleware import ApiKeyMiddleware
 from service.recommend.engine import Engine
 from service.serving import Serving
 from service.settings import ServiceSettings
 from service.telemetry.logs import LogFormat, RequestLog
 
 if TYPE_CHECKING:
-    from service.telemetry.otel import Spans  # it needs an extra
+    from service.telemetry.otel import SpanRecorder  # it needs an extra
 
 
 def create_app(
@@ -34,7 +34,7 @@ def create_app(
     store: ServingStore,
     arms: Mapping[Path, Engine] | None = None,
     ring: KeyRing | None = None,
-    spans: "Spans | None" = None,
+    spans: "SpanRecorder | None" = None,
     beside: Callable[[Serving], AbstractAsyncContextManager[object]] = nullcontext,
 ) -> FastAPI:
     """Build the public application. The end of its lifespan closes the store.
@@ -87,7 +87,7 @@ def create_app(
     failed = "1 while a changed file of API keys is refused, and the old ones are in use."
     serving.metrics.watch("keys_refused", failed, lambda: ring is not None and bool(ring.failure))
     if ring is not None:
-        app.add_middleware(KeyGuard, ring=ring, metrics=serving.metrics)
+        app.add_middleware(ApiKeyMiddleware, ring=ring, metrics=serving.metrics)
     app.add_middleware(
         RequestContext,
         metrics=serving.metrics,

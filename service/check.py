@@ -21,7 +21,7 @@ from models.store.redis_store import RedisStore
 from service.auth.api_keys import read_keys
 from service.recommend.engine import Engine, self_test
 from service.reload import load_arms, load_configured
-from service.settings import Effective, ServiceSettings, resolve_options, settings_parser
+from service.settings import EffectiveSettings, ServiceSettings, resolve_options, settings_parser
 
 EX_TEMPFAIL, EX_CONFIG = 75, 78
 
@@ -107,23 +107,23 @@ async def _ask_store(url: str, timeout_ms: int, engine: Engine | None) -> str:
     return f"answers; epoch {manifest.epoch} is live, generation {manifest.layers[0].generation}"
 
 
-def _as_json(effective: Effective, findings: Sequence[Finding]) -> str:
+def _as_json(effective: EffectiveSettings, findings: Sequence[Finding]) -> str:
     report: dict[str, Any] = {
         "ok": not any(finding.exit_code for finding in findings),
         "checks": [
             {"name": name, "ok": not code, "why": " ".join(why.split())}
             for name, why, code in findings
         ],
-        "settings": effective.described(),
+        "settings": effective.describe(),
     }
     return json.dumps(report, indent=2)
 
 
-def _as_text(effective: Effective, findings: Sequence[Finding]) -> str:
+def _as_text(effective: EffectiveSettings, findings: Sequence[Finding]) -> str:
     rows = [("setting", "value", "from")]
     rows += [
         (name, _one_line(each["value"]), each["from"])
-        for name, each in effective.described().items()
+        for name, each in effective.describe().items()
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     table = [f"{name:{widths[0]}}  {value:{widths[1]}}  {where}" for name, value, where in rows]

@@ -83,7 +83,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(StoreUnavailable, _on_store)
 
 
-def documented(details: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+def problem_responses(details: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     """`responses=` of a route: for each status an example with that detail; 500 for every route."""
     every = {**details, 500: BUG}
     return {status: _documentation(status, detail) for status, detail in sorted(every.items())}

@@ -223,7 +223,7 @@ class Serving:
             events, patience_s=budget_s - waited_s - answer_reserve_s(self._limiter, self._lag)
         )
         for each in itertools.chain.from_iterable(appended.values()):
-            self.metrics.event(stored=each.stored)
+            self.metrics.count_event(stored=each.stored)
         return appended
 
     async def request_thinking(self, user_id: str, instruction: str | None) -> None:
@@ -249,13 +249,13 @@ class Serving:
 
     async def _renew(self, current: Engine, release_dir: Path) -> Renewal:
         renewal = await asyncio.to_thread(renew, self._settings, current, release_dir)
-        self.metrics.reload(renewal.outcome)
+        self.metrics.count_reload(renewal.outcome)
         return renewal
 
     def _expose(self, user_id: str | None, served: Served) -> None:
         """Counts and logs what an experiment needs to know: whom it showed what, in which arm."""
         for experiment, arm, share in served.exposures:
-            self.metrics.exposure(experiment, arm)
+            self.metrics.count_exposure(experiment, arm)
             fields = {
                 "experiment": experiment,
                 "arm": arm,

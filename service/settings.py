@@ -134,7 +134,7 @@ class ServiceSettings(BaseSettings):
         Experiments(experiments)
         return experiments
 
-    def shown(self) -> dict[str, Any]:
+    def masked(self) -> dict[str, Any]:
         """Return the values as JSON types, with passwords and secrets masked."""
         values = self.model_dump(mode="json")
         for name in type(self).model_fields:
@@ -146,15 +146,15 @@ class ServiceSettings(BaseSettings):
         return values
 
 
-class Effective(NamedTuple):
+class EffectiveSettings(NamedTuple):
     """Settings with the source of each value."""
 
     settings: ServiceSettings
     origins: Mapping[str, str]  # by name: "default", "command line", a variable or a file
 
-    def described(self) -> dict[str, dict[str, Any]]:
+    def describe(self) -> dict[str, dict[str, Any]]:
         """Return `{"value": masked value, "from": source}` by name."""
-        shown = self.settings.shown()
+        shown = self.settings.masked()
         return {
             name: {"value": shown[name], "from": origin} for name, origin in self.origins.items()
         }
@@ -165,12 +165,12 @@ def load_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Servi
     return resolve_settings(arguments, environ).settings
 
 
-def resolve_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Effective:
+def resolve_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> EffectiveSettings:
     """Read the settings and the source of each value. Raises InvalidSettings with one line."""
     return resolve_options(settings_parser().parse_args(arguments), environ)
 
 
-def resolve_options(options: argparse.Namespace, environ: Mapping[str, str]) -> Effective:
+def resolve_options(options: argparse.Namespace, environ: Mapping[str, str]) -> EffectiveSettings:
     """Read the settings from parsed options, ignoring options that are not settings.
 
     Raises InvalidSettings with one line.
@@ -181,21 +181,21 @@ def resolve_options(options: argparse.Namespace, environ: Mapping[str, str]) -> 
         for name, value in vars(options).items()
         if name in ServiceSettings.model_fields and value is not None
     }
-    origins = {name: f"environment {key}" for name, key in _of_environment(environ).items()}
+    origins = {name: f"environment {key}" for name, key in _own_variables(environ).items()}
     origins |= dict.fromkeys(given, "command line")
     path = given.get(CONFIG) or environ.get(ENV_PREFIX + CONFIG.upper())
     known = [name for name in ServiceSettings.model_fields if name != CONFIG]
-    of_file = read_config(Path(path), known=known) if path else {}
-    below = {name: value for name, value in of_file.items() if name not in origins}
-    origins |= dict.fromkeys(below, str(path))
+    from_file = read_config(Path(path), known=known) if path else {}
+    used = {name: value for name, value in from_file.items() if name not in origins}
+    origins |= dict.fromkeys(used, str(path))
     try:
-        settings = ServiceSettings(**below, **given)
+        settings = ServiceSettings(**used, **given)
     except ValidationError as exc:
         lines = "; ".join(_explain(error, origins) for error in exc.errors())
         raise InvalidSettings(lines) from exc
     except SettingsError as exc:
         raise InvalidSettings(f"environment: {exc}") from exc
-    return Effective(
+    return EffectiveSettings(
         settings, {name: origins.get(name, "default") for name in ServiceSettings.model_fields}
     )
 
@@ -222,7 +222,7 @@ def mask_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=user + at + host, query="&".join(options)))
 
 
-def _of_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def _own_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the names of our environment variables, by setting."""
     return {
         key.upper().removeprefix(ENV_PREFIX).lower(): key
@@ -234,7 +234,7 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _check_names(environ: Mapping[str, str]) -> None:
     """Reject unknown THINKAHEAD_* variables: `extra="forbid"` does not see them."""
     known = {ENV_PREFIX + name.upper() for name in ServiceSettings.model_fields}
-    for name, key in sorted(_of_environment(environ).items()):
+    for name, key in sorted(_own_variables(environ).items()):
         variable = ENV_PREFIX + name.upper()
         if variable not in known:
             raise InvalidSettings(

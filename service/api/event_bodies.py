@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.requests import MAX_EVENTS, WHOLE, EventIdText, ItemIdText, UnixSeconds
+from service.api.requests import MAX_EVENTS, WHOLE_NUMBER, EventIdText, ItemIdText, UnixSeconds
 
 
 class NewEvent(BaseModel):
@@ -63,7 +63,7 @@ class BatchedEvent(BaseModel):
     user_id: str
     item_id: str
     timestamp: Annotated[
-        Annotated[int, WHOLE] | None, Field(description="Unix seconds; default: now.")
+        Annotated[int, WHOLE_NUMBER] | None, Field(description="Unix seconds; default: now.")
     ] = None
     event_id: Annotated[str | None, Field(description="As of an event by itself.")] = None
 

@@ -19,15 +19,22 @@ from service.api.event_bodies import (
     TakenEvent,
 )
 from service.api.params import CurrentServing, UserId
-from service.problems import BAD_JSON, NOT_ACCEPTED, NOT_FOUND, STORE_AWAY, TOO_LARGE, documented
+from service.problems import (
+    BAD_JSON,
+    NOT_ACCEPTED,
+    NOT_FOUND,
+    STORE_AWAY,
+    TOO_LARGE,
+    problem_responses,
+)
 from service.serving import Serving
 
 router = APIRouter()
 batch_router = APIRouter(prefix="/v1")
-_PROBLEMS = documented(
+_PROBLEMS = problem_responses(
     {400: BAD_JSON, 404: NOT_FOUND, 413: TOO_LARGE, 422: NOT_ACCEPTED, 503: STORE_AWAY}
 )
-_BATCH_PROBLEMS = documented({400: BAD_JSON, 413: TOO_LARGE, 422: NOT_ACCEPTED})
+_BATCH_PROBLEMS = problem_responses({400: BAD_JSON, 413: TOO_LARGE, 422: NOT_ACCEPTED})
 
 
 @router.post(

@@ -6,12 +6,12 @@ from starlette.responses import Response
 
 from service.api.params import CurrentServing
 from service.api.responses import Alive, Ready
-from service.problems import documented, problem
+from service.problems import problem, problem_responses
 
 router = APIRouter()
 
 
-@router.get("/health/live", summary="Whether the process answers", responses=documented({}))
+@router.get("/health/live", summary="Whether the process answers", responses=problem_responses({}))
 async def live() -> Alive:
     return Alive()
 
@@ -20,7 +20,7 @@ async def live() -> Alive:
     "/health/ready",
     summary="Whether to send traffic here",
     response_model=Ready,
-    responses=documented({503: "the self-test has not finished"}),
+    responses=problem_responses({503: "the self-test has not finished"}),
 )
 async def ready(request: Request, serving: CurrentServing) -> Response:
     """Ready once the `global` and `popular` rungs have passed a self-test.
@@ -40,7 +40,7 @@ async def ready(request: Request, serving: CurrentServing) -> Response:
     response_class=Response,
     responses={
         200: {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}},
-        **documented({}),
+        **problem_responses({}),
     },
 )
 async def metrics(serving: CurrentServing) -> Response:

@@ -18,11 +18,15 @@ from service.limits.unparsed import CRITICALITY_NAME, read_criticality
 from service.problems import BUG, problem
 from service.telemetry.logs import RequestLog, request_id_var
 from service.telemetry.metrics import Metrics
-from service.telemetry.trace_context import HEADER as TRACE_NAME
-from service.telemetry.trace_context import REQUEST_NAME, accept_request_id, continue_trace
+from service.telemetry.trace_context import (
+    REQUEST_ID_HEADER,
+    TRACE_HEADER,
+    accept_request_id,
+    continue_trace,
+)
 
 if TYPE_CHECKING:
-    from service.telemetry.otel import Spans  # it needs an extra
+    from service.telemetry.otel import SpanRecorder  # it needs an extra
 
 MAX_BODY_BYTES = 64 * 1024
 CLIENT_GONE = 499  # as nginx counts it; nobody reads such an answer
@@ -45,7 +49,7 @@ class RequestContext:
         metrics: Metrics,
         log: RequestLog | None = None,
         is_draining: Callable[[], bool] = lambda: False,
-        spans: "Spans | None" = None,
+        spans: "SpanRecorder | None" = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -58,12 +62,12 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         given = dict(scope["headers"])
-        request_id = accept_request_id(given.get(REQUEST_NAME)) or secrets.token_hex(8)
-        trace = continue_trace(given.get(TRACE_NAME))
+        request_id = accept_request_id(given.get(REQUEST_ID_HEADER)) or secrets.token_hex(8)
+        trace = continue_trace(given.get(TRACE_HEADER))
         state = scope.setdefault("state", {})
         state["request_id"], state["trace"] = request_id, trace
         state["criticality"] = read_criticality(given.get(CRITICALITY_NAME))
-        own = ((REQUEST_NAME, request_id.encode()), (TRACE_NAME, trace.header))
+        own = ((REQUEST_ID_HEADER, request_id.encode()), (TRACE_HEADER, trace.header))
         request_id_var.set(request_id)
         began_at = time.monotonic()
         status: int | None = None
@@ -95,7 +99,7 @@ class RequestContext:
         route = getattr(scope.get("route"), "path_format", "unmatched")
         source = scope["state"].get("source", "")
         if status is not None:
-            self._metrics.request(route=route, source=source, status=status)
+            self._metrics.count_request(route=route, source=source, status=status)
             if self._log is not None:
                 self._log.write(scope, route=route, source=source, status=status, seconds=seconds)
             if self._spans is not None:

@@ -13,7 +13,7 @@ from service.auth.key_middleware import document_keys
 from service.limits.connections import WHY_NOT_READ
 from service.limits.flood_gate import FLOODED
 from service.limits.unparsed import CRITICALITY_HEADER
-from service.problems import Problem, documented
+from service.problems import Problem, problem_responses
 
 _RECOMMENDATION = {
     "request_id": "0b6f7c1d9a3e4f52",
@@ -142,7 +142,7 @@ def _document_connections(document: dict[str, Any]) -> None:
     """What a request on any route may meet before it gets there."""
     for operations in document["paths"].values():
         for operation in operations.values():
-            for status, problem in documented(WHY_NOT_READ).items():
+            for status, problem in problem_responses(WHY_NOT_READ).items():
                 operation["responses"].setdefault(str(status), problem)
 
 
@@ -153,7 +153,7 @@ def _document_overload(document: dict[str, Any]) -> None:
             continue
         for operation in methods.values():
             operation.setdefault("parameters", []).append(_CRITICALITY)
-            refusals = documented({503: FLOODED})
+            refusals = problem_responses({503: FLOODED})
             operation["responses"] |= {str(status): each for status, each in refusals.items()}
 
 

@@ -33,19 +33,19 @@ Timeout = Annotated[
 ]
 
 
-class _Place(NamedTuple):
+class _IdPosition(NamedTuple):
     """num_segments: of the route's raw path. at: which of them is the id."""
 
     num_segments: int
     at: int
 
 
-def exact_user_id(request: Request) -> str:
+def read_user_id(request: Request) -> str:
     """The id as the caller wrote it: servers decode `%2F` to `/` and bad bytes to U+FFFD.
 
     Raises InvalidUserId, or HTTPException 404 where a raw `/` makes it another path.
     """
-    place = _place_of_id(request.scope["route"].path_format)
+    place = _position_of_id(request.scope["route"].path_format)
     segments = request.scope["raw_path"].split(b"/")
     if len(segments) != place.num_segments:
         raise HTTPException(404)
@@ -58,9 +58,9 @@ def exact_user_id(request: Request) -> str:
 
 
 @cache
-def _place_of_id(path_format: str) -> _Place:
+def _position_of_id(path_format: str) -> _IdPosition:
     segments = path_format.split("/")
-    return _Place(len(segments), segments.index(_ID))
+    return _IdPosition(len(segments), segments.index(_ID))
 
 
 async def _serving(request: Request) -> Serving:
@@ -69,7 +69,7 @@ async def _serving(request: Request) -> Serving:
 
 
 async def _user_id(request: Request, user_id: UserIdInPath) -> str:
-    return exact_user_id(request)
+    return read_user_id(request)
 
 
 CurrentServing = Annotated[Serving, Depends(_serving)]

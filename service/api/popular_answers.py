@@ -13,7 +13,7 @@ import orjson
 from service.api.recommendation import server_timing, write_recommendation
 from service.api.requests import MAX_ITEMS
 from service.auth.api_keys import KeyRing
-from service.auth.key_middleware import lets_in
+from service.auth.key_middleware import take_token
 from service.limits.unparsed import Plain
 from service.recommend.engine import Engine
 from service.recommend.ladder import Wanted, top_up
@@ -21,8 +21,12 @@ from service.recommend.pages import Cursors
 from service.recommend.pipeline import STAGES, Served
 from service.sources import Reason, Source
 from service.telemetry.metrics import Metrics
-from service.telemetry.trace_context import HEADER as TRACE_NAME
-from service.telemetry.trace_context import REQUEST_NAME, accept_request_id, continue_trace
+from service.telemetry.trace_context import (
+    REQUEST_ID_HEADER,
+    TRACE_HEADER,
+    accept_request_id,
+    continue_trace,
+)
 
 _ID, _USER = "request id", "user id"  # stand where these go
 _NUM_DIGITS = 32  # of a recommendation's id
@@ -53,7 +57,7 @@ class Shortcut:
         route, num_items = plain.route, plain.num_items
         if route is None or not 0 < num_items <= MAX_ITEMS:
             return None
-        if self._ring is not None and not lets_in(self._ring, plain.fields, self._metrics):
+        if self._ring is not None and not take_token(self._ring, plain.fields, self._metrics):
             return None
         engine = self._current()
         if engine is not self._engine:
@@ -70,9 +74,9 @@ class Shortcut:
         """Into the metrics, what was answered since the last time."""
         for (route, num_items), num in self._new.items():
             name = f"{route.decode()}{{user_id}}"
-            self._metrics.request(route=name, source=Source.POPULAR, status=200, num=num)
-            self._metrics.fallback(Reason.OVERLOAD, num=num)
-            self._metrics.items(Source.POPULAR, num * num_items)
+            self._metrics.count_request(route=name, source=Source.POPULAR, status=200, num=num)
+            self._metrics.count_fallback(Reason.OVERLOAD, num=num)
+            self._metrics.count_items(Source.POPULAR, num * num_items)
         self._new.clear()
 
 
@@ -112,13 +116,13 @@ class _Template:
     ) -> bytes:
         """asked: headers of the request. fields: of the answer."""
         digits = b"%0*x" % (_NUM_DIGITS + 16, random.getrandbits(4 * (_NUM_DIGITS + 16)))
-        given = accept_request_id(asked.get(REQUEST_NAME))
+        given = accept_request_id(asked.get(REQUEST_ID_HEADER))
         request_id = digits[_NUM_DIGITS:] if given is None else given.encode()
         return self._text % (
             b"".join([b"%b: %b\r\n" % field for field in fields]),
             self._num_bytes + len(user_id) + len(request_id),
             request_id,
-            continue_trace(asked.get(TRACE_NAME)).header,
+            continue_trace(asked.get(TRACE_HEADER)).header,
             request_id,
             digits[:_NUM_DIGITS],
             user_id,

@@ -24,24 +24,32 @@ from service.api.params import (
     CurrentServing,
     Timeout,
     UserIdInPath,
-    exact_user_id,
+    read_user_id,
 )
 from service.api.recommendation import server_timing, write_recommendation
 from service.api.requests import ForHistory, ForUser, ForUsers, RecommendQuery, TimeoutMs
 from service.api.responses import BatchEntry, Recommendation, RecommendationBatch
-from service.problems import BAD_JSON, BUG, GONE, NOT_ACCEPTED, NOT_FOUND, TOO_LARGE, documented
+from service.problems import (
+    BAD_JSON,
+    BUG,
+    GONE,
+    NOT_ACCEPTED,
+    NOT_FOUND,
+    TOO_LARGE,
+    problem_responses,
+)
 from service.recommend import pipeline
 from service.serving import Serving
 
 _TIMEOUT_NAME = TIMEOUT_HEADER.lower().encode()
 _TIMEOUT: TypeAdapter[int] = TypeAdapter(TimeoutMs)
 _DEFAULTS = RecommendQuery()
-_UNSTORED = "\x1f"  # begins ids that no stored event has
-_Asked = RecommendQuery | ForUser | ForHistory | ForUsers
+_UNSTORED_PREFIX = "\x1f"  # begins ids that no stored event has
+_RequestModel = RecommendQuery | ForUser | ForHistory | ForUsers
 logger = logging.getLogger(__name__)
 
 
-class _BoundByHand(APIRoute):
+class _DirectRoute(APIRoute):
     """The route of `recommend`: documented by its signature like any other, called without FastAPI.
 
     Its general way of binding arguments takes 0.3 ms a request, and this one has three.
@@ -50,13 +58,13 @@ class _BoundByHand(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def handle(request: Request) -> Response:
             return await recommend(
-                request, exact_user_id(request), _read_query(request), _read_timeout(request)
+                request, read_user_id(request), _read_query(request), _read_timeout(request)
             )
 
         return handle
 
 
-hot_router = APIRouter(route_class=_BoundByHand)
+hot_router = APIRouter(route_class=_DirectRoute)
 router = APIRouter(prefix="/v1")
 
 
@@ -64,7 +72,7 @@ router = APIRouter(prefix="/v1")
     "/recommend/{user_id:path}",
     summary="Recommend items to a user",
     response_model=Recommendation,
-    responses=documented({404: NOT_FOUND, 410: GONE, 422: NOT_ACCEPTED}),
+    responses=problem_responses({404: NOT_FOUND, 410: GONE, 422: NOT_ACCEPTED}),
 )
 async def recommend(
     request: Request,
@@ -83,7 +91,7 @@ async def recommend(
     "/recommend",
     summary="Recommend for a history, a session, or around a long list",
     response_model=Recommendation,
-    responses=documented(
+    responses=problem_responses(
         {400: BAD_JSON, 404: NOT_FOUND, 410: GONE, 413: TOO_LARGE, 422: NOT_ACCEPTED}
     ),
 )
@@ -108,7 +116,7 @@ async def recommend_for(
     "/recommend:batch",
     summary="Recommend items to up to 100 users",
     response_model=RecommendationBatch,
-    responses=documented({400: BAD_JSON, 404: NOT_FOUND, 413: TOO_LARGE, 422: NOT_ACCEPTED}),
+    responses=problem_responses({400: BAD_JSON, 404: NOT_FOUND, 413: TOO_LARGE, 422: NOT_ACCEPTED}),
 )
 async def recommend_batch(
     request: Request, serving: CurrentServing, body: ForUsers, timeout_ms: Timeout = None
@@ -124,16 +132,16 @@ async def recommend_batch(
 
 
 def _query(
-    request: Request, user_id: str | None, wishes: _Asked, events: tuple[Event, ...] = ()
+    request: Request, user_id: str | None, body: _RequestModel, events: tuple[Event, ...] = ()
 ) -> pipeline.Query:
     return pipeline.Query(
         user_id,
-        wishes.n,
-        exclude_seen=wishes.exclude_seen,
-        explain=wishes.explain,
-        exclude=wishes.exclude,
-        category=wishes.category,
-        mode=wishes.mode,
+        body.n,
+        exclude_seen=body.exclude_seen,
+        explain=body.explain,
+        exclude=body.exclude,
+        category=body.category,
+        mode=body.mode,
         criticality=request.scope["state"]["criticality"],
         events=events,
     )
@@ -195,7 +203,7 @@ def _history(body: ForHistory) -> tuple[Event, ...]:
     for at, past in enumerate(body.history):
         item_id, stamp = (past, None) if isinstance(past, str) else (past.item_id, past.timestamp)
         timestamp = timestamp if stamp is None else stamp
-        events.append(Event(item_id, timestamp, f"{_UNSTORED}{at}"))
+        events.append(Event(item_id, timestamp, f"{_UNSTORED_PREFIX}{at}"))
     return tuple(sorted(events, key=lambda event: event.timestamp))
 
 
@@ -205,7 +213,7 @@ def _session(body: ForUser) -> tuple[Event, ...]:
     for at, done in enumerate(body.session):
         stamp = now_s if done.timestamp is None else done.timestamp
         check_event(Event(done.item_id, stamp, done.event_id or secrets.token_hex(8)))
-        events.append(Event(done.item_id, stamp, done.event_id or f"{_UNSTORED}{at}"))
+        events.append(Event(done.item_id, stamp, done.event_id or f"{_UNSTORED_PREFIX}{at}"))
     return tuple(events)
 
 

@@ -25,13 +25,13 @@ LAST_SECOND = 253_402_300_799  # of the year 9999; milliseconds taken for second
 TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
 
 
-def _whole(value: object) -> object:
+def _to_integer(value: object) -> object:
     """To JSON Schema 5.0 is an integer, and true is none."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-WHOLE = BeforeValidator(_whole)  # behind the limits: in front of them it would hide them
-UnixSeconds = Annotated[int, Field(ge=0, le=LAST_SECOND), WHOLE]
+WHOLE_NUMBER = BeforeValidator(_to_integer)  # after Field(...): before it, it hides the limits
+UnixSeconds = Annotated[int, Field(ge=0, le=LAST_SECOND), WHOLE_NUMBER]
 
 
 def _check(value: str) -> str:
@@ -57,12 +57,12 @@ EventIdText = Annotated[
 ]
 
 
-class _Wishes(BaseModel):
+class _CommonFields(BaseModel):
     """What every way of asking has. A user's own prefixes and history are not among it."""
 
     model_config = ConfigDict(frozen=True)
 
-    n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="How many items."), WHOLE] = (
+    n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="How many items."), WHOLE_NUMBER] = (
         DEFAULT_ITEMS
     )
     explain: Annotated[bool, Field(description="Add the reasoning paths.")] = False
@@ -88,7 +88,7 @@ class _Wishes(BaseModel):
     ] = None
 
 
-class _Paged(_Wishes):
+class _PagedFields(_CommonFields):
     cursor: Annotated[
         str | None,
         Field(
@@ -102,7 +102,7 @@ class _Paged(_Wishes):
     ] = None
 
 
-class RecommendQuery(_Paged):
+class RecommendQuery(_PagedFields):
     """What may stand behind the `?` of a recommendation."""
 
     exclude: Annotated[
@@ -125,7 +125,7 @@ class RecommendQuery(_Paged):
         return tuple(dict.fromkeys((*values, *parts)))
 
 
-class _Listed(BaseModel):
+class _ExcludedItems(BaseModel):
     exclude: Annotated[
         tuple[str, ...],
         Field(
@@ -158,7 +158,7 @@ class SessionEvent(BaseModel):
     ] = None
 
 
-class ForHistory(_Paged, _Listed):
+class ForHistory(_PagedFields, _ExcludedItems):
     """For a history that the caller keeps; no user has to be known."""
 
     model_config = ConfigDict(
@@ -181,7 +181,7 @@ class ForHistory(_Paged, _Listed):
     ]
 
 
-class ForUser(_Paged, _Listed):
+class ForUser(_PagedFields, _ExcludedItems):
     """For a stored user, with what they have just done on top, or a long list to leave out."""
 
     model_config = ConfigDict(
@@ -204,7 +204,7 @@ class ForUser(_Paged, _Listed):
     ] = ()
 
 
-class ForUsers(_Wishes, _Listed):
+class ForUsers(_CommonFields, _ExcludedItems):
     """For many stored users, all asked alike."""
 
     model_config = ConfigDict(

@@ -17,7 +17,7 @@ from service.problems import (
     NOT_FOUND,
     STORE_DOWN,
     TOO_LARGE,
-    documented,
+    problem_responses,
 )
 
 router = APIRouter(prefix="/v1/users")
@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1/users")
     summary="Have a user thought about now",
     status_code=202,
     response_model=Accepted,
-    responses=documented(
+    responses=problem_responses(
         {400: BAD_JSON, 404: NOT_FOUND, 413: TOO_LARGE, 422: NOT_ACCEPTED, 503: STORE_DOWN}
     ),
 )
@@ -51,7 +51,7 @@ async def think(
     summary="Erase a user",
     status_code=202,
     response_model=Accepted,
-    responses=documented({404: NOT_FOUND, 422: NOT_ACCEPTED, 503: STORE_DOWN}),
+    responses=problem_responses({404: NOT_FOUND, 422: NOT_ACCEPTED, 503: STORE_DOWN}),
 )
 async def erase(request: Request, serving: CurrentServing, user_id: UserId) -> Response:
     """History, records, thoughts and archive, by a worker; no repair brings them back.

@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.errors import InvalidSettings
 from service.config_file import read_config
 
-_LEAST_RATE, _MOST = 1e-4, 1_000_000  # a request in three hours; a second's, or at once
+_MIN_RATE, _MAX_RATE = 1e-4, 1_000_000  # a request in three hours; a second's, or at once
 LIVE_KEYS = 2  # of a client: the old one and the one that takes its place
 _PREFIX = "ta_"  # so that scanners for leaked secrets can know one
-_SHORT = 16  # bytes by which a digest is looked up; the whole is then compared in constant time
+_LOOKUP_BYTES = 16  # of a digest, as dict key; then all bytes are compared in constant time
 
 
 class Scope(StrEnum):
@@ -49,8 +49,8 @@ class Client(_Config):
 
     client: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     scopes: Annotated[frozenset[Scope], Field(min_length=1)]
-    rate_per_s: Annotated[float, Field(ge=_LEAST_RATE, le=_MOST)] | None = None
-    burst: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    rate_per_s: Annotated[float, Field(ge=_MIN_RATE, le=_MAX_RATE)] | None = None
+    burst: Annotated[int, Field(ge=1, le=_MAX_RATE)] | None = None
     keys: Annotated[tuple[StoredKey, ...], Field(min_length=1, max_length=LIVE_KEYS)]
 
 
@@ -105,7 +105,7 @@ class Caller(NamedTuple):
     bucket: Bucket | None
 
 
-class _Held(NamedTuple):
+class _Entry(NamedTuple):
     digest: bytes
     expires_at: float  # unix seconds
     caller: Caller
@@ -128,41 +128,41 @@ class KeyRing:
         self._path = path
         self._monotonic = monotonic
         self._wall = wall
-        self._state = _state_of(path)
-        self._held: dict[bytes, _Held] = {}
-        self._hold(read_keys(path))
+        self._state = _file_state(path)
+        self._entries: dict[bytes, _Entry] = {}
+        self._replace_entries(read_keys(path))
 
     def find(self, key: str) -> Caller | None:
         """Who holds this key; None for an unknown or expired one."""
         digest = hashlib.sha256(key.encode("utf-8", "replace")).digest()
-        held = self._held.get(digest[:_SHORT])
-        if held is None or not hmac.compare_digest(held.digest, digest):
+        entry = self._entries.get(digest[:_LOOKUP_BYTES])
+        if entry is None or not hmac.compare_digest(entry.digest, digest):
             return None
-        return held.caller if self._wall() < held.expires_at else None
+        return entry.caller if self._wall() < entry.expires_at else None
 
     def refresh(self) -> bool:
         """Read the file again if it is another one; whether it is in use now."""
-        state = _state_of(self._path)
+        state = _file_state(self._path)
         if state == self._state:
             return False
         self._state = state
         try:
-            self._hold(read_keys(self._path))
+            self._replace_entries(read_keys(self._path))
         except InvalidSettings as exc:
             self.failure = str(exc)
             return False
         self.failure = None
         return True
 
-    def _hold(self, file: KeyFile) -> None:
-        before = {held.caller.client: held.caller.bucket for held in self._held.values()}
-        held = {}
+    def _replace_entries(self, file: KeyFile) -> None:
+        before = {entry.caller.client: entry.caller.bucket for entry in self._entries.values()}
+        entries = {}
         for client in file.clients:
             caller = Caller(client.client, client.scopes, self._bucket(client, before))
             for key in client.keys:
                 digest = bytes.fromhex(key.sha256)
-                held[digest[:_SHORT]] = _Held(digest, _end_of(key), caller)
-        self._held = held
+                entries[digest[:_LOOKUP_BYTES]] = _Entry(digest, _expires_at(key), caller)
+        self._entries = entries
 
     def _bucket(self, client: Client, before: dict[str, Bucket | None]) -> Bucket | None:
         if client.rate_per_s is None:
@@ -198,13 +198,13 @@ def new_key() -> NewKey:
     return NewKey(key, hashlib.sha256(key.encode()).hexdigest())
 
 
-def _end_of(key: StoredKey) -> float:
+def _expires_at(key: StoredKey) -> float:
     if key.expires is None:
         return float("inf")
     return datetime(key.expires.year, key.expires.month, key.expires.day, tzinfo=UTC).timestamp()
 
 
-def _state_of(path: Path) -> tuple[int, int, int] | None:
+def _file_state(path: Path) -> tuple[int, int, int] | None:
     """What changes when a file is written or, as in a mounted secret, another takes its place."""
     try:
         found = path.stat()

@@ -15,10 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from service.auth.api_keys import Allowance, Bucket, Caller, KeyRing, Scope
-from service.problems import documented, problem
+from service.problems import problem, problem_responses
 from service.telemetry.metrics import Metrics
 
-OPEN = frozenset({"health", "metrics", "docs", "openapi.json"})
+OPEN_PATHS = frozenset({"health", "metrics", "docs", "openapi.json"})
 SCOPES: Mapping[str, Scope] = {
     "recommend": Scope.RECOMMEND,
     "recommend:batch": Scope.RECOMMEND,
@@ -29,13 +29,13 @@ SCOPES: Mapping[str, Scope] = {
 NO_KEY = "an API key is needed: `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
 UNKNOWN_KEY = "the API key is unknown or has expired"
 TOO_FAST = "this client's rate limit is used up"
-_LOOK_EVERY_S = 1.0  # at the file of keys
+_CHECK_EVERY_S = 1.0  # at the file of keys
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="think-ahead"'}
 logger = logging.getLogger(__name__)
 
 
-class KeyGuard:
-    """everything: the one scope that all paths need; None for those of the table above."""
+class ApiKeyMiddleware:
+    """required_scope: the one scope that all paths need; None for those of the table above."""
 
     def __init__(
         self,
@@ -43,24 +43,24 @@ class KeyGuard:
         ring: KeyRing,
         metrics: Metrics,
         *,
-        everything: Scope | None = None,
+        required_scope: Scope | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._ring = ring
         self._metrics = metrics
-        self._everything = everything
+        self._required_scope = required_scope
         self._monotonic = monotonic
-        self._look_at = 0.0
+        self._next_check_at = 0.0
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (first := _first_segment(scope["path"])) in OPEN:
+        if scope["type"] != "http" or (first := _first_segment(scope["path"])) in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        self._keep_up()
+        self._refresh_keys()
         key = _find_key(scope["headers"])
         caller = self._ring.find(key) if key else None
-        needed = self._everything or SCOPES.get(first)
+        needed = self._required_scope or SCOPES.get(first)
         if caller is None:
             outcome = "unknown_key" if key else "no_key"
             refusal = _refuse(scope, 401, UNKNOWN_KEY if key else NO_KEY, _CHALLENGE)
@@ -70,15 +70,15 @@ class KeyGuard:
             refusal = _refuse(scope, 403, detail)
         else:
             scope["state"]["client"] = caller.client
-            await self._let_in(caller, scope, receive, send)
+            await self._serve(caller, scope, receive, send)
             return
-        self._metrics.client_request(caller.client if caller else "", outcome)
+        self._metrics.count_client_request(caller.client if caller else "", outcome)
         await refusal(scope, receive, send)
 
-    async def _let_in(self, caller: Caller, scope: AsgiScope, receive: Receive, send: Send) -> None:
+    async def _serve(self, caller: Caller, scope: AsgiScope, receive: Receive, send: Send) -> None:
         bucket = caller.bucket
         if bucket is None:
-            self._metrics.client_request(caller.client, "taken")
+            self._metrics.count_client_request(caller.client, "taken")
             await self._app(scope, receive, send)
             return
         allowance = bucket.take()
@@ -89,18 +89,20 @@ class KeyGuard:
                 message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
-        self._metrics.client_request(caller.client, "taken" if allowance.is_granted else "rate")
+        self._metrics.count_client_request(
+            caller.client, "taken" if allowance.is_granted else "rate"
+        )
         if allowance.is_granted:
             await self._app(scope, receive, send_with_rate)
         else:
             wait = {"Retry-After": str(math.ceil(allowance.reset_s))}
             await _refuse(scope, 429, TOO_FAST, wait)(scope, receive, send_with_rate)
 
-    def _keep_up(self) -> None:
+    def _refresh_keys(self) -> None:
         now = self._monotonic()
-        if now < self._look_at:
+        if now < self._next_check_at:
             return
-        self._look_at = now + _LOOK_EVERY_S
+        self._next_check_at = now + _CHECK_EVERY_S
         before = self._ring.failure
         if self._ring.refresh():
             logger.info("the API keys of the changed file are in use")
@@ -108,14 +110,14 @@ class KeyGuard:
             logger.error("the API keys stay as they were: %s", self._ring.failure)
 
 
-def lets_in(ring: KeyRing, fields: Mapping[bytes, bytes], metrics: Metrics) -> bool:
+def take_token(ring: KeyRing, fields: Mapping[bytes, bytes], metrics: Metrics) -> bool:
     """Whether these headers have a key that may ask for recommendations, now; counts it if so."""
     caller = ring.find(key) if (key := _find_key(fields.items())) else None
     if caller is None or Scope.RECOMMEND not in caller.scopes:
         return False
     if caller.bucket is not None and not caller.bucket.take().is_granted:
         return False
-    metrics.client_request(caller.client, "taken")
+    metrics.count_client_request(caller.client, "taken")
     return True
 
 
@@ -133,7 +135,7 @@ def document_keys(document: dict[str, Any]) -> None:
         scope = SCOPES.get(_first_segment(path))
         for operation in operations.values() if scope else ():
             lacks = f"the API key of shop lacks the scope `{scope}`"
-            refusals = documented({401: NO_KEY, 403: lacks, 429: TOO_FAST})
+            refusals = problem_responses({401: NO_KEY, 403: lacks, 429: TOO_FAST})
             operation["responses"] |= {str(status): each for status, each in refusals.items()}
             operation["security"] = [{}, *({name: []} for name in schemes)]
 

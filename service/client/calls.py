@@ -20,13 +20,13 @@ from service.client.answers import (
     TakenBatch,
     TakenEvent,
 )
-from service.client.errors import BadAnswer, refusal_of
+from service.client.errors import BadAnswer, parse_refusal
 
 Answer = TypeVar("Answer", bound=BaseModel)
 _OK = (200, 202)
 
 
-class Wishes(TypedDict, total=False):
+class RecommendParams(TypedDict, total=False):
     """What a recommendation may be asked for; what is left out is as the service is configured."""
 
     n: int  # items, 1 to 100; 10
@@ -37,7 +37,7 @@ class Wishes(TypedDict, total=False):
     mode: Literal["strict", "union"]
 
 
-class PagedWishes(Wishes, total=False):
+class PagedParams(RecommendParams, total=False):
     """cursor: `next_cursor` of an answer, for the items that follow; all else as it was then."""
 
     cursor: str
@@ -80,7 +80,7 @@ class Call(Generic[Answer]):
     def read(self, response: httpx.Response) -> Answer:
         """Raises Refused or BadAnswer."""
         if response.is_client_error or response.is_server_error:
-            raise refusal_of(response.status_code, response.headers, response.content)
+            raise parse_refusal(response.status_code, response.headers, response.content)
         if response.status_code not in _OK:
             raise BadAnswer(f"{self}: status {response.status_code}")
         try:
@@ -94,23 +94,27 @@ class Call(Generic[Answer]):
         return f"{self.method} {self.path}"
 
 
-def recommend(user_id: str, wishes: PagedWishes) -> Call[Recommendation]:
+def recommend(user_id: str, params: PagedParams) -> Call[Recommendation]:
     path = f"/v1/recommend/{_segment(user_id)}"
-    return Call("GET", path, Recommendation, _params(wishes), may_hedge=True)
+    return Call("GET", path, Recommendation, _params(params), may_hedge=True)
 
 
-def for_history(history: Sequence[str], wishes: PagedWishes) -> Call[Recommendation]:
-    return _read("/v1/recommend", Recommendation, {"history": list(history), **wishes})
+def for_history(history: Sequence[str], params: PagedParams) -> Call[Recommendation]:
+    return _post_query("/v1/recommend", Recommendation, {"history": list(history), **params})
 
 
-def in_session(user_id: str, session: Sequence[str], wishes: PagedWishes) -> Call[Recommendation]:
+def in_session(user_id: str, session: Sequence[str], params: PagedParams) -> Call[Recommendation]:
     check_user_id(user_id)
     events = [{"item_id": item_id} for item_id in session]
-    return _read("/v1/recommend", Recommendation, {"user_id": user_id, "session": events, **wishes})
+    return _post_query(
+        "/v1/recommend", Recommendation, {"user_id": user_id, "session": events, **params}
+    )
 
 
-def batch(user_ids: Sequence[str], wishes: Wishes) -> Call[RecommendationBatch]:
-    return _read("/v1/recommend:batch", RecommendationBatch, {"user_ids": list(user_ids), **wishes})
+def batch(user_ids: Sequence[str], params: RecommendParams) -> Call[RecommendationBatch]:
+    return _post_query(
+        "/v1/recommend:batch", RecommendationBatch, {"user_ids": list(user_ids), **params}
+    )
 
 
 def append(event: NewEvent) -> Call[TakenEvent]:
@@ -133,7 +137,7 @@ def delete(user_id: str) -> Call[Accepted]:
     return Call("DELETE", f"/v1/users/{_segment(user_id)}", Accepted)
 
 
-def _read(path: str, model: type[Answer], body: Mapping[str, Any]) -> Call[Answer]:
+def _post_query(path: str, model: type[Answer], body: Mapping[str, Any]) -> Call[Answer]:
     """A question that is too long for a URL; it changes nothing."""
     return Call("POST", path, model, body=body, may_hedge=True)
 
@@ -145,9 +149,9 @@ def _segment(user_id: str) -> str:
     return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded  # else a way up
 
 
-def _params(wishes: Mapping[str, Any]) -> dict[str, Any]:
+def _params(params: Mapping[str, Any]) -> dict[str, Any]:
     """As the service reads them: booleans in JSON's words, a list by repeating its name."""
     return {
         name: str(value).lower() if isinstance(value, bool) else value
-        for name, value in wishes.items()
+        for name, value in params.items()
     }

@@ -31,7 +31,7 @@ from service.client.answers import (
     TakenBatch,
     TakenEvent,
 )
-from service.client.calls import Answer, Call, NewEvent, PagedWishes, Wishes
+from service.client.calls import Answer, Call, NewEvent, PagedParams, RecommendParams
 from service.client.errors import Busy, ClientError, DeadlineExceeded, Unreachable
 from service.client.retries import Hedge, first_answer, pause_s
 
@@ -94,23 +94,23 @@ class AsyncClient:
         self._options = options or Options()
         self._random = SystemRandom()
         self._hedge = Hedge(self._options.hedge_quantile) if self._options.hedge_quantile else None
-        self._http = _open(url, self._options)
+        self._http = _open_http(url, self._options)
 
     async def recommend(
-        self, user_id: str, *, timeout_s: float | None = None, **wishes: Unpack[PagedWishes]
+        self, user_id: str, *, timeout_s: float | None = None, **params: Unpack[PagedParams]
     ) -> Recommendation:
         """Items for a user, best first; an unknown user gets what everybody gets."""
-        return await self._make(calls.recommend(user_id, wishes), timeout_s)
+        return await self._call(calls.recommend(user_id, params), timeout_s)
 
     async def recommend_for_history(
         self,
         history: Sequence[str],
         *,
         timeout_s: float | None = None,
-        **wishes: Unpack[PagedWishes],
+        **params: Unpack[PagedParams],
     ) -> Recommendation:
         """For item ids that the caller keeps, oldest first; no user has to be known."""
-        return await self._make(calls.for_history(history, wishes), timeout_s)
+        return await self._call(calls.for_history(history, params), timeout_s)
 
     async def recommend_in_session(
         self,
@@ -118,16 +118,20 @@ class AsyncClient:
         session: Sequence[str],
         *,
         timeout_s: float | None = None,
-        **wishes: Unpack[PagedWishes],
+        **params: Unpack[PagedParams],
     ) -> Recommendation:
         """For a user who did something with these items just now; none of it is stored."""
-        return await self._make(calls.in_session(user_id, session, wishes), timeout_s)
+        return await self._call(calls.in_session(user_id, session, params), timeout_s)
 
     async def recommend_batch(
-        self, user_ids: Sequence[str], *, timeout_s: float | None = None, **wishes: Unpack[Wishes]
+        self,
+        user_ids: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **params: Unpack[RecommendParams],
     ) -> RecommendationBatch:
         """For up to 100 users, all asked alike; each has a status, and may fail alone."""
-        return await self._make(calls.batch(user_ids, wishes), timeout_s)
+        return await self._call(calls.batch(user_ids, params), timeout_s)
 
     async def append(
         self,
@@ -145,23 +149,23 @@ class AsyncClient:
         """
         made = {} if event_id is None else {"event_id": event_id}
         event = NewEvent(user_id, item_id, timestamp, **made)
-        return await self._make(calls.append(event), timeout_s)
+        return await self._call(calls.append(event), timeout_s)
 
     async def append_batch(
         self, events: Sequence[NewEvent], *, timeout_s: float | None = None
     ) -> TakenBatch:
         """Events of many users, in the order in which they happened; each may fail alone."""
-        return await self._make(calls.append_batch(events), timeout_s)
+        return await self._call(calls.append_batch(events), timeout_s)
 
     async def think(
         self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None
     ) -> Accepted:
         """Ask a worker to think about the user now; answers are built from it seconds later."""
-        return await self._make(calls.think(user_id, instruction), timeout_s)
+        return await self._call(calls.think(user_id, instruction), timeout_s)
 
     async def delete(self, user_id: str, *, timeout_s: float | None = None) -> Accepted:
         """Erase all that is known of the user, for good."""
-        return await self._make(calls.delete(user_id), timeout_s)
+        return await self._call(calls.delete(user_id), timeout_s)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -172,7 +176,7 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _make(self, call: Call[Answer], timeout_s: float | None) -> Answer:
+    async def _call(self, call: Call[Answer], timeout_s: float | None) -> Answer:
         """Attempts inside one deadline. Raises ClientError."""
         given_s = self._options.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + given_s
@@ -209,22 +213,22 @@ class AsyncClient:
     async def _attempt(self, call: Call[Answer], deadline: float) -> Answer:
         hedge = self._hedge
         if hedge is None or not call.may_hedge:
-            return await self._ask(call, deadline)
-        started, delay_s = time.monotonic(), hedge.after_s()
+            return await self._send(call, deadline)
+        started, delay_s = time.monotonic(), hedge.delay_s()
         try:
             if delay_s is None:
-                answer = await self._ask(call, deadline)
+                answer = await self._send(call, deadline)
             else:
                 answer = await first_answer(
-                    lambda: self._ask(call, deadline), delay_s=delay_s, on_second=hedge.spend
+                    lambda: self._send(call, deadline), delay_s=delay_s, on_second=hedge.spend
                 )
         except asyncio.CancelledError:  # by the deadline: it would have taken longer still
-            hedge.note(time.monotonic() - started)
+            hedge.record(time.monotonic() - started)
             raise
-        hedge.note(time.monotonic() - started)
+        hedge.record(time.monotonic() - started)
         return answer
 
-    async def _ask(self, call: Call[Answer], deadline: float) -> Answer:
+    async def _send(self, call: Call[Answer], deadline: float) -> Answer:
         """One request. Raises Unreachable, Refused or BadAnswer."""
         left_ms = int(1000 * (deadline - time.monotonic())) - self._options.network_ms
         headers = {_TIMEOUT_HEADER: str(min(max(left_ms, 1), _MAX_TIMEOUT_MS))}
@@ -256,20 +260,20 @@ class Client:
         self._thread.start()
 
     def recommend(
-        self, user_id: str, *, timeout_s: float | None = None, **wishes: Unpack[PagedWishes]
+        self, user_id: str, *, timeout_s: float | None = None, **params: Unpack[PagedParams]
     ) -> Recommendation:
         """Items for a user, best first; an unknown user gets what everybody gets."""
-        return self._run(self._client.recommend, user_id, timeout_s=timeout_s, **wishes)
+        return self._run(self._client.recommend, user_id, timeout_s=timeout_s, **params)
 
     def recommend_for_history(
         self,
         history: Sequence[str],
         *,
         timeout_s: float | None = None,
-        **wishes: Unpack[PagedWishes],
+        **params: Unpack[PagedParams],
     ) -> Recommendation:
         """For item ids that the caller keeps, oldest first; no user has to be known."""
-        return self._run(self._client.recommend_for_history, history, timeout_s=timeout_s, **wishes)
+        return self._run(self._client.recommend_for_history, history, timeout_s=timeout_s, **params)
 
     def recommend_in_session(
         self,
@@ -277,18 +281,22 @@ class Client:
         session: Sequence[str],
         *,
         timeout_s: float | None = None,
-        **wishes: Unpack[PagedWishes],
+        **params: Unpack[PagedParams],
     ) -> Recommendation:
         """For a user who did something with these items just now; none of it is stored."""
         return self._run(
-            self._client.recommend_in_session, user_id, session, timeout_s=timeout_s, **wishes
+            self._client.recommend_in_session, user_id, session, timeout_s=timeout_s, **params
         )
 
     def recommend_batch(
-        self, user_ids: Sequence[str], *, timeout_s: float | None = None, **wishes: Unpack[Wishes]
+        self,
+        user_ids: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        **params: Unpack[RecommendParams],
     ) -> RecommendationBatch:
         """For up to 100 users, all asked alike; each has a status, and may fail alone."""
-        return self._run(self._client.recommend_batch, user_ids, timeout_s=timeout_s, **wishes)
+        return self._run(self._client.recommend_batch, user_ids, timeout_s=timeout_s, **params)
 
     def append(
         self,
@@ -331,7 +339,7 @@ class Client:
             if self._is_closed:
                 return
             self._is_closed = True
-        asyncio.run_coroutine_threadsafe(self._abandon(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._cancel_and_close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -360,7 +368,7 @@ class Client:
             future.cancel()
             raise
 
-    async def _abandon(self) -> None:
+    async def _cancel_and_close(self) -> None:
         pending = asyncio.all_tasks() - {asyncio.current_task()}
         for call in pending:
             call.cancel()
@@ -368,7 +376,7 @@ class Client:
         await self._client.close()
 
 
-def _open(url: str, options: Options) -> httpx.AsyncClient:
+def _open_http(url: str, options: Options) -> httpx.AsyncClient:
     if not url.startswith(("http://", "https://")):
         raise InvalidSettings(f"URL of the service: {url!r}, expected http:// or https://")
     headers = {"Accept": "application/json"}

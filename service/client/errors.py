@@ -92,7 +92,7 @@ _KINDS: Mapping[int, type[Refused]] = {
 }
 
 
-def refusal_of(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
+def parse_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
     """What an answer of 4xx or 5xx means, whoever wrote it. `headers`: names in any case."""
     try:
         problem = json.loads(body)

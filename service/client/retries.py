@@ -52,12 +52,12 @@ class Hedge:
         self._seconds: deque[float] = deque(maxlen=_WINDOW)
         self._tokens = 1.0
 
-    def note(self, seconds: float) -> None:
+    def record(self, seconds: float) -> None:
         """How long the first request of a call took, or had taken when it was given up."""
         self._seconds.append(seconds)
         self._tokens = min(self._tokens + _SLACK * (1.0 - self._quantile), _MAX_TOKENS)
 
-    def after_s(self) -> float | None:
+    def delay_s(self) -> float | None:
         """None while too little has been seen, or too much has been hedged of late."""
         if len(self._seconds) < _MIN_SEEN or self._tokens < 1.0:
             return None

@@ -336,7 +336,7 @@ class Pipeline:
             query.user_id, record.generation, patience_s=deadline - self._monotonic()
         )
         if texts is None:
-            self._metrics.fallback(Reason.THOUGHTS)
+            self._metrics.count_fallback(Reason.THOUGHTS)
         return texts or ()
 
     def _following(
@@ -366,12 +366,12 @@ class Pipeline:
 
     def _count(self, served: Served, reasons: tuple[Reason, ...]) -> None:
         for reason in reasons:
-            self._metrics.fallback(reason)
-        self._metrics.item_sources([pick.source for pick in served.picks])
-        self._metrics.stages(served.seconds)
-        self._metrics.rung(served.source, served.seconds["total"], is_held=served.is_held)
+            self._metrics.count_fallback(reason)
+        self._metrics.count_item_sources([pick.source for pick in served.picks])
+        self._metrics.observe_stages(served.seconds)
+        self._metrics.observe_rung(served.source, served.seconds["total"], is_held=served.is_held)
         if served.record is not None:
-            self._metrics.record_age(served.record_age_s)
+            self._metrics.observe_record_age(served.record_age_s)
 
 
 def answer_reserve_s(limiter: Limiter, lag: LoopLag) -> float:

@@ -136,61 +136,61 @@ class Metrics:
         """tally: brings in what was counted elsewhere."""
         self._tallies.append(tally)
 
-    def request(self, *, route: str, source: str, status: int, num: int = 1) -> None:
+    def count_request(self, *, route: str, source: str, status: int, num: int = 1) -> None:
         key = (route, source, status)
         if key not in self._request:
             self._request[key] = self._requests.labels(route, source, str(status))
         self._request[key].inc(num)
 
-    def item_sources(self, sources: Iterable[Source]) -> None:
+    def count_item_sources(self, sources: Iterable[Source]) -> None:
         for source, num in collections.Counter(sources).items():
-            self.items(source, num)
+            self.count_items(source, num)
 
-    def items(self, source: Source, num: int) -> None:
+    def count_items(self, source: Source, num: int) -> None:
         if source not in self._source:
             self._source[source] = self._items.labels(source.value)
         self._source[source].inc(num)
 
-    def stages(self, seconds: dict[str, float]) -> None:
+    def observe_stages(self, seconds: dict[str, float]) -> None:
         for stage, duration_s in seconds.items():
             if stage not in self._stage:
                 self._stage[stage] = self._stages.labels(stage)
             self._stage[stage].observe(duration_s)
 
-    def rung(self, source: Source, seconds: float, *, is_held: bool) -> None:
+    def observe_rung(self, source: Source, seconds: float, *, is_held: bool) -> None:
         key = (source, is_held)
         if key not in self._rung:
             self._rung[key] = self._rungs.labels(source.value, str(is_held).lower())
         self._rung[key].observe(seconds)
 
-    def fallback(self, reason: Reason, num: int = 1) -> None:
+    def count_fallback(self, reason: Reason, num: int = 1) -> None:
         self._reason[reason].inc(num)
 
-    def record_age(self, age_s: float) -> None:
+    def observe_record_age(self, age_s: float) -> None:
         """Seconds; negative when the record is dated in the future."""
         if age_s < 0:
             self._future_records.inc()
         self._record_age.observe(max(age_s, 0.0))
 
-    def event(self, *, stored: bool) -> None:
+    def count_event(self, *, stored: bool) -> None:
         self._events.labels(str(stored).lower()).inc()
 
-    def exposure(self, experiment: str, arm: str) -> None:
+    def count_exposure(self, experiment: str, arm: str) -> None:
         self._exposures.labels(experiment, arm).inc()
 
-    def client_request(self, client: str, outcome: str) -> None:
+    def count_client_request(self, client: str, outcome: str) -> None:
         key = (client, outcome)
         if key not in self._client:
             self._client[key] = self._client_requests.labels(client, outcome)
         self._client[key].inc()
 
-    def manifest_epoch(self, epoch: int) -> None:
+    def set_manifest_epoch(self, epoch: int) -> None:
         self._manifest_epoch.set(epoch)
 
-    def manifest_refused(self, reason: str) -> None:
+    def count_manifest_refusal(self, reason: str) -> None:
         self._manifest_refused.labels(reason).inc()
 
-    def reload(self, outcome: str) -> None:
+    def count_reload(self, outcome: str) -> None:
         self._reloads.labels(outcome).inc()
 
     def render(self) -> bytes:

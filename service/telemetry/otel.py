@@ -1,6 +1,6 @@
 """Requests and their stages as OpenTelemetry spans; needs the extra `otel`.
 
-Spans are made when a request is over, with the ids that its answer has already named in
+SpanRecorder are made when a request is over, with the ids that its answer has already named in
 `traceparent`. Where they go and how many of them is said by OpenTelemetry's own variables
 (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`).
 """
@@ -23,11 +23,11 @@ _PROPAGATED = (b"traceparent", b"tracestate")
 _NS = 1_000_000_000
 
 
-class Spans:
+class SpanRecorder:
     """Hands spans to an exporter, from a thread of its own. For one event loop."""
 
     def __init__(self, exporter: SpanExporter) -> None:
-        self._ids = _GivenIds()
+        self._ids = _PresetIds()
         provider = TracerProvider(
             resource=Resource.create({"service.name": "think-ahead"}),
             id_generator=self._ids,
@@ -45,7 +45,7 @@ class Spans:
         self._ids.give(state["trace"])
         span = self._tracer.start_span(
             f"{scope['method']} {route}",
-            self._propagator.extract(_carried(scope)),
+            self._propagator.extract(_trace_headers(scope)),
             kind=SpanKind.SERVER,
             start_time=began_at,
             attributes={
@@ -59,7 +59,7 @@ class Spans:
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR))
         context = set_span_in_context(span)
-        for stage, (start, end) in _laid_out(state.get("seconds", {}), began_at).items():
+        for stage, (start, end) in _stage_intervals(state.get("seconds", {}), began_at).items():
             self._tracer.start_span(stage, context, start_time=start).end(end)
         span.end(ended_at)
 
@@ -68,14 +68,14 @@ class Spans:
         self._provider.shutdown()
 
 
-def otlp_spans() -> Spans:
+def otlp_recorder() -> SpanRecorder:
     """To the OTLP endpoint of the environment. Raises ImportError without the extra."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    return Spans(OTLPSpanExporter())
+    return SpanRecorder(OTLPSpanExporter())
 
 
-class _GivenIds(RandomIdGenerator):
+class _PresetIds(RandomIdGenerator):
     """The next span gets the ids of a trace; the ones after it their own."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class _GivenIds(RandomIdGenerator):
         return int(trace.span_id, 16) if trace else super().generate_span_id()
 
 
-def _carried(scope: Scope) -> dict[str, str]:
+def _trace_headers(scope: Scope) -> dict[str, str]:
     return {
         name.decode(): value.decode("latin-1")
         for name, value in scope["headers"]
@@ -101,7 +101,7 @@ def _carried(scope: Scope) -> dict[str, str]:
     }
 
 
-def _laid_out(seconds: Mapping[str, float], began_at: int) -> dict[str, tuple[int, int]]:
+def _stage_intervals(seconds: Mapping[str, float], began_at: int) -> dict[str, tuple[int, int]]:
     """Start and end of each stage, unix nanoseconds: only how long each took is known."""
     found, at = {}, began_at
     for stage in _STAGES:

@@ -7,8 +7,8 @@ import random
 import re
 from typing import NamedTuple
 
-HEADER = b"traceparent"
-REQUEST_NAME = b"x-request-id"
+TRACE_HEADER = b"traceparent"
+REQUEST_ID_HEADER = b"x-request-id"
 _IDS = rb"-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})"
 _GIVEN = re.compile(rb"(?:00" + _IDS + rb"|(?!00|ff)[0-9a-f]{2}" + _IDS + rb"(?:-.*)?)")
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")

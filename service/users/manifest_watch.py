@@ -56,11 +56,11 @@ class ManifestWatch:
             self._refuse("epoch", f"epoch {manifest.epoch}, in use is {self.current.epoch}")
         else:
             self.current, self.refusal = manifest, None
-            self._metrics.manifest_epoch(manifest.epoch)
+            self._metrics.set_manifest_epoch(manifest.epoch)
             logger.info("manifest epoch %d is in use", manifest.epoch)
 
     def _refuse(self, reason: str, detail: str) -> None:
-        self._metrics.manifest_refused(reason)
+        self._metrics.count_manifest_refusal(reason)
         if self.refusal != reason:
             logger.warning("manifest refused (%s): %s", reason, detail)
         self.refusal = reason

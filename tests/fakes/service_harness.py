@@ -33,7 +33,7 @@ from service.auth.api_keys import KeyRing
 from service.recommend.engine import Engine, load_engine
 from service.serving import Serving
 from service.settings import ServiceSettings
-from service.telemetry.otel import Spans
+from service.telemetry.otel import SpanRecorder
 from tests import ROOT
 from tests.fakes.toy import toy_catalog, toy_histories, toy_recommender
 
@@ -179,7 +179,7 @@ async def serving(
     store: ServingStore,
     *,
     engine: Engine | None = None,
-    spans: Spans | None = None,
+    spans: SpanRecorder | None = None,
     arms: Mapping[Path, Engine] | None = None,
     **settings: Any,
 ) -> AsyncIterator[InProcess]:

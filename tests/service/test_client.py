@@ -29,8 +29,8 @@ from service.client.errors import (
     NotAccepted,
     NotAllowed,
     Unreachable,
+    parse_refusal,
     read_retry_after,
-    refusal_of,
 )
 from service.client.retries import Hedge, pause_s
 from tests import ROOT
@@ -357,14 +357,14 @@ async def test_connections_of_losers_are_not_lost() -> None:
 
 def test_a_hedge_waits_for_the_quantile_and_never_doubles_the_load() -> None:
     hedge = Hedge(0.95)
-    assert hedge.after_s() is None
+    assert hedge.delay_s() is None
     for milliseconds in range(100):
-        hedge.note(milliseconds / 1000)
-    assert hedge.after_s() == 0.095
+        hedge.record(milliseconds / 1000)
+    assert hedge.delay_s() == 0.095
     num_hedged = 0
     for _ in range(1000):  # all slow
-        hedge.note(1.0)
-        if hedge.after_s() is not None:
+        hedge.record(1.0)
+        if hedge.delay_s() is not None:
             hedge.spend()
             num_hedged += 1
     assert 90 <= num_hedged <= 110
@@ -413,7 +413,7 @@ def test_retry_after_is_read_in_both_forms(text: str | None, seconds: float | No
 
 @given(st.integers(400, 599), st.binary(max_size=200), st.text(max_size=20))
 def test_any_refusal_is_one_line_of_the_tree(status: int, body: bytes, after: str) -> None:
-    refusal = refusal_of(status, {"retry-after": after}, body)
+    refusal = parse_refusal(status, {"retry-after": after}, body)
     assert refusal.status == status
     assert isinstance(refusal, ClientError)
     assert "\n" not in str(refusal)

@@ -144,7 +144,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 )
 def test_a_password_in_a_url_is_not_shown(url: str, shown: str) -> None:
     assert mask_url(url) == shown
-    assert ServiceSettings(release_dir=Path("x"), redis_url=url).shown()["redis_url"] == shown
+    assert ServiceSettings(release_dir=Path("x"), redis_url=url).masked()["redis_url"] == shown
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service.telemetry.otel import Spans
+from service.telemetry.otel import SpanRecorder
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import InProcess, serving, start_service, toy_release_dir
 
@@ -17,7 +17,7 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 async def spans_of(*paths: str, traceparent: str | None = None) -> list[ReadableSpan]:
     """What is exported for these requests; the answers' own headers agree with it."""
     exporter = InMemorySpanExporter()
-    spans = Spans(exporter)
+    spans = SpanRecorder(exporter)
     headers = {} if traceparent is None else {"traceparent": traceparent}
     async with serving(MemoryStore(), spans=spans) as service:
         named = [(await ask(service, path, headers)) for path in paths]
