@@ -40,9 +40,7 @@ from service.settings import ServiceSettings
 from service.telemetry.logs import user_hash
 from service.telemetry.metrics import Metrics
 from service.users.breaker import Breaker
-from service.users.erasures import ErasureWatch
-from service.users.event_buffer import Outbox
-from service.users.last_good import Copies
+from service.users.local_state import ErasureWatch, EventBuffer, LastGoodCache
 from service.users.manifest_watch import ManifestWatch
 from service.users.reader import Appended, Users
 
@@ -75,8 +73,8 @@ class Serving:
         self._store = store
         self._wanted_at_store = asyncio.Event()
         self._breaker = Breaker(on_doubt=self._wanted_at_store.set)
-        self._copies = Copies(settings.copies_limit)
-        self._outbox = Outbox(settings.outbox_limit)
+        self._cache = LastGoodCache(settings.copies_limit)
+        self._buffer = EventBuffer(settings.outbox_limit)
         self._worker = Worker(limit=settings.queue_limit)
         self._lag = LoopLag(self._renew_guard)
         self._limiter = Limiter(
@@ -90,13 +88,13 @@ class Serving:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._appending: set[asyncio.Task[dict[str, list[Appended]]]] = set()  # one a request
-        self._erasures = ErasureWatch(store, copies=self._copies, outbox=self._outbox)
+        self._erasures = ErasureWatch(store, cache=self._cache, buffer=self._buffer)
         self._users = Users(
             store,
             space=space,
             breaker=self._breaker,
-            copies=self._copies,
-            outbox=self._outbox,
+            cache=self._cache,
+            buffer=self._buffer,
             erasures=self._erasures,
         )
         self.manifest = ManifestWatch(
@@ -152,7 +150,7 @@ class Serving:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_FLUSH_S):
                 await self._users.flush()
-        if num_lost := len(self._outbox):
+        if num_lost := len(self._buffer):
             logger.error("%d events are lost: the store is away", num_lost)
         await asyncio.to_thread(self._worker.stop)
         await self._store.close()
@@ -195,7 +193,7 @@ class Serving:
 
     def users_with_records(self, limit: int) -> list[str]:
         """Users whom this process has seen lately and who had a record then."""
-        return self._copies.with_records(limit)
+        return self._cache.with_records(limit)
 
     def drain(self) -> None:
         """Unready from now on, and connections are closed. May be called from a signal handler."""
@@ -304,9 +302,9 @@ class Serving:
         watch = self.metrics.watch
         watch("breaker_open", "1 while the store is not asked.", lambda: self._breaker.is_open)
         watch("queue_waiting", "Finishes in the queue.", lambda: self._worker.num_waiting)
-        watch("outbox_events", "Events that wait for the store.", lambda: len(self._outbox))
+        watch("outbox_events", "Events that wait for the store.", lambda: len(self._buffer))
         watch("erasures_waiting", "Users who wait to be erased.", lambda: len(self._erasures))
-        watch("user_copies", "Users with a last good copy.", lambda: len(self._copies))
+        watch("user_copies", "Users with a last good copy.", lambda: len(self._cache))
         watch("concurrency_limit", "Requests that may be in work.", lambda: self._limiter.limit)
         watch("in_work", "Requests in work.", lambda: self._limiter.num_inside)
         watch(

@@ -1,10 +1,10 @@
-"""A circuit breaker: a store that is out is not asked, until it is seen to be back.
+"""Circuit breaker: requests skip a failing store until probes succeed again.
 
-    closed  --- FAILURES_TO_OPEN in a row, or half of what was asked within WINDOW_S --->  open
-    open    --- SUCCESSES_TO_CLOSE probes in a row ------------------------------------->  closed
+    closed  --- FAILURES_TO_OPEN failures in a row, or half of the calls within WINDOW_S --->  open
+    open    --- SUCCESSES_TO_CLOSE successful probes in a row --------------------------->  closed
 
-There is no half-open state on the request path: whoever polls the store anyway (the manifest watch)
-goes on probing, more often while there is doubt, and no request is ever the guinea pig. Knows
+There is no half-open state, so no request is used as a probe. The manifest watch polls the store
+in any case; its polls are the probes, and they come more often while the store is in doubt. Knows
 nothing of Redis.
 """
 
@@ -12,16 +12,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-FAILURES_TO_OPEN = 5  # in a row: an outage, whether errors come at once or as timeouts
-SUCCESSES_TO_CLOSE = 3  # probes in a row: a store that answers now and then is not back
+FAILURES_TO_OPEN = 5  # in a row: an outage, if errors come at once or as timeouts
+SUCCESSES_TO_CLOSE = 3  # probes in a row: a store that answers only sometimes is not back
 WINDOW_S = 1.0
 _BUCKET_S = 0.1
-_MIN_CALLS = 20  # within the window, before a share means anything
-_MAX_SHARE = 0.5  # of them that fail
+_MIN_CALLS = 20  # within the window; a share of fewer calls says nothing
+_MAX_SHARE = 0.5  # failures / calls within the window; the breaker opens from here on
 
 
 class Breaker:
-    """Used from the event loop only. `on_doubt` is called when the store begins to fail."""
+    """State of the breaker; for use on the event loop only.
+
+    `on_doubt` is called at the first failure after a success.
+    """
 
     def __init__(
         self,
@@ -32,17 +35,17 @@ class Breaker:
         self.is_open = False
         self._clock = clock
         self._on_doubt = on_doubt
-        self._num_failed = 0  # in a row
-        self._num_probed = 0  # in a row, well
+        self._num_failed = 0  # failed calls in a row
+        self._num_probed = 0  # successful probes in a row
         self._buckets: deque[_Bucket] = deque(maxlen=round(WINDOW_S / _BUCKET_S))
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether the last thing heard of the store was a failure, or it is not asked."""
+        """True after a failed call, and while the breaker is open."""
         return self.is_open or self._num_failed > 0
 
     def failed(self) -> None:
-        """A call failed, a probe or not."""
+        """Count a failed call or a failed probe."""
         self._num_failed += 1
         self._num_probed = 0
         bucket = self._bucket()
@@ -54,13 +57,13 @@ class Breaker:
             self.is_open = True
 
     def succeeded(self) -> None:
-        """A call succeeded; one that was sent before the breaker opened closes nothing."""
+        """Count a successful call. It never closes the breaker: it may have been sent before."""
         self._bucket().num_calls += 1
         if not self.is_open:
             self._num_failed = 0
 
     def probed(self) -> None:
-        """A probe succeeded."""
+        """Count a successful probe, and close the breaker after enough of them."""
         self.succeeded()
         self._num_probed += 1
         if self.is_open and self._num_probed >= SUCCESSES_TO_CLOSE:
@@ -83,7 +86,7 @@ class Breaker:
 
 
 class _Bucket:
-    """What was asked within a tenth of a second."""
+    """Counts of the calls within one interval of `_BUCKET_S`."""
 
     __slots__ = ("at", "num_calls", "num_failed")
 

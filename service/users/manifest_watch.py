@@ -1,7 +1,7 @@
-"""Keeps up with the night: the manifest that this process serves from.
+"""Follow the manifest in the store: it names the generations that this process serves from.
 
-The last good one stays in use while the store is away, and an older one or one of another SID space
-never replaces it. Knows nothing of records or users.
+The last good manifest stays in use while the store is away. An older manifest, or one of another
+SID space, never replaces it. Knows nothing of records or users.
 """
 
 import logging
@@ -16,11 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 class ManifestWatch:
+    """The manifest in use, and why a newer one is refused."""
+
     def __init__(
         self, store: UserStore, *, fingerprint: int, breaker: Breaker, metrics: Metrics
     ) -> None:
         self.current: Manifest | None = None
-        self.refusal: str | None = None  # why the newest manifest seen is not in use
+        self.refusal: str | None = None  # "garbage", "fingerprint" or "epoch"; None: none refused
         self._is_away = False
         self._store = store
         self._fingerprint = fingerprint
@@ -28,7 +30,10 @@ class ManifestWatch:
         self._metrics = metrics
 
     async def poll(self) -> bool:
-        """Look once; whether the store answered. This is also what closes an open breaker."""
+        """Read the manifest once, and tell the breaker. Return True if the store answered.
+
+        These polls are the probes that close an open breaker.
+        """
         try:
             manifest = await self._store.read_manifest()
         except StoreUnavailable as exc:

@@ -1,7 +1,8 @@
-"""What is known of one user, whether or not the store answers.
+"""Read and write one user's state, with or without the store.
 
-Every call to the store on the request path goes through here: past the breaker, with this process's
-last good copy behind it. Knows nothing of models, rungs or HTTP.
+Every call to the store on the request path is made here. The circuit breaker is asked first, and
+the last good copy of this process answers when the store cannot. Knows nothing of models, rungs or
+HTTP.
 """
 
 import asyncio
@@ -18,49 +19,45 @@ from models.store.records import PrefixRecord
 from models.store.user_state import UserState
 from service.sources import Reason
 from service.users.breaker import Breaker
-from service.users.erasures import ErasureWatch
-from service.users.event_buffer import Outbox
-from service.users.last_good import Copies
+from service.users.local_state import ErasureWatch, EventBuffer, LastGoodCache
 
 
 @dataclass(frozen=True)
 class UserView:
-    """A user as this process sees them now; history oldest first.
+    """A user's state as this process knows it now."""
 
-    troubles: why the record may be less than the truth; empty when the store gave it in full.
-    has_lost_history: some of what the store holds as the history does not decode.
-    """
-
-    history: tuple[Event, ...]
+    history: tuple[Event, ...]  # oldest first
     record: PrefixRecord | None
-    troubles: tuple[Reason, ...] = ()
-    has_lost_history: bool = False
+    troubles: tuple[Reason, ...] = ()  # why the state may be incomplete or old; empty: it is not
+    has_lost_history: bool = False  # a part of the stored history does not decode
 
 
 _NOTHING_KNOWN = UserView((), None)
 
 
 class Appended(NamedTuple):
-    stored: bool
-    new: bool | None  # None: only the store could tell
+    stored: bool  # False: the event waits in this process
+    new: bool | None  # None: the store has not answered, and nothing else knows
 
 
 class Users:
+    """The state of users: from the store while it answers, otherwise from this process."""
+
     def __init__(
         self,
         store: ServingStore,
         *,
         space: SidSpace,
         breaker: Breaker,
-        copies: Copies,
-        outbox: Outbox,
+        cache: LastGoodCache,
+        buffer: EventBuffer,
         erasures: ErasureWatch,
     ) -> None:
         self._store = store
         self._space = space
         self._breaker = breaker
-        self._copies = copies
-        self._outbox = outbox
+        self._cache = cache
+        self._buffer = buffer
         self._erasures = erasures
 
     async def read(
@@ -71,17 +68,18 @@ class Users:
         patience_s: float = math.inf,
         is_kept: bool = True,
     ) -> UserView:
-        """Newest valid record of the live `layers` and the history; never raises for the store.
+        """Return the history and the newest valid record of `layers` (generations, newest first).
 
-        is_kept: as the last good copy; not for layers other than the live ones.
+        A failing store raises nothing: the last good copy answers. A store that is slower than
+        `patience_s` is no failure to the breaker, because only this request was short of time.
 
-        A store that is slower than `patience_s` has done nothing wrong: the breaker is not told.
+        is_kept: keep the state as the last good copy; False for layers that are not live.
         """
         if self._erasures.hides(user_id):
             return _NOTHING_KNOWN
         if self._breaker.is_open:
             return self._from_copy(user_id, Reason.BREAKER)
-        copy = self._copies.get(user_id)
+        copy = self._cache.get(user_id)
         try:
             async with _within(patience_s):
                 state = await self._store.read_user(user_id, layers, self._space, known=copy)
@@ -91,21 +89,21 @@ class Users:
         except TimeoutError:
             return self._from_copy(user_id, Reason.NO_TIME)
         self._breaker.succeeded()
-        if self._erasures.hides(user_id):  # since the reading began
+        if self._erasures.hides(user_id):  # requested while the store was being read
             return _NOTHING_KNOWN
         if state.record is None and state.skipped:
             state = replace(state, record=copy.record if copy else None)
         if is_kept:
-            self._copies.keep(user_id, state)
+            self._cache.keep(user_id, state)
         return self._view(user_id, state, troubles=tuple(Reason(why) for why in state.skipped))
 
     async def append(
         self, events: Mapping[str, Sequence[Event]], *, patience_s: float = math.inf
     ) -> dict[str, list[Appended]]:
-        """Each user's events into the store, else into the outbox.
+        """Append each user's events to the store, or to the event buffer if the store fails.
 
-        Those that the store may have taken go into the outbox as well: there they count once.
-        Raises StoreUnavailable when that has no room for all of them either.
+        Events that the store may have taken before it failed go into the buffer too: the store
+        drops duplicates by event id. Raises StoreUnavailable when the buffer has no room for all.
         """
         if not self._breaker.is_open and patience_s > 0:
             try:
@@ -114,7 +112,7 @@ class Users:
             except StoreUnavailable:
                 self._breaker.failed()
             except TimeoutError:
-                pass  # as in `read`: nobody's fault but the time's
+                pass  # no failure of the store, as in `read`
             else:
                 self._breaker.succeeded()
                 for user_id, of_user in events.items():
@@ -123,7 +121,7 @@ class Users:
                     user_id: [Appended(stored=True, new=is_new) for is_new in flags]
                     for user_id, flags in new.items()
                 }
-        self._outbox.put(events)
+        self._buffer.put(events)
         waiting = Appended(stored=False, new=None)
         return {user_id: [waiting] * len(of_user) for user_id, of_user in events.items()}
 
@@ -136,7 +134,7 @@ class Users:
         await self._ask(self._erasures.request(user_id))
 
     async def _ask(self, asking: Coroutine[Any, Any, None]) -> None:
-        """Also past an open breaker: what cannot wait in this process is refused or done."""
+        """Await a request to the store, also while the breaker is open: it cannot be buffered."""
         try:
             await asking
         except StoreUnavailable:
@@ -146,7 +144,7 @@ class Users:
     async def read_thoughts(
         self, user_id: str, generation: int, *, patience_s: float = math.inf
     ) -> tuple[str, ...] | None:
-        """Texts by path number; None when the store cannot be asked, or not in time."""
+        """Return the reasoning texts by path number; None when the store gives none in time."""
         if self._breaker.is_open:
             return None
         try:
@@ -161,32 +159,30 @@ class Users:
         return texts
 
     async def flush(self) -> int:
-        """Hand the waiting events to a store that answers again; how many it took."""
+        """Send the buffered events to the store. Return the number of events that it took."""
         num_sent = 0
-        for user_id in self._outbox.users():
-            events = self._outbox.waiting(user_id)
+        for user_id in self._buffer.users():
+            events = self._buffer.waiting(user_id)
             try:
                 await self._store.append_events(user_id, events)
             except StoreUnavailable:
                 self._breaker.failed()
                 break
-            self._outbox.settle(user_id, events)
+            self._buffer.settle(user_id, events)
             num_sent += len(events)
         return num_sent
 
     def _remember(self, user_id: str, events: Sequence[Event]) -> None:
-        copy = self._copies.get(user_id)
+        copy = self._cache.get(user_id)
         if copy:
-            self._copies.keep(
-                user_id, replace(copy, history=merge_events((*copy.history, *events)))
-            )
+            self._cache.keep(user_id, replace(copy, history=merge_events((*copy.history, *events))))
 
     def _from_copy(self, user_id: str, trouble: Reason) -> UserView:
-        state = self._copies.get(user_id) or UserState(history=(), record=None, skipped=())
+        state = self._cache.get(user_id) or UserState(history=(), record=None, skipped=())
         return self._view(user_id, state, troubles=(trouble,))
 
     def _view(self, user_id: str, state: UserState, *, troubles: tuple[Reason, ...]) -> UserView:
-        waiting = self._outbox.waiting(user_id)
+        waiting = self._buffer.waiting(user_id)
         history = merge_events((*state.history, *waiting)) if waiting else state.history
         return UserView(history, state.record, troubles, state.has_lost_history)
 

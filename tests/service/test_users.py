@@ -11,9 +11,7 @@ from models.errors import StoreUnavailable
 from models.store.events import HISTORY_LIMIT, Event
 from models.store.user_state import UserState
 from service.users.breaker import FAILURES_TO_OPEN, Breaker
-from service.users.erasures import ErasureWatch
-from service.users.event_buffer import Outbox
-from service.users.last_good import Copies
+from service.users.local_state import ErasureWatch, EventBuffer, LastGoodCache
 from service.users.reader import Users
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
@@ -234,47 +232,49 @@ async def test_events_that_wait_are_handed_over_at_shutdown() -> None:
 
 
 def test_an_outbox_takes_all_of_a_batch_or_none() -> None:
-    outbox = Outbox(limit=2)
+    buffer = EventBuffer(limit=2)
     events = [Event("x", at, str(at)) for at in range(3)]
     with pytest.raises(StoreUnavailable):
-        outbox.put({"ann": events[:1], "bob": events[1:]})
-    assert (outbox.users(), len(outbox)) == ((), 0)
-    outbox.put({"ann": events[:2]})
-    outbox.put({"ann": events[:2]})  # they wait already
-    assert outbox.waiting("ann") == tuple(events[:2])
+        buffer.put({"ann": events[:1], "bob": events[1:]})
+    assert (buffer.users(), len(buffer)) == ((), 0)
+    buffer.put({"ann": events[:2]})
+    buffer.put({"ann": events[:2]})  # they wait already
+    assert buffer.waiting("ann") == tuple(events[:2])
 
 
 def test_copies_keep_the_users_that_were_seen_last() -> None:
-    copies = Copies(limit=2)
+    cache = LastGoodCache(limit=2)
     state = UserState((), None)
     for user in ("a", "b"):
-        copies.keep(user, state)
-    copies.get("a")
-    copies.keep("c", state)
-    assert [copies.get(user) is not None for user in ("a", "b", "c")] == [True, False, True]
-    assert len(copies) == 2
+        cache.keep(user, state)
+    cache.get("a")
+    cache.keep("c", state)
+    assert [cache.get(user) is not None for user in ("a", "b", "c")] == [True, False, True]
+    assert len(cache) == 2
 
 
 def test_an_outbox_keeps_what_came_while_it_was_being_emptied() -> None:
-    outbox = Outbox(limit=10)
+    buffer = EventBuffer(limit=10)
     first, later = Event("x", 1, "1"), Event("y", 2, "2")
-    outbox.put({"user": [first, first]})
-    sending = outbox.waiting("user")
-    outbox.put({"user": [first, later]})
-    outbox.settle("user", sending)
-    assert (outbox.waiting("user"), len(outbox)) == ((later,), 1)
-    outbox.settle("user", (later,))
-    assert (outbox.users(), len(outbox)) == ((), 0)
+    buffer.put({"user": [first, first]})
+    sending = buffer.waiting("user")
+    buffer.put({"user": [first, later]})
+    buffer.settle("user", sending)
+    assert (buffer.waiting("user"), len(buffer)) == ((later,), 1)
+    buffer.settle("user", (later,))
+    assert (buffer.users(), len(buffer)) == ((), 0)
 
 
-def users_over(store: MemoryStore, *, copies: Copies, outbox: Outbox, breaker: Breaker) -> Users:
+def users_over(
+    store: MemoryStore, *, cache: LastGoodCache, buffer: EventBuffer, breaker: Breaker
+) -> Users:
     return Users(
         store,
         space=toy_engine().catalog.space,
         breaker=breaker,
-        copies=copies,
-        outbox=outbox,
-        erasures=ErasureWatch(store, copies=copies, outbox=outbox),
+        cache=cache,
+        buffer=buffer,
+        erasures=ErasureWatch(store, cache=cache, buffer=buffer),
     )
 
 
@@ -290,22 +290,22 @@ async def test_events_that_this_process_has_no_time_for_are_kept_and_no_fault_of
             await asyncio.sleep(1.0)
             return await super().append_each(histories)
 
-    breaker, outbox = Breaker(), Outbox(100)
-    users = users_over(SlowStore(), copies=Copies(limit=1), outbox=outbox, breaker=breaker)
+    breaker, buffer = Breaker(), EventBuffer(100)
+    users = users_over(SlowStore(), cache=LastGoodCache(limit=1), buffer=buffer, breaker=breaker)
     for at in range(2 * FAILURES_TO_OPEN):
         event = Event("x", at, str(at))
         (appended,) = (await users.append({"user": [event]}, patience_s=0.001))["user"]
         assert not appended.stored
     assert not breaker.is_in_doubt
-    assert len(outbox) == 2 * FAILURES_TO_OPEN
+    assert len(buffer) == 2 * FAILURES_TO_OPEN
 
 
 async def test_a_copy_does_not_grow_beyond_a_history() -> None:
-    copies = Copies(limit=1)
-    users = users_over(MemoryStore(), copies=copies, outbox=Outbox(10), breaker=Breaker())
+    cache = LastGoodCache(limit=1)
+    users = users_over(MemoryStore(), cache=cache, buffer=EventBuffer(10), breaker=Breaker())
     await users.read("user", ())
     for at in range(HISTORY_LIMIT + 10):
         await users.append({"user": [Event("x", at, str(at))]})
-    copy = copies.get("user")
+    copy = cache.get("user")
     assert copy is not None
     assert len(copy.history) == HISTORY_LIMIT
