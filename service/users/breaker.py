@@ -44,7 +44,7 @@ class Breaker:
         """True after a failed call, and while the breaker is open."""
         return self.is_open or self._num_failed > 0
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
         """Count a failed call or a failed probe."""
         self._num_failed += 1
         self._num_probed = 0
@@ -56,15 +56,15 @@ class Breaker:
         if self._num_failed >= FAILURES_TO_OPEN or self._is_mostly_failing():
             self.is_open = True
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Count a successful call. It never closes the breaker: it may have been sent before."""
         self._bucket().num_calls += 1
         if not self.is_open:
             self._num_failed = 0
 
-    def probed(self) -> None:
+    def record_probe(self) -> None:
         """Count a successful probe, and close the breaker after enough of them."""
-        self.succeeded()
+        self.record_success()
         self._num_probed += 1
         if self.is_open and self._num_probed >= SUCCESSES_TO_CLOSE:
             self.is_open = False

@@ -37,7 +37,7 @@ class ManifestWatch:
         try:
             manifest = await self._store.read_manifest()
         except StoreUnavailable as exc:
-            self._breaker.failed()
+            self._breaker.record_failure()
             if self._breaker.is_open and not self._is_away:
                 self._is_away = True
                 logger.warning("the store is away: %s", exc)
@@ -46,7 +46,7 @@ class ManifestWatch:
             self._refuse("garbage", str(exc))
         else:
             self._consider(manifest)
-        self._breaker.probed()
+        self._breaker.record_probe()
         if self._is_away and not self._breaker.is_open:
             self._is_away = False
             logger.info("the store is back")

@@ -84,11 +84,11 @@ class Users:
             async with _within(patience_s):
                 state = await self._store.read_user(user_id, layers, self._space, known=copy)
         except StoreUnavailable:
-            self._breaker.failed()
+            self._breaker.record_failure()
             return self._from_copy(user_id, Reason.STORE)
         except TimeoutError:
             return self._from_copy(user_id, Reason.NO_TIME)
-        self._breaker.succeeded()
+        self._breaker.record_success()
         if self._erasures.hides(user_id):  # requested while the store was being read
             return _NOTHING_KNOWN
         if state.record is None and state.skipped:
@@ -110,11 +110,11 @@ class Users:
                 async with _within(patience_s):
                     new = await self._store.append_each(events)
             except StoreUnavailable:
-                self._breaker.failed()
+                self._breaker.record_failure()
             except TimeoutError:
                 pass  # no failure of the store, as in `read`
             else:
-                self._breaker.succeeded()
+                self._breaker.record_success()
                 for user_id, of_user in events.items():
                     self._remember(user_id, of_user)
                 return {
@@ -138,7 +138,7 @@ class Users:
         try:
             await asking
         except StoreUnavailable:
-            self._breaker.failed()
+            self._breaker.record_failure()
             raise
 
     async def read_thoughts(
@@ -151,11 +151,11 @@ class Users:
             async with _within(patience_s):
                 texts = await self._store.read_thoughts(user_id, generation)
         except StoreUnavailable:
-            self._breaker.failed()
+            self._breaker.record_failure()
             return None
         except TimeoutError:
             return None
-        self._breaker.succeeded()
+        self._breaker.record_success()
         return texts
 
     async def flush(self) -> int:
@@ -166,7 +166,7 @@ class Users:
             try:
                 await self._store.append_events(user_id, events)
             except StoreUnavailable:
-                self._breaker.failed()
+                self._breaker.record_failure()
                 break
             self._buffer.settle(user_id, events)
             num_sent += len(events)

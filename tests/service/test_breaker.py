@@ -42,13 +42,13 @@ class World:
             if self._probe_at <= call_at:
                 self.clock.now = max(self.clock.now, self._probe_at)
                 self._probe_at = self.clock.now + self._pause_s()
-                self._call(is_up(), tell=self.breaker.probed)
+                self._call(is_up(), tell=self.breaker.record_probe)
             else:
                 self.clock.now = max(self.clock.now, call_at)
                 call_at += 1 / self._rate
                 if not self.breaker.is_open:
                     self.num_asked += 1
-                    self._call(is_up(), tell=self.breaker.succeeded)
+                    self._call(is_up(), tell=self.breaker.record_success)
             if self.breaker.is_open != was_open:
                 return self.clock.now - began_at
         return None
@@ -58,7 +58,7 @@ class World:
             tell()
         else:
             self.clock.now += self._timeout_s
-            self.breaker.failed()
+            self.breaker.record_failure()
 
     def _pause_s(self) -> float:
         return PROBE_S if self.breaker.is_in_doubt else 1.0
@@ -120,8 +120,8 @@ def test_half_of_the_calls_failing_opens_it_and_a_few_do_not() -> None:
 def test_a_few_failures_among_few_calls_are_no_outage() -> None:
     breaker = Breaker(clock=Clock())
     for _ in range(4):
-        breaker.failed()
-        breaker.succeeded()
+        breaker.record_failure()
+        breaker.record_success()
     assert not breaker.is_open
     assert not breaker.is_in_doubt
 
@@ -132,37 +132,37 @@ def test_old_failures_do_not_count() -> None:
     for at in range(100):
         clock.now += 0.3
         if at % 2:
-            breaker.failed()
+            breaker.record_failure()
         else:
-            breaker.succeeded()
+            breaker.record_success()
     assert not breaker.is_open
 
 
 def test_answers_that_were_under_way_when_it_opened_do_not_close_it() -> None:
     breaker = Breaker(clock=Clock())
     for _ in range(FAILURES_TO_OPEN):
-        breaker.failed()
+        breaker.record_failure()
     for _ in range(100):
-        breaker.succeeded()
+        breaker.record_success()
     assert breaker.is_open
 
 
 def test_a_store_that_answers_now_and_then_is_not_back() -> None:
     breaker = Breaker(clock=Clock())
     for _ in range(FAILURES_TO_OPEN):
-        breaker.failed()
+        breaker.record_failure()
     for _ in range(20):
         for _ in range(SUCCESSES_TO_CLOSE - 1):
-            breaker.probed()
-        breaker.failed()
+            breaker.record_probe()
+        breaker.record_failure()
     assert breaker.is_open
 
 
 def test_what_led_to_the_last_outage_does_not_lead_to_another() -> None:
     breaker = Breaker(clock=Clock())
     for _ in range(50):
-        breaker.failed()
+        breaker.record_failure()
     for _ in range(SUCCESSES_TO_CLOSE):
-        breaker.probed()
-    breaker.failed()
+        breaker.record_probe()
+    breaker.record_failure()
     assert not breaker.is_open
