@@ -77,6 +77,7 @@ COMMANDS = {
     "chaos": Command("chaos.chaos", "what is promised under faults, R1 to R10, on real processes"),
     "soak": Command("chaos.r9_soak", "memory of a service under an even load for half an hour"),
     "scenario": Command("load.scenario", "simulated users on a real service, with Locust"),
+    "tables": Command("tables.pages", "the results tables of README and docs, from the results"),
     "demo": Command("demo", "the whole system on this machine, with real users"),
 }
 

@@ -47,11 +47,17 @@ def write_markdown(
 ) -> None:
     """The table that `print_table` prints, and below it what `write_json` writes as meta."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    sides = ["---" if column == "name" else "---:" for column in columns]
-    body = [[_cell(row, column) for column in columns] for row in rows]
-    table = [_markdown_line(cells) for cells in (columns, sides, *body)]
+    table = markdown_table(columns, [[_cell(row, column) for column in columns] for row in rows])
     facts = [f"- {key}: {value}" for key, value in {**meta, **_machine()}.items()]
     file.write_text("\n".join([f"# {title}", "", *table, "", *facts]) + "\n")
+
+
+def markdown_table(
+    header: Sequence[str], body: Iterable[Sequence[str]], num_text: int = 1
+) -> list[str]:
+    """Return the lines of a table; the first `num_text` columns are aligned left, others right."""
+    sides = ["---" if at < num_text else "---:" for at in range(len(header))]
+    return [_markdown_line(cells) for cells in (header, sides, *body)]
 
 
 def report(
