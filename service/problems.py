@@ -1,6 +1,6 @@
-"""Every error of the API as `application/problem+json` (RFC 9457).
+"""Writes every error of the API as `application/problem+json` (RFC 9457).
 
-Repeats no more of what the caller sent than the start of an id.
+Of the caller's input, an error repeats only the start of an id and the names of fields.
 """
 
 import http
@@ -33,7 +33,7 @@ STORE_AWAY = "the store is away and 10000 events wait for it already, expected a
 STORE_DOWN = "Redis at redis://localhost:6379/0: Connection refused"
 BUG = "this is a bug of the service"
 _MAX_ERRORS = 20
-_MAX_WHERE = 200  # characters; the names of a caller's own fields can be of any length
+_MAX_WHERE = 200  # characters; unknown field names from the caller can have any length
 
 
 class FieldError(BaseModel):
@@ -42,14 +42,17 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """title: the status in words; detail: this case of it, for a human."""
+    """An error response (RFC 9457).
+
+    `title`: the status in words; `detail`: the error of this request, for a human reader.
+    """
 
     type: str = "about:blank"
     title: str
     status: int
     detail: str
     request_id: str
-    errors: list[FieldError] | None = None
+    errors: list[FieldError] | None = None  # invalid fields, with status 422 only
 
 
 def problem(
@@ -67,13 +70,13 @@ def problem(
         request_id=request_id,
         errors=list(errors) or None,
     )
-    # json.dumps escapes lone surrogates, which a key of the caller's body may hold
+    # json.dumps escapes lone surrogates, which a key of the caller's body may contain.
     text = json.dumps(body.model_dump(exclude_none=True))
     return Response(text, status, headers, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception that a route or the router raises on purpose."""
+    """Register a handler for each exception type that a route or the router raises."""
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(InvalidUserId, _on_user_id)
@@ -84,7 +87,7 @@ def install(app: FastAPI) -> None:
 
 
 def problem_responses(details: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    """`responses=` of a route: for each status an example with that detail; 500 for every route."""
+    """Return `responses=` of a route: an example with `detail` per status, and 500 always."""
     every = {**details, 500: BUG}
     return {status: _documentation(status, detail) for status, detail in sorted(every.items())}
 

@@ -1,4 +1,4 @@
-"""The JSON of events: one, or those of many users at once. Knows nothing of how they are kept."""
+"""Schemas of events: one event, or a batch of many users. Knows nothing of their storage."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from service.api.requests import MAX_EVENTS, WHOLE_NUMBER, EventIdText, ItemIdTe
 
 
 class NewEvent(BaseModel):
-    """Something the user did with an item."""
+    """An interaction of the user with an item."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -34,7 +34,7 @@ class NewEvent(BaseModel):
 
 
 class TakenEvent(BaseModel):
-    """200 when the event is stored; 202 when it waits in this process for the store to return."""
+    """An accepted event: 200 if it is stored, 202 if it waits in this process for the store."""
 
     request_id: str
     user_id: str
@@ -56,7 +56,7 @@ class TakenEvent(BaseModel):
 
 
 class BatchedEvent(BaseModel):
-    """An event and whose it is. Limits are looked at one by one: a bad event fails alone."""
+    """An event with its user. Limits are checked per event: an invalid event fails alone."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -93,7 +93,7 @@ class EventBatch(BaseModel):
 
 
 class EventResult(BaseModel):
-    """What an event by itself would have been answered."""
+    """The result of one event, as a single request would return it."""
 
     status: Annotated[int, Field(description="200 stored, 202 waiting, 422 or 503: not taken.")]
     user_id: str

@@ -1,4 +1,4 @@
-"""Events: what users do, appended to their histories."""
+"""Routes that append events to the histories of users."""
 
 import secrets
 import time
@@ -52,7 +52,10 @@ _BATCH_PROBLEMS = problem_responses({400: BAD_JSON, 413: TOO_LARGE, 422: NOT_ACC
 async def append_event(
     request: Request, serving: CurrentServing, user_id: UserId, body: NewEvent
 ) -> Response:
-    """The next recommendation uses it. Retrying with the same `event_id` adds nothing."""
+    """Append one event; the next recommendation uses it.
+
+    A retry with the same `event_id` adds nothing.
+    """
     event = _event(body)
     came_at = request.scope["state"].get("came_at")
     appended = (await serving.append({user_id: [event]}, came_at=came_at))[user_id][0]
@@ -74,7 +77,10 @@ async def append_event(
     responses=_BATCH_PROBLEMS,
 )
 async def append_events(request: Request, serving: CurrentServing, body: EventBatch) -> Response:
-    """Each event has a status of its own; retrying the whole batch is as safe as one event."""
+    """Append events and return one status per event.
+
+    A retry of the whole batch with the same `event_id`s adds nothing.
+    """
     results: dict[int, EventResult] = {}
     events: dict[str, list[Event]] = {}
     places: dict[str, list[int]] = {}
@@ -123,7 +129,7 @@ async def _take(
 
 
 def _checked(each: BatchedEvent) -> Event:
-    """Raises InvalidInput for what would be refused by itself too."""
+    """Validate one event of a batch. Raises InvalidInput where a single event gets 422."""
     check_user_id(each.user_id)
     try:
         return _event(NewEvent.model_validate(each.model_dump(exclude={"user_id"})))
@@ -133,7 +139,7 @@ def _checked(each: BatchedEvent) -> Event:
 
 
 def _event(body: NewEvent) -> Event:
-    """Raises InvalidRecord."""
+    """Return the event to store. Raises InvalidRecord."""
     event = Event(
         item_id=body.item_id,
         timestamp=int(time.time()) if body.timestamp is None else body.timestamp,

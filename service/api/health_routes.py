@@ -1,4 +1,4 @@
-"""Health and metrics: what an orchestrator and a monitor ask for."""
+"""Routes of health and metrics, for an orchestrator and a monitoring system."""
 
 from fastapi import APIRouter, Request
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -23,9 +23,9 @@ async def live() -> Alive:
     responses=problem_responses({503: "the self-test has not finished"}),
 )
 async def ready(request: Request, serving: CurrentServing) -> Response:
-    """Ready once the `global` and `popular` rungs have passed a self-test.
+    """Return 200 after the `global` and `popular` rungs have passed a self-test.
 
-    Never asks the store: an outage must not unready every instance at once.
+    The store is not contacted: an outage must not make every instance unready at once.
     """
     if serving.unready is not None:
         return problem(503, serving.unready, request_id=request.state.request_id)

@@ -1,7 +1,7 @@
-"""Around every request: its id, its count, its size, and a problem instead of a bare 500.
+"""Middleware around every request: request id, trace, metrics, body limit, problem for a 500.
 
-Pure ASGI, as `BaseHTTPMiddleware` hides client disconnects. Knows nothing of the routes but the
-name that they leave in the scope.
+Pure ASGI, because `BaseHTTPMiddleware` hides client disconnects. Of the routes it knows only the
+path template in the scope.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from service.telemetry.otel import SpanRecorder  # it needs an extra
 
 MAX_BODY_BYTES = 64 * 1024
-CLIENT_GONE = 499  # as nginx counts it; nobody reads such an answer
-MAX_LONG_BODY_BYTES = 1024 * 1024  # where lists are posted
+CLIENT_GONE = 499  # status in logs and metrics, as in nginx; it is not sent
+MAX_LONG_BODY_BYTES = 1024 * 1024  # of the paths below, which take lists
 _LONG = ("/v1/recommend", "/v1/recommend:batch", "/v1/events:batch")
 _CLOSE = (b"connection", b"close")
 logger = logging.getLogger(__name__)
@@ -39,8 +39,14 @@ logger = logging.getLogger(__name__)
 class RequestContext:
     """Puts `request_id`, `trace` and `criticality` into the request's state.
 
-    A caller's own id is kept if it is harmless, a caller's trace is continued if it is valid; both
-    go back with the answer. is_draining: whether connections are to be closed behind their answers.
+    A valid request id or trace of the caller is kept. Both are returned as response headers.
+
+    Args:
+        app: the next ASGI application.
+        metrics: counts each request.
+        log: writes one line per request; None: no lines.
+        is_draining: True while each response should close its connection.
+        spans: records a span per request; None: no spans.
     """
 
     def __init__(
@@ -107,7 +113,7 @@ class RequestContext:
 
 
 class BodyLimit:
-    """Refuses a body longer than its path allows as it is read, whatever its headers say."""
+    """Reject a body longer than its path allows, while it is read, independent of its headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

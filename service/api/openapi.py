@@ -1,7 +1,7 @@
-"""The OpenAPI document: what FastAPI derives from the routes, and what it cannot say.
+"""Completes the OpenAPI document that FastAPI derives from the routes.
 
-That is the one schema of all errors, which a `model=` would document as plain JSON too, and
-examples with nulls in them, which FastAPI 0.136 strips.
+Adds the error schema (a `model=` would document errors as plain JSON too), examples with nulls
+(FastAPI 0.136 strips them), response headers, API keys and the responses of overload.
 """
 
 from typing import Any
@@ -112,12 +112,12 @@ _EVERY_ANSWER = {
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     ),
 }
-_UNREAD = {"400", "408", "414", "431", "503"}  # may come before anything is read of a request
+_UNREAD = {"400", "408", "414", "431", "503"}  # possible before the request's headers are read
 _RECOMMENDING = ("Milliseconds by stage, as in `timings_ms`.", "store;dur=0.610, total;dur=2.100")
 
 
 def install(app: FastAPI) -> None:
-    """Complete the document that `app.openapi` gives."""
+    """Replace `app.openapi` by a function that returns the completed document."""
     derived = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -139,7 +139,7 @@ def install(app: FastAPI) -> None:
 
 
 def _document_connections(document: dict[str, Any]) -> None:
-    """What a request on any route may meet before it gets there."""
+    """Add the errors of connections, which any route can return."""
     for operations in document["paths"].values():
         for operation in operations.values():
             for status, problem in problem_responses(WHY_NOT_READ).items():
@@ -147,7 +147,7 @@ def _document_connections(document: dict[str, Any]) -> None:
 
 
 def _document_overload(document: dict[str, Any]) -> None:
-    """What holds for every recommendation, whatever its route."""
+    """Add the X-Criticality header and status 503 to every recommendation route."""
     for path, methods in document["paths"].items():
         if "/recommend" not in path:
             continue
@@ -169,7 +169,10 @@ def _add_headers(document: _Example) -> None:
 
 
 def _forbid_null_parameters(document: _Example) -> None:
-    """One that is left out is None in Python, but `null` in a URL is four letters."""
+    """Remove null from the types of parameters: `null` in a URL is a string.
+
+    Pydantic adds it because an omitted parameter is None in Python.
+    """
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", ()):
@@ -193,7 +196,7 @@ def _answers_with(operation: _Example, name: str) -> bool:
 
 
 def _problem_schemas() -> dict[str, Any]:
-    """`Problem` and what it refers to, by name."""
+    """Return the schemas of `Problem` and of the models in it, by name."""
     _, definitions = models_json_schema(
         [(Problem, "serialization")], ref_template="#/components/schemas/{model}"
     )

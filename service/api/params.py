@@ -1,4 +1,4 @@
-"""What routes take from a request: the serving process, the exact user id, the time it has."""
+"""Parameters of routes: the serving process, the user id of the path, the caller's timeout."""
 
 from functools import cache
 from typing import Annotated, NamedTuple
@@ -34,16 +34,17 @@ Timeout = Annotated[
 
 
 class _IdPosition(NamedTuple):
-    """num_segments: of the route's raw path. at: which of them is the id."""
+    """Position of the user id in a route's raw path."""
 
-    num_segments: int
-    at: int
+    num_segments: int  # of the path, split at "/"
+    at: int  # index of the segment with the id
 
 
 def read_user_id(request: Request) -> str:
-    """The id as the caller wrote it: servers decode `%2F` to `/` and bad bytes to U+FFFD.
+    """Return the user id from the raw path.
 
-    Raises InvalidUserId, or HTTPException 404 where a raw `/` makes it another path.
+    The decoded path would not do: servers decode `%2F` to `/` and invalid bytes to U+FFFD.
+    Raises InvalidUserId, or HTTPException 404 if a raw `/` makes it a different path.
     """
     place = _position_of_id(request.scope["route"].path_format)
     segments = request.scope["raw_path"].split(b"/")

@@ -1,6 +1,6 @@
-"""Asking for recommendations: by a user's id, by a history, for many users at once.
+"""Routes of recommendations: for one user, for a posted history, for many users.
 
-Validation and JSON only; every decision is the pipeline's.
+Validation and JSON only; the pipeline makes every decision.
 """
 
 import logging
@@ -44,15 +44,15 @@ from service.serving import Serving
 _TIMEOUT_NAME = TIMEOUT_HEADER.lower().encode()
 _TIMEOUT: TypeAdapter[int] = TypeAdapter(TimeoutMs)
 _DEFAULTS = RecommendQuery()
-_UNSTORED_PREFIX = "\x1f"  # begins ids that no stored event has
+_UNSTORED_PREFIX = "\x1f"  # of event ids; stored event ids contain no control character
 _RequestModel = RecommendQuery | ForUser | ForHistory | ForUsers
 logger = logging.getLogger(__name__)
 
 
 class _DirectRoute(APIRoute):
-    """The route of `recommend`: documented by its signature like any other, called without FastAPI.
+    """The route of `recommend`, documented by its signature and called without FastAPI's binding.
 
-    Its general way of binding arguments takes 0.3 ms a request, and this one has three.
+    FastAPI's general argument binding takes 0.3 ms a request; `recommend` has three arguments.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -80,7 +80,7 @@ async def recommend(
     query: Annotated[RecommendQuery, Query()],
     timeout_ms: Timeout = None,
 ) -> Response:
-    """Always 200 for a valid request: see `source` and `degraded` for what the answer is worth."""
+    """Return 200 for every valid request. `source` and `degraded` tell the answer's quality."""
     serving: Serving = request.app.state.serving
     return await _answer(
         request, serving, _query(request, user_id, query), query.cursor, timeout_ms
@@ -101,9 +101,9 @@ async def recommend_for(
     body: Annotated[ForUser | ForHistory, Body()],
     timeout_ms: Timeout = None,
 ) -> Response:
-    """For a stored user, with what they did just now on top, or for a history of the caller's own.
+    """Recommend to a stored user with the events of a session, or for the caller's own history.
 
-    Nothing of the body is stored.
+    The body is not stored.
     """
     if isinstance(body, ForUser):
         asked = _query(request, body.user_id, body, _session(body))
@@ -121,9 +121,10 @@ async def recommend_for(
 async def recommend_batch(
     request: Request, serving: CurrentServing, body: ForUsers, timeout_ms: Timeout = None
 ) -> Response:
-    """Each user has an answer and a status of their own, and as much time as if asked for alone.
+    """Return one answer and one status per user.
 
-    `X-Request-Timeout-Ms` is for all of them together: whose turn comes late gets a cheaper rung.
+    Each user has the time budget of a single request. `X-Request-Timeout-Ms` limits the whole
+    batch: when it runs short, the remaining users get a cheaper rung.
     """
     wanted = [_query(request, user_id, body) for user_id in body.user_ids]
     results = await _answer_all(request, serving, wanted, timeout_ms)
@@ -170,7 +171,7 @@ async def _answer(
 async def _answer_all(
     request: Request, serving: Serving, wanted: Sequence[pipeline.Query], timeout_ms: int | None
 ) -> list[BatchEntry]:
-    """In turn, so that a batch takes one place in the queue like everybody else."""
+    """Answer one user after another, so that a batch takes one place in the queue."""
     ends_at = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
     results = []
     for asked in wanted:
@@ -190,7 +191,7 @@ async def _answer_one(
         served = await serving.recommend(asked, timeout_ms=timeout_ms)
     except InvalidUserId as exc:
         return BatchEntry(user_id=user_id, status=422, detail=str(exc))
-    except Exception:  # the others of the batch go on, as they would alone
+    except Exception:  # the other users of the batch still get their answers
         logger.exception("an entry of request %s failed", request_id)
         return BatchEntry(user_id=user_id, status=500, detail=BUG)
     answer = write_recommendation(served, serving.cursors, user_id=user_id, request_id=request_id)
@@ -198,7 +199,10 @@ async def _answer_one(
 
 
 def _history(body: ForHistory) -> tuple[Event, ...]:
-    """As events, oldest first; an item without a time has that of the one before it."""
+    """Return the history as events, oldest first.
+
+    An item without a timestamp takes the timestamp of the item before it.
+    """
     events, timestamp = [], 0
     for at, past in enumerate(body.history):
         item_id, stamp = (past, None) if isinstance(past, str) else (past.item_id, past.timestamp)
@@ -208,7 +212,7 @@ def _history(body: ForHistory) -> tuple[Event, ...]:
 
 
 def _session(body: ForUser) -> tuple[Event, ...]:
-    """Raises InvalidRecord for one that could not be stored as an event."""
+    """Return the session as events. Raises InvalidRecord for an event that cannot be stored."""
     now_s, events = int(time.time()), []
     for at, done in enumerate(body.session):
         stamp = now_s if done.timestamp is None else done.timestamp
@@ -218,7 +222,7 @@ def _session(body: ForUser) -> tuple[Event, ...]:
 
 
 def _read_query(request: Request) -> RecommendQuery:
-    """Raises RequestValidationError as FastAPI would, as does the next."""
+    """Parse the query string. Raises RequestValidationError, as FastAPI does."""
     if not request.scope["query_string"]:
         return _DEFAULTS
     params: dict[str, Any] = dict(request.query_params)

@@ -1,4 +1,4 @@
-"""A recommendation in the words of the API, and its headers."""
+"""Builds the JSON of a recommendation and its Server-Timing header from the pipeline's result."""
 
 import secrets
 from typing import cast
@@ -29,18 +29,18 @@ def write_recommendation(
         timings_ms=_timings(served),
     )
     if served.thoughts is None:
-        del answer["paths"]  # agreed to stand before the timings, when it is there
+        del answer["paths"]  # deleted instead of appended: the agreed order has it before timings
     return answer
 
 
 def server_timing(served: Served) -> str:
-    """The value of a `Server-Timing` header (W3C): milliseconds by stage."""
+    """Return the value of a `Server-Timing` header (W3C): milliseconds per stage."""
     return ", ".join(f"{stage};dur={1000 * s:.3f}" for stage, s in served.seconds.items())
 
 
 def _timings(served: Served) -> Timings:
     milliseconds = {stage: round(1000 * s, 3) for stage, s in served.seconds.items()}
-    return cast("Timings", milliseconds)  # the pipeline names the stages that the API documents
+    return cast("Timings", milliseconds)  # the pipeline uses the stage names of the API
 
 
 def _generation(served: Served) -> Generation | None:

@@ -1,7 +1,6 @@
-"""What may be asked for: the query of a recommendation, and the bodies of those that are posted.
+"""Schemas of requests: the query of a recommendation, and the bodies of posted requests.
 
-Limits and their descriptions; what is sound by itself is accepted here. Knows nothing of how it is
-answered.
+Checks each field by itself and documents its limits. Knows nothing of how a request is answered.
 """
 
 from typing import Annotated, Any
@@ -26,7 +25,7 @@ TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
 
 
 def _to_integer(value: object) -> object:
-    """To JSON Schema 5.0 is an integer, and true is none."""
+    """Accept 5.0 as an integer, as JSON Schema does; booleans stay booleans."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -35,7 +34,7 @@ UnixSeconds = Annotated[int, Field(ge=0, le=LAST_SECOND), WHOLE_NUMBER]
 
 
 def _check(value: str) -> str:
-    """Ids of users, items and events are sound alike."""
+    """Check an id by the one rule for users, items and events."""
     try:
         check_user_id(value)
     except InvalidUserId as exc:
@@ -58,7 +57,7 @@ EventIdText = Annotated[
 
 
 class _CommonFields(BaseModel):
-    """What every way of asking has. A user's own prefixes and history are not among it."""
+    """Fields of every recommendation request."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -103,7 +102,7 @@ class _PagedFields(_CommonFields):
 
 
 class RecommendQuery(_PagedFields):
-    """What may stand behind the `?` of a recommendation."""
+    """Query parameters of a recommendation."""
 
     exclude: Annotated[
         tuple[str, ...],
@@ -118,7 +117,7 @@ class RecommendQuery(_PagedFields):
     @field_validator("exclude")
     @classmethod
     def _split(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        """Both forms at once; an id that holds a comma itself is found in its whole form."""
+        """Split at commas and keep the unsplit values too: an item id may contain a comma."""
         parts = [part for value in values for part in value.split(",") if part]
         if len(parts) > MAX_EXCLUDED:
             raise ValueError(f"{len(parts)} items, expected at most {MAX_EXCLUDED}")
@@ -137,7 +136,7 @@ class _ExcludedItems(BaseModel):
 
 
 class PastItem(BaseModel):
-    """Something of a history that the caller keeps."""
+    """One item of a history that the caller keeps."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -146,7 +145,7 @@ class PastItem(BaseModel):
 
 
 class SessionEvent(BaseModel):
-    """Something that the user has just done."""
+    """One event of the current session."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -159,7 +158,7 @@ class SessionEvent(BaseModel):
 
 
 class ForHistory(_PagedFields, _ExcludedItems):
-    """For a history that the caller keeps; no user has to be known."""
+    """Request for a history that the caller keeps, without a stored user."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -182,7 +181,7 @@ class ForHistory(_PagedFields, _ExcludedItems):
 
 
 class ForUser(_PagedFields, _ExcludedItems):
-    """For a stored user, with what they have just done on top, or a long list to leave out."""
+    """Request for a stored user, with the events of a session or a long list to exclude."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -205,7 +204,7 @@ class ForUser(_PagedFields, _ExcludedItems):
 
 
 class ForUsers(_CommonFields, _ExcludedItems):
-    """For many stored users, all asked alike."""
+    """Request for many stored users with the same parameters."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -226,7 +225,7 @@ class ForUsers(_CommonFields, _ExcludedItems):
 
 
 class ThinkRequest(BaseModel):
-    """What the thought may be told."""
+    """Options of a thought."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -1,8 +1,8 @@
-"""The JSON of a recommendation, and of health.
+"""Schemas of responses: recommendations, accepted user requests, health.
 
-Later versions only add fields. A recommendation is made of plain dictionaries, which are written
-some 60 microseconds faster than models are built and dumped; FastAPI documents both alike. Knows
-nothing of how an answer came about. What may be asked is in `asked`.
+Later versions only add fields. A recommendation consists of plain dictionaries: writing them is
+about 60 microseconds faster than building and dumping models, and FastAPI documents both equally.
+Knows nothing of how an answer is computed; `recommendation` fills in the fields.
 """
 
 from typing import Annotated, NotRequired
@@ -14,7 +14,7 @@ from service.sources import Source
 
 
 class Generation(TypedDict):
-    """The night's record that the answer was built from."""
+    """The record from the night that the answer uses."""
 
     id: int
     created_at: Annotated[int, Field(description="When the user was thought about, unix seconds.")]
@@ -54,9 +54,10 @@ class PathText(TypedDict):
 
 
 class Timings(TypedDict):
-    """Milliseconds of this answer.
+    """Milliseconds per stage of this answer.
 
-    Reading the store, waiting for the model, encoding what is new of the history, finishing, all.
+    `store`: reading the user; `queue`: waiting for the model; `encode`: encoding new events of the
+    history; `finish`: scoring the items; `total`: the whole answer.
     """
 
     store: float
@@ -67,7 +68,7 @@ class Timings(TypedDict):
 
 
 class Recommendation(TypedDict):
-    """An answer, always 200: an unknown user gets what everybody gets."""
+    """An answer with status 200. An unknown user gets the items that suit most users."""
 
     request_id: str
     recommendation_id: Annotated[str, Field(description="Of this answer, another one each time.")]
@@ -140,7 +141,7 @@ class Recommendation(TypedDict):
 
 
 class BatchEntry(TypedDict):
-    """One user's part of a batch: what the user alone would have been answered."""
+    """The answer to one user of a batch, as a single request would return it."""
 
     user_id: str
     status: Annotated[int, Field(description="As of a request of its own: 200, 422 or 500.")]
@@ -154,7 +155,7 @@ class RecommendationBatch(TypedDict):
 
 
 class Accepted(BaseModel):
-    """A worker will do it; `python -m offline worker` has to be running."""
+    """A request queued for a worker; needs a running `python -m offline worker`."""
 
     request_id: str
     user_id: str

@@ -1,6 +1,6 @@
-"""What the service cannot do by itself and hands to a worker: to think about a user, or erase one.
+"""Routes that hand a user to a worker: to think about the user, or to erase the user.
 
-Its own user of Redis may append to streams and delete nothing.
+The service's own Redis user may append to streams, but not delete.
 """
 
 from typing import Annotated
@@ -38,9 +38,9 @@ async def think(
     user_id: UserId,
     body: Annotated[ThinkRequest | None, Body()] = None,
 ) -> Response:
-    """Within seconds, while a worker runs; answers are then built from the new thought.
+    """Queue the user for a worker, which takes seconds; answers then use the new thought.
 
-    A user without a history is not thought about.
+    Needs a running worker. A user without a history is skipped.
     """
     await serving.request_thinking(user_id, body.instruction if body is not None else None)
     return _accepted(request, user_id)
@@ -54,10 +54,10 @@ async def think(
     responses=problem_responses({404: NOT_FOUND, 422: NOT_ACCEPTED, 503: STORE_DOWN}),
 )
 async def erase(request: Request, serving: CurrentServing, user_id: UserId) -> Response:
-    """History, records, thoughts and archive, by a worker; no repair brings them back.
+    """Erase history, records, thoughts and archive, by a worker. A repair does not restore them.
 
-    From now on this process serves nothing of the user, the others do not within a second. Events
-    that come before the worker is through are erased as well.
+    This process stops serving the user's data at once, other processes within a second. Events
+    that arrive before the worker has finished are erased too.
     """
     await serving.request_erasure(user_id)
     return _accepted(request, user_id)
