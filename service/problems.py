@@ -24,7 +24,7 @@ from models.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-NOT_ACCEPTED = "some of what was sent cannot be accepted, see errors"
+NOT_ACCEPTED = "some fields are invalid, see errors"
 BAD_JSON = "There was an error parsing the body"
 NOT_FOUND = "Not Found"
 GONE = "the generation of this list is no longer live: begin again without a cursor"

@@ -26,9 +26,8 @@ class NewEvent(BaseModel):
     event_id: Annotated[
         EventIdText | None,
         Field(
-            description="Makes retries safe: an id that the user sent within the last 24 hours "
-            "adds nothing, whichever process takes it. Default: a fresh one, so that every call "
-            "counts.",
+            description="Makes retries safe: an event whose id the user has sent within the last "
+            "24 hours adds nothing, in any process. Default: a new id, so that every call counts.",
         ),
     ] = None
 
@@ -44,14 +43,14 @@ class TakenEvent(BaseModel):
     known: Annotated[
         bool,
         Field(
-            description="Whether this release's catalog holds the item. An unknown one is kept in "
-            "the history all the same: catalogs lag."
+            description="True if the item is in this release's catalog. An unknown item is kept in "
+            "the history too, because catalogs lag."
         ),
     ]
     stored: bool
     new: Annotated[
         bool | None,
-        Field(description="False for an event id seen before; null while it waits for the store."),
+        Field(description="False for a repeated event id; null while the event waits."),
     ]
 
 
@@ -65,7 +64,7 @@ class BatchedEvent(BaseModel):
     timestamp: Annotated[
         Annotated[int, WHOLE_NUMBER] | None, Field(description="Unix seconds; default: now.")
     ] = None
-    event_id: Annotated[str | None, Field(description="As of an event by itself.")] = None
+    event_id: Annotated[str | None, Field(description="As in a single event.")] = None
 
 
 class EventBatch(BaseModel):
@@ -95,12 +94,12 @@ class EventBatch(BaseModel):
 class EventResult(BaseModel):
     """The result of one event, as a single request would return it."""
 
-    status: Annotated[int, Field(description="200 stored, 202 waiting, 422 or 503: not taken.")]
+    status: Annotated[int, Field(description="200: stored; 202: waiting; 422, 503: rejected.")]
     user_id: str
     event_id: str | None = None
     known: bool | None = None
     new: bool | None = None
-    detail: Annotated[str | None, Field(description="Why it was not taken.")] = None
+    detail: Annotated[str | None, Field(description="Reason of a rejection.")] = None
 
 
 class TakenBatch(BaseModel):

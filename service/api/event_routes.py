@@ -43,7 +43,7 @@ _BATCH_PROBLEMS = problem_responses({400: BAD_JSON, 413: TOO_LARGE, 422: NOT_ACC
     response_model=TakenEvent,
     responses={
         202: {
-            "description": "Taken by this process, not stored yet: the store is away",
+            "description": "Accepted by this process; not stored yet, as the store is unavailable",
             "model": TakenEvent,
         },
         **_PROBLEMS,

@@ -11,14 +11,16 @@ from service.problems import problem, problem_responses
 router = APIRouter()
 
 
-@router.get("/health/live", summary="Whether the process answers", responses=problem_responses({}))
+@router.get(
+    "/health/live", summary="Check that the process answers", responses=problem_responses({})
+)
 async def live() -> Alive:
     return Alive()
 
 
 @router.get(
     "/health/ready",
-    summary="Whether to send traffic here",
+    summary="Check that the process is ready for traffic",
     response_model=Ready,
     responses=problem_responses({503: "the self-test has not finished"}),
 )

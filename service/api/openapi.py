@@ -63,10 +63,10 @@ _CRITICALITY = {
     "name": CRITICALITY_HEADER,
     "in": "header",
     "required": False,
-    "description": "Who goes first under overload: `sheddable`, then `default`, last `critical`. "
-    "Beyond what the process can work on in time an answer is `popular`, and beyond a second bound "
-    "503 with `Retry-After`, or `popular` for who asked for no more than `n` items. Any other word "
-    "counts as `default`.",
+    "description": "Order of rejection under overload: `sheddable` first, then `default`, then "
+    "`critical`. Above the number of requests that the process can answer in time, an answer is "
+    "`popular`. Above a second limit it is 503 with `Retry-After`, or `popular` for a request with "
+    "no parameter other than `n`. Any other value counts as `default`.",
     "schema": {"type": "string", "default": "default"},
     "example": "sheddable",
 }
@@ -106,14 +106,17 @@ EXAMPLES: dict[tuple[str, str, str], _Example] = {
     },
 }
 _EVERY_ANSWER = {
-    "X-Request-Id": ("The caller's own if it sent one that is harmless.", "0b6f7c1d9a3e4f52"),
+    "X-Request-Id": (
+        "The caller's own id if it is valid, otherwise a new one.",
+        "0b6f7c1d9a3e4f52",
+    ),
     "traceparent": (
-        "W3C trace context: the caller's trace if it sent a valid one, with a span of ours.",
+        "W3C trace context: the caller's trace if it is valid, with a new span.",
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     ),
 }
 _UNREAD = {"400", "408", "414", "431", "503"}  # possible before the request's headers are read
-_RECOMMENDING = ("Milliseconds by stage, as in `timings_ms`.", "store;dur=0.610, total;dur=2.100")
+_RECOMMENDING = ("Milliseconds per stage, as in `timings_ms`.", "store;dur=0.610, total;dur=2.100")
 
 
 def install(app: FastAPI) -> None:

@@ -26,8 +26,8 @@ Timeout = Annotated[
     TimeoutMs | None,
     Header(
         alias=TIMEOUT_HEADER,
-        description="Milliseconds that the caller has. It shortens the configured budget, "
-        "never lengthens it; a rung that would come late is passed over for a cheaper one.",
+        description="Time budget of the caller in milliseconds. It can shorten the configured "
+        "budget, not extend it. A rung that would be late is replaced by a cheaper one.",
         examples=[40],
     ),
 ]

@@ -89,7 +89,7 @@ async def recommend(
 
 @router.post(
     "/recommend",
-    summary="Recommend for a history, a session, or around a long list",
+    summary="Recommend for a history, a session, or with many excluded items",
     response_model=Recommendation,
     responses=problem_responses(
         {400: BAD_JSON, 404: NOT_FOUND, 410: GONE, 413: TOO_LARGE, 422: NOT_ACCEPTED}

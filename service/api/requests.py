@@ -61,7 +61,7 @@ class _CommonFields(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="How many items."), WHOLE_NUMBER] = (
+    n: Annotated[int, Field(ge=1, le=MAX_ITEMS, description="Number of items."), WHOLE_NUMBER] = (
         DEFAULT_ITEMS
     )
     explain: Annotated[bool, Field(description="Add the reasoning paths.")] = False
@@ -71,8 +71,8 @@ class _CommonFields(BaseModel):
         Field(
             min_length=1,
             max_length=256,
-            description="Only items of this category: the exact text of any level of their "
-            "category path. `items` is empty when the catalog has none.",
+            description="Recommend only items of this category: the exact text of any level of "
+            "their category path. `items` is empty if the catalog has none.",
             examples=["Hair Care"],
         ),
     ] = None
@@ -80,8 +80,8 @@ class _CommonFields(BaseModel):
         Mode | None,
         Field(
             strict=False,
-            description="`strict`: the record's prefixes alone; `union`: together with the online "
-            "model's own. Default: as the service is configured.",
+            description="Prefixes to choose from for a user with a record. `strict`: only the "
+            "record's; `union`: also the online model's own. Default: the service's setting.",
             examples=["union"],
         ),
     ] = None
@@ -94,9 +94,10 @@ class _PagedFields(_CommonFields):
             min_length=1,
             max_length=MAX_CURSOR_CHARS,
             json_schema_extra={"format": "cursor"},
-            description="`next_cursor` of an answer: its items are followed by those of this one, "
-            "none twice, by the history and the record of then. All else but `n` and `explain` "
-            f"has to be as it was. Good for {LIFETIME_S // 60} minutes and {MAX_SHOWN:,} items.",
+            description="`next_cursor` of an answer, to continue its list. No item is repeated; "
+            "history and record are those of the first page. All parameters except `n` and "
+            f"`explain` must be unchanged. Valid for {LIFETIME_S // 60} minutes and "
+            f"{MAX_SHOWN:,} items.",
         ),
     ] = None
 
@@ -108,8 +109,8 @@ class RecommendQuery(_PagedFields):
         tuple[str, ...],
         Field(
             json_schema_extra={"maxItems": MAX_EXCLUDED},
-            description=f"Item ids to leave out, {MAX_EXCLUDED} at most: repeated, or with commas "
-            "between them. Unknown ones are ignored.",
+            description=f"Item ids to leave out, at most {MAX_EXCLUDED}. Repeat the parameter, or "
+            "separate the ids by commas. Unknown ids are ignored.",
             examples=[["B004OHQR1Q", "B0009V1YR8"]],
         ),
     ] = ()
@@ -130,7 +131,7 @@ class _ExcludedItems(BaseModel):
         Field(
             strict=False,
             max_length=MAX_LISTED,
-            description="Item ids to leave out; unknown ones are ignored.",
+            description="Item ids to leave out; unknown ids are ignored.",
         ),
     ] = ()
 
@@ -153,7 +154,7 @@ class SessionEvent(BaseModel):
     timestamp: Annotated[UnixSeconds | None, Field(description="Default: now.")] = None
     event_id: Annotated[
         EventIdText | None,
-        Field(description="If it is posted as an event too: under one id it counts once."),
+        Field(description="Id of the same event if it is also posted; it then counts once."),
     ] = None
 
 
@@ -174,8 +175,8 @@ class ForHistory(_PagedFields, _ExcludedItems):
         Field(
             strict=False,
             max_length=HISTORY_LIMIT,
-            description="Oldest first. Timestamps reorder it; an item without one stays behind "
-            "the one before it. Items that the catalog lacks are ignored.",
+            description="Oldest first. Timestamps reorder it; an item without a timestamp stays "
+            "after the item before it. Items that are not in the catalog are ignored.",
         ),
     ]
 
@@ -198,7 +199,7 @@ class ForUser(_PagedFields, _ExcludedItems):
         Field(
             strict=False,
             max_length=MAX_SESSION,
-            description="On top of the stored history; not stored.",
+            description="Added to the stored history for this request only; not stored.",
         ),
     ] = ()
 
@@ -219,7 +220,7 @@ class ForUsers(_CommonFields, _ExcludedItems):
             strict=False,
             min_length=1,
             max_length=MAX_BATCH,
-            description="Each is looked at by itself: one that is no user id fails alone.",
+            description="Each id is checked by itself: an invalid one fails alone.",
         ),
     ]
 
@@ -240,6 +241,6 @@ class ThinkRequest(BaseModel):
         str | None,
         Field(
             max_length=MAX_INSTRUCTION_CHARS,
-            description="For this thought only; the reasoner sees it beside the history.",
+            description="For this thought only; the reasoner reads it together with the history.",
         ),
     ] = None

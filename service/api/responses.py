@@ -17,8 +17,8 @@ class Generation(TypedDict):
     """The record from the night that the answer uses."""
 
     id: int
-    created_at: Annotated[int, Field(description="When the user was thought about, unix seconds.")]
-    age_s: Annotated[int, Field(description="Seconds since then; 0 if dated in the future.")]
+    created_at: Annotated[int, Field(description="Unix seconds of the thought about the user.")]
+    age_s: Annotated[int, Field(description="Seconds since `created_at`; 0 if in the future.")]
 
 
 class Item(TypedDict):
@@ -27,18 +27,18 @@ class Item(TypedDict):
     score: Annotated[
         float | None,
         Field(
-            description="Joint log-probability of the item's SID given the history (Eq. 11), from "
-            "the online model; null for `popular`. Comparable within one `source` only."
+            description="Joint log-probability of the item's SID given the history (Eq. 11), by "
+            "the online model; null for `popular`. Compare it only within one `source`."
         ),
     ]
-    sid: Annotated[list[int], Field(description="Semantic id, one code a level.")]
+    sid: Annotated[list[int], Field(description="Semantic id: one code per level.")]
     source: Annotated[Source, Field(description="Rung that gave this item.")]
     title: str | None
     path: Annotated[
         int | None,
         Field(
-            description="Number of the reasoning path whose prefix covers the item; null for the "
-            "rungs without a record."
+            description="Number of the reasoning path whose prefix covers the item; null for rungs "
+            "without a record."
         ),
     ]
 
@@ -50,7 +50,7 @@ class ExperimentArm(TypedDict):
 
 class PathText(TypedDict):
     path: int
-    text: Annotated[str, Field(description="Written by a model: escape it before you render it.")]
+    text: Annotated[str, Field(description="Model output: escape it before rendering.")]
 
 
 class Timings(TypedDict):
@@ -71,69 +71,66 @@ class Recommendation(TypedDict):
     """An answer with status 200. An unknown user gets the items that suit most users."""
 
     request_id: str
-    recommendation_id: Annotated[str, Field(description="Of this answer, another one each time.")]
+    recommendation_id: Annotated[str, Field(description="Unique id of this answer.")]
     user_id: Annotated[
-        str | None, Field(description="Null for a history of the caller's own, without a user.")
+        str | None, Field(description="Null for a request with the caller's own history.")
     ]
     source: Annotated[
         Source,
         Field(
-            description="Rung that answered. `personal`: prefixes that the night thought of; "
-            "`stale`: such, but over age, or this process's last good copy, or behind an "
-            "unreadable record; `online`: the online model's own prefixes; `global`: the "
-            "release's; `popular`: a fixed list. Later items may come from lower rungs, see each "
-            "item's `source`; in `union` mode items by the model's own prefixes are `online`, and "
-            "so is an answer of nothing else."
+            description="Rung that answered. `personal`: prefixes from the user's newest record; "
+            "`stale`: prefixes from a record that is too old, from this process's last good copy, "
+            "or from the record behind an unreadable one; `online`: the online model's own "
+            "prefixes; `global`: prefixes of the release; `popular`: a fixed list. Later items may "
+            "come from lower rungs, see each item's `source`. In `union` mode, items from the "
+            "model's own prefixes are `online`, as is an answer with such items only."
         ),
     ]
     degraded: Annotated[
         bool,
         Field(
-            description="True when this user could have had better: a fault, an over-age record or "
-            "lack of time kept the answer from the best rung that the user's own data allow. "
-            "`online` for a user without a record and `global` for one without a history are not "
-            "degraded."
+            description="True if a fault, a record that is too old, or lack of time kept the "
+            "answer from the best rung that the user's data allow. `online` for a user without a "
+            "record and `global` for a user without a history are not degraded."
         ),
     ]
-    generation: Annotated[
-        Generation | None, Field(description="Null for the rungs without a record.")
-    ]
+    generation: Annotated[Generation | None, Field(description="Null for rungs without a record.")]
     release: Annotated[str, Field(description="Release that answered, `name@version`.")]
     model: Annotated[
         str | None,
         Field(
-            description="Online model that scored, by a digest of its weights and its precision; "
-            "null for `popular`."
+            description="Online model that computed the scores: digest of its weights, and "
+            "precision. Null for `popular`."
         ),
     ]
     experiment: Annotated[
         list[ExperimentArm],
         Field(
-            description="Experiments that had a say in the answer, and the user's arm in each: "
-            "always the same for a user. Empty for most, and for who was answered in a flood."
+            description="Experiments that affect the answer, with the user's arm in each. A user's "
+            "arm does not change. Empty for most users, and for answers given under overload."
         ),
     ]
     items: Annotated[
         list[Item],
         Field(
-            description="Best first, `n` of them wherever that many items pass the filters; empty "
-            "when none does."
+            description="Best first: `n` items, or fewer if fewer items pass the filters; empty if "
+            "none does."
         ),
     ]
     next_cursor: Annotated[
         str | None,
         Field(
-            description="For `cursor=`, with all else as it was: the items that follow. Null when "
-            "fewer than `n` were left, at the end of a list's 1,000 items, and where a flood left "
-            "no time for one."
+            description="Value of `cursor=` for the items that follow, with all other parameters "
+            "unchanged. Null if fewer than `n` items were left, after 1,000 items of one list, and "
+            "in answers given under heavy overload."
         ),
     ]
     paths: NotRequired[
         Annotated[
             list[PathText],
             Field(
-                description="Reasoning paths of the record, with `explain=true` only; empty for "
-                "the rungs without a record and when the texts cannot be read."
+                description="Reasoning paths of the record, only with `explain=true`; empty for "
+                "rungs without a record, and if the texts cannot be read."
             ),
         ]
     ]
@@ -144,14 +141,14 @@ class BatchEntry(TypedDict):
     """The answer to one user of a batch, as a single request would return it."""
 
     user_id: str
-    status: Annotated[int, Field(description="As of a request of its own: 200, 422 or 500.")]
+    status: Annotated[int, Field(description="Status of a single request: 200, 422 or 500.")]
     recommendation: NotRequired[Recommendation]
-    detail: NotRequired[Annotated[str, Field(description="Why there is none.")]]
+    detail: NotRequired[Annotated[str, Field(description="Reason of status 422 or 500.")]]
 
 
 class RecommendationBatch(TypedDict):
     request_id: str
-    results: Annotated[list[BatchEntry], Field(description="In the order of the users.")]
+    results: Annotated[list[BatchEntry], Field(description="In the order of `user_ids`.")]
 
 
 class Accepted(BaseModel):
@@ -169,5 +166,5 @@ class Ready(BaseModel):
     status: str = "ready"
     release: str
     manifest_epoch: Annotated[
-        int | None, Field(description="Null before the first; not a condition of readiness.")
+        int | None, Field(description="Null before the first manifest; not needed for readiness.")
     ]

@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/users")
 
 @router.post(
     "/{user_id:path}/think",
-    summary="Have a user thought about now",
+    summary="Request a new thought about a user",
     status_code=202,
     response_model=Accepted,
     responses=problem_responses(
