@@ -1,7 +1,7 @@
-"""SASRec (Kang and McAuley, 2018) with a softmax over the whole catalog, to stand beside ours.
+"""SASRec (Kang and McAuley, 2018) with a softmax over the whole catalog: a baseline.
 
 Items are rows of one catalog; it knows no SIDs. Its loss is the full cross-entropy, with which it
-beats most of what was published after it.
+beats most models published after it.
 """
 
 # B = users, H = items of a history, W = width, N = catalog rows
@@ -24,18 +24,18 @@ _ITEMS = "items_sha256"
 
 @dataclass(frozen=True)
 class SasRecConfig:
-    """window: the newest items of a history that count."""
+    """Hyperparameters of SASRec."""
 
     num_items: int
     width: int = 64
     heads: int = 2
     layers: int = 2
-    window: int = 50
+    window: int = 50  # newest items of a history that are read
     dropout: float = 0.5
 
 
 class SasRec(nn.Module):
-    """Causal self-attention over items; the next item by product with the same embeddings."""
+    """Causal self-attention over items; logits are products with the same item embeddings."""
 
     def __init__(self, config: SasRecConfig) -> None:
         super().__init__()
@@ -60,9 +60,9 @@ class SasRec(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, rows_BH: Tensor) -> Tensor:
-        """Histories, oldest first and padded on the right, to what may follow each item: (B, H, W).
+        """Encode histories, oldest first and padded on the right: (B, H) to (B, H, W).
 
-        Positions count from the first item given.
+        The vector of an item predicts the next item. Positions count from the first item given.
         """
         num = rows_BH.shape[1]
         x_BHW = self.dropout(self.items(rows_BH) + self.positions.weight[:num])
@@ -71,12 +71,12 @@ class SasRec(nn.Module):
         return states
 
     def logits(self, states: Tensor) -> Tensor:
-        """(..., W) to (..., N)."""
+        """Score the whole catalog: (..., W) to (..., N)."""
         return states @ self.items.weight.T
 
     @torch.no_grad()
     def score(self, histories: Sequence[Sequence[int]]) -> Tensor:
-        """Catalog rows of histories that are not empty, oldest first, to logits of all: (B, N)."""
+        """Score the catalog for histories of catalog rows, oldest first, not empty: (B, N)."""
         recent = [list(history[-self.config.window :]) for history in histories]
         last_B = torch.tensor([len(history) - 1 for history in recent])
         rows_BH = torch.zeros(len(recent), int(last_B.max()) + 1, dtype=torch.int64)
@@ -86,14 +86,17 @@ class SasRec(nn.Module):
 
 
 def save_sasrec(model: SasRec, file: Path, item_ids: Sequence[str]) -> None:
-    """In bfloat16; its shape and whose rows it knows in the metadata."""
+    """Save in bfloat16; the metadata holds the shape and a digest of the item ids."""
     weights = {name: weight.bfloat16() for name, weight in model.state_dict().items()}
     shape = {name: str(value) for name, value in asdict(model.config).items()}
     save_file(weights, file, metadata={**shape, _ITEMS: _digest(item_ids)})
 
 
 def load_sasrec(file: Path, item_ids: Sequence[str]) -> SasRec:
-    """In float32, ready to score. Raises InvalidRelease for what is no model of these items."""
+    """Load in float32, ready to score.
+
+    Raises InvalidRelease for an unreadable file, ReleaseMismatch for a model of other items.
+    """
     try:
         with safe_open(file, "pt") as stored:
             shape = dict(stored.metadata() or {})
@@ -104,7 +107,7 @@ def load_sasrec(file: Path, item_ids: Sequence[str]) -> SasRec:
     except Exception as exc:
         raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
     if items != _digest(item_ids):
-        raise ReleaseMismatch(f"{file}: of other items, expected those of the release in its order")
+        raise ReleaseMismatch(f"{file}: knows other items, expected the release's in its order")
     return model.eval()
 
 

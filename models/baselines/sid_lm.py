@@ -1,7 +1,7 @@
 """A decoder-only language model over SID tokens: its tokens, and its exact scores of a catalog.
 
-What a user of `transformers` would write today, and what the benchmark holds our online tier
-against. Knows any causal LM whose vocabulary is `SidTokens`; knows nothing of our recommender.
+A user of `transformers` would write this today; the benchmark compares our online tier with it.
+Knows any causal LM with the vocabulary `SidTokens`. Knows nothing of our recommender.
 """
 
 # B = users, H = items, L = levels, T = prompt tokens, M = trie nodes, K = cached positions,
@@ -30,7 +30,7 @@ class SidTokens:
 
     @cached_property
     def first_token(self) -> NDArray[np.int64]:
-        """Token of code 0 of each level: (L,)."""
+        """The token of code 0, by level: (L,)."""
         return np.cumsum((0, *self.space.sizes[:-1]), dtype=np.int64)
 
     @property
@@ -45,17 +45,17 @@ class SidTokens:
         return self.bos + 2
 
     def ids(self, codes: Sequence[int]) -> tuple[int, ...]:
-        """Tokens of a SID or of a prefix of one."""
+        """Return the tokens of a SID or of a prefix."""
         first = self.first_token.tolist()
         return tuple(code + first[level] for level, code in enumerate(codes))
 
     def sid(self, ids: Sequence[int]) -> Sid:
-        """Inverse of `ids`."""
+        """Invert `ids`."""
         first = self.first_token.tolist()
         return tuple(token - first[level] for level, token in enumerate(ids))
 
     def prompt(self, sids: Sequence[Sequence[int]] | NDArray[np.integer]) -> list[int]:
-        """BOS, then the L tokens of each item, oldest first."""
+        """Render BOS, then the L tokens of each item, oldest first."""
         codes_HL = np.array(sids, dtype=np.int64).reshape(-1, self.space.levels)
         return [self.bos, *(codes_HL + self.first_token).ravel().tolist()]
 
@@ -64,17 +64,14 @@ _FIRST_NODES = 128  # of 1,798 prefixes; enough for the top ten of nearly every 
 
 
 class CatalogScores(NamedTuple):
-    """log P(SID | history) by catalog row, -inf where not scored; no such row is above `bound_B`.
+    """Scores of a catalog. A row that was not scored lies at or below `bound_B`."""
 
-    logp_BN: float32. bound_B: the best log P(prefix) that was left out, -inf if none was.
-    """
-
-    logp_BN: NDArray[np.float32]
-    bound_B: NDArray[np.float32]
+    logp_BN: NDArray[np.float32]  # log P(SID | history) by catalog row; -inf where not scored
+    bound_B: NDArray[np.float32]  # best log P(prefix) that was left out; -inf if none was
 
 
 class _Prompted(NamedTuple):
-    """Prompts in the cache: every query may look at their real tokens and at its ancestors."""
+    """Prompts in the cache. Every query may look at their real tokens and at its ancestors."""
 
     cache: Any
     is_real_BT: Tensor
@@ -82,10 +79,10 @@ class _Prompted(NamedTuple):
 
 
 class LanguageModelScorer:
-    """Scores a catalog by one pass over the prompts and one a depth over the trie's nodes.
+    """Scores a catalog by one pass over the prompts and one pass a depth over the trie's nodes.
 
-    A code's probability is the language model's own, over the whole vocabulary, never
-    renormalised over the legal codes. Not thread-safe.
+    A code's probability is over the whole vocabulary, never renormalised over the legal codes.
+    Not thread-safe.
     """
 
     def __init__(self, model: Any, catalog: Catalog) -> None:
@@ -96,10 +93,10 @@ class LanguageModelScorer:
     def score_top(
         self, histories: Sequence[Sequence[int]], masked: Sequence[Collection[int]], *, k: int
     ) -> NDArray[np.float32]:
-        """log P(SID | history) by row, exact for the `k` best rows that are not masked: (B, N).
+        """Return log P(SID | history) by row, exact for the `k` best unmasked rows: (B, N).
 
-        Masked rows are -inf, and so are rows that cannot be among the k best. A prefix's own
-        probability bounds all below it, so most prefixes need not be read.
+        Masked rows are -inf, and so are rows that cannot be among the k best. The probability of
+        a prefix bounds everything below it, so most prefixes need not be read.
         """
         return self._score_top(histories, masked, k=k, num_nodes=_FIRST_NODES)
 
@@ -129,9 +126,12 @@ class LanguageModelScorer:
     def score(
         self, histories: Sequence[Sequence[int]], *, num_nodes: int | None = None
     ) -> CatalogScores:
-        """Score all items below each user's `num_nodes` best inner nodes, by default below all.
+        """Score the items below each user's `num_nodes` best inner nodes (default: all nodes).
 
-        histories: catalog rows, oldest first, not cut. Inner nodes hold all codes but the last.
+        Inner nodes hold all codes but the last.
+
+        Args:
+            histories: catalog rows, oldest first, not cut.
         """
         inner = self._catalog.space.levels - 1
         prompted, logp_BV = self._read_prompts(histories)
@@ -154,13 +154,13 @@ class LanguageModelScorer:
         return CatalogScores(logp_BN, bound_B)
 
     def _read_prompts(self, histories: Sequence[Sequence[int]]) -> tuple[_Prompted, Tensor]:
-        """The prompts cached, and log P of what follows each: (B, V)."""
+        """Read prompts into the cache. Returns it with log P of the next token: (B, V)."""
         prompts = [self._tokens.prompt(self._catalog.sids[list(rows)]) for rows in histories]
         length_B = torch.tensor([len(prompt) for prompt in prompts])
         ids_BT = torch.full((len(prompts), int(length_B.max())), self._tokens.pad)
         for user, prompt in enumerate(prompts):
             ids_BT[user, : len(prompt)] = torch.tensor(prompt)
-        # Padding is on the right: causality alone hides it from every real token.
+        # Padding is on the right, so causality hides it from every real token.
         read = self._model.base_model(input_ids=ids_BT, use_cache=True)
         is_real_BT = torch.arange(ids_BT.shape[1]) < length_B.unsqueeze(1)
         last_BW = read.last_hidden_state[torch.arange(len(prompts)), length_B - 1]
@@ -170,8 +170,11 @@ class LanguageModelScorer:
     def _read_nodes(
         self, prompted: _Prompted, depth: int, node_BM: Tensor, slots: Sequence[int]
     ) -> Tensor:
-        """log P of the code after each node at `depth`: (B, M, V). slots[d - 1]: where depth d's
-        nodes begin in the cache."""
+        """Return log P of the code after each node at `depth`: (B, M, V).
+
+        Args:
+            slots: slots[d - 1] is the position in the cache at which the nodes of depth d begin.
+        """
         num = node_BM.shape[1]
         sees_BMK = torch.zeros(*node_BM.shape, slots[-1] + num, dtype=torch.bool)
         sees_BMK[..., : prompted.is_real_BT.shape[1]] = prompted.is_real_BT.unsqueeze(1)
@@ -188,7 +191,7 @@ class LanguageModelScorer:
         return self._logprobs(read.last_hidden_state)
 
     def _ancestors(self, depth: int, node_BM: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Depth and nodes of the ancestors below the root, nearest first."""
+        """Yield depth and nodes of the ancestors below the root, nearest first."""
         for above in range(depth - 1, 0, -1):
             node_BM = torch.from_numpy(self._trie.parents(above, node_BM.numpy()))
             yield above, node_BM
@@ -196,7 +199,7 @@ class LanguageModelScorer:
     def _gather_leaves(
         self, joint_BM: Tensor, logp_BMV: Tensor, node_BM: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """Scores of the rows below each user's inner nodes: (B, N)."""
+        """Return scores of the rows below each user's inner nodes: (B, N)."""
         depth = self._catalog.space.levels - 1
         leaf_scores = np.full((len(node_BM), len(self._trie)), -np.inf, dtype=np.float32)
         for user, node_M in enumerate(node_BM):
@@ -208,7 +211,7 @@ class LanguageModelScorer:
         return np.repeat(leaf_scores, np.diff(self._catalog.first_row), axis=1)
 
     def _node_tokens(self, depth: int) -> Tensor:
-        """Token of the last code of every node at `depth`: (M,)."""
+        """Return the token of the last code of every node at `depth`: (M,)."""
         codes_M = self._trie.codes[depth - 1].astype(np.int64)
         return torch.from_numpy(codes_M + self._tokens.first_token[depth - 1])
 

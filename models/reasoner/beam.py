@@ -1,4 +1,4 @@
-"""Constrained beam search over SIDs: the one implementation, in training and in serving.
+"""Constrained beam search over SIDs: the one implementation, for training and serving.
 
 Knows tries and scorers. Knows nothing of text, users or Redis.
 """
@@ -15,38 +15,38 @@ from models.catalog.trie import CatalogTrie
 
 
 class Beam(NamedTuple):
-    """Codes and log P(codes | context), unnormalised over the catalog."""
+    """One beam."""
 
     codes: Prefix
-    logprob: float
+    logprob: float  # log P(codes | context), unnormalised over the catalog
 
 
 class Frontier(NamedTuple):
-    """Beams to be extended: which beam of the previous step each comes from, and its newest code.
+    """Beams to extend. Padded with parent 0 and code 0; the padding is never read back."""
 
-    Padded with parent 0 and code 0 where a context has fewer beams; the padding is never read back.
-    """
-
-    parents_RW: NDArray[np.int64]
-    codes_RW: NDArray[np.int64]
+    parents_RW: NDArray[np.int64]  # beam of the previous step that each beam comes from
+    codes_RW: NDArray[np.int64]  # newest code of each beam
 
 
 class Scorer(Protocol):
-    """Log-probabilities of next codes after R contexts, over a level's whole codebook."""
+    """Scores next codes after R contexts: log-probabilities over a level's whole codebook."""
 
     def start(self) -> NDArray[np.float32]:
-        """First codes: (R, V)."""
+        """Score first codes: (R, V)."""
 
     def extend(self, frontier: Frontier) -> NDArray[np.float32]:
-        """Codes after each beam of the frontier: (R, W, V of the next level)."""
+        """Score codes after each beam of the frontier: (R, W, V of the next level)."""
 
 
 def beam_search(scorer: Scorer, trie: CatalogTrie, *, depth: int, width: int) -> list[list[Beam]]:
-    """The `width` best legal prefixes of `depth` codes by beam search, best first, per context.
+    """Find the `width` best legal prefixes of `depth` codes by beam search, per context.
 
-    Codes that the catalog lacks are dropped after log_softmax, so log-probabilities compare across
-    parents. Ties go to the smaller SID. Fewer than `width` beams come back only if the catalog has
-    fewer prefixes; an empty catalog gives none.
+    Codes outside the catalog are dropped after log_softmax, so log-probabilities compare across
+    parents. Ties go to the smaller SID.
+
+    Returns:
+        Beams of each context, best first. There are fewer than `width` only if the catalog has
+        fewer prefixes.
     """
     logp_RWV = scorer.start()[:, None, :]
     num = len(logp_RWV)
@@ -92,7 +92,7 @@ def _frontier(
 
 
 def _rank_within(sorted_groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Position of each entry within its run of equal values."""
+    """Return the position of each entry within its run of equal values."""
     at = np.arange(len(sorted_groups))
     is_first = np.ones(len(sorted_groups), dtype=bool)
     is_first[1:] = sorted_groups[1:] != sorted_groups[:-1]

@@ -1,6 +1,6 @@
-"""Every prompt and its parser, in one place: training renders what the night asks.
+"""Every prompt, in one place: training and the night render the same text.
 
-Chat markers are Qwen's. Knows SIDs and item texts; knows nothing of tokenizers or models.
+Chat markers are Qwen's. Knows SIDs and item texts. Knows nothing of tokenizers or models.
 """
 
 import re
@@ -14,12 +14,12 @@ from models.catalog.sid import ITEM_BEGIN, ITEM_END, Prefix, Sid, SidSpace
 TURN_BEGIN, TURN_END = "<|im_start|>", "<|im_end|>"
 THINK_BEGIN, THINK_END = "<think>", "</think>"
 PAD = "<|endoftext|>"
-ANSWER_BEGIN = " "  # what stands before the item of an answer without a thought
+ANSWER_BEGIN = " "  # precedes the item in an answer without a thought
 SPECIAL_TOKENS = (PAD, TURN_BEGIN, TURN_END, THINK_BEGIN, THINK_END, ITEM_BEGIN, ITEM_END)
 
 MAX_THOUGHT_TOKENS = 48
 RATIONALE_OPENING = "The user's history shows"
-PERSONA_ITEMS = 16  # of a persona text: some 500 tokens of nano's
+PERSONA_ITEMS = 16  # items in a persona text: about 500 tokens of the nano tokenizer
 _NUM_INTERESTS = 3
 _SECONDARY = "\n**Secondary Interests:** "
 _MAX_TITLE_WORDS = 12
@@ -46,30 +46,33 @@ _NEXT = re.compile(r"\. Next: (.*)\.$", re.DOTALL)
 
 
 class Example(NamedTuple):
-    """A prompt, and the completion that alone carries the loss."""
+    """A prompt and its completion. Only the completion carries the loss."""
 
     prompt: str
     completion: str
 
 
 class Rationale(NamedTuple):
-    """What a thought says: interests found in the history, and the one that comes next."""
+    """The contents of a thought."""
 
-    interests: tuple[str, ...]
+    interests: tuple[str, ...]  # found in the history
     next_interest: str
 
 
 class Grounding(NamedTuple):
-    """How many interests a thought names, and how many of those are topics of the history."""
+    """Agreement of a thought with the history."""
 
-    named: int
-    found: int
+    named: int  # interests that the thought names
+    found: int  # named interests that are topics of the history
 
 
 def think_prompt(space: SidSpace, history: Sequence[Sid], instruction: str | None = None) -> str:
-    """The night's question about a history (oldest first); the answer starts inside the thought.
+    """Render the night's question about a history (oldest first).
 
-    instruction: the user's own words. They are hostile: no marker can be written in them.
+    The prompt ends inside the thought, so the model continues with the thought.
+
+    Args:
+        instruction: the user's own words. They are hostile input: markers are removed.
     """
     items = "".join(space.text(sid) for sid in history)
     wish = f"Wish: {_plain(instruction)}\n" if instruction else ""
@@ -81,30 +84,32 @@ def think_prompt(space: SidSpace, history: Sequence[Sid], instruction: str | Non
 
 
 def _plain(text: str) -> str:
-    """One line without what markers are made of."""
+    """Return text as one line, without the characters of markers."""
     return " ".join(re.sub(r"[<>|]", " ", text).split())
 
 
 def think_completion(space: SidSpace, thought: str, target: Sid) -> str:
-    """Thought and target under one loss (Eq. 5); an empty thought recommends at once."""
+    """Render thought and target, under one loss (Eq. 5). An empty thought recommends at once."""
     return f"{thought}{THINK_END}{space.text(target)}{TURN_END}"
 
 
 def sequence_text(space: SidSpace, history: Sequence[Sid]) -> str:
-    """Sequential Preference Modeling: items alone, every one a target of those before it."""
+    """Render Sequential Preference Modeling: items only; each item is a target of its history."""
     return "".join(space.text(sid) for sid in history)
 
 
 def caption_example(space: SidSpace, catalog: Catalog, row: int) -> Example:
-    """Itemic Dense Captioning (A.3.1): from a SID to what the data says of the item."""
+    """Render Itemic Dense Captioning (A.3.1): a SID, and the item's text as the completion."""
     sid = tuple(catalog.sids[row].tolist())
     prompt = f"{TURN_BEGIN}user\nDescribe {space.text(sid)}{TURN_END}\n{TURN_BEGIN}assistant\n"
     return Example(prompt, f"{caption(catalog, row)}{TURN_END}")
 
 
 def interleaved_text(space: SidSpace, catalog: Catalog, rows: Sequence[int]) -> str:
-    """Interleaved User Persona Grounding (A.3.1): each SID of a history beside its topic, the words
-    in which a thought speaks of it."""
+    """Render Interleaved User Persona Grounding (A.3.1): each SID of a history beside its topic.
+
+    A thought uses the same words for an item as its topic here.
+    """
     lines = []
     for row in rows:
         sid = tuple(catalog.sids[row].tolist())
@@ -113,37 +118,41 @@ def interleaved_text(space: SidSpace, catalog: Catalog, rows: Sequence[int]) -> 
 
 
 def preference_example(space: SidSpace, history: Sequence[Sid], target: Sid) -> Example:
-    """Sequential Preference Modeling with the prompt of A.3.1. The loss is on the target's itemic
-    tokens alone, so the answer's opening words are context and what would follow is left out."""
+    """Render Sequential Preference Modeling with the prompt of A.3.1.
+
+    The loss is on the target's itemic tokens only. So the opening words of the answer belong to
+    the prompt, and nothing follows the target.
+    """
     return Example(preference_prompt(space, history), space.text(target))
 
 
 def preference_prompt(space: SidSpace, history: Sequence[Sid]) -> str:
-    """The question of Sequential Preference Modeling: what comes next, without a thought."""
+    """Render the question of Sequential Preference Modeling: the next item, without a thought."""
     items = "".join(space.text(sid) for sid in history)
     asked = f"User interaction history: {items}. Predict the next item."
     return f"{_ask(_PREDICT, asked)}The next recommended item is{ANSWER_BEGIN}"
 
 
 def description_example(space: SidSpace, catalog: Catalog, row: int) -> Example:
-    """Itemic Dense Captioning with the prompt of A.3.1; the loss is on the description."""
+    """Render Itemic Dense Captioning with the prompt of A.3.1; the description carries the loss."""
     sid = tuple(catalog.sids[row].tolist())
     asked = f"Provide a description for the itemic token: {space.text(sid)}."
     return Example(_ask(_DESCRIBE, asked), f"{caption(catalog, row)}.{TURN_END}")
 
 
 def persona_text(catalog: Catalog, rows: Sequence[int]) -> str:
-    """Interleaved User Persona Grounding (A.3.1): what a user bought, each SID beside its words,
-    the brands bought most often, and a summary of the interests. Every token carries the loss.
+    """Render Interleaved User Persona Grounding (A.3.1). Every token carries the loss.
 
-    The paper's static attributes, searches and comments have no counterpart in purchase data.
+    The text has the purchases, each SID beside its words, then the brands bought most often, then
+    a summary of the interests. The paper's static attributes, searches and comments have no
+    counterpart in purchase data.
     """
     asked, summary = persona_example(catalog, rows)
     return asked + summary
 
 
 def persona_example(catalog: Catalog, rows: Sequence[int]) -> Example:
-    """The same text, cut before the interests: the one part that sums up what stands before it."""
+    """Split a persona text before its summary of interests, which is the completion."""
     bought = "\n".join(f"- {_item(catalog, row)} in {topic(catalog, row)}" for row in rows)
     brands = Counter(name for row in rows if (name := catalog.brands[row]))
     favoured = ", ".join(name for name, _ in brands.most_common(_NUM_INTERESTS))
@@ -158,20 +167,23 @@ def persona_example(catalog: Catalog, rows: Sequence[int]) -> Example:
 
 
 def main_interests(catalog: Catalog, rows: Sequence[int]) -> tuple[str, ...]:
-    """What a persona text and a category chain name of a history: its first topics by rank."""
+    """Return the first topics of a history by rank, as personas and category chains name them."""
     return ranked_topics(catalog, rows)[:_NUM_INTERESTS]
 
 
 def summarised_interests(summary: str) -> tuple[str, ...]:
-    """Those that a persona text's summary names."""
+    """Parse the interests in the summary of a persona text."""
     first, _, others = summary.strip().partition(_SECONDARY)
     return (first, *others.split("; ")) if others else (first,)
 
 
 def rationale_query(catalog: Catalog, relevant: Sequence[int], target: int) -> str:
-    """P_r of Eq. 4 with the prompt of A.3.2: why would a user of these items want the target?
+    """Render P_r of Eq. 4 with the prompt of A.3.2: the reason why a user wants the target.
 
-    relevant: catalog rows. The answer begins in the middle, after the example's first words.
+    The prompt ends after the first words of the answer, and the model continues them.
+
+    Args:
+        relevant: catalog rows of the user's relevant history.
     """
     items = "\n".join(_item(catalog, row) for row in relevant)
     asked = (
@@ -189,29 +201,32 @@ def _ask(system: str, asked: str) -> str:
 
 
 def _item(catalog: Catalog, row: int) -> str:
-    """A SID beside its title, as in A.3.2; without a title the SID alone."""
+    """Render a SID beside its title, as in A.3.2; the SID alone where there is no title."""
     sid = catalog.space.text(tuple(catalog.sids[row].tolist()))
     title = short_title(catalog, row)
     return f"{sid} - {title}" if title else sid
 
 
 def short_title(catalog: Catalog, row: int) -> str | None:
-    """An item's title, cut to what a prompt has room for."""
+    """Return an item's title, cut to the words that a prompt has room for."""
     title = catalog.titles[row]
     return " ".join(title.split()[:_MAX_TITLE_WORDS]) if title else None
 
 
 def caption(catalog: Catalog, row: int) -> str:
-    """`title, by brand, in topic`, as far as the data has them, a long title cut; never empty."""
+    """Render `title, by brand, in topic` from the fields that exist; never empty."""
     title, brand = short_title(catalog, row), catalog.brands[row]
     parts = [title, f"by {brand}" if brand else None, f"in {topic(catalog, row)}"]
     return ", ".join(part for part in parts if part)
 
 
 def topic(catalog: Catalog, row: int) -> str:
-    """The interest that an item stands for: the second and third level of its category path, as
-    deep as two codes tell apart (purity .74, at the leaf .55: `LOG.md`, 2026-11-22); else its
-    brand, else the itemic token of its first code (data without categories)."""
+    """Return the interest that an item stands for.
+
+    It is the second and third level of the category path. Two codes tell topics of that depth
+    apart: purity .74, against .55 at the leaf (`LOG.md`, 2026-11-22). Without a path it is the
+    brand. Without a brand it is the itemic token of the first code.
+    """
     path = catalog.categories[row]
     if path:
         return " > ".join(path[_TOPIC_LEVELS] or path)
@@ -219,7 +234,7 @@ def topic(catalog: Catalog, row: int) -> str:
 
 
 def prefix_topics(catalog: Catalog) -> dict[Prefix, str]:
-    """The most frequent topic of the items below each prefix."""
+    """Map each prefix to the most frequent topic of its items."""
     counts: dict[Prefix, Counter[str]] = {}
     for row, codes in enumerate(catalog.sids[:, : catalog.space.prefix_depth].tolist()):
         counts.setdefault(tuple(codes), Counter())[topic(catalog, row)] += 1
@@ -227,13 +242,15 @@ def prefix_topics(catalog: Catalog) -> dict[Prefix, str]:
 
 
 def category_rationale(catalog: Catalog, history: Sequence[int], target: int) -> Rationale:
-    """The category-based chain of A.1: the history's most frequent topics (the latest first where
-    equally frequent), and the target's topic. Never the target's title."""
+    """Make the category-based chain of A.1: the history's main topics, then the target's topic.
+
+    Topics are ordered by frequency, then by recency. The target's title is never used.
+    """
     return Rationale(main_interests(catalog, history), topic(catalog, target))
 
 
 def ranked_topics(catalog: Catalog, history: Sequence[int]) -> tuple[str, ...]:
-    """A history's topics, most frequent first, the latest first where equally frequent."""
+    """Return a history's topics, most frequent first; equally frequent ones latest first."""
     topics = [topic(catalog, row) for row in history]
     latest = {name: at for at, name in enumerate(topics)}
     counts = Counter(topics)
@@ -245,10 +262,11 @@ def rationale_text(rationale: Rationale) -> str:
 
 
 def three_stage_text(catalog: Catalog, history: Sequence[int], target: int) -> str:
-    """OneReason's chain: persona abstraction from evidence of the history, interest expansion to
-    at most three candidates, transition inference: which is next, and why.
+    """Render OneReason's three-stage chain at the level of topics.
 
-    At the level of topics, recency deciding between equals, as if the answer were unknown.
+    The stages are persona abstraction from the history, interest expansion to at most three
+    candidates, and transition inference: the next interest and the reason. Ties go to the more
+    recent topic, as if the answer were unknown.
     """
     topics = [topic(catalog, row) for row in history]
     ranked, wanted = ranked_topics(catalog, history), topic(catalog, target)
@@ -263,7 +281,7 @@ def three_stage_text(catalog: Catalog, history: Sequence[int], target: int) -> s
 
 
 def _transition(topics: Sequence[str], wanted: str) -> str:
-    """Why this interest comes next, from the history alone."""
+    """Give the reason for the next interest, from the history alone."""
     if topics[-1] == wanted:
         return "the latest purchase goes on"
     if wanted in topics:
@@ -272,38 +290,38 @@ def _transition(topics: Sequence[str], wanted: str) -> str:
 
 
 def wish(catalog: Catalog, target: int, *, is_exact: bool) -> str:
-    """A user's instruction that asks for the target's category: its leaf, or its topic."""
+    """Render a user's instruction that asks for the target's leaf category or its topic."""
     path = catalog.categories[target]
     name = path[-1] if is_exact and path else topic(catalog, target)
     return f"I am looking for {_plain(name)}"
 
 
 def wish_text(catalog: Catalog, history: Sequence[int], target: int) -> str:
-    """A thought under an instruction: the interests, and that the wish decides (Fig. 1 and 3)."""
+    """Render a thought under an instruction: the interests, then the wish (Fig. 1 and 3)."""
     interests = "; ".join(ranked_topics(catalog, history)[: _NUM_INTERESTS - 1])
     return f"The user likes {interests}. The wish decides. Next: {topic(catalog, target)}."
 
 
 def next_topic(text: str) -> str | None:
-    """The topic that a thought of any template but the free one names as next."""
+    """Parse the next topic from a thought of any template; None for free text."""
     match = _NEXT.search(text)
     return match[1] if match else None
 
 
 def parse_rationale(text: str) -> Rationale | None:
-    """Inverse of `rationale_text`; None for a thought of another form."""
+    """Invert `rationale_text`; None for a thought of another form."""
     match = _RATIONALE.fullmatch(text.strip())
     return Rationale(tuple(match[1].split("; ")), match[2]) if match else None
 
 
 def named_interests(text: str) -> tuple[str, ...]:
-    """What a thought of any template but the free one says that the user likes."""
+    """Parse the user's interests from a thought of any template; () for free text."""
     match = _EVIDENCE.match(text.strip())
     return tuple(match[1].split("; ")) if match else ()
 
 
 def ground(catalog: Catalog, history: Sequence[int], text: str) -> Grounding:
-    """Compare what a thought says of the history with its catalog rows; (0, 0) for free text."""
+    """Compare the interests in a thought with the history's topics; (0, 0) for free text."""
     topics = {topic(catalog, row) for row in history}
     named = set(named_interests(text))
     return Grounding(len(named), len(named & topics))

@@ -1,8 +1,8 @@
 """A pool of engines on Ray Data, one machine or many: the only file that imports ray.
 
-Micro-batches go in, thoughts come out in order. The driver alone writes, so workers share no disk;
-a worker that dies costs the micro-batch that it was at, which another does again. Knows nothing of
-releases or engines: `load` makes one where a worker starts.
+Micro-batches go in, thoughts come out in order. Only the driver writes, so workers share no disk.
+A worker that dies loses one micro-batch, and another worker does it again. Knows nothing of
+releases or engines: `load` makes an engine when a worker starts.
 """
 
 import json
@@ -21,10 +21,7 @@ Think = Callable[[Sequence[UserHistory]], list[UserThoughts]]
 
 
 class RayPool:
-    """load: called once by each worker, so it must be importable there and small.
-
-    address: of a cluster that runs; None starts Ray on this machine. num_gpus: of one worker.
-    """
+    """Engines on the workers of Ray Data."""
 
     def __init__(
         self,
@@ -34,6 +31,14 @@ class RayPool:
         num_gpus: float = 0,
         address: str | None = None,
     ) -> None:
+        """Connect to Ray.
+
+        Args:
+            load: makes an engine. Each worker calls it once, so it must be small and importable
+                there.
+            num_gpus: GPUs of one worker.
+            address: of a running cluster; None starts Ray on this machine.
+        """
         self._load = load
         self._workers = workers
         self._num_gpus = num_gpus
@@ -44,9 +49,9 @@ class RayPool:
     def think(
         self, batches: Sequence[Sequence[UserHistory]]
     ) -> Iterator[list[UserThoughts] | None]:
-        """The thoughts of each micro-batch, in order, as they come; None where thinking failed.
+        """Yield the thoughts of each micro-batch, in order; None where thinking failed.
 
-        One block a micro-batch: that is what a worker takes, loses and does again.
+        A micro-batch is one block, the unit that a worker takes, loses or repeats.
         """
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
@@ -67,7 +72,7 @@ class RayPool:
 
 
 class _Worker:
-    """One engine, for as long as Ray keeps it."""
+    """One engine, alive as long as Ray keeps it."""
 
     def __init__(self, load: Callable[[], Think]) -> None:
         self._think = load()
@@ -92,7 +97,7 @@ def _read_users(text: str) -> list[UserHistory]:
 
 
 def _write_thoughts(found: Sequence[UserThoughts]) -> str:
-    """JSON keeps every bit of a float, and lone surrogates."""
+    """Write thoughts as JSON, which keeps every bit of a float, and lone surrogates."""
     return json.dumps(
         [[one.user_id, one.texts, one.prefixes, one.dropped_paths, one.tokens] for one in found]
     )

@@ -1,6 +1,6 @@
 """The night's pure core: histories to thoughts to C_u. No clock, no I/O.
 
-The offline job and the benchmark both call it.
+Called by the offline job and by the benchmark.
 """
 
 import hashlib
@@ -17,53 +17,50 @@ MAX_HISTORY = 50
 
 
 class PathPrefix(NamedTuple):
-    """One prefix of C_u: its best path, that path's log P(prefix), and how many paths found it."""
+    """One prefix of C_u."""
 
     codes: Prefix
-    path: int
-    logprob: float
-    support: int
+    path: int  # number of the best path
+    logprob: float  # log P(prefix | history, best path)
+    support: int  # number of paths that found the prefix
 
 
 @dataclass(frozen=True)
 class UserHistory:
-    """Catalog rows, oldest first; not empty. instruction: what the user asks for in words."""
+    """A user's input to a night."""
 
     user_id: str
-    rows: tuple[int, ...]
-    instruction: str | None = None
+    rows: tuple[int, ...]  # catalog rows of the history, oldest first; not empty
+    instruction: str | None = None  # the user's wish, in the user's words
 
 
 @dataclass(frozen=True)
 class UserThoughts:
-    """What a night leaves for one user: the closed paths, and C_u with the best prefix first."""
+    """A night's result for one user."""
 
     user_id: str
-    texts: tuple[str, ...]
-    prefixes: tuple[PathPrefix, ...]
-    dropped_paths: int
-    tokens: int
+    texts: tuple[str, ...]  # of the closed paths
+    prefixes: tuple[PathPrefix, ...]  # C_u, best prefix first
+    dropped_paths: int  # paths that never closed
+    tokens: int  # sampled tokens, of all paths
 
 
 class ThoughtBatch(Protocol):
-    """Sampled paths of a batch of prompts, ready to be continued by codes.
+    """Sampled paths of a batch of prompts, ready to be continued by codes."""
 
-    texts: per prompt, its closed paths. num_dropped / num_tokens: per prompt.
-    """
-
-    texts: list[list[str]]
-    num_dropped: list[int]
-    num_tokens: list[int]
+    texts: list[list[str]]  # per prompt: its closed paths
+    num_dropped: list[int]  # per prompt: paths that never closed
+    num_tokens: list[int]  # per prompt
 
     def scorer(self) -> Scorer:
-        """Scores codes after every closed path, contexts in the order of `texts` flattened."""
+        """Return a scorer after every closed path; contexts in the order of `texts` flattened."""
 
 
 class Reasoner(Protocol):
     """A language model that thinks about prompts and then scores itemic tokens."""
 
     def think(self, prompts: Sequence[str], *, paths: int, seeds: Sequence[int]) -> ThoughtBatch:
-        """Sample `paths` thoughts a prompt (Eq. 8); one seed a prompt makes it repeatable."""
+        """Sample `paths` thoughts a prompt (Eq. 8), repeatable by one seed a prompt."""
 
 
 def think_users(
@@ -76,7 +73,7 @@ def think_users(
     seeds: Sequence[int],
     max_prefixes: int = 100,
 ) -> list[UserThoughts]:
-    """Paths, constrained prefixes and their union for one micro-batch (Eq. 8 to 10)."""
+    """Sample paths, search prefixes and unite them, for one micro-batch (Eq. 8 to 10)."""
     thoughts = reasoner.think(
         [render_history(catalog, user.rows, user.instruction) for user in users],
         paths=paths,
@@ -103,19 +100,22 @@ def think_users(
 
 
 def user_seed(seed: int, user_id: str) -> int:
-    """One user's seed, the same in whatever batch or order the user is thought about."""
+    """Derive one user's seed. It does not depend on the batch or its order."""
     digest = hashlib.blake2b(f"{seed}/{user_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
 
 def render_history(catalog: Catalog, rows: Sequence[int], instruction: str | None = None) -> str:
-    """The prompt for a history; the paper keeps its last 50 items (A.1)."""
+    """Render the prompt for the last 50 items of a history (A.1)."""
     sids = catalog.sids[list(rows[-MAX_HISTORY:])].tolist()
     return think_prompt(catalog.space, [tuple(sid) for sid in sids], instruction)
 
 
 def unite(beams_per_path: Sequence[Sequence[Beam]]) -> list[PathPrefix]:
-    """C_u (Eq. 10): each prefix once, by its best path; best first, ties by support, then codes."""
+    """Unite paths to C_u (Eq. 10): each prefix once, by its best path.
+
+    Best first; ties by support, then by codes.
+    """
     best: dict[Prefix, PathPrefix] = {}
     for path, beams in enumerate(beams_per_path):
         for codes, logprob in beams:

@@ -1,8 +1,8 @@
-"""Keys and values of prompts and of all that grows on them, each token kept once.
+"""A key-value cache as trees: prompts, paths and codes share their ancestors' tokens.
 
-A prompt is a trunk, its sampled paths are branches, codes are twigs: a token sees itself and its
-ancestors. Tokens of all trees go through the model packed, without padding and without those that
-have ended; attention alone puts them side by side. Knows nothing of text, sampling or catalogs.
+A prompt is a trunk, its sampled paths are branches, codes are twigs. A token sees itself and its
+ancestors. The tokens of all trees go through the model packed, without padding and without ended
+paths. Only attention arranges them by tree. Knows nothing of text, sampling or catalogs.
 """
 
 # N = tokens in one pass, U = trees, Q = tokens of a tree in one pass, S = slots of a tree,
@@ -22,13 +22,10 @@ _SPARE_SLOTS = 64
 
 
 class Tokens(NamedTuple):
-    """Packed tokens, those of a tree side by side.
+    """Packed tokens; the tokens of one tree are adjacent."""
 
-    tree_N: which tree each belongs to, ascending. sees_NS: the slots it sees, its own included.
-    """
-
-    tree_N: Tensor
-    sees_NS: Tensor
+    tree_N: Tensor  # number of the token's tree, ascending
+    sees_NS: Tensor  # slots that the token sees, its own included
 
     @property
     def positions(self) -> Tensor:
@@ -36,16 +33,16 @@ class Tokens(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """Where the tokens of one pass lie: their slot, and their row among those of their tree."""
+    """Positions of the tokens of one forward pass."""
 
     tree_N: Tensor
-    slot_N: Tensor
-    row_N: Tensor
+    slot_N: Tensor  # slot of the token in its tree
+    row_N: Tensor  # row of the token among the tree's tokens of this pass
     sees_UQS: Tensor
 
 
 class TokenTrees:
-    """U trees, empty at first. `add` takes slots for tokens, which the next forward pass fills."""
+    """U trees, initially empty. `add` reserves slots; the next forward pass fills them."""
 
     def __init__(self, num_trees: int, device: torch.device) -> None:
         self.size_U = torch.zeros(num_trees, dtype=torch.int64, device=device)
@@ -55,14 +52,14 @@ class TokenTrees:
         self._bias_U1QS: Tensor | None = None
 
     def add_prompts(self, length_U: Tensor) -> Tokens:
-        """The trunks, whole: each token sees those before it."""
+        """Add whole prompts as trunks: each token sees all tokens before it."""
         tree_N = torch.arange(len(length_U), device=length_U.device).repeat_interleave(length_U)
         row_N = self._row_within(tree_N)
         slot_S = torch.arange(int(length_U.max()), device=length_U.device)
         return self._begin(tree_N, row_N, slot_S <= row_N.unsqueeze(1))
 
     def add(self, parents: Tokens) -> Tokens:
-        """One child for each parent."""
+        """Add one child for each parent."""
         row_N = self._row_within(parents.tree_N)
         slot_N = self.size_U[parents.tree_N] + row_N
         sees_NS = widen(parents.sees_NS, int(slot_N.max()) + 1)
@@ -70,21 +67,27 @@ class TokenTrees:
         return self._begin(parents.tree_N, row_N, sees_NS)
 
     def cut(self, size_U: Tensor) -> None:
-        """Forget every token that came after the trees had these sizes."""
+        """Cut the trees back to these sizes."""
         self.size_U = size_U
 
     @property
     def mask(self) -> Tensor:
-        """What the tokens last added see, (U, 1, Q, S): transformers hands on a mask of four
-        dimensions and makes none of its own."""
+        """The slots that the last added tokens see: (U, 1, Q, S).
+
+        transformers passes a mask of four dimensions on, and makes none of its own.
+        """
         return self._pass.sees_UQS.unsqueeze(1)
 
     def attend(
         self, layer: int, query_1NE: Tensor, key_1ND: Tensor, value_1ND: Tensor, scaling: float
     ) -> Tensor:
-        """One layer's attention over the tokens last added, (1, N, heads, D).
+        """Compute one layer's attention for the last added tokens.
 
-        query_1NE, key_1ND, value_1ND: (1, heads, N, D).
+        Args:
+            query_1NE, key_1ND, value_1ND: (1, heads, N, D).
+
+        Returns:
+            (1, N, heads, D).
         """
         tree_N, slot_N, row_N, sees_UQS = self._pass
         num_trees, num_rows, num_slots = sees_UQS.shape
@@ -93,7 +96,7 @@ class TokenTrees:
         keys_UHSD, values_UHSD = self._store(layer, key_1ND, num_slots)
         keys_UHSD[tree_N, :, slot_N] = key_1ND[0].transpose(0, 1)
         values_UHSD[tree_N, :, slot_N] = value_1ND[0].transpose(0, 1)
-        # The query heads of a key head stand side by side as rows, so that no key is copied.
+        # The query heads of one key head are adjacent rows, so that no key is copied.
         rows_UHQGD = query_1NE.new_zeros(num_trees, heads, num_rows, groups, width)
         query_NHGD = query_1NE[0].view(heads, groups, num, width).permute(2, 0, 1, 3)
         rows_UHQGD[tree_N, :, row_N] = query_NHGD
@@ -120,13 +123,13 @@ class TokenTrees:
         return Tokens(tree_N, sees_NS)
 
     def _row_within(self, tree_N: Tensor) -> Tensor:
-        """The place of each token among those of its tree."""
+        """Return the row of each token among the tokens of its tree."""
         num_U = tree_N.bincount(minlength=len(self.size_U))
         start_U = num_U.cumsum(dim=0) - num_U
         return torch.arange(len(tree_N), device=tree_N.device) - start_U[tree_N]
 
     def _store(self, layer: int, like_1HND: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
-        """A layer's keys and values, with room for `num_slots`."""
+        """Return a layer's keys and values, with room for `num_slots`."""
         for store in (self._keys_UHSD, self._values_UHSD):
             held = store.get(layer)
             if held is None:
@@ -138,7 +141,7 @@ class TokenTrees:
         return self._keys_UHSD[layer], self._values_UHSD[layer]
 
     def _bias(self, groups: int, dtype: torch.dtype) -> Tensor:
-        """0 where a row may look, -inf elsewhere; made once a pass: (U, 1, Q x G, S)."""
+        """Return 0 where a row may look and -inf elsewhere, (U, 1, Q x G, S). Made once a pass."""
         if self._bias_U1QS is None:
             sees_UQS = self._pass.sees_UQS.repeat_interleave(groups, dim=1)
             bias_UQS = torch.zeros(sees_UQS.shape, dtype=dtype, device=sees_UQS.device)
@@ -147,7 +150,7 @@ class TokenTrees:
 
 
 def widen(sees_NS: Tensor, num_slots: int) -> Tensor:
-    """A copy over at least `num_slots` slots, of which the new ones are not seen."""
+    """Return a copy with at least `num_slots` slots; new slots are not seen."""
     return pad(sees_NS, (0, max(num_slots - sees_NS.shape[1], 0)))
 
 
@@ -162,9 +165,10 @@ def attend(
     trees: TokenTrees | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer; `trees` comes with the forward pass.
+    """Compute attention for transformers, which calls this in each layer.
 
-    Without trees the model attends as ever, so that it stays of use to others.
+    `trees` comes with the forward pass. Without trees the model attends as usual, so that other
+    code can still use it.
     """
     if trees is None:
         return sdpa_attention_forward(

@@ -1,6 +1,6 @@
 """The reasoner on plain transformers: any Hugging Face causal LM directory.
 
-A prompt is read once for all of its paths, a path is left alone once it has closed, and codes are
+A prompt is read once for all of its paths. A closed path takes part in no further pass. Codes are
 scored by one forward pass a level. Knows nothing of users, catalogs or Redis.
 """
 
@@ -26,14 +26,14 @@ from models.reasoner.beam import Frontier
 from models.reasoner.prompts import MAX_THOUGHT_TOKENS, THINK_END
 from models.reasoner.token_tree import ATTENTION, Tokens, TokenTrees, widen
 
-_FEW = 16  # tokens that mostly hold the nucleus
+_FEW = 16  # tokens that usually hold the whole nucleus
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How thoughts are sampled: from softmax(logits / temperature), cut to the `top_k` best tokens
-    and of those to the smallest set that holds `top_p`.
+    """Sampling of thoughts from softmax(logits / temperature).
 
+    The candidates are the `top_k` best tokens, cut to the smallest set that holds `top_p`.
     Ranking the whole vocabulary instead of `top_k` took a third of the time of a thought.
     """
 
@@ -44,8 +44,10 @@ class Sampling:
 
     @classmethod
     def of(cls, directory: Path) -> "Sampling":
-        """As long as the thoughts that this model was trained on: `max_new_tokens` of its
-        `generation_config.json`, where it says so."""
+        """Read the longest thought from `max_new_tokens` of `generation_config.json`, if it is set.
+
+        Training writes there the length of the thoughts that the model learnt.
+        """
         file = directory / "generation_config.json"
         said = json.loads(file.read_text()) if file.is_file() else {}
         return cls(max_tokens=said.get("max_new_tokens") or MAX_THOUGHT_TOKENS)
@@ -54,7 +56,7 @@ class Sampling:
 class TransformersReasoner:
     """Implements `models.reasoner.think.Reasoner`; the tokenizer must hold every itemic token.
 
-    closing: the token that ends a thought.
+    `closing` is the token that ends a thought.
     """
 
     def __init__(
@@ -107,9 +109,9 @@ class TransformersReasoner:
     def recite(
         self, prompts: Sequence[str], thoughts: Sequence[Sequence[str]]
     ) -> "TransformersThoughts":
-        """As if it had thought these thoughts, equally many a prompt: nothing is sampled.
+        """Use the given thoughts instead of sampled ones; every prompt has the same number.
 
-        An empty one has it recommend at once.
+        An empty thought makes the model recommend at once.
         """
         paths = len(thoughts[0]) if thoughts else 0
         state, _ = self._plant(prompts, paths)
@@ -125,7 +127,7 @@ class TransformersReasoner:
         return TransformersThoughts(self, state, tokens, paths)
 
     def _plant(self, prompts: Sequence[str], paths: int) -> tuple["_Paths", Tensor]:
-        """Read each prompt once: where its paths begin, and the logits after it, (U, V)."""
+        """Read each prompt once. Returns the starts of its paths, and the next logits (U, V)."""
         ids = [self.tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
         device = self.model.device
         length_U = torch.tensor([len(row) for row in ids], device=device)
@@ -157,7 +159,7 @@ class TransformersReasoner:
         return tokens
 
     def _grow(self, state: "_Paths", live_L: Tensor, token_L: Tensor) -> Tensor:
-        """Feed one token to the live paths: the next logits, (L, V)."""
+        """Feed one token to each live path. Returns the next logits (L, V)."""
         grown = state.trees.add(_take(state.ends, live_L))
         sees_RS = widen(state.ends.sees_NS, grown.sees_NS.shape[1])
         sees_RS[live_L] = grown.sees_NS
@@ -165,7 +167,7 @@ class TransformersReasoner:
         return self._forward(state.trees, token_L, grown)
 
     def _draw(self, logits_LV: Tensor, uniform_L: Tensor) -> Tensor:
-        """One token a row by inverse transform sampling within the nucleus."""
+        """Draw one token a row by inverse transform sampling within the nucleus."""
         prob_LV = (logits_LV.float() / self.sampling.temperature).softmax(dim=-1)
         best_LK, order_LK = self._best(prob_LV)
         below_LK = best_LK.cumsum(dim=-1) - best_LK
@@ -177,10 +179,10 @@ class TransformersReasoner:
         return order_LK.gather(1, torch.minimum(at_L1, last_L1)).squeeze(1)
 
     def _best(self, prob_LV: Tensor) -> tuple[Tensor, Tensor]:
-        """The most likely tokens of each row, best first, and which they are.
+        """Return the probabilities and ids of each row's most likely tokens, best first.
 
-        Where a few hold `top_p` the rest are not ranked: 16 of 2,439 take 0.38 ms for 80 rows, 50
-        take 1.7 ms.
+        If the best 16 hold `top_p`, no more are ranked. For 80 rows of 2,439 tokens, ranking 16
+        takes 0.38 ms and ranking 50 takes 1.7 ms.
         """
         most = min(self.sampling.top_k, prob_LV.shape[1])
         best_LK, order_LK = prob_LV.topk(min(_FEW, most), dim=-1)
@@ -194,7 +196,7 @@ class TransformersReasoner:
     def _forward(
         self, trees: TokenTrees, ids_N: Tensor, tokens: Tokens, *, keep: Tensor | None = None
     ) -> Tensor:
-        """Logits of the tokens last added to `trees`, or of those that `keep` picks: (N, V)."""
+        """Return logits (N, V) of the tokens last added to `trees`, or of the `keep` among them."""
         output = self.model(
             input_ids=ids_N.unsqueeze(0),
             attention_mask=trees.mask,
@@ -209,15 +211,17 @@ class TransformersReasoner:
 
 @dataclass
 class _Paths:
-    """R paths in progress: the trees that they grow on, and their last tokens there."""
+    """R paths in progress."""
 
     trees: TokenTrees
-    ends: Tokens
+    ends: Tokens  # last token of each path
 
 
 class TransformersThoughts:
-    """Implements `ThoughtBatch`; `tokens` holds the closed paths as sampled, and
-    `sampled` all of them, `paths` a prompt."""
+    """Implements `ThoughtBatch`.
+
+    `tokens` holds the closed paths as sampled. `sampled` holds all paths.
+    """
 
     def __init__(
         self,
@@ -246,7 +250,7 @@ class TransformersThoughts:
         ]
 
     def scorer(self) -> "_CodeScorer":
-        """Scores codes after every closed path. A new one ends the last: they share the trees."""
+        """Return a scorer after every closed path. It ends the last one: they share trees."""
         self._state.trees.cut(self._size_U)
         return _CodeScorer(self._reasoner, self._state.trees, _take(self._state.ends, self._closed))
 
@@ -257,12 +261,12 @@ class _CodeScorer:
     def __init__(self, reasoner: TransformersReasoner, trees: TokenTrees, ends: Tokens) -> None:
         self._reasoner = reasoner
         self._trees = trees
-        self._beams = ends  # the newest token of each beam, R x W of them
+        self._beams = ends  # newest token of each beam, R x W
         self._level = 0
 
     @torch.inference_mode()
     def start(self) -> NDArray[np.float32]:
-        """A closing token is still to be read; codes come after `<|item_begin|>`."""
+        """Feed the closing token and `<|item_begin|>`, then score first codes."""
         reasoner = self._reasoner
         if not len(self._beams.tree_N):
             return np.empty((0, len(reasoner.code_ids[0])), dtype=np.float32)
@@ -291,7 +295,7 @@ class _CodeScorer:
         return self._reasoner._forward(self._trees, ids_B, self._beams, keep=keep)
 
     def _logprobs(self, logits_BV: Tensor) -> NDArray[np.float32]:
-        """log_softmax over the whole vocabulary, of the codes of one level."""
+        """Compute log_softmax over the whole vocabulary; return the codes of one level."""
         ids = torch.from_numpy(self._reasoner.code_ids[self._level]).to(logits_BV.device)
         logits_BV = logits_BV.float()
         logp = logits_BV[:, ids] - logits_BV.logsumexp(dim=-1, keepdim=True)
@@ -304,7 +308,7 @@ def _take(tokens: Tokens, at: Tensor) -> Tokens:
 
 
 def _noise(seeds: Sequence[int], paths: int, steps: int) -> Tensor:
-    """Uniform numbers keyed by seed, path and step: (U x T, steps)."""
+    """Draw uniform numbers keyed by seed, path and step: (U x T, steps)."""
     rows = [
         np.random.Generator(np.random.Philox(key=[seed, path])).random(steps)
         for seed in seeds
@@ -314,7 +318,7 @@ def _noise(seeds: Sequence[int], paths: int, steps: int) -> Tensor:
 
 
 def code_ids(tokenizer: Any, space: SidSpace) -> list[NDArray[np.int64]]:
-    """Vocabulary ids of the codes of each level."""
+    """Return the vocabulary ids of the codes, by level."""
     return [
         np.array([token_id(tokenizer, space.token(level, code)) for code in range(size)])
         for level, size in enumerate(space.sizes)

@@ -1,8 +1,8 @@
 """The reasoner on vLLM: the only file that imports vllm.
 
-The paths of a prompt are one request; each node of the beam is a request for one token over the
-cached prefix. Knows tries, because vLLM returns few scores and has to be told which. Knows nothing
-of users, catalogs or Redis.
+The paths of a prompt are one request. Each node of the beam is a request for one token over the
+cached prefix. Knows tries, because vLLM returns few scores and must be told for which tokens.
+Knows nothing of users, catalogs or Redis.
 """
 
 # R = closed paths, W = beams a path, V = codes of a level
@@ -30,33 +30,30 @@ from models.reasoner.transformers_engine import Sampling, code_ids, token_id
 _MOST_SCORES = 128  # vLLM's bound on `logprob_token_ids` (0.32)
 _SEED_BITS = 62  # vLLM adds the path's number to the seed and keeps both in 64 signed bits
 _ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: its death is ours, and it starts sooner
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: it dies with us and starts sooner
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # others run on these cores as well
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other processes share these cores
     "VLLM_CPU_KVCACHE_SPACE": "1",  # gigabytes
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the new one takes at most 1,024 `allowed_token_ids`
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the new runner takes at most 1,024 `allowed_token_ids`
 }
 
 
 @dataclass(frozen=True)
 class VllmSettings:
-    """How vLLM is started. adapter: a LoRA folder (PEFT) over the backbone.
-
-    most_scores: nodes with more children than this are asked for their best `width` first.
-    """
+    """Start options of vLLM."""
 
     tensor_parallel: int = 1
-    adapter: Path | None = None
-    max_model_len: int = 1024
+    adapter: Path | None = None  # LoRA folder (PEFT) over the backbone
+    max_model_len: int = 1024  # tokens
     memory_share: float = 0.9  # of a GPU
-    most_scores: int = _MOST_SCORES
+    most_scores: int = _MOST_SCORES  # a node with more children first asks for its best `width`
 
 
 class VllmReasoner:
-    """Implements `models.reasoner.think.Reasoner`; codes that the trie lacks score -inf.
+    """Implements `models.reasoner.think.Reasoner`; codes outside the trie score -inf.
 
-    width: how many children of a node are asked for; a wider beam would lose some.
+    `width` is the number of children requested of a node. A wider beam would lose some.
     """
 
     def __init__(
@@ -108,7 +105,7 @@ class VllmReasoner:
         )
 
     def think(self, prompts: Sequence[str], *, paths: int, seeds: Sequence[int]) -> "VllmThoughts":
-        """Sample `paths` thoughts a prompt. The noise is vLLM's own, seeded a prompt and a path."""
+        """Sample `paths` thoughts a prompt. The noise is vLLM's own, seeded by prompt and path."""
         asked = [self.tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
         params = [
             SamplingParams(
@@ -143,7 +140,12 @@ class VllmThoughts:
     def __init__(
         self, reasoner: VllmReasoner, asked: Sequence[list[int]], paths: list[list[list[int]]]
     ) -> None:
-        """asked: the ids of each prompt. paths: per prompt, every path as sampled."""
+        """Keep the closed paths.
+
+        Args:
+            asked: token ids of each prompt.
+            paths: per prompt, every path as sampled.
+        """
         self._reasoner = reasoner
         end = reasoner.think_end
         self.tokens = [[path for path in own if path[-1] == end] for own in paths]
@@ -162,25 +164,25 @@ class VllmThoughts:
         ]
 
     def scorer(self) -> "_NodeScorer":
-        """Scores codes after every closed path."""
+        """Return a scorer after every closed path."""
         return _NodeScorer(self._reasoner, self._contexts)
 
 
 class _Node(NamedTuple):
-    """Where codes are to be scored: what comes before, and which codes the trie has there."""
+    """A position at which codes are scored."""
 
-    context: list[int]
-    at: int
-    codes: NDArray[np.int32]
+    context: list[int]  # token ids before the codes
+    at: int  # number of the beam
+    codes: NDArray[np.int32]  # the legal codes here
 
 
 class _NodeScorer:
-    """Implements `models.reasoner.beam.Scorer`, legal codes only."""
+    """Implements `models.reasoner.beam.Scorer`; scores legal codes only."""
 
     def __init__(self, reasoner: VllmReasoner, contexts: list[list[int]]) -> None:
         self._reasoner = reasoner
         self._nodes_RW: NDArray[np.int64] = np.zeros((len(contexts), 1), dtype=np.int64)
-        self._beams = [[context] for context in contexts]  # per path, the ids of each beam
+        self._beams = [[context] for context in contexts]  # per path: token ids of each beam
         self._level = 0
 
     def start(self) -> NDArray[np.float32]:
@@ -206,7 +208,7 @@ class _NodeScorer:
         return self._score()
 
     def _score(self) -> NDArray[np.float32]:
-        """log P of every legal code of this level after every beam: (R, W, V)."""
+        """Return log P of every legal code of this level after every beam: (R, W, V)."""
         reasoner, ids = self._reasoner, self._reasoner.code_ids[self._level]
         scores_RWV = np.full((*self._nodes_RW.shape, len(ids)), -np.inf, dtype=np.float32)
         flat_BV = scores_RWV.reshape(-1, len(ids))
@@ -231,10 +233,10 @@ class _NodeScorer:
         return scores_RWV
 
     def _best_children(self, wide: Sequence[_Node]) -> list[_Node]:
-        """Nodes with too many children to score them all, with their best `width` instead.
+        """Cut nodes with too many children to their best `width` children.
 
-        The log-probabilities that come with `allowed_token_ids` are renormalised over those, so
-        they order the children of one parent and compare with nothing else: they are not kept.
+        With `allowed_token_ids` vLLM renormalises log-probabilities over the allowed tokens. They
+        order the children of one parent but do not compare across parents, so they are dropped.
         """
         reasoner, ids = self._reasoner, self._reasoner.code_ids[self._level]
         params = [
@@ -257,7 +259,7 @@ class _NodeScorer:
         return found
 
     def _open_nodes(self) -> list[_Node]:
-        """The nodes that have children; what pads a frontier may be no node at all."""
+        """Return the nodes with children. The padding of a frontier may be no node at all."""
         flat = [beam for beams in self._beams for beam in beams]
         node_B = self._nodes_RW.reshape(-1)
         children = self._reasoner.trie.expand(self._level, np.maximum(node_B, 0))
@@ -271,7 +273,7 @@ class _NodeScorer:
 
 
 def _engine_arguments(settings: VllmSettings, width: int) -> dict[str, Any]:
-    """On CPU float32, so that scores agree with the transformers engine, and nothing compiled."""
+    """Build vLLM's arguments. On a CPU: float32, to agree with transformers, and no compilation."""
     arguments: dict[str, Any] = {
         "max_model_len": settings.max_model_len,
         "max_logprobs": max(width, settings.most_scores),
@@ -291,7 +293,7 @@ def _engine_arguments(settings: VllmSettings, width: int) -> dict[str, Any]:
 def _child_nodes(
     trie: CatalogTrie, depth: int, node_N: NDArray[np.int64], code_N: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The node below each node by each code; -1 where the trie has none."""
+    """Return the child of each node by each code; -1 where the trie has none."""
     packed = trie.packed[depth][np.maximum(node_N, 0)]
     prefixes = trie.space.unpack(packed, depth)
     below = trie.nodes(np.concatenate([prefixes, code_N[:, None]], axis=1))
