@@ -91,6 +91,19 @@ _QUALITY = pick(
     Column("prefix recall", "prefix_recall", 3),
     Column("prefixes", "prefixes", 1),
 )
+_SUMMARY = pick(
+    "row",
+    {
+        "popularity": "popularity",
+        "sasrec": "SASRec, full cross-entropy",
+        "online": "online tier alone",
+        "two_tier_strict": "two tiers, with thoughts",
+        "two_tier_at_once": "two tiers, without thoughts",
+    },
+    _interval("recall@10", "recall@10"),
+    Column("NDCG@10", "ndcg@10", 4),
+    Column("prefixes", "prefixes", 0),
+)
 _DIFFERENCES = differences(
     "difference, paired by user",
     "differences",
@@ -349,6 +362,7 @@ _SOAK = pick(
 )
 
 TABLES = {
+    "summary": Table("quality", _SUMMARY),
     "quality": Table("quality", _QUALITY),
     "quality-differences": Table("quality", _DIFFERENCES),
     "faithfulness": Table("faithfulness", _FAITHFULNESS),
