@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.catalog.catalog import Catalog, popular_prefixes
-from models.reasoner import prompts
+from models.reasoner import prompts, rationales
 from models.reasoner.think import UserHistory, UserThoughts, think_users, user_seed
 from models.reasoner.transformers_engine import TransformersReasoner
 from training.split import UserSplit
@@ -62,7 +62,7 @@ def probe(
         for history, user in zip(ordered, thoughts, strict=True)
         for text in user.texts
     ]
-    found = [prompts.ground(catalog, history.rows, text) for history, text in texts]
+    found = [rationales.ground(catalog, history.rows, text) for history, text in texts]
     return Probe(
         closed_paths=round(len(texts) / (num * _PATHS), 4),
         named_interests=round(

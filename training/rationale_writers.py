@@ -11,7 +11,7 @@ import numpy as np
 
 from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
-from models.reasoner import prompts
+from models.reasoner import prompts, rationales
 
 Template = Callable[[Catalog, Sequence[int], int], str]
 
@@ -46,13 +46,13 @@ class ThoughtRecipe:
 
 
 def category_text(catalog: Catalog, history: Sequence[int], target: int) -> str:
-    return prompts.rationale_text(prompts.category_rationale(catalog, history, target))
+    return rationales.rationale_text(rationales.category_rationale(catalog, history, target))
 
 
 TEMPLATES: dict[str, Template] = {
     "category": category_text,
     "bootstrapped": category_text,
-    "three-stage": prompts.three_stage_text,
+    "three-stage": rationales.three_stage_text,
 }
 
 
@@ -90,7 +90,7 @@ class Thinker:
         recipe, drawn = self._recipe, self._rng.random()
         if drawn < recipe.wish_share:
             instruction = prompts.wish(catalog, target, is_exact=drawn < recipe.wish_share / 2)
-            return Thought(prompts.wish_text(catalog, before, target), instruction)
+            return Thought(rationales.wish_text(catalog, before, target), instruction)
         if drawn < recipe.wish_share + recipe.silent_share:
             return Thought("")
         if known := self._bootstrapped.get(history):

@@ -19,7 +19,7 @@ import torch
 from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
 from models.machine import processor
-from models.reasoner import prompts
+from models.reasoner import prompts, rationales
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from training.activation import activate
 from training.align import align, integrate, language_recipe, warm_up
@@ -168,7 +168,7 @@ def _task_texts(material: Material) -> list[str]:
         texts.append(prompts.preference_example(space, before, target).prompt)
         texts.append(prompts.description_example(space, catalog, rows[0]).prompt)
         texts.append(prompts.rationale_query(catalog, rows[-10:], rows[-1]))
-        texts.append(prompts.three_stage_text(catalog, rows, rows[-1]))
+        texts.append(rationales.three_stage_text(catalog, rows, rows[-1]))
     return texts
 
 

@@ -34,7 +34,7 @@ from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts
 from models.catalog.catalog import Catalog
 from models.errors import InvalidDataset
-from models.reasoner import prompts
+from models.reasoner import prompts, rationales
 from models.reasoner.think import unite
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
@@ -171,7 +171,7 @@ class Listener:
         named = [
             (topic, beams[0].codes)
             for text, beams in zip(texts, recital.prefixes, strict=True)
-            if (topic := prompts.next_topic(text)) and beams
+            if (topic := rationales.next_topic(text)) and beams
         ]
         agreeing = [self._topic_of[codes] == topic for topic, codes in named]
         return Heard(

@@ -30,7 +30,7 @@ from models.baselines.sasrec import SasRec, load_sasrec
 from models.catalog.catalog import Catalog
 from models.errors import ReleaseMismatch
 from models.online.finish import Finisher
-from models.reasoner.prompts import ground
+from models.reasoner.rationales import ground
 from models.release.release import Release
 from models.release.searchers import load_searcher
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.quality.ranking.prefix_map import another_user
 from models.catalog.catalog import Catalog
-from models.reasoner import prompts
+from models.reasoner import prompts, rationales
 from models.reasoner.think import render_history
 
 RANDOM = "random"
@@ -104,7 +104,7 @@ def thought_exam(catalog: Catalog, histories: Sequence[Sequence[int]], *, seed: 
         asked=[render_history(catalog, rows) for rows in histories],
         references=_interests(catalog, histories),
         closing=prompts.THINK_END,
-        form=lambda answer: "; ".join(prompts.named_interests(answer)) or answer,
+        form=lambda answer: "; ".join(rationales.named_interests(answer)) or answer,
         guesses=_user_guesses(catalog, histories, seed=seed),
     )
 

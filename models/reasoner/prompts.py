@@ -20,7 +20,7 @@ SPECIAL_TOKENS = (PAD, TURN_BEGIN, TURN_END, THINK_BEGIN, THINK_END, ITEM_BEGIN,
 MAX_THOUGHT_TOKENS = 48
 RATIONALE_OPENING = "The user's history shows"
 PERSONA_ITEMS = 16  # items in a persona text: about 500 tokens of the nano tokenizer
-_NUM_INTERESTS = 3
+NUM_INTERESTS = 3
 _SECONDARY = "\n**Secondary Interests:** "
 _MAX_TITLE_WORDS = 12
 _PREDICT = (
@@ -38,11 +38,6 @@ _EXPLAIN = (
     "their preferences."
 )
 _TOPIC_LEVELS = slice(1, 3)
-_RATIONALE = re.compile(r"The user likes (.*)\. Next: (.*)\.", re.DOTALL)
-_EVIDENCE = re.compile(
-    r"(?:The user likes|Persona: mostly) (.*?)\. (?:Next: |Interests: |The wish decides)", re.DOTALL
-)
-_NEXT = re.compile(r"\. Next: (.*)\.$", re.DOTALL)
 
 
 class Example(NamedTuple):
@@ -50,20 +45,6 @@ class Example(NamedTuple):
 
     prompt: str
     completion: str
-
-
-class Rationale(NamedTuple):
-    """The contents of a thought."""
-
-    interests: tuple[str, ...]  # found in the history
-    next_interest: str
-
-
-class Grounding(NamedTuple):
-    """Agreement of a thought with the history."""
-
-    named: int  # interests that the thought names
-    found: int  # named interests that are topics of the history
 
 
 def think_prompt(space: SidSpace, history: Sequence[Sid], instruction: str | None = None) -> str:
@@ -155,7 +136,7 @@ def persona_example(catalog: Catalog, rows: Sequence[int]) -> Example:
     """Split a persona text before its summary of interests, which is the completion."""
     bought = "\n".join(f"- {_item(catalog, row)} in {topic(catalog, row)}" for row in rows)
     brands = Counter(name for row in rows if (name := catalog.brands[row]))
-    favoured = ", ".join(name for name, _ in brands.most_common(_NUM_INTERESTS))
+    favoured = ", ".join(name for name, _ in brands.most_common(NUM_INTERESTS))
     parts = [
         f"# Purchase Behavior\nThe user bought\n{bought}",
         f"# Followed Brands\n{favoured}" if favoured else "",
@@ -168,7 +149,7 @@ def persona_example(catalog: Catalog, rows: Sequence[int]) -> Example:
 
 def main_interests(catalog: Catalog, rows: Sequence[int]) -> tuple[str, ...]:
     """Return the first topics of a history by rank, as personas and category chains name them."""
-    return ranked_topics(catalog, rows)[:_NUM_INTERESTS]
+    return ranked_topics(catalog, rows)[:NUM_INTERESTS]
 
 
 def summarised_interests(summary: str) -> tuple[str, ...]:
@@ -241,14 +222,6 @@ def prefix_topics(catalog: Catalog) -> dict[Prefix, str]:
     return {codes: count.most_common(1)[0][0] for codes, count in counts.items()}
 
 
-def category_rationale(catalog: Catalog, history: Sequence[int], target: int) -> Rationale:
-    """Make the category-based chain of A.1: the history's main topics, then the target's topic.
-
-    Topics are ordered by frequency, then by recency. The target's title is never used.
-    """
-    return Rationale(main_interests(catalog, history), topic(catalog, target))
-
-
 def ranked_topics(catalog: Catalog, history: Sequence[int]) -> tuple[str, ...]:
     """Return a history's topics, most frequent first; equally frequent ones latest first."""
     topics = [topic(catalog, row) for row in history]
@@ -257,71 +230,8 @@ def ranked_topics(catalog: Catalog, history: Sequence[int]) -> tuple[str, ...]:
     return tuple(sorted(counts, key=lambda name: (-counts[name], -latest[name])))
 
 
-def rationale_text(rationale: Rationale) -> str:
-    return f"The user likes {'; '.join(rationale.interests)}. Next: {rationale.next_interest}."
-
-
-def three_stage_text(catalog: Catalog, history: Sequence[int], target: int) -> str:
-    """Render OneReason's three-stage chain at the level of topics.
-
-    The stages are persona abstraction from the history, interest expansion to at most three
-    candidates, and transition inference: the next interest and the reason. Ties go to the more
-    recent topic, as if the answer were unknown.
-    """
-    topics = [topic(catalog, row) for row in history]
-    ranked, wanted = ranked_topics(catalog, history), topic(catalog, target)
-    others = [name for name in ranked if name != wanted][: _NUM_INTERESTS - 1]
-    kept = {*others, wanted}
-    candidates = [name for name in (*ranked, wanted) if name in kept]
-    persona = "; ".join(dict.fromkeys((ranked[0], topics[-1])))
-    return (
-        f"Persona: mostly {persona}. Interests: {'; '.join(dict.fromkeys(candidates))}. "
-        f"Transition: {_transition(topics, wanted)}. Next: {wanted}."
-    )
-
-
-def _transition(topics: Sequence[str], wanted: str) -> str:
-    """Give the reason for the next interest, from the history alone."""
-    if topics[-1] == wanted:
-        return "the latest purchase goes on"
-    if wanted in topics:
-        return f"back to an interest of {topics.count(wanted)} in {len(topics)} purchases"
-    return f"something new after {topics[-1]}"
-
-
 def wish(catalog: Catalog, target: int, *, is_exact: bool) -> str:
     """Render a user's instruction that asks for the target's leaf category or its topic."""
     path = catalog.categories[target]
     name = path[-1] if is_exact and path else topic(catalog, target)
     return f"I am looking for {_plain(name)}"
-
-
-def wish_text(catalog: Catalog, history: Sequence[int], target: int) -> str:
-    """Render a thought under an instruction: the interests, then the wish (Fig. 1 and 3)."""
-    interests = "; ".join(ranked_topics(catalog, history)[: _NUM_INTERESTS - 1])
-    return f"The user likes {interests}. The wish decides. Next: {topic(catalog, target)}."
-
-
-def next_topic(text: str) -> str | None:
-    """Parse the next topic from a thought of any template; None for free text."""
-    match = _NEXT.search(text)
-    return match[1] if match else None
-
-
-def parse_rationale(text: str) -> Rationale | None:
-    """Invert `rationale_text`; None for a thought of another form."""
-    match = _RATIONALE.fullmatch(text.strip())
-    return Rationale(tuple(match[1].split("; ")), match[2]) if match else None
-
-
-def named_interests(text: str) -> tuple[str, ...]:
-    """Parse the user's interests from a thought of any template; () for free text."""
-    match = _EVIDENCE.match(text.strip())
-    return tuple(match[1].split("; ")) if match else ()
-
-
-def ground(catalog: Catalog, history: Sequence[int], text: str) -> Grounding:
-    """Compare the interests in a thought with the history's topics; (0, 0) for free text."""
-    topics = {topic(catalog, row) for row in history}
-    named = set(named_interests(text))
-    return Grounding(len(named), len(named & topics))

@@ -35,7 +35,7 @@ from models.catalog.sid import Prefix
 from models.online.best_first import NumpySearch
 from models.online.finish import Finisher
 from models.online.torch_runtime import TorchRuntime
-from models.reasoner import prompts
+from models.reasoner import prompts, rationales
 from models.reasoner.think import UserHistory
 from tests.fakes.toy import toy_catalog, toy_recommender, toy_release
 
@@ -321,8 +321,8 @@ def test_grounding_counts_thoughts_and_topics_against_the_own_history() -> None:
     catalog = toy_catalog()
     topics = [prompts.topic(catalog, row) for row in range(len(catalog))]
     other = next(row for row in range(len(catalog)) if topics[row] != topics[0])
-    about = prompts.rationale_text(prompts.Rationale((topics[0], topics[other]), topics[0]))
-    elsewhere = prompts.rationale_text(prompts.Rationale((topics[other],), topics[0]))
+    about = rationales.rationale_text(rationales.Rationale((topics[0], topics[other]), topics[0]))
+    elsewhere = rationales.rationale_text(rationales.Rationale((topics[other],), topics[0]))
     case = Case(UserHistory("user", (0,)), (0,), None)
     user = CaseThoughts("user", (about, elsewhere, "no form"), (), (), 0, 0)
     assert describe_grounding(catalog, [case], Thoughts([user], 0.0)) == {

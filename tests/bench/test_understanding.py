@@ -21,7 +21,7 @@ from bench.quality.questions import (
     thought_exam,
 )
 from bench.quality.understanding import Answer, answer, judge, main
-from models.reasoner import prompts
+from models.reasoner import prompts, rationales
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from models.release.release import Release
 from tests.bench.test_quality import write_dataset
@@ -86,8 +86,8 @@ def test_what_training_teaches_to_say_is_the_reference(has_descriptions: bool) -
     for history in toy_histories(catalog, num_users=8):
         persona = persona_exam(catalog, [history], seed=0) if len(history) > 1 else None
         thought = thought_exam(catalog, [history], seed=0)
-        rationale = prompts.category_rationale(catalog, history, 0)
-        assert thought.read(prompts.rationale_text(rationale)) == thought.references[0]
+        rationale = rationales.category_rationale(catalog, history, 0)
+        assert thought.read(rationales.rationale_text(rationale)) == thought.references[0]
         if persona:
             _, summary = prompts.persona_example(catalog, history)
             said = summary.removesuffix(prompts.TURN_END)

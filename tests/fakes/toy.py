@@ -24,7 +24,8 @@ from models.online.onnx_runtime import ONNX, OnnxRuntime
 from models.online.recommender import OnlineRecommender
 from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import TorchRuntime
-from models.reasoner.prompts import caption, category_rationale, rationale_text
+from models.reasoner.prompts import caption
+from models.reasoner.rationales import category_rationale, rationale_text
 from models.release.publish import publish
 from models.release.release import Release
 from training.activation import ActivateRecipe, activate

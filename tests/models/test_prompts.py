@@ -5,7 +5,7 @@ import re
 from models.catalog.catalog import build_catalog
 from models.catalog.dataset import ItemText
 from models.catalog.sid import SidSpace
-from models.reasoner import prompts
+from models.reasoner import prompts, rationales
 from tests.fakes.toy import toy_catalog
 
 SPACE = SidSpace((8, 8, 16))
@@ -23,17 +23,17 @@ def test_think_prompt_is_golden() -> None:
 
 
 def test_think_completion_is_golden() -> None:
-    rationale = prompts.Rationale(("Nails > Polish", "Hair"), "Nails > Art")
-    assert prompts.think_completion(SPACE, prompts.rationale_text(rationale), FIRST) == (
+    rationale = rationales.Rationale(("Nails > Polish", "Hair"), "Nails > Art")
+    assert prompts.think_completion(SPACE, rationales.rationale_text(rationale), FIRST) == (
         "The user likes Nails > Polish; Hair. Next: Nails > Art.</think>"
         "<|item_begin|><item_a_1><item_b_2><item_c_3><|item_end|><|im_end|>"
     )
 
 
 def test_a_rationale_parses_back() -> None:
-    rationale = prompts.Rationale(("Nails > Polish", "Hair Care"), "Men's")
-    assert prompts.parse_rationale(prompts.rationale_text(rationale)) == rationale
-    assert prompts.parse_rationale("Something else.") is None
+    rationale = rationales.Rationale(("Nails > Polish", "Hair Care"), "Men's")
+    assert rationales.parse_rationale(rationales.rationale_text(rationale)) == rationale
+    assert rationales.parse_rationale("Something else.") is None
 
 
 def test_rationale_ranks_topics_by_count_then_recency_and_hides_the_title() -> None:
@@ -47,10 +47,10 @@ def test_rationale_ranks_topics_by_count_then_recency_and_hides_the_title() -> N
     catalog = build_catalog(SPACE, sids, items, {})
     row = {name: catalog.row(name) or 0 for name in "abcd"}
     history = [row["a"], row["b"], row["c"], row["a"], row["b"]]
-    rationale = prompts.category_rationale(catalog, history, row["d"])
+    rationale = rationales.category_rationale(catalog, history, row["d"])
     assert rationale.interests == ("Nails > Polish", "Hair > Shampoo", "Face")
     assert rationale.next_interest == "Bath > Oils"
-    assert "Secret" not in prompts.rationale_text(rationale)
+    assert "Secret" not in rationales.rationale_text(rationale)
 
 
 def test_topics_fall_back_to_brand_then_to_the_itemic_token() -> None:
@@ -66,9 +66,9 @@ def test_a_thought_is_grounded_by_the_topics_of_its_history() -> None:
     sids = {name: (at, 0, 0) for at, name in enumerate(items)}
     catalog = build_catalog(SPACE, sids, items, {})
     history = [catalog.row("Hair") or 0, catalog.row("Nails") or 0]
-    thought = prompts.rationale_text(prompts.Rationale(("Nails", "Face", "Nails"), "Hair"))
-    assert prompts.ground(catalog, history, thought) == (2, 1)
-    assert prompts.ground(catalog, history, "Buy something.") == (0, 0)
+    thought = rationales.rationale_text(rationales.Rationale(("Nails", "Face", "Nails"), "Hair"))
+    assert rationales.ground(catalog, history, thought) == (2, 1)
+    assert rationales.ground(catalog, history, "Buy something.") == (0, 0)
 
 
 def test_an_interleaved_history_stands_beside_its_topics() -> None:

@@ -10,7 +10,7 @@ from models.catalog.catalog import Catalog, build_catalog
 from models.catalog.dataset import ItemText
 from models.catalog.sid import SidSpace
 from models.errors import InvalidSettings
-from models.reasoner import prompts
+from models.reasoner import prompts, rationales
 from tests.fakes.toy import toy_catalog, toy_histories
 from training.activation import ActivateRecipe, activate
 from training.batching import Row, batch_rows
@@ -60,15 +60,17 @@ def learner(catalog: Catalog) -> Learner:
 
 def test_the_three_stages_name_persona_candidates_and_a_reason(shop: Catalog) -> None:
     hair, nails = "Hair Care > Shampoo", "Makeup > Nails"
-    assert prompts.three_stage_text(shop, [0, 1, 0], 4) == (
+    assert rationales.three_stage_text(shop, [0, 1, 0], 4) == (
         f"Persona: mostly {hair}. Interests: {hair}; {nails}; Bath > Oils. "
         f"Transition: something new after {hair}. Next: Bath > Oils."
     )
-    assert prompts.three_stage_text(shop, [0, 3, 1], 0) == (
+    assert rationales.three_stage_text(shop, [0, 3, 1], 0) == (
         f"Persona: mostly {hair}; {nails}. Interests: {hair}; {nails}. "
         f"Transition: back to an interest of 2 in 3 purchases. Next: {hair}."
     )
-    assert "Transition: the latest purchase goes on. Next" in prompts.three_stage_text(shop, [0], 3)
+    assert "Transition: the latest purchase goes on. Next" in rationales.three_stage_text(
+        shop, [0], 3
+    )
 
 
 def test_three_stages_have_at_most_three_candidates_and_the_target_among_them(
@@ -76,25 +78,25 @@ def test_three_stages_have_at_most_three_candidates_and_the_target_among_them(
 ) -> None:
     for history in toy_histories(catalog, num_users=40):
         for target in (0, 50, 199):
-            text = prompts.three_stage_text(catalog, history, target)
+            text = rationales.three_stage_text(catalog, history, target)
             candidates = text.split("Interests: ")[1].split(". Transition")[0].split("; ")
             assert len(set(candidates)) == len(candidates) <= 3
             assert prompts.topic(catalog, target) in candidates
-            assert prompts.next_topic(text) == prompts.topic(catalog, target)
-            grounding = prompts.ground(catalog, history, text)
+            assert rationales.next_topic(text) == prompts.topic(catalog, target)
+            grounding = rationales.ground(catalog, history, text)
             assert grounding.named == grounding.found > 0
 
 
 def test_a_wish_asks_for_the_target_and_the_thought_follows_it(shop: Catalog) -> None:
     assert prompts.wish(shop, 4, is_exact=True) == "I am looking for Oils"
     assert prompts.wish(shop, 4, is_exact=False) == "I am looking for Bath Oils"
-    text = prompts.wish_text(shop, [0, 1, 0], 4)
+    text = rationales.wish_text(shop, [0, 1, 0], 4)
     assert text == (
         "The user likes Hair Care > Shampoo; Makeup > Nails. The wish decides. Next: Bath > Oils."
     )
-    assert prompts.next_topic(text) == "Bath > Oils"
-    assert prompts.ground(shop, [0, 1], text) == (2, 2)
-    assert prompts.next_topic("They like oils") is None
+    assert rationales.next_topic(text) == "Bath > Oils"
+    assert rationales.ground(shop, [0, 1], text) == (2, 2)
+    assert rationales.next_topic("They like oils") is None
 
 
 def answers(learner: Learner, row: Row) -> tuple[str, str]:

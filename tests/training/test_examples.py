@@ -13,7 +13,7 @@ from models.catalog.dataset import Dataset, Interaction, ItemText
 from models.errors import InvalidDataset, InvalidSettings
 from models.online.recommender import OnlineRecommender
 from models.online.shape import RecommenderConfig
-from models.reasoner import prompts
+from models.reasoner import prompts, rationales
 from tests.fakes.toy import toy_catalog, toy_histories
 from training.batching import Row, batch_rows
 from training.language import language_loss
@@ -74,7 +74,7 @@ def test_a_rationale_row_has_its_loss_on_thought_and_target_alone(world: Any) ->
         context, answer = decoded(tokenizer, row)
         thought, target = answer.split(prompts.THINK_END)
         assert context.endswith("assistant\n<think>")
-        rationale = prompts.parse_rationale(thought)
+        rationale = rationales.parse_rationale(thought)
         (sid,) = catalog.space.parse(target)
         at = int(np.flatnonzero((catalog.sids == sid).all(axis=1))[0])
         history = catalog.space.parse(context)
