@@ -1,1 +1,1 @@
-"""API keys: their file, scopes and rates, and the middleware in front of the routes."""
+"""API keys: the key file, scopes and rate limits, and the middleware that checks them."""

@@ -1,7 +1,7 @@
-"""API keys: who may call, for what, and how fast.
+"""API keys with their clients, scopes and rate limits, read from a YAML file.
 
-The file holds digests only. A key is 256 random bits, so one SHA-256 is as good a hash as a slow
-one: there is nothing to guess. Knows nothing of HTTP.
+The file contains only SHA-256 digests. A key has 256 random bits and cannot be guessed, so a slow
+hash would add nothing. Knows nothing of HTTP.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.errors import InvalidSettings
 from service.config_file import read_config
 
-_MIN_RATE, _MAX_RATE = 1e-4, 1_000_000  # a request in three hours; a second's, or at once
-LIVE_KEYS = 2  # of a client: the old one and the one that takes its place
-_PREFIX = "ta_"  # so that scanners for leaked secrets can know one
+_MIN_RATE, _MAX_RATE = 1e-4, 1_000_000  # requests/s; 1e-4 is one in three hours
+LIVE_KEYS = 2  # per client: during a rotation, the old key and the new one
+_PREFIX = "ta_"  # of every key, so that scanners for leaked secrets recognise one
 _LOOKUP_BYTES = 16  # of a digest, as dict key; then all bytes are compared in constant time
 
 
 class Scope(StrEnum):
     RECOMMEND = "recommend"
     EVENTS = "events"
-    USERS = "users"  # ask to think about them, erase them
+    USERS = "users"  # request thoughts, erase users
     ADMIN = "admin"
 
 
@@ -38,18 +38,19 @@ class _Config(BaseModel):
 
 
 class StoredKey(_Config):
-    """sha256: of the key's text. expires: the first day on which it is not taken, UTC."""
+    """One key in the file."""
 
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    expires: date | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # digest of the key's text
+    expires: date | None = None  # first day (UTC) on which the key is invalid; None: never
 
 
 class Client(_Config):
-    """rate_per_s: None without a limit; burst: requests at once, by default those of a second."""
+    """One client in the file."""
 
-    client: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    client: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]  # its name
     scopes: Annotated[frozenset[Scope], Field(min_length=1)]
-    rate_per_s: Annotated[float, Field(ge=_MIN_RATE, le=_MAX_RATE)] | None = None
+    rate_per_s: Annotated[float, Field(ge=_MIN_RATE, le=_MAX_RATE)] | None = None  # None: no limit
+    # Requests at once; None: the requests of one second, at least 1.
     burst: Annotated[int, Field(ge=1, le=_MAX_RATE)] | None = None
     keys: Annotated[tuple[StoredKey, ...], Field(min_length=1, max_length=LIVE_KEYS)]
 
@@ -69,20 +70,20 @@ class KeyFile(_Config):
 
 
 class Allowance(NamedTuple):
-    """What a token bucket says to one more request. Seconds until one is free, or all are."""
+    """The answer of a token bucket to one request."""
 
     is_granted: bool
-    remaining: int
-    reset_s: float
+    remaining: int  # tokens
+    reset_s: float  # seconds until the bucket is full; if not granted, until one token is free
 
 
 class Bucket:
-    """A token bucket: `burst` at once, `rate_per_s` in the long run. Not for several threads."""
+    """A token bucket: `burst` requests at once, `rate_per_s` on average. Not thread-safe."""
 
     def __init__(self, rate_per_s: float, burst: int, clock: Callable[[], float]) -> None:
         self.rate_per_s, self.burst = rate_per_s, burst
         window_s = math.ceil(burst / rate_per_s)
-        self.policy = f'"client";q={burst};w={window_s}'.encode()  # of the header RateLimit-Policy
+        self.policy = f'"client";q={burst};w={window_s}'.encode()  # value of RateLimit-Policy
         self._clock = clock
         self._tokens, self._at = float(burst), clock()
 
@@ -97,11 +98,12 @@ class Bucket:
 
 
 class Caller(NamedTuple):
-    """A client as a request meets it. A change of the file that leaves its limits leaves its
-    bucket; its two keys share it, so that rotating gives nobody twice the rate."""
+    """The client of a valid key."""
 
     client: str
     scopes: frozenset[Scope]
+    # Shared by the client's keys, so that a rotation does not double the rate. Kept when the file
+    # changes without changing the client's limits. None: no limit.
     bucket: Bucket | None
 
 
@@ -112,9 +114,10 @@ class _Entry(NamedTuple):
 
 
 class KeyRing:
-    """The keys of a file, read again when it changes. Raises InvalidSettings at first.
+    """The keys of a file, reloaded when the file changes.
 
-    A later file that is bad leaves the keys as they were; `failure` then says why.
+    The constructor raises InvalidSettings for an invalid file. If the file becomes invalid later,
+    the ring keeps its keys and sets `failure`.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class KeyRing:
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.failure: str | None = None
+        self.failure: str | None = None  # error of the changed file; None: its keys are in use
         self._path = path
         self._monotonic = monotonic
         self._wall = wall
@@ -133,7 +136,7 @@ class KeyRing:
         self._replace_entries(read_keys(path))
 
     def find(self, key: str) -> Caller | None:
-        """Who holds this key; None for an unknown or expired one."""
+        """Return the client of a key; None if the key is unknown or expired."""
         digest = hashlib.sha256(key.encode("utf-8", "replace")).digest()
         entry = self._entries.get(digest[:_LOOKUP_BYTES])
         if entry is None or not hmac.compare_digest(entry.digest, digest):
@@ -141,7 +144,7 @@ class KeyRing:
         return entry.caller if self._wall() < entry.expires_at else None
 
     def refresh(self) -> bool:
-        """Read the file again if it is another one; whether it is in use now."""
+        """Reload the file if it has changed. Return True if new keys are in use."""
         state = _file_state(self._path)
         if state == self._state:
             return False
@@ -175,7 +178,7 @@ class KeyRing:
 
 
 def read_keys(path: Path) -> KeyFile:
-    """Raises InvalidSettings with one line that names the file and the place."""
+    """Read and validate a key file. Raises InvalidSettings with one line: file, place, error."""
     values = read_config(path, known=tuple(KeyFile.model_fields))
     try:
         return KeyFile.model_validate(values)
@@ -187,10 +190,10 @@ def read_keys(path: Path) -> KeyFile:
 
 
 class NewKey(NamedTuple):
-    """key: shown once; sha256: what is stored."""
+    """A generated key."""
 
-    key: str
-    sha256: str
+    key: str  # shown to the user once, never stored
+    sha256: str  # stored in the file
 
 
 def new_key() -> NewKey:
@@ -205,7 +208,10 @@ def _expires_at(key: StoredKey) -> float:
 
 
 def _file_state(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is written or, as in a mounted secret, another takes its place."""
+    """Return modification time, inode and size; None if the file cannot be read.
+
+    They change when the file is written, and when it is replaced, as in a mounted secret.
+    """
     try:
         found = path.stat()
     except OSError:

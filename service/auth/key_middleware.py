@@ -1,7 +1,7 @@
-"""Who may call what, and how often: API keys in front of the routes. Pure ASGI.
+"""ASGI middleware that checks API keys, scopes and rate limits before the routes.
 
-Health, metrics and the documentation are open; all else wants a key of the right scope, also what
-there is no route for.
+Health, metrics and the API documentation need no key. Every other path, existing or not, needs a
+valid key, and the scope of its first segment.
 """
 
 import logging
@@ -29,13 +29,21 @@ SCOPES: Mapping[str, Scope] = {
 NO_KEY = "an API key is needed: `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
 UNKNOWN_KEY = "the API key is unknown or has expired"
 TOO_FAST = "this client's rate limit is used up"
-_CHECK_EVERY_S = 1.0  # at the file of keys
+_CHECK_EVERY_S = 1.0  # between looks at the key file
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="think-ahead"'}
 logger = logging.getLogger(__name__)
 
 
 class ApiKeyMiddleware:
-    """required_scope: the one scope that all paths need; None for those of the table above."""
+    """Rejects requests without a valid key (401), scope (403) or rate token (429).
+
+    Args:
+        app: the next ASGI application.
+        ring: the valid keys.
+        metrics: counts each request by client and outcome.
+        required_scope: scope for every path; None: the scope of the path in SCOPES.
+        monotonic: clock in seconds.
+    """
 
     def __init__(
         self,
@@ -111,7 +119,11 @@ class ApiKeyMiddleware:
 
 
 def take_token(ring: KeyRing, fields: Mapping[bytes, bytes], metrics: Metrics) -> bool:
-    """Whether these headers have a key that may ask for recommendations, now; counts it if so."""
+    """Spend one rate token of the key in these headers, for one recommendation.
+
+    Returns False, and counts nothing, if the key is missing or invalid, lacks the scope
+    `recommend`, or has no token left.
+    """
     caller = ring.find(key) if (key := _find_key(fields.items())) else None
     if caller is None or Scope.RECOMMEND not in caller.scopes:
         return False
@@ -122,9 +134,9 @@ def take_token(ring: KeyRing, fields: Mapping[bytes, bytes], metrics: Metrics) -
 
 
 def document_keys(document: dict[str, Any]) -> None:
-    """Into an OpenAPI document: both ways to send a key, and how each route refuses one.
+    """Add to an OpenAPI document both ways to send a key, and the error responses of each route.
 
-    The empty requirement stands for a service without keys.
+    The empty security requirement stands for a service without keys.
     """
     schemes = {
         "bearer": {"type": "http", "scheme": "bearer"},
@@ -141,7 +153,7 @@ def document_keys(document: dict[str, Any]) -> None:
 
 
 def _first_segment(path: str) -> str:
-    """What a path is about: its first part, after a version."""
+    """Return the first segment of a path, after the version if there is one."""
     parts = path.split("/", 3)
     if len(parts) > 2 and parts[1] == "v1":
         return parts[2]
@@ -158,7 +170,7 @@ def _find_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 
 def _rate_headers(bucket: Bucket, allowance: Allowance) -> list[tuple[bytes, bytes]]:
-    """RateLimit and RateLimit-Policy, as draft-ietf-httpapi-ratelimit-headers-10 writes them."""
+    """Return RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10)."""
     now = f'"client";r={allowance.remaining};t={math.ceil(allowance.reset_s)}'
     return [(b"ratelimit-policy", bucket.policy), (b"ratelimit", now.encode())]
 

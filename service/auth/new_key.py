@@ -46,7 +46,7 @@ def _as_yaml(entry: Client) -> str:
 
 
 def _last_day(days: int | None) -> date | None:
-    """Raises InvalidSettings for one that no calendar has."""
+    """Return the date in `days` days. Raises InvalidSettings if it is out of range."""
     if days is None:
         return None
     try:

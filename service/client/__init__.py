@@ -1,6 +1,10 @@
-"""The service from a backend's side: `Client` for threads, `AsyncClient` for asyncio.
+"""The Python client of the service: `Client` for threads, `AsyncClient` for asyncio.
 
-from service.client import Client, Options
+    from service.client import Client, Options
+
+`client` runs the calls, `calls` builds their HTTP requests, `answers` holds the typed responses,
+`retries` decides on further attempts and hedges, `errors` has the exceptions. Needs httpx and
+pydantic, and imports nothing else of `service`.
 """
 
 from service.client.client import AsyncClient, Client, Options

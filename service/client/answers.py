@@ -1,8 +1,7 @@
-"""What the service answers, as its callers hold it: frozen, typed, with fields of later versions
-ignored.
+"""Typed, frozen answers of the client; fields of later API versions are ignored.
 
-The names are the API's, where each is documented (`/docs`). Knows nothing of HTTP, and nothing of
-the service's own modules: whoever calls needs none of them.
+Field names are those of the API, which documents them at `/docs`. Knows nothing of HTTP or of the
+service's own modules: a caller does not need them.
 """
 
 from collections.abc import Mapping
@@ -15,113 +14,109 @@ class _Answer(BaseModel):
 
 
 class Generation(_Answer):
-    """The night's record that an answer was built from."""
+    """The record from the night that an answer uses."""
 
     id: int
     created_at: int  # unix seconds
-    age_s: int
+    age_s: int  # seconds since then
 
 
 class Item(_Answer):
-    """score: comparable within one `source` only. path: of the thought that the item came from."""
+    """A recommended item."""
 
     item_id: str
-    rank: int
-    score: float | None = None
+    rank: int  # from 1
+    score: float | None = None  # log-probability; comparable within one `source` only
     sid: tuple[int, ...] = ()
-    source: str
+    source: str  # rung that gave this item
     title: str | None = None
-    path: int | None = None
+    path: int | None = None  # number of the thought behind the item
 
 
 class PathText(_Answer):
-    """A thought. A model wrote the text: escape it before you render it."""
+    """A thought."""
 
-    path: int
-    text: str
+    path: int  # its number
+    text: str  # model output: escape it before rendering
 
 
 class ExperimentArm(_Answer):
-    """What this user's answers are part of."""
+    """An experiment and the user's arm in it."""
 
     name: str
     arm: str
 
 
 class Recommendation(_Answer):
-    """source: the rung that answered; text, so that a later version may have another.
-
-    next_cursor: for the items that follow, with all else asked for as before; None at the end.
-    """
+    """The answer to one recommendation request."""
 
     request_id: str
     recommendation_id: str | None = None
     user_id: str | None = None
-    source: str
-    degraded: bool = False
-    generation: Generation | None = None
+    source: str  # rung that answered; a plain string, because later versions may add rungs
+    degraded: bool = False  # a fault kept the answer from the best rung
+    generation: Generation | None = None  # None: no record was used
     release: str
     model: str | None = None
     experiment: tuple[ExperimentArm, ...] = ()
-    items: tuple[Item, ...]
-    paths: tuple[PathText, ...] = ()
+    items: tuple[Item, ...]  # best first
+    paths: tuple[PathText, ...] = ()  # with explain=True
     timings_ms: Mapping[str, float] = {}
-    next_cursor: str | None = None
+    next_cursor: str | None = None  # `cursor` for the items that follow; None: no more items
 
     @property
     def item_ids(self) -> list[str]:
-        """Best first."""
+        """Return the ids of the items, best first."""
         return [item.item_id for item in self.items]
 
 
 class BatchEntry(_Answer):
-    """One user of a batch. status: as of a call of its own; detail: why there is no answer."""
+    """The answer to one user of a batch."""
 
     user_id: str
-    status: int
+    status: int  # HTTP status of a single request
     recommendation: Recommendation | None = None
-    detail: str | None = None
+    detail: str | None = None  # error, if there is no recommendation
 
 
 class RecommendationBatch(_Answer):
-    """In the order of the users."""
+    """The answer to a batch of users."""
 
     request_id: str
-    results: tuple[BatchEntry, ...]
+    results: tuple[BatchEntry, ...]  # in the order of the user ids
 
 
 class TakenEvent(_Answer):
-    """stored: False while it waits in the service for the store. new: False for an id seen before,
-    None while that is not known. known: whether the catalog holds the item."""
+    """An accepted event."""
 
     event_id: str
     item_id: str
-    timestamp: int
-    known: bool
-    stored: bool
-    new: bool | None = None
+    timestamp: int  # unix seconds
+    known: bool  # the item is in the catalog
+    stored: bool  # False: the event waits in the service for the store
+    new: bool | None = None  # False: the event id is repeated; None: not known yet
 
 
 class EventResult(_Answer):
-    """One event of a batch. status: 200 stored, 202 waiting in the service, else not taken."""
+    """The result of one event of a batch."""
 
-    status: int
+    status: int  # 200: stored; 202: waiting in the service; otherwise rejected
     user_id: str
     event_id: str | None = None
     known: bool | None = None
     new: bool | None = None
-    detail: str | None = None
+    detail: str | None = None  # reason of a rejection
 
 
 class TakenBatch(_Answer):
-    """In the order of the events."""
+    """The answer to a batch of events."""
 
     request_id: str
-    results: tuple[EventResult, ...]
+    results: tuple[EventResult, ...]  # in the order of the events
 
 
 class Accepted(_Answer):
-    """A worker will do it."""
+    """A request queued for a worker."""
 
     request_id: str
     user_id: str

@@ -1,4 +1,4 @@
-"""What the client may ask of the service, each as one HTTP request and the type of its answer.
+"""The client's calls, each with its HTTP request and the type of its answer.
 
 Knows routes and bodies. Knows nothing of connections, deadlines or retries.
 """
@@ -27,58 +27,52 @@ _OK = (200, 202)
 
 
 class RecommendParams(TypedDict, total=False):
-    """What a recommendation may be asked for; what is left out is as the service is configured."""
+    """Optional parameters of a recommendation."""
 
-    n: int  # items, 1 to 100; 10
-    exclude: Sequence[str]  # item ids to leave out; of one user 200 at most, else 2,000
-    category: str  # any level of a category path, exactly
-    exclude_seen: bool  # leave out items of the history; True
-    explain: bool  # with the thoughts
-    mode: Literal["strict", "union"]
+    n: int  # number of items, 1 to 100; default 10
+    exclude: Sequence[str]  # item ids to leave out; at most 200 in `recommend`, otherwise 2,000
+    category: str  # exact text of any level of a category path
+    exclude_seen: bool  # leave out items of the history; default True
+    explain: bool  # add the thoughts; default False
+    mode: Literal["strict", "union"]  # default: the service's setting
 
 
 class PagedParams(RecommendParams, total=False):
-    """cursor: `next_cursor` of an answer, for the items that follow; all else as it was then."""
+    """Optional parameters of a recommendation that can be continued."""
 
-    cursor: str
+    cursor: str  # `next_cursor` of an answer; keep all other parameters unchanged
 
 
 @dataclass(frozen=True)
 class NewEvent:
-    """Something that a user did; `timestamp` in unix seconds, None for now.
-
-    `event_id` makes it safe to append the same again; without one it is made here, so that one
-    object is one event, however often it is sent.
-    """
+    """An interaction of a user with an item. One object is one event, however often it is sent."""
 
     user_id: str
     item_id: str
-    timestamp: int | None = None
+    timestamp: int | None = None  # unix seconds; None: now
+    # Appending an event with the same id again adds nothing.
     event_id: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def body(self) -> dict[str, Any]:
-        """Of a request whose path names the user."""
+        """Return the JSON body of a request whose path contains the user id."""
         body: dict[str, Any] = {"item_id": self.item_id, "event_id": self.event_id}
         return body if self.timestamp is None else {**body, "timestamp": self.timestamp}
 
 
 @dataclass(frozen=True)
 class Call(Generic[Answer]):
-    """may_hedge: asking twice at a time changes nothing and costs the service little.
-
-    is_idempotent: asking again does no more than asking once, also when the first was heard.
-    """
+    """One HTTP request and the type of its answer."""
 
     method: str
     path: str
-    model: type[Answer]
-    params: Mapping[str, Any] = field(default_factory=dict)
-    body: Any = None
-    may_hedge: bool = False
-    is_idempotent: bool = True
+    model: type[Answer]  # of the response body
+    params: Mapping[str, Any] = field(default_factory=dict)  # of the query
+    body: Any = None  # JSON
+    may_hedge: bool = False  # a second request at the same time is safe and cheap
+    is_idempotent: bool = True  # a repeated request has no further effect
 
     def read(self, response: httpx.Response) -> Answer:
-        """Raises Refused or BadAnswer."""
+        """Parse the answer. Raises Refused or BadAnswer."""
         if response.is_client_error or response.is_server_error:
             raise parse_refusal(response.status_code, response.headers, response.content)
         if response.status_code not in _OK:
@@ -138,19 +132,20 @@ def delete(user_id: str) -> Call[Accepted]:
 
 
 def _post_query(path: str, model: type[Answer], body: Mapping[str, Any]) -> Call[Answer]:
-    """A question that is too long for a URL; it changes nothing."""
+    """Return a query that is too long for a URL, sent by POST. It changes nothing."""
     return Call("POST", path, model, body=body, may_hedge=True)
 
 
 def _segment(user_id: str) -> str:
-    """Raises InvalidUserId: such an id would be refused anyway."""
+    """Return the id as a path segment. Raises InvalidUserId, as the service would reject it."""
     check_user_id(user_id)
     encoded = quote(user_id, safe="")
-    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded  # else a way up
+    # "." and ".." would be resolved as parts of the path
+    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded
 
 
 def _params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """As the service reads them: booleans in JSON's words, a list by repeating its name."""
+    """Return query parameters: booleans as `true` and `false`; httpx repeats names for lists."""
     return {
         name: str(value).lower() if isinstance(value, bool) else value
         for name, value in params.items()

@@ -1,13 +1,12 @@
-"""The service from a backend's side: `Client` for threads, `AsyncClient` for asyncio.
+"""Client of the service for backends: `Client` for threads, `AsyncClient` for asyncio.
 
     with Client("http://recommend:8000", Options(api_key=KEY, timeout_s=0.1)) as client:
         for item in client.recommend("A2CG5Y82ZZNY6W", n=5).items:
             ...
         client.append("A2CG5Y82ZZNY6W", "B004OHQR1Q")
 
-Every call has a deadline, which the service is told, and is tried again inside of it where that is
-safe. A failed call raises `ClientError` (`service.client.errors`). Importing this takes httpx and
-pydantic, and nothing else of the service.
+Every call has a deadline, which is sent to the service. Within the deadline, a failed call is
+retried if a retry is safe. Errors are subclasses of `ClientError` (see `errors`).
 """
 
 import asyncio
@@ -45,37 +44,26 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Options:
-    """How a client calls.
+    """Options of a client."""
 
-    Attributes:
-        api_key: sent as a bearer token.
-        timeout_s: for one call with all of its attempts; a call may say otherwise.
-        network_ms: of that time, what the way there and back takes: the service is told the rest.
-        retries: attempts after the first, at most.
-        backoff_s: the longest pause before the first retry; it doubles with each, up to
-            `backoff_cap_s`, and the pause is anything from nothing to that.
-        hedge_quantile: .95 asks a second time when a recommendation takes longer than 95% of the
-            recent ones did, takes the first answer and hangs up on the other; None: never.
-        max_connections: open at a time; a call that finds none free waits, inside its deadline.
-        connect_timeout_s: for one connection.
-        criticality: who is answered last when the service has too much to do.
-        verify: for https, certificates to trust and to show, as httpx takes it.
-    """
-
-    api_key: str | None = field(default=None, repr=False)
-    timeout_s: float = 1.0
-    network_ms: int = 5
-    retries: int = 2
+    api_key: str | None = field(default=None, repr=False)  # sent as a bearer token
+    timeout_s: float = 1.0  # deadline of a call with all its attempts; a call may override it
+    network_ms: int = 5  # of the deadline, for the network; the service gets the rest
+    retries: int = 2  # maximum number of attempts after the first
+    # Upper bound of the random pause before the first retry; doubles with each retry.
     backoff_s: float = 0.02
-    backoff_cap_s: float = 0.5
+    backoff_cap_s: float = 0.5  # upper bound of every pause
+    # 0.95: send a recommendation request again when the first takes longer than 95% of the recent
+    # ones, use the first answer and cancel the other request. None: never.
     hedge_quantile: float | None = None
-    max_connections: int = 100
-    connect_timeout_s: float = 0.25
+    max_connections: int = 100  # further calls wait for a free connection, within their deadline
+    connect_timeout_s: float = 0.25  # for one connection
+    # Under overload the service rejects `sheddable` first and `critical` last.
     criticality: Literal["critical", "default", "sheddable"] | None = None
-    verify: ssl.SSLContext | bool = True
+    verify: ssl.SSLContext | bool = True  # for https: as in httpx
 
     def __post_init__(self) -> None:
-        """Raises InvalidSettings."""
+        """Validate the values. Raises InvalidSettings."""
         for name in ("timeout_s", "connect_timeout_s", "max_connections"):
             if not getattr(self, name) > 0:
                 raise InvalidSettings(f"{name}: {getattr(self, name)}, expected more than 0")
@@ -87,7 +75,10 @@ class Options:
 
 
 class AsyncClient:
-    """For one event loop of asyncio; all of its tasks may share it."""
+    """Client for one asyncio event loop; all tasks of the loop may share it.
+
+    Every call raises ClientError if it fails.
+    """
 
     def __init__(self, url: str, options: Options | None = None) -> None:
         """Connects at the first call. Raises InvalidSettings for a URL that is none."""
@@ -177,7 +168,7 @@ class AsyncClient:
         await self.close()
 
     async def _call(self, call: Call[Answer], timeout_s: float | None) -> Answer:
-        """Attempts inside one deadline. Raises ClientError."""
+        """Make up to `retries` + 1 attempts within one deadline. Raises ClientError."""
         given_s = self._options.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + given_s
         failure: ClientError | None = None
@@ -189,14 +180,14 @@ class AsyncClient:
                     except ClientError as exc:
                         failure = exc
                         if not (call.is_idempotent or isinstance(exc, Busy)):
-                            raise  # it may have been heard
+                            raise  # the service may have processed it
                         await self._pause(exc, attempt, deadline)
         except TimeoutError as exc:
             raise DeadlineExceeded(f"{call}: no answer in {given_s:g} s") from (failure or exc)
         raise AssertionError("the last attempt returns or raises")
 
     async def _pause(self, failure: ClientError, attempt: int, deadline: float) -> None:
-        """Until the next attempt; raises `failure` where there is none."""
+        """Sleep until the next attempt. Raises `failure` if no attempt remains or helps."""
         options = self._options
         wait_s = pause_s(
             failure,
@@ -222,14 +213,14 @@ class AsyncClient:
                 answer = await first_answer(
                     lambda: self._send(call, deadline), delay_s=delay_s, on_second=hedge.spend
                 )
-        except asyncio.CancelledError:  # by the deadline: it would have taken longer still
+        except asyncio.CancelledError:  # by the deadline: the true time is longer
             hedge.record(time.monotonic() - started)
             raise
         hedge.record(time.monotonic() - started)
         return answer
 
     async def _send(self, call: Call[Answer], deadline: float) -> Answer:
-        """One request. Raises Unreachable, Refused or BadAnswer."""
+        """Send one request. Raises Unreachable, Refused or BadAnswer."""
         left_ms = int(1000 * (deadline - time.monotonic())) - self._options.network_ms
         headers = {_TIMEOUT_HEADER: str(min(max(left_ms, 1), _MAX_TIMEOUT_MS))}
         try:
@@ -243,10 +234,10 @@ class AsyncClient:
 
 
 class Client:
-    """The same for code without asyncio; all threads may share it.
+    """Client for code without asyncio; all threads may share it.
 
-    Calls run on an event loop in a thread of its own, so that a hedge can hang up on the loser and
-    a deadline holds. Make it after a fork, not before.
+    Calls run on an event loop in a background thread, so that hedges can be cancelled and deadlines
+    hold. Create the client after a fork, not before. Every call raises ClientError if it fails.
     """
 
     def __init__(self, url: str, options: Options | None = None) -> None:
@@ -307,7 +298,7 @@ class Client:
         event_id: str | None = None,
         timeout_s: float | None = None,
     ) -> TakenEvent:
-        """As `AsyncClient.append`."""
+        """Append an interaction of the user; see `AsyncClient.append`."""
         return self._run(
             self._client.append,
             user_id,
@@ -334,7 +325,7 @@ class Client:
         return self._run(self._client.delete, user_id, timeout_s=timeout_s)
 
     def close(self) -> None:
-        """Calls of other threads that are still under way end with Unreachable."""
+        """Close the client. Running calls of other threads raise Unreachable."""
         with self._closing:
             if self._is_closed:
                 return

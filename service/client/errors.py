@@ -1,17 +1,17 @@
-"""What can go wrong between a caller of the service and its answer.
+"""Exceptions of the client, made from HTTP statuses and problems (RFC 9457).
 
 ClientError
-  DeadlineExceeded   no answer inside the time that the call had
-  Unreachable        no connection, or one that broke
-  BadAnswer          an answer that is none of ours, such as a proxy's page
-  Refused            the service, or what stands before it, said no
+  DeadlineExceeded   no answer within the deadline of the call
+  Unreachable        no connection, or a broken one
+  BadAnswer          an answer in an unknown format, such as a proxy's page
+  Refused            an error status from the service or a proxy in front of it
     NotAccepted      400, 404, 409, 413, 422, 431: fix the request
-    NotAllowed       401, 403: another key, or another scope
-    Gone             410: the list behind a cursor; begin again without one
-    Busy             429, 503: later, or not at all
-    Faulty           another status of 4xx or 5xx
+    NotAllowed       401, 403: use a valid key with the right scope
+    Gone             410: the list of a cursor has ended; start it again without a cursor
+    Busy             429, 503: retry later, if at all
+    Faulty           any other 4xx or 5xx
 
-Knows HTTP statuses and problems (RFC 9457). Knows nothing of how a call is made.
+Knows nothing of how a call is made.
 """
 
 import json
@@ -21,29 +21,34 @@ from email.utils import parsedate_to_datetime
 
 from models.errors import ThinkAheadError
 
-_MAX_DETAIL = 500  # characters of what the other side says
+_MAX_DETAIL = 500  # characters kept of a text from the response
 
 
 class ClientError(ThinkAheadError):
-    """Root of what a client raises; its text is one line."""
+    """Base class of the client's exceptions; the message is one line."""
 
 
 class DeadlineExceeded(ClientError):
-    """No answer in time. Its cause is the last failure before, if there was one."""
+    """No answer within the deadline; `__cause__` is the last failed attempt, if there was one."""
 
 
 class Unreachable(ClientError):
-    """No connection to the service, or one that broke before the answer was whole."""
+    """No connection to the service, or a connection that broke before the answer was complete."""
 
 
 class BadAnswer(ClientError):
-    """An answer that this client cannot read: not the service, or a much older one."""
+    """An answer that this client cannot read, from another server or an incompatible version."""
 
 
 class Refused(ClientError):
-    """status: of HTTP. detail: this case, for a human. errors: (where, what) of each field.
+    """An error status.
 
-    request_id: under which the service logged it. retry_after_s: as it asked for.
+    Attributes:
+        status: HTTP status.
+        detail: error of this request, for a human reader.
+        errors: (field, error) of each invalid field.
+        request_id: id in the logs of the service.
+        retry_after_s: seconds from the Retry-After header.
     """
 
     def __init__(
@@ -65,23 +70,23 @@ class Refused(ClientError):
 
 
 class NotAccepted(Refused):
-    """The request is at fault: the same again will be refused again."""
+    """The request is invalid; a retry fails again."""
 
 
 class NotAllowed(Refused):
-    """The API key is missing, unknown, or not for this."""
+    """The API key is missing or unknown, or lacks the scope."""
 
 
 class Gone(Refused):
-    """What a cursor was of is no longer live: begin the list again without one."""
+    """The release or generation of a cursor is no longer live: start again without a cursor."""
 
 
 class Busy(Refused):
-    """Overloaded, over this key's rate, draining, or the store is away."""
+    """The service is overloaded or draining, the store is away, or the key's rate is used up."""
 
 
 class Faulty(Refused):
-    """An error that should not have come."""
+    """An unexpected error status."""
 
 
 _KINDS: Mapping[int, type[Refused]] = {
@@ -93,7 +98,10 @@ _KINDS: Mapping[int, type[Refused]] = {
 
 
 def parse_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
-    """What an answer of 4xx or 5xx means, whoever wrote it. `headers`: names in any case."""
+    """Return the exception for a 4xx or 5xx response, from the service or a proxy.
+
+    `headers` must be case-insensitive.
+    """
     try:
         problem = json.loads(body)
     except ValueError:
@@ -110,7 +118,7 @@ def parse_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refus
 
 
 def read_retry_after(text: str | None, *, now: datetime) -> float | None:
-    """Seconds from `now`, of either form of the header; None if there is none or it is neither."""
+    """Return the seconds from `now` for either form of the header; None if absent or invalid."""
     if text is None:
         return None
     if text.strip().isdecimal():
@@ -119,7 +127,7 @@ def read_retry_after(text: str | None, *, now: datetime) -> float | None:
         moment = parsedate_to_datetime(text)
     except ValueError:
         return None
-    if moment.tzinfo is None:  # "-0000": of no known zone, so it is meant as UTC
+    if moment.tzinfo is None:  # "-0000" means UTC without a known zone
         moment = moment.replace(tzinfo=UTC)
     return max((moment - now).total_seconds(), 0.0)
 

@@ -1,6 +1,6 @@
-"""When a call is made again, and when a second time beside the first.
+"""Decides when to retry a failed call, and when to hedge a slow one.
 
-Knows nothing of HTTP but what a refusal says.
+Of HTTP it knows only the status and Retry-After of an error.
 """
 
 import asyncio
@@ -13,20 +13,20 @@ from service.client.errors import Busy, ClientError, Faulty, Unreachable
 
 Result = TypeVar("Result")
 
-_GATEWAY_FAULTS = (502, 504)  # of what stands before the service
-_WINDOW = 256  # answers that the hedge's delay is taken from
-_MIN_SEEN = 20
-_MAX_TOKENS = 5.0
-_SLACK = 2.0  # hedges at most, as a multiple of what the quantile leaves
+_GATEWAY_FAULTS = (502, 504)  # statuses of a proxy in front of the service
+_WINDOW = 256  # recent answers from which the hedge delay is computed
+_MIN_SEEN = 20  # answers before the first hedge
+_MAX_TOKENS = 5.0  # hedges in a row
+_SLACK = 2.0  # maximum share of hedges, as a multiple of 1 - quantile
 
 
 def pause_s(
     failure: ClientError, attempt: int, *, base_s: float, cap_s: float, rng: random.Random
 ) -> float | None:
-    """Seconds to wait after failed attempt number `attempt` (from 0); None: trying is no use.
+    """Return the seconds to wait after failed attempt number `attempt` (from 0).
 
-    Full jitter: anything from nothing to the exponential step, so that callers who failed together
-    do not come back together. A Retry-After is waited for first.
+    None: a retry does not help. Full jitter (uniform from 0 to the exponential step) spreads the
+    retries of callers that failed at the same time. A Retry-After is added to the jitter.
     """
     jitter_s = rng.uniform(0.0, min(cap_s, base_s * 2.0**attempt))
     match failure:
@@ -40,11 +40,11 @@ def pause_s(
 
 
 class Hedge:
-    """How long to wait for an answer before the same is asked a second time.
+    """Computes the delay after which a request is sent a second time.
 
-    As long as the `quantile` of recent answers took, so that at .95 one call in twenty is asked
-    twice; never more than twice that share, or a service that has become slow would get twice the
-    load on top.
+    The delay is the `quantile` of recent response times: at 0.95, one call in twenty is sent twice.
+    A token bucket limits hedges to twice that share; otherwise a service that becomes slow would
+    get double load.
     """
 
     def __init__(self, quantile: float) -> None:
@@ -53,18 +53,21 @@ class Hedge:
         self._tokens = 1.0
 
     def record(self, seconds: float) -> None:
-        """How long the first request of a call took, or had taken when it was given up."""
+        """Record the seconds that the first request of a call took until its answer or its end."""
         self._seconds.append(seconds)
         self._tokens = min(self._tokens + _SLACK * (1.0 - self._quantile), _MAX_TOKENS)
 
     def delay_s(self) -> float | None:
-        """None while too little has been seen, or too much has been hedged of late."""
+        """Return the delay in seconds.
+
+        None: fewer than 20 answers have been recorded, or no token is left.
+        """
         if len(self._seconds) < _MIN_SEEN or self._tokens < 1.0:
             return None
         return sorted(self._seconds)[int(self._quantile * len(self._seconds))]
 
     def spend(self) -> None:
-        """A second request is sent."""
+        """Spend one token for a second request."""
         self._tokens -= 1.0
 
 
@@ -74,9 +77,9 @@ async def first_answer(
     delay_s: float,
     on_second: Callable[[], None],
 ) -> Result:
-    """Of `ask`, and of a second one if the first takes longer than `delay_s`.
+    """Return the first successful result of `ask`, called again after `delay_s` seconds.
 
-    The one that is not needed is cancelled. If both fail, the first failure is raised.
+    The other call is cancelled. If both fail, the error of the first call is raised.
     """
     first = asyncio.create_task(ask())
     tasks = {first}

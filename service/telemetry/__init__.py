@@ -1,1 +1,1 @@
-"""Metrics, log lines, trace contexts and spans."""
+"""Prometheus metrics, log lines, W3C trace contexts and OpenTelemetry spans."""

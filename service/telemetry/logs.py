@@ -1,6 +1,6 @@
-"""Log lines, as text or as one JSON object each, and the line about every request.
+"""Log formatters for text and JSON lines, and the log line of each request.
 
-No history, no reasoning text and no plain user id stands in any of them at INFO.
+At INFO, no line contains a history, reasoning text or an unhashed user id.
 """
 
 import logging
@@ -21,23 +21,23 @@ request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 class LogFormat(StrEnum):
     TEXT = "text"
-    JSON = "json"  # with a line for every request
+    JSON = "json"  # also logs one line per request
 
 
 def configure(log_format: LogFormat) -> None:
-    """The root logger writes to stderr from INFO on; for entry points only."""
+    """Log to stderr at INFO and above. For entry points only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if log_format == LogFormat.JSON else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def user_hash(user_id: str) -> str:
-    """How logs name a user: 16 digits of hex, the same in every process and release."""
+    """Return the name of a user in logs: 16 hex digits, equal in every process and release."""
     return f"{hash_user(user_id):016x}"
 
 
 class TextLines(logging.Formatter):
-    """Time, level, logger, message; then the fields of an event, as JSON."""
+    """Formats a line as time, level, logger and message, then the event's fields as JSON."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -48,7 +48,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger, message, the request's id if there is one, then the event's fields."""
+    """Formats a line as a JSON object: time, level, logger, message, request_id, event fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -66,7 +66,10 @@ class JsonLines(logging.Formatter):
 
 
 class RequestLog:
-    """One line a request. Built by hand: `Logger.info` walks the stack to find its caller."""
+    """Logs one line per request.
+
+    Builds the LogRecord itself: `Logger.info` walks the stack to find its caller.
+    """
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("service.requests")
@@ -94,7 +97,7 @@ class RequestLog:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What an event was logged with: `logger.info("exposure", extra={"fields": {...}})`."""
+    """Return the fields of `logger.info("exposure", extra={"fields": {...}})`."""
     fields: dict[str, Any] = getattr(record, "fields", {})
     return fields
 

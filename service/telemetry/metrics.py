@@ -1,6 +1,6 @@
-"""What the service counts, under documented names.
+"""Prometheus metrics of the service, documented in deploy/METRICS.md.
 
-One registry per process object, so that tests can hold several. Knows nothing of how it is served.
+One registry per `Metrics` object, so that tests can create several. Knows nothing of HTTP.
 """
 
 import collections
@@ -110,8 +110,8 @@ class Metrics:
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
-        # Children are looked up once: `labels` takes longer than counting. Those that alerts look
-        # at are made at once: an `increase` does not see a counter that begins with its first 1.
+        # Children are cached, because `labels` takes longer than counting. Children in alert rules
+        # are created now: PromQL's `increase` misses the first 1 of a counter that starts with it.
         for outcome in ("taken", "unchanged", "refused"):
             self._reloads.labels(outcome)
         for reason in ("garbage", "fingerprint", "epoch"):
@@ -125,15 +125,18 @@ class Metrics:
         self._tallies: list[Callable[[], None]] = []
 
     def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
-        """A gauge that is read when it is asked for."""
+        """Add a gauge whose value is read when metrics are rendered."""
         Gauge(f"thinkahead_{name}", documentation, registry=self.registry).set_function(read)
 
     def watch_refusals(self, counts: Mapping[Criticality, int]) -> None:
-        """A counter that is read when it is asked for: a refusal has no time to count here."""
+        """Add the counter of refusals, read when metrics are rendered.
+
+        Counting here would make a refusal too expensive.
+        """
         self.registry.register(_Refusals(counts))
 
     def before_rendering(self, tally: Callable[[], None]) -> None:
-        """tally: brings in what was counted elsewhere."""
+        """Call `tally` before each rendering; it adds counts that are kept in another object."""
         self._tallies.append(tally)
 
     def count_request(self, *, route: str, source: str, status: int, num: int = 1) -> None:
@@ -167,7 +170,7 @@ class Metrics:
         self._reason[reason].inc(num)
 
     def observe_record_age(self, age_s: float) -> None:
-        """Seconds; negative when the record is dated in the future."""
+        """Observe an age in seconds; it is negative if the record's date is in the future."""
         if age_s < 0:
             self._future_records.inc()
         self._record_age.observe(max(age_s, 0.0))
@@ -194,7 +197,7 @@ class Metrics:
         self._reloads.labels(outcome).inc()
 
     def render(self) -> bytes:
-        """Prometheus text format."""
+        """Return all metrics in the Prometheus text format."""
         for tally in self._tallies:
             tally()
         return generate_latest(self.registry)

@@ -1,7 +1,7 @@
-"""Requests and their stages as OpenTelemetry spans; needs the extra `otel`.
+"""OpenTelemetry spans of requests and their stages; needs the extra `otel`.
 
-SpanRecorder are made when a request is over, with the ids that its answer has already named in
-`traceparent`. Where they go and how many of them is said by OpenTelemetry's own variables
+A span is created when its request has ended, with the ids that the response has already sent in
+`traceparent`. OpenTelemetry's own variables set destination, sampling and service name
 (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`).
 """
 
@@ -18,13 +18,13 @@ from starlette.types import Scope
 
 from service.telemetry.trace_context import Trace
 
-_STAGES = ("store", "queue", "encode", "finish")  # one after the other, as the pipeline works
+_STAGES = ("store", "queue", "encode", "finish")  # in the order of the pipeline
 _PROPAGATED = (b"traceparent", b"tracestate")
 _NS = 1_000_000_000
 
 
 class SpanRecorder:
-    """Hands spans to an exporter, from a thread of its own. For one event loop."""
+    """Creates spans and exports them from a background thread. For one event loop."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._ids = _PresetIds()
@@ -39,7 +39,7 @@ class SpanRecorder:
         self._propagator = TraceContextTextMapPropagator()
 
     def record(self, scope: Scope, *, route: str, status: int, seconds: float) -> None:
-        """A request that has just ended, and its stages where it was a recommendation."""
+        """Record a request that has just ended, and the stages of a recommendation."""
         state, ended_at = scope["state"], time.time_ns()
         began_at = ended_at - int(seconds * _NS)
         self._ids.give(state["trace"])
@@ -64,19 +64,22 @@ class SpanRecorder:
         span.end(ended_at)
 
     def close(self) -> None:
-        """Blocks until what waits is exported, or the exporter gives up."""
+        """Export the queued spans. Blocks until they are sent or the exporter gives up."""
         self._provider.shutdown()
 
 
 def otlp_recorder() -> SpanRecorder:
-    """To the OTLP endpoint of the environment. Raises ImportError without the extra."""
+    """Return a recorder for the OTLP endpoint of the environment.
+
+    Raises ImportError without the extra `otel`.
+    """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return SpanRecorder(OTLPSpanExporter())
 
 
 class _PresetIds(RandomIdGenerator):
-    """The next span gets the ids of a trace; the ones after it their own."""
+    """Gives the next span the ids of a `Trace`, and later spans random ids."""
 
     def __init__(self) -> None:
         self._trace: Trace | None = None
@@ -85,7 +88,7 @@ class _PresetIds(RandomIdGenerator):
         self._trace = trace
 
     def generate_trace_id(self) -> int:
-        """Asked for only where the caller brought no trace."""
+        """Return the trace id; the SDK calls this only if the caller sent no trace."""
         return int(self._trace.trace_id, 16) if self._trace else super().generate_trace_id()
 
     def generate_span_id(self) -> int:
@@ -102,7 +105,10 @@ def _trace_headers(scope: Scope) -> dict[str, str]:
 
 
 def _stage_intervals(seconds: Mapping[str, float], began_at: int) -> dict[str, tuple[int, int]]:
-    """Start and end of each stage, unix nanoseconds: only how long each took is known."""
+    """Return start and end of each stage in unix nanoseconds.
+
+    Only durations are known; the stages are placed one after the other.
+    """
     found, at = {}, began_at
     for stage in _STAGES:
         if stage in seconds:

@@ -1,6 +1,6 @@
-"""W3C trace context, version 00: which trace a request belongs to, and its span in this service.
+"""W3C trace context (version 00): the trace of a request, and its span in this service.
 
-Knows nothing of who collects spans: the ids go back to the caller and are there for the logs.
+The ids are returned to the caller and logged. Knows nothing of span exporters.
 """
 
 import random
@@ -12,15 +12,15 @@ REQUEST_ID_HEADER = b"x-request-id"
 _IDS = rb"-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})"
 _GIVEN = re.compile(rb"(?:00" + _IDS + rb"|(?!00|ff)[0-9a-f]{2}" + _IDS + rb"(?:-.*)?)")
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_SAMPLED = 0x01  # the one flag that version 00 knows
+_SAMPLED = 0x01  # the only flag of version 00
 
 
 class Trace(NamedTuple):
-    """trace_id: 32 digits of hex, span_id: 16. is_sampled: the caller records this trace."""
+    """A trace and this service's span in it."""
 
-    trace_id: str
-    span_id: str
-    is_sampled: bool
+    trace_id: str  # 32 hex digits
+    span_id: str  # 16 hex digits
+    is_sampled: bool  # the caller records this trace
 
     @property
     def header(self) -> bytes:
@@ -28,14 +28,14 @@ class Trace(NamedTuple):
 
 
 def accept_request_id(given: bytes | None) -> str | None:
-    """A caller's own id of a request, if it is harmless."""
+    """Return the caller's request id if it is 1 to 128 harmless characters, otherwise None."""
     if given is None or not _ACCEPTED.fullmatch(text := given.decode("latin-1")):
         return None
     return text
 
 
 def continue_trace(given: bytes | None) -> Trace:
-    """A span of the caller's trace, or of a fresh one if `given` is no valid traceparent."""
+    """Start a span in the caller's trace, or in a new trace if `given` is not a valid header."""
     found = _GIVEN.fullmatch(given) if given else None
     span_id = f"{random.getrandbits(64) or 1:016x}"
     if found is None:
