@@ -1,6 +1,6 @@
 """`python -m bench COMMAND ...`. Bad input is one line on stderr and exit 78.
 
-A command is imported when it is called, so that `trie` does not wait for torch.
+Each command's module is imported only when the command runs, so that `trie` does not import torch.
 """
 
 import signal
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _exit_in_order(_number: int, _frame: FrameType | None) -> None:
-    """So that the processes which a command has started end with it."""
+    """Exit through SystemExit, so that a command's child processes end with it."""
     raise SystemExit(128 + signal.SIGTERM)
 
 

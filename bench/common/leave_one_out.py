@@ -1,4 +1,4 @@
-"""Leave-one-out: what a row of the benchmark may see of a user, and what it has to find.
+"""Leave-one-out: split each user's history into visible items and one target item.
 
 Knows the data set and the catalog. Knows nothing of models, thoughts or Redis.
 """
@@ -20,24 +20,20 @@ _MIN_ITEMS = 3  # as in training: a shorter history has no targets
 
 @dataclass(frozen=True)
 class Case:
-    """One user: at most 50 items to look at, everything seen to mask, one item to find.
+    """One user with one left-out item. Items are catalog rows, oldest first."""
 
-    Catalog rows, oldest first; `target` is None for an item that the catalog lacks, which every
-    row of the table then misses.
-    """
-
-    history: UserHistory
-    seen: tuple[int, ...]
-    target: int | None
+    history: UserHistory  # the last 50 items at most
+    seen: tuple[int, ...]  # all earlier items; masked in every ranking
+    target: int | None  # None if the catalog lacks the item: every ranking then misses it
 
 
 def cut_histories(
     dataset: Dataset, catalog: Catalog, *, split: Split, num_users: int | None = None, seed: int = 0
 ) -> list[Case]:
-    """The split's cases in a seeded random order, the first `num_users` of them.
+    """Return the first `num_users` cases of a split, in a seeded random order.
 
-    The test target is the last item of a user, the validation target the one before it; the cut is
-    made before the target. A smaller sample is the beginning of a larger one.
+    The test target is a user's last item. The validation target is the item before it. The history
+    ends before the target. A smaller sample is the beginning of a larger one.
     """
     user_ids = sorted(user for user, items in dataset.histories.items() if len(items) >= _MIN_ITEMS)
     order = np.random.default_rng(seed).permutation(len(user_ids))[:num_users]
@@ -53,11 +49,11 @@ def _cut(dataset: Dataset, catalog: Catalog, user_id: str, split: Split) -> Case
 
 
 def target_rows(cases: Sequence[Case]) -> NDArray[np.int64]:
-    """(U,), -1 where the catalog lacks the target."""
+    """Return the catalog rows of the targets, (U,); -1 where the catalog lacks the target."""
     return np.array([-1 if case.target is None else case.target for case in cases], dtype=np.int64)
 
 
 def mask_seen(scores_BN: NDArray[np.floating], cases: Sequence[Case]) -> None:
-    """Set the scores of everything a user has seen to -inf, in place."""
+    """Set the scores of each user's seen items to -inf, in place."""
     for user, case in enumerate(cases):
         scores_BN[user, list(case.seen)] = -np.inf

@@ -1,6 +1,6 @@
-"""Results as a table on the terminal, as a JSON file of one shape, and as a table in Markdown.
+"""Results as a terminal table, as a JSON file, and as a Markdown table.
 
-Knows columns and rows. Knows nothing of what was measured.
+Knows columns and rows. Knows nothing of measurements.
 """
 
 import json
@@ -30,13 +30,16 @@ _MIN_WIDTH = 110
 
 
 def open_console() -> Console:
-    """Standard output, never so narrow that a table loses a digit."""
+    """Return a console on standard output, wide enough that no table loses a digit."""
     console = Console()
     return console if console.width >= _MIN_WIDTH else Console(width=_MIN_WIDTH)
 
 
 def write_json(file: Path, meta: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """{"meta", "rows"}; every row has a `name` and flat numeric columns."""
+    """Write {"meta": {...}, "rows": [...]}; every row has a `name` and flat columns.
+
+    The machine, the Python version and the time are added to meta.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     report = {"meta": {**meta, **_machine()}, "rows": list(rows)}
     file.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
@@ -45,7 +48,7 @@ def write_json(file: Path, meta: Mapping[str, Any], rows: Sequence[Row]) -> None
 def write_markdown(
     file: Path, title: str, meta: Mapping[str, Any], rows: Sequence[Row], columns: Sequence[str]
 ) -> None:
-    """The table that `print_table` prints, and below it what `write_json` writes as meta."""
+    """Write the table of `print_table` and below it the meta of `write_json`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     table = markdown_table(columns, [[_cell(row, column) for column in columns] for row in rows])
     facts = [f"- {key}: {value}" for key, value in {**meta, **_machine()}.items()]
@@ -68,7 +71,11 @@ def report(
     rows: Sequence[Row],
     groups: Sequence[Sequence[str]],
 ) -> None:
-    """Print a table a group of columns; write `file` and, beside it, all groups in Markdown."""
+    """Print one table per group of columns; write the results as JSON and Markdown.
+
+    Args:
+        file: of the JSON; the Markdown file beside it ends in .md. None writes nothing.
+    """
     for columns in groups:
         print_table(console, title, rows, columns)
     if file:
@@ -78,7 +85,7 @@ def report(
 
 
 def print_table(console: Console, title: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """The named columns of every row; a column that a row lacks stays blank."""
+    """Print the given columns of every row; a column that a row lacks stays blank."""
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="left" if column == "name" else "right", no_wrap=True)
@@ -89,7 +96,7 @@ def print_table(console: Console, title: str, rows: Sequence[Row], columns: Sequ
 
 @contextmanager
 def open_progress(console: Console, task: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar; what it gives is told how much is done so far."""
+    """Show a progress bar; yield a function that takes the number of tasks done so far."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,7 +1,6 @@
-"""Processes of our own, as an operator would start them: `python -m service ...` and others.
+"""Child processes, started as an operator starts them: `python -m service ...` and others.
 
-Knows the public commands, the readiness route, signals and CPU time. Knows nothing of what is
-asked.
+Knows the public commands, the readiness route, signals and CPU time. Knows nothing of requests.
 """
 
 import os
@@ -24,18 +23,18 @@ _POLL_S = 0.1
 
 
 class StepFailedError(Exception):
-    """A process did not do what it is there for; the text says which and why."""
+    """A child process failed; the message names the process and the reason."""
 
 
 def run_module(module: str, *arguments: str) -> None:
-    """`python -m MODULE ...` to its end. Raises StepFailedError unless it exits with 0."""
+    """Run `python -m MODULE ...` until it ends. Raises StepFailedError unless it exits with 0."""
     code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     if code:
         raise StepFailedError(f"python -m {module} {arguments[0]} ended with exit code {code}")
 
 
 class ServiceProcess:
-    """Runs from `with` to its end, on a free port of the loopback interface."""
+    """A service process on a free loopback port; runs inside a `with` block."""
 
     def __init__(
         self,
@@ -45,8 +44,14 @@ class ServiceProcess:
         core: int | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`log` takes what the process prints; `core` is the only one it may run on (Linux);
-        `environ` is on top of ours."""
+        """Prepare the process.
+
+        Args:
+            arguments: of `python -m service`.
+            log: file for the output of the process.
+            core: the only CPU core it may run on (Linux); None allows all.
+            environ: environment variables added to those of this process.
+        """
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self._command = [sys.executable, "-m", "service", *arguments, "--port", str(self.port)]
@@ -68,29 +73,29 @@ class ServiceProcess:
         return self._process.pid
 
     def terminate(self) -> None:
-        """SIGTERM, and no waiting."""
+        """Send SIGTERM without waiting."""
         self._process.terminate()
 
     def wait(self, timeout_s: float) -> int | None:
-        """The exit code; None if it has not ended by then."""
+        """Return the exit code, or None if the process has not ended within `timeout_s`."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
 
     def rss_mb(self) -> float:
-        """Resident memory (Linux)."""
+        """Return the resident memory, from /proc/PID/statm (Linux)."""
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def cpu_seconds(self) -> float:
-        """CPU time that the process has used so far, all threads, user and system (Linux)."""
+        """Return the CPU time of all threads so far, user and system (Linux)."""
         stat = Path(f"/proc/{self._process.pid}/stat").read_text()
         user, system = stat.rpartition(")")[2].split()[11:13]  # proc_pid_stat(5), fields 14 and 15
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def resident_mb(self) -> float:
-        """Memory that the process holds now (Linux)."""
+        """Return the resident memory, from /proc/PID/status (Linux)."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024  # kB
 
@@ -106,7 +111,7 @@ class ServiceProcess:
             self._process.wait()
 
     def wait_until_ready(self, *, poll_s: float = _POLL_S) -> None:
-        """Raises StepFailedError if the process ends first or takes too long."""
+        """Poll the readiness route. Raises StepFailedError if the process ends or 60 s pass."""
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
@@ -124,7 +129,7 @@ class ServiceProcess:
 
 @contextmanager
 def _inherited_core(core: int | None) -> Iterator[None]:
-    """Run on `core` for as long as it takes to start a process there: it inherits the core."""
+    """Move this process to `core` inside the block: a child started there inherits the core."""
     if core is None:
         yield
         return
@@ -137,7 +142,7 @@ def _inherited_core(core: int | None) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """Of the loopback interface."""
+    """Return a free TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

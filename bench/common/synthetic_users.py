@@ -1,7 +1,7 @@
-"""Generations of users who do not exist, in the format in which a night leaves its shards.
+"""Generations of synthetic users, written as shards in the format of a night.
 
-The format is the contract that `python -m offline load` reads by (offline/disk/shards.py): it
-refuses what is written otherwise. Prefixes are legal and random; nothing was thought.
+`python -m offline load` rejects shards in any other format (offline/disk/shards.py). Prefixes are
+legal and random; no reasoner runs.
 """
 
 import json
@@ -37,7 +37,8 @@ _SCHEMA = pa.schema(
 
 
 def user_id(number: int) -> str:
-    """14 characters, as most of the Beauty data's: the key's length counts among a user's bytes."""
+    """Return an id of 14 characters, as most ids of the Beauty data have: its length adds to the
+    bytes of a user's keys."""
     return f"synth{number:09d}"
 
 
@@ -50,9 +51,10 @@ def write_generation(
     seed: int,
     starts: Sequence[int] | None = None,
 ) -> int:
-    """Write a base for users 0..num_users-1 and mark it as finished; its number.
+    """Write a finished base for users 0..num_users-1 and return its generation number.
 
-    starts: where among the trie's prefixes each user's begin; None draws them.
+    Args:
+        starts: per user, index of the first prefix among those of the trie; None draws them.
     """
     number = time.time_ns() // 1_000_000
     folder = out_dir / str(number)
@@ -114,7 +116,7 @@ def _summarise(release: Release, number: int, num_users: int) -> dict[str, Any]:
 def draw_record(
     release: Release, *, generation: int, num_prefixes: int, start: int
 ) -> PrefixRecord:
-    """A record of such a user, for counting bytes."""
+    """Return a record of a synthetic user, for counting bytes."""
     known = release.catalog.trie.prefixes()
     rows = (start + np.arange(num_prefixes)) % len(known)
     prefixes = tuple(
@@ -125,7 +127,7 @@ def draw_record(
 
 
 def as_json(record: PrefixRecord, user: str) -> bytes:
-    """The same content as a JSON text, for comparison."""
+    """Return a record's content as JSON text, to compare its size with the binary record."""
     content = {
         "user_id": user,
         "generation": record.generation,

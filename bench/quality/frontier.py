@@ -1,6 +1,6 @@
-"""`python -m bench frontier`: what T thoughts and m beams a thought buy, and what they cost.
+"""`python -m bench frontier`: quality and cost of T thoughts and m beams per thought.
 
-One night of the most paths answers for all T, with a beam search of every width after each path.
+One night with the largest T yields the results of all T. Each path is searched at every width.
 """
 
 # U = users
@@ -35,10 +35,10 @@ _COST_COLUMNS = ("name", "prefixes", "tokens", "cpu_ms", "head_of_widest")
 
 
 class Cell(NamedTuple):
-    """One point of the grid: T paths, m beams a path."""
+    """One point of the grid."""
 
-    paths: int
-    width: int
+    paths: int  # T
+    width: int  # m, beams per path
 
     @property
     def name(self) -> str:
@@ -90,7 +90,7 @@ def try_cells(
     settings: ThoughtSettings,
     on_progress: Callable[[int], None],
 ) -> tuple[dict[Cell, list[Tried]], NDArray[np.float64]]:
-    """Every cell's C_u on every user, and the ranks of the online tier alone: (U,)."""
+    """Try every cell's C_u on every user; also return ranks of the online tier alone, (U,)."""
     tried: dict[Cell, list[Tried]] = {cell: [] for cell in cells}
     online = []
     for at, (case, user) in enumerate(zip(cases, thoughts.users, strict=True)):
@@ -109,7 +109,7 @@ def try_cells(
 
 
 def sample_chunks(cases: Sequence[Case], *, num_chunks: int) -> list[list[UserHistory]]:
-    """Micro-batches from the shortest histories to the longest, evenly."""
+    """Return micro-batches spaced evenly from the shortest histories to the longest."""
     chunks = plan_chunks([case.history for case in cases if case.history.rows])
     ordered = sorted(chunks, key=lambda chunk: len(chunk[-1].rows))
     at = np.linspace(0, len(ordered) - 1, min(num_chunks, len(ordered))).round().astype(int)
@@ -124,9 +124,9 @@ def measure_cost(
     settings: ThoughtSettings,
     on_progress: Callable[[int], None],
 ) -> dict[Cell, float]:
-    """CPU milliseconds of one thread a user and cell, of the night's own micro-batch.
+    """Return CPU milliseconds per user for every cell, on one thread, by the night's own code.
 
-    Cells take turns on each chunk, so that a busy machine disturbs all of them alike.
+    Cells take turns on each chunk, so that other load on the machine disturbs all of them equally.
     """
     spent = dict.fromkeys(cells, 0.0)
     for done, (cell, chunk) in enumerate(_turns(cells, chunks)):
@@ -157,9 +157,10 @@ def describe(
     *,
     seed: int,
 ) -> list[dict[str, str | int | float]]:
-    """The online tier's row, then one a cell.
+    """Return the row of the online tier, then one row per cell.
 
-    head_of_widest: share of the closed paths whose m beams are the first m of the widest search.
+    `head_of_widest` is a share of the closed paths: those with m beams equal to the first m of the
+    widest search.
     """
     by_name = {cell.name: tried[cell] for cell in cells}
     rows = compare(by_name, online_U, seed=seed)
@@ -196,7 +197,13 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add = parser.add_argument
     add("--paths", type=int, nargs="+", default=[1, 2, 3, 5, 8], metavar="T")
     add("--widths", type=int, nargs="+", default=[2, 5, 10, 20], metavar="M")
-    add("--cost-chunks", type=int, default=6, metavar="N", help="micro-batches to time a cell on")
+    add(
+        "--cost-chunks",
+        type=int,
+        default=6,
+        metavar="N",
+        help="micro-batches for the timing of each cell",
+    )
     options = parser.parse_args(arguments)
     if min(*options.paths, *options.widths, options.cost_chunks) < 1:
         raise InvalidSettings("--paths, --widths and --cost-chunks: expected 1 or more")

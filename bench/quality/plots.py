@@ -1,6 +1,6 @@
-"""Figures of rows that `bench` wrote, as small PNG files: lines, and their intervals as bands.
+"""PNG figures of results rows: lines, with intervals as bands.
 
-Knows the columns of a frontier and of staleness. Draws without pyplot, so nothing global is set.
+Knows the columns of `frontier` and `staleness`. Draws without pyplot, which has global state.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _GREY = "#777777"
 
 
 def plot_frontier(file: Path, rows: Sequence[Row], *, title: str) -> None:
-    """Prefix recall by the size of C_u, and recall@10 by the time it took; a line for each T."""
+    """Plot prefix recall by size of C_u, and recall@10 by CPU time; one line per T."""
     figure, (left, right) = _open(title)
     cells = [row for row in rows if row["name"] != ONLINE]
     online = next(row for row in rows if row["name"] == ONLINE)
@@ -39,7 +39,7 @@ def plot_frontier(file: Path, rows: Sequence[Row], *, title: str) -> None:
 
 
 def plot_staleness(file: Path, rows: Sequence[Row], *, title: str) -> None:
-    """Prefix recall and recall@10 by how many interactions ago C_u was made."""
+    """Plot prefix recall and recall@10 by the age of C_u in interactions."""
     figure, (left, right) = _open(title)
     aged = [row for row in rows if row["name"] != ONLINE]
     online = next(row for row in rows if row["name"] == ONLINE)
@@ -70,7 +70,7 @@ def _line(
     *,
     dashed: bool = False,
 ) -> None:
-    """Column y over column x, with y's interval as a band."""
+    """Plot column y over column x, with y's interval as a band."""
     at = [float(row[x]) for row in rows]
     low, high = ([float(row[f"{y}_{end}"]) for row in rows] for end in ("low", "high"))
     style = "--" if dashed else "-"
@@ -87,7 +87,7 @@ def _line(
 
 
 def _level(axes: Axes, row: Row, column: str, label: str) -> None:
-    """What does not depend on x."""
+    """Plot a value that does not depend on x as a horizontal line."""
     axes.axhline(float(row[column]), color=_GREY, linestyle="--", linewidth=1, label=label)
     axes.axhspan(
         float(row[f"{column}_low"]),

@@ -1,6 +1,6 @@
-"""`python -m bench quality`: from a release and a data folder to the quality table.
+"""`python -m bench quality`: compute the quality table of a release on a data folder.
 
-Loads, thinks (or reads the thoughts of an earlier run), evaluates, prints and writes.
+Thoughts of an earlier run are read from the cache.
 """
 
 import argparse
@@ -73,7 +73,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _load_sasrec(folder: Path | None, catalog: Catalog) -> SasRec | None:
-    """The bundled one where none is named, and none where that is of another catalog."""
+    """Load SASRec from `folder`, by default the bundled one.
+
+    Return None if the bundled one belongs to another catalog. Raises ReleaseMismatch if the one in
+    `folder` does.
+    """
     try:
         return load_sasrec((folder or _SASREC) / "model.safetensors", catalog.item_ids)
     except ReleaseMismatch:
@@ -83,7 +87,7 @@ def _load_sasrec(folder: Path | None, catalog: Catalog) -> SasRec | None:
 
 
 def describe_thoughts(thoughts: Thoughts) -> dict[str, float]:
-    """Totals of a night: closed and dropped paths, tokens, seconds over all workers."""
+    """Return totals of a night: closed and dropped paths, tokens, seconds over all workers."""
     return {
         "paths": sum(len(user.texts) for user in thoughts.users),
         "dropped_paths": sum(user.dropped_paths for user in thoughts.users),
@@ -95,7 +99,11 @@ def describe_thoughts(thoughts: Thoughts) -> dict[str, float]:
 def describe_grounding(
     catalog: Catalog, cases: Sequence[Case], thoughts: Thoughts
 ) -> dict[str, float]:
-    """Shares of thoughts that name a topic of the history, and of named topics that are in it."""
+    """Return how far thoughts are grounded in the history.
+
+    One figure is the share of thoughts that name a topic of the history. The other is the share of
+    named topics that occur in the history.
+    """
     found = [
         ground(catalog, case.history.rows, text)
         for case, user in zip(cases, thoughts.users, strict=True)
@@ -132,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "--at-once",
         choices=(Manner.SILENT.value, Manner.PREFERENCE.value),
         default=Manner.SILENT.value,
-        help="how the reasoner is asked without a thought",
+        help="prompt of the reasoner without a thought (default: %(default)s)",
     )
-    add("--sasrec", type=Path, metavar="DIR", help="default: bench/sasrec, if of this catalog")
+    add("--sasrec", type=Path, metavar="DIR", help="SASRec weights (default: bench/sasrec)")
     return parser

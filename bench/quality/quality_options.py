@@ -1,6 +1,4 @@
-"""What commands that judge a release on left-out items have in common: options, users, what is said
-of a run.
-"""
+"""Command line options, users and meta shared by the quality commands."""
 
 import argparse
 import os
@@ -17,25 +15,29 @@ from models.release.release import Release
 
 
 def judging_parser(command: str, *, num_users: int) -> argparse.ArgumentParser:
-    """num_users: how many of the split by default; 0 stands for all of them."""
+    """Return a parser with the shared options.
+
+    Args:
+        num_users: default number of users of the split; 0 stands for all.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m bench {command}", allow_abbrev=False)
     add = parser.add_argument
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
     add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
     add("--split", choices=("test", "valid"), default="test")
-    add("--users", type=int, default=num_users, metavar="N", help="a seeded sample; 0: everybody")
+    add("--users", type=int, default=num_users, metavar="N", help="size of a seeded sample; 0: all")
     add("--seed", type=int, default=0, metavar="S")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
-    add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="kept thoughts")
-    add("--json", type=Path, metavar="FILE", help="a table in Markdown goes beside it")
+    add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="cached thoughts")
+    add("--json", type=Path, metavar="FILE", help="results; some commands write a .md beside it")
     return parser
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:
-    """How much may be thought of a user."""
+    """Add the options of the thinking budget per user."""
     parser.add_argument("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
     parser.add_argument(
-        "--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams a path"
+        "--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams per path"
     )
 
 
@@ -44,7 +46,7 @@ def read_settings(options: argparse.Namespace) -> ThoughtSettings:
 
 
 def draw_cases(options: argparse.Namespace, catalog: Catalog) -> list[Case]:
-    """The users asked for. Raises InvalidDataset for a folder without any."""
+    """Return the cases that the options choose. Raises InvalidDataset for a folder without any."""
     cases = cut_histories(
         load_dataset(options.data),
         catalog,
@@ -60,7 +62,7 @@ def draw_cases(options: argparse.Namespace, catalog: Catalog) -> list[Case]:
 def describe_run(
     command: str, options: argparse.Namespace, release: Release, users: Sequence[Any]
 ) -> dict[str, Any]:
-    """What stands at the head of a report's meta."""
+    """Return the first entries of a results file's meta."""
     return {
         "command": command,
         "release": f"{release.name}@{release.version}",

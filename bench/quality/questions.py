@@ -1,6 +1,6 @@
-"""What a reasoner is asked about items and users, what the data says, and guesses beside it.
+"""Questions to a reasoner about items and users, with reference answers and guesses.
 
-The prompts are those that its recipe trained it on. Knows nothing of models or scores.
+The prompts are the ones of the reasoner's training recipe. Knows nothing of models or scores.
 """
 
 import re
@@ -21,21 +21,17 @@ _MARKER = re.compile(r"<[^<>\s]+>")
 
 @dataclass(frozen=True)
 class Exam:
-    """Questions of one kind, one reference each.
-
-    closing: the token that ends an answer. form: from an answer's words to what is compared.
-    guesses: what could be said without reading the prompt, by name; RANDOM is among them.
-    """
+    """Questions of one kind."""
 
     name: str
-    asked: Sequence[str]
-    references: Sequence[str]
-    closing: str
-    form: Callable[[str], str]
-    guesses: Mapping[str, Sequence[str]]
+    asked: Sequence[str]  # prompts
+    references: Sequence[str]  # one per prompt
+    closing: str  # token that ends an answer
+    form: Callable[[str], str]  # an answer's words -> the text that is compared
+    guesses: Mapping[str, Sequence[str]]  # answers made without the prompt, by name; has RANDOM
 
     def read(self, answer: str) -> str:
-        """What of an answer is compared. Itemic tokens are no words: nothing else is silence."""
+        """Return the compared text of an answer: empty if it has only itemic tokens, no words."""
         return self.form(_MARKER.sub(" ", answer).strip())
 
 
@@ -47,8 +43,11 @@ def set_exams(
     *,
     seed: int,
 ) -> list[Exam]:
-    """Items for everybody, interests as thoughts name them, and a persona's summary for those that
-    were trained on personas."""
+    """Return the exams for a reasoner of this recipe.
+
+    All reasoners get questions about items and about interests of users. Reasoners trained on
+    personas also get questions about personas.
+    """
     has_personas = knows_personas(recipe)
     exams = [
         item_exam(catalog, rows, has_descriptions=has_personas, seed=seed),
@@ -58,13 +57,15 @@ def set_exams(
 
 
 def knows_personas(recipe: Mapping[str, Any]) -> bool:
-    """Whether the reasoner went through the four tasks of alignment (`integrate`), with their
-    prompts of A.3.1, or only `align`, with fewer words."""
+    """Tell if the recipe has the four tasks of alignment (`integrate`, prompts of A.3.1).
+
+    The other kind of alignment, `align`, has fewer words.
+    """
     return "integrate" in recipe.get("reasoner", {}).get("stages", ())
 
 
 def item_exam(catalog: Catalog, rows: Sequence[int], *, has_descriptions: bool, seed: int) -> Exam:
-    """Item understanding: from an item's tokens to its caption."""
+    """Make the exam of item understanding: from an item's tokens to its caption."""
     ask = prompts.description_example if has_descriptions else prompts.caption_example
     return Exam(
         name="item",
@@ -77,7 +78,10 @@ def item_exam(catalog: Catalog, rows: Sequence[int], *, has_descriptions: bool, 
 
 
 def _item_guesses(catalog: Catalog, rows: Sequence[int], *, seed: int) -> dict[str, list[str]]:
-    """Captions of a random other item, of one with the same two codes, of the most bought one."""
+    """Return captions of a random item, an item with the same prefix, and the most bought item.
+
+    Without another item of the same prefix, the random item takes its place.
+    """
     rng = np.random.default_rng(seed)
     random = [int((row + rng.integers(1, len(catalog))) % len(catalog)) for row in rows]
     depth = catalog.space.prefix_depth
@@ -95,9 +99,9 @@ def _item_guesses(catalog: Catalog, rows: Sequence[int], *, seed: int) -> dict[s
 
 
 def thought_exam(catalog: Catalog, histories: Sequence[Sequence[int]], *, seed: int) -> Exam:
-    """User understanding: the interests that a greedy thought names, from a history's tokens.
+    """Make the exam of user understanding: from a history's tokens to the user's interests.
 
-    A thought of free words is compared as it is.
+    The interests are those named in a greedy thought. A thought of free words is compared as it is.
     """
     return Exam(
         name="user",
@@ -110,7 +114,7 @@ def thought_exam(catalog: Catalog, histories: Sequence[Sequence[int]], *, seed: 
 
 
 def persona_exam(catalog: Catalog, histories: Sequence[Sequence[int]], *, seed: int) -> Exam:
-    """User understanding: the summary of a persona text whose items stand beside their words."""
+    """Make the exam of personas: from items with their words to a summary of the interests."""
     windows = [rows[-prompts.PERSONA_ITEMS :] for rows in histories]
     return Exam(
         name="persona",
@@ -129,7 +133,7 @@ def _interests(catalog: Catalog, histories: Sequence[Sequence[int]]) -> list[str
 def _user_guesses(
     catalog: Catalog, histories: Sequence[Sequence[int]], *, seed: int
 ) -> dict[str, list[str]]:
-    """Interests of a random other user, and those of all purchases."""
+    """Return the interests of a random other user, and the interests from all purchases."""
     own = _interests(catalog, histories)
     everything = np.repeat(np.arange(len(catalog)), catalog.popularity).tolist()
     popular = "; ".join(prompts.main_interests(catalog, everything))

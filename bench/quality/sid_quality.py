@@ -1,7 +1,7 @@
-"""How good an address a set of SIDs is: fan-out, uniqueness and category purity.
+"""Quality of a set of SIDs as addresses: fan-out, uniqueness and category purity.
 
-Knows codes and categories. Knows nothing of models. The two-code prefix is what the offline tier
-decides, so its fan-out is what is left for the online tier to choose from.
+The offline tier chooses the two-code prefix; its fan-out is the choice left to the online tier.
+Knows codes and categories. Knows nothing of models.
 """
 
 import argparse
@@ -28,15 +28,18 @@ _PURITY_COLUMNS = ("name", *(f"purity_{depth}" for depth in range(1, 5)))
 
 @dataclass(frozen=True)
 class SidSet:
-    """A name, N items and their codes (N, L)."""
+    """Items and their SIDs."""
 
     name: str
-    item_ids: tuple[str, ...]
-    codes_NL: NDArray[np.int64]
+    item_ids: tuple[str, ...]  # N items
+    codes_NL: NDArray[np.int64]  # L codes of each
 
 
 def published_sets(data_dir: Path) -> list[SidSet]:
-    """The `sids_*.parquet` of a data folder: `item_id` and one column per level from `a` on."""
+    """Read the `sids_*.parquet` of a data folder.
+
+    Their columns are `item_id` and one letter per level, from `a` on.
+    """
     return [_read_set(file) for file in sorted(data_dir.glob("sids_*.parquet"))]
 
 
@@ -53,12 +56,14 @@ def _read_set(file: Path) -> SidSet:
 
 
 def describe(sids: SidSet, categories: Mapping[str, Sequence[str]]) -> dict[str, str | int | float]:
-    """One row: sizes, fan-out of the two-code prefix, unique share, purity per level.
+    """Return one row: sizes, fan-out of the two-code prefix, unique share, purity per level.
 
-    fan_out: mean items per prefix; fan_out_weighted: the same, seen from an item.
-    unique: share of items that share their SID with no other.
-    purity_d: share of categorised items whose category is the most common one among the items with
-    the same first d codes. It grows with the number of groups: read it beside `groups_d`.
+    - `groups_d`: number of distinct prefixes of d codes.
+    - `fan_out`: mean number of items per prefix.
+    - `fan_out_weighted`: mean over items of the number of items with the same prefix.
+    - `unique`: share of items with a SID of their own.
+    - `purity_d`: share of categorised items in the most common category of their group, where a
+      group has the same first d codes. Purity grows with the number of groups.
     """
     num_items, levels = sids.codes_NL.shape
     labels_N = _labels(sids.item_ids, categories)
@@ -77,13 +82,13 @@ def describe(sids: SidSet, categories: Mapping[str, Sequence[str]]) -> dict[str,
 
 
 def _groups(codes_ND: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Group number of every item, and the size of every group."""
+    """Return the group number of every item, and the size of every group."""
     _, group_N, sizes_G = np.unique(codes_ND, axis=0, return_inverse=True, return_counts=True)
     return group_N.reshape(-1), sizes_G
 
 
 def _labels(item_ids: Sequence[str], categories: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
-    """A number per distinct category path, -1 where an item has none."""
+    """Return one number per distinct category path, (N,); -1 for an item without categories."""
     numbers: dict[tuple[str, ...], int] = {}
     paths = (tuple(categories.get(item_id, ())) for item_id in item_ids)
     return np.array([numbers.setdefault(path, len(numbers)) if path else -1 for path in paths])

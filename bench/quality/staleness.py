@@ -1,7 +1,7 @@
-"""`python -m bench staleness`: what is left of C_u when it was made some interactions ago.
+"""`python -m bench staleness`: quality of a C_u that was made some interactions ago.
 
-It is thought from the history without its last items, while the online tier sees everything, as
-between two nights. The same users at every age.
+The reasoner reads the history without its last items, and the online tier reads all of it, as
+between two nights. All ages are measured on the same users.
 """
 
 from argparse import Namespace
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def age_case(case: Case, age: int) -> Case:
-    """The case as a night saw it `age` interactions ago."""
+    """Return the case without its last `age` items, as an earlier night read it."""
     seen = case.seen[: len(case.seen) - age]
     return Case(UserHistory(case.history.user_id, seen[-MAX_HISTORY:]), seen, case.target)
 
@@ -89,7 +89,7 @@ def try_ages(
     settings: ThoughtSettings,
     on_progress: Callable[[int], None],
 ) -> tuple[dict[int, list[Tried]], NDArray[np.float64]]:
-    """Every age's C_u on every user, and the ranks of the online tier alone."""
+    """Try every age's C_u on every user; also return ranks of the online tier alone, (U,)."""
     tried: dict[int, list[Tried]] = {age: [] for age in thoughts}
     online = []
     for at, case in enumerate(cases):
@@ -105,7 +105,7 @@ def try_ages(
 def describe(
     tried: Mapping[int, Sequence[Tried]], online_U: NDArray[np.float64], *, seed: int
 ) -> list[dict[str, str | int | float]]:
-    """The online tier's row, then one an age. A change is from the youngest C_u."""
+    """Return the row of the online tier, then one row per age; changes are from the youngest."""
     named = {f"{age} ago": of_users for age, of_users in tried.items()}
     rows = compare(named, online_U, seed=seed, base=f"{min(tried)} ago")
     for age, of_users in tried.items():
@@ -117,14 +117,21 @@ def describe(
 def _parse(arguments: Sequence[str]) -> Namespace:
     parser = judging_parser("staleness", num_users=2000)
     add = parser.add_argument
-    add("--ages", type=int, nargs="+", default=[0, 1, 2, 4, 8], metavar="N", help="interactions")
+    add(
+        "--ages",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2, 4, 8],
+        metavar="N",
+        help="ages of C_u, in interactions",
+    )
     add_budget(parser)
     add(
         "--outlast",
         type=int,
         default=0,
         metavar="N",
-        help="users of more items than the oldest age",
+        help="use only users with more than N items (at least the largest age)",
     )
     options = parser.parse_args(arguments)
     if min(options.ages) < 0 or min(options.paths, options.width) < 1:

@@ -1,10 +1,11 @@
-"""`python -m bench stages`: what each stage of training is worth (Table 2 of the paper).
+"""`python -m bench stages`: the gain of each stage of training (Table 2 of the paper).
 
     python -m bench stages --row base=preference:W0/integrate --row ia=preference:W1/integrate \\
         --row r=think:W1/activate --row rl=think:W1/enhance
 
-A row is a reasoner by itself, from a directory of plain weights over the release's SIDs: asked with
-a thought, with an empty one, or as in alignment; always T x m SIDs at most to rank.
+A row is a reasoner alone, loaded from a directory of plain weights over the release's SIDs. Its
+manner is `think` (with thoughts), `silent` (with an empty thought) or `preference` (with the prompt
+of alignment). Every row ranks at most T x m SIDs.
 """
 
 import argparse
@@ -41,7 +42,7 @@ _COLUMNS = ("name", *METRICS, "prefix_recall", "sids", "tokens")
 
 
 class RowSpec(NamedTuple):
-    """name=manner:directory."""
+    """One `--row NAME=MANNER:DIR`."""
 
     name: str
     manner: Manner
@@ -72,14 +73,14 @@ def main(arguments: Sequence[str]) -> int:
         "reasoners": {spec.name: f"{spec.manner}:{spec.directory.name}" for spec in specs},
         "gain_over_the_row_before": to_json(gains),
     }
-    title = f"What each stage is worth: reasoners alone, {len(cases):,} users"
+    title = f"Gain of each stage: reasoners alone, {len(cases):,} users"
     report(console, options.json, title, meta, rows, (_COLUMNS,))
     print_differences(console, gains)
     return 0
 
 
 def read_spec(text: str) -> RowSpec:
-    """Raises InvalidInput for a row of another form, or a directory without a model."""
+    """Parse a `--row`. Raises InvalidInput for another form or a directory without a model."""
     name, equals, rest = text.partition("=")
     manner, colon, directory = rest.partition(":")
     if not (name and equals and colon and manner in set(Manner)):
@@ -93,7 +94,7 @@ def read_spec(text: str) -> RowSpec:
 def summarise(
     ranked: Mapping[str, Alone], *, seed: int
 ) -> tuple[list[dict[str, Any]], Differences]:
-    """A row a reasoner, and what each gains over the row before, paired by user."""
+    """Return one row per reasoner, and the gains over the row before, paired by user."""
     columns = {
         (name, metric): values_U
         for name, alone in ranked.items()
@@ -126,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = judging_parser("stages", num_users=0)
     add_budget(parser)
     parser.add_argument(
-        "--row", action="append", required=True, metavar="NAME=MANNER:DIR", help="once a stage"
+        "--row",
+        action="append",
+        required=True,
+        metavar="NAME=MANNER:DIR",
+        help="a reasoner; repeat the option for each stage",
     )
     return parser

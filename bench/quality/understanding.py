@@ -1,7 +1,7 @@
-"""`python -m bench understanding`: what a reasoner says of items and users, by BERTScore.
+"""`python -m bench understanding`: BERTScore of a reasoner's texts about items and users.
 
-Greedy answers against the catalog's own words (Table 4 of the paper), beside guesses that read no
-prompt, so that the numbers mean something.
+Greedy answers are compared with the catalog's own words (Table 4 of the paper). Guesses that ignore
+the prompt are scored too, as a baseline.
 """
 
 # U = questions
@@ -34,10 +34,10 @@ _GREEDY = Sampling(top_k=1, max_tokens=_MAX_TOKENS)
 
 
 class Answer(NamedTuple):
-    """As written, and whether it ended by itself."""
+    """One answer of the reasoner."""
 
     text: str
-    is_closed: bool
+    is_closed: bool  # it ended with the closing token
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _draw(options: Namespace, catalog: Catalog) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Items of the catalog, and histories of the split, both seeded."""
+    """Draw items of the catalog and histories of the split, both seeded."""
     rng = np.random.default_rng(options.seed)
     rows = rng.permutation(len(catalog))[: options.items or None].tolist()
     cases = draw_cases(options, catalog)
@@ -86,7 +86,7 @@ def _draw(options: Namespace, catalog: Catalog) -> tuple[list[int], list[tuple[i
 def answer_exam(
     cache: ThoughtCache, release: Release, exam: Exam, on_progress: Callable[[int], None]
 ) -> list[Answer]:
-    """Greedy answers in the order asked; a micro-batch is one file, and not asked again."""
+    """Return greedy answers in the order of the questions; each micro-batch is cached."""
     reasoner = TransformersReasoner.load(
         cache.reasoner_dir, release.space, sampling=_GREEDY, closing=exam.closing
     )
@@ -105,8 +105,7 @@ def _answer_chunk(
 
 
 def answer(reasoner: TransformersReasoner, asked: Sequence[str]) -> list[Answer]:
-    """The likeliest token at every step, until the reasoner's closing token: `top_k` of 1 leaves
-    nothing to draw."""
+    """Decode greedily until the reasoner's closing token; its sampling must have `top_k` = 1."""
     batch = reasoner.think(asked, paths=1, seeds=[0] * len(asked))
     found = []
     for tokens in batch.sampled:
@@ -119,10 +118,10 @@ def answer(reasoner: TransformersReasoner, asked: Sequence[str]) -> list[Answer]
 def judge(
     exam: Exam, answers: Sequence[Answer], *, idf: bool, seed: int
 ) -> list[dict[str, str | int | float]]:
-    """A row for the reasoner and one for each way of guessing.
+    """Return a row for the reasoner and one for each kind of guess.
 
-    f1_rescaled: 0 is as like as the random guess, 1 the reference itself (section 3 of Zhang et
-    al.). exact: share of answers that are the reference word for word.
+    `f1_rescaled` is 0 for the random guess and 1 for the reference itself (section 3 of Zhang et
+    al.). `exact` is the share of answers that equal the reference.
     """
     said = {REASONER: [exam.read(one.text) for one in answers], **exam.guesses}
     bert_score = BertScore(exam.references, idf=idf)
@@ -148,6 +147,12 @@ def _columns(found: Likeness, floor: float) -> dict[str, NDArray[np.float64]]:
 def _parse(arguments: Sequence[str]) -> Namespace:
     parser = judging_parser("understanding", num_users=500)
     add = parser.add_argument
-    add("--items", type=int, default=500, metavar="N", help="a seeded sample; 0: the catalog")
-    add("--idf", action="store_true", help="tokens that many references share weigh less")
+    add(
+        "--items",
+        type=int,
+        default=500,
+        metavar="N",
+        help="size of a seeded sample of items; 0: all",
+    )
+    add("--idf", action="store_true", help="weigh tokens less that many references share")
     return parser.parse_args(arguments)

@@ -113,4 +113,4 @@ def test_every_variant_is_a_row_and_nothing_is_recited_twice(
     assert gain["mean"] == pytest.approx(difference)
     assert by_name[EMPTY]["prefixes"] == 3  # both paths find the same
     assert by_name[WHOLE]["prefixes"] >= 3
-    assert (tmp_path / "first.md").read_text().startswith("# What a thought is worth")
+    assert (tmp_path / "first.md").read_text().startswith("# Worth of a thought")

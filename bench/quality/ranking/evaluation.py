@@ -1,8 +1,8 @@
-"""The quality table: who finds the item that was left out, ranking the whole catalog.
+"""The quality table: rank of the left-out item in the whole catalog.
 
-Every row masks what the user has seen. The online model's rows rank by its joint log-probability
-(Eq. 11) with the exact finish that the service runs, and differ only in the prefixes that they may
-choose from. Knows nothing of Redis, HTTP or the disk.
+Every row masks the items that the user has seen. The rows of the online model rank by its joint
+log-probability (Eq. 11) with the exact finish of the service. They differ only in their prefixes.
+Knows nothing of Redis, HTTP or the disk.
 """
 
 # B = users of a batch, U = all users, N = catalog rows, C = columns
@@ -53,7 +53,7 @@ COMPARED = (
     (UNION, ONLINE),
     (ONLINE, SASREC),
 )
-COMPARED_PREFIXES = (  # equally many, in prefix recall
+COMPARED_PREFIXES = (  # by prefix recall, with equally many prefixes per user
     (STRICT, SHUFFLED),
     (STRICT, POPULAR),
     (STRICT, OWN),
@@ -65,28 +65,24 @@ NUM_OWN = 100  # of the online model's own prefixes, in the union
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row before averaging. rank: of each target, infinity where it was not ranked."""
+    """One row before averaging."""
 
-    rank_U: NDArray[np.float64]
+    rank_U: NDArray[np.float64]  # of each target; infinity if it was not ranked
     coverage: Coverage
-    seconds: float
+    seconds: float  # of ranking and of the models behind it, all users
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as `bench` writes them, and what lies between them.
-
-    differences: of COMPARED and COMPARED_PREFIXES, paired by user, by "one minus other" and metric.
-    own_prefix_recall: of the online model's own prefixes, as many as C_u has.
-    """
+    """Rows of the results file, and differences between them."""
 
     rows: list[dict[str, str | int | float]]
-    differences: Differences
-    own_prefix_recall: Interval
+    differences: Differences  # of COMPARED and COMPARED_PREFIXES, paired by user
+    own_prefix_recall: Interval  # of the online model's own prefixes, as many as C_u has
 
 
 class Evaluation:
-    """All rows over the same cases. `thoughts.users` stands in the order of `cases`."""
+    """Computes all rows over the same cases; `thoughts.users` must be in the order of `cases`."""
 
     def __init__(
         self,
@@ -97,8 +93,13 @@ class Evaluation:
         sasrec: SasRec | None = None,
         at_once: Thoughts | None = None,
     ) -> None:
-        """sasrec: a row of its own, left out without. at_once: what the same reasoner recommends
-        without a thought, of which a user gets as many as thinking left them; likewise."""
+        """Prepare the rows.
+
+        Args:
+            sasrec: adds its row.
+            at_once: results of the same reasoner without thoughts; adds its rows. Each user gets
+                as many prefixes and SIDs of them as `thoughts` has for the user.
+        """
         self._sasrec = sasrec
         self._at_once = at_once and _as_many(at_once, thoughts)
         self._finisher, self._catalog = finisher, catalog
@@ -106,19 +107,19 @@ class Evaluation:
         self._cases, self._thoughts = cases, thoughts
         self._map = PrefixMap(catalog)
         self._own_nodes = [self._map.nodes(user.prefixes) for user in thoughts.users]
-        self._union_nodes = list(self._own_nodes)  # and each user's own, once they are ranked
+        self._union_nodes = list(self._own_nodes)  # `_rank_own_prefixes` adds the online model's
         self._target_U = target_rows(cases)
         self._ranks: dict[str, NDArray[np.float64]] = {}
         self._seconds: dict[str, float] = {}
         self._has_own_prefix_U = np.zeros(len(cases))
 
     def run(self, *, seed: int, on_progress: Callable[[int], None]) -> Table:
-        """Rank, average, compare; `on_progress` hears the users done so far."""
+        """Rank, average and compare; `on_progress` gets the number of users done so far."""
         outcomes = self.rank_all(seed=seed, on_progress=on_progress)
         return summarise(outcomes, self._has_own_prefix_U, seed=seed)
 
     def rank_all(self, *, seed: int, on_progress: Callable[[int], None]) -> dict[str, Outcome]:
-        """Every row, user by user."""
+        """Compute every row, user by user."""
         chosen = {
             STRICT: self._own_nodes,
             UNION: self._union_nodes,
@@ -144,7 +145,7 @@ class Evaluation:
 
     @property
     def _alone(self) -> dict[str, Thoughts]:
-        """The rows of the reasoner by itself."""
+        """Return the thoughts behind each row of the reasoner alone."""
         at_once = {AT_ONCE: self._at_once} if self._at_once is not None else {}
         return {REASONER: self._thoughts, **at_once}
 
@@ -156,7 +157,7 @@ class Evaluation:
         return state
 
     def _rank_below(self, name: str, user: int, state: KeptHistory, candidates: Candidates) -> None:
-        """Rank of the target among the best below some prefixes; infinity beyond the cutoffs."""
+        """Rank the target among the best candidates; infinity beyond the cutoffs."""
         started = time.perf_counter()
         found = self._finisher.finish(
             state, candidates, k=max(CUTOFFS), exclude=self._cases[user].seen
@@ -180,7 +181,7 @@ class Evaluation:
         self._count(name, started)
 
     def _rank_own_prefixes(self, user: int, state: KeptHistory) -> None:
-        """Whether the online model's own prefixes hold the target, as many as C_u has."""
+        """Note if the online model's own prefixes, as many as C_u has, hold the target."""
         own, target = self._own_nodes[user], self._target_U[user]
         best = self._finisher.rank_prefixes(state, count=max(NUM_OWN, len(own)))
         self._union_nodes[user] = np.concatenate([own, best[:NUM_OWN]])
@@ -194,7 +195,7 @@ class Evaluation:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
     def _sasrec_scores(self, user: int) -> NDArray[np.float64]:
-        """(N,), minus infinity for a user of whom the catalog knows nothing."""
+        """Return scores of all items, (N,); -inf for a user without a known item."""
         rows = self._cases[user].history.rows
         if self._sasrec is None or not rows:
             return np.full(len(self._catalog), -np.inf)
@@ -221,7 +222,7 @@ class Evaluation:
         }
 
     def _beam_nodes(self, thoughts: Thoughts) -> list[Nodes]:
-        """The prefixes of what the reasoner's beams ended in."""
+        """Return the prefixes of the reasoner's SIDs, per user."""
         depth = self._catalog.space.prefix_depth
         return [
             np.unique(self._map.nodes([sid[:depth] for sid in user.sids]))
@@ -229,7 +230,7 @@ class Evaluation:
         ]
 
     def _total_seconds(self, name: str) -> float:
-        """What a row costs by itself: its ranking and the models behind it."""
+        """Return the seconds of a row by itself: its ranking and the models behind it."""
         seconds = self._seconds[name]
         if name not in ("popularity", SASREC, *self._alone):
             seconds += self._seconds["encode"]
@@ -241,7 +242,7 @@ class Evaluation:
 
 
 def _as_many(at_once: Thoughts, thoughts: Thoughts) -> Thoughts:
-    """The same budget: of prefixes and of SIDs, for each user as many as thinking left."""
+    """Cut each user's prefixes and SIDs to as many as `thoughts` has, so that budgets are equal."""
     users = [
         replace(one, prefixes=one.prefixes[: len(other.prefixes)], sids=one.sids[: len(other.sids)])
         for one, other in zip(at_once.users, thoughts.users, strict=True)
@@ -252,7 +253,7 @@ def _as_many(at_once: Thoughts, thoughts: Thoughts) -> Thoughts:
 def summarise(
     outcomes: Mapping[str, Outcome], has_own_prefix_U: NDArray[np.float64], *, seed: int
 ) -> Table:
-    """Means and 95% intervals; one bootstrap for all columns, so that differences are paired."""
+    """Return means and 95% intervals; one bootstrap for all columns pairs the differences."""
     columns: dict[tuple[str, str], NDArray[np.float64]] = {}
     for name, outcome in outcomes.items():
         for k in CUTOFFS:

@@ -1,4 +1,4 @@
-"""Differences between rows of a table, paired by user: "one minus other", metric by metric."""
+"""Paired differences between rows of a table, by "one minus other" and metric."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which prefixes a row of the quality table may choose from, user by user.
+"""Prefix sets per user, for the rows of the quality table.
 
 A prefix is named by its trie node at the prefix depth. Knows catalogs; knows nothing of models.
 """
@@ -20,16 +20,16 @@ Nodes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Coverage:
-    """Per user: whether the prefixes hold the target, how many they are, items below them."""
+    """Prefix sets of all users, summarised."""
 
-    has_target_U: NDArray[np.bool_]
-    prefixes_U: NDArray[np.int64]
-    items_U: NDArray[np.int64]
+    has_target_U: NDArray[np.bool_]  # the target lies below one of the prefixes
+    prefixes_U: NDArray[np.int64]  # number of prefixes
+    items_U: NDArray[np.int64]  # number of items below them
 
 
 @dataclass(frozen=True)
 class PrefixMap:
-    """The prefixes of a catalog: which one each row lies under, and how many rows each holds."""
+    """The prefixes of a catalog: the prefix of each row, and the number of rows of each prefix."""
 
     catalog: Catalog
 
@@ -44,12 +44,16 @@ class PrefixMap:
         return np.bincount(self.prefix_of_row, minlength=len(self.catalog.trie.packed[depth]))
 
     def nodes(self, prefixes: Sequence[Prefix]) -> Nodes:
-        """Nodes of legal prefixes, in the order given."""
+        """Return the nodes of legal prefixes, in the given order."""
         depth = self.catalog.space.prefix_depth
         return self.catalog.trie.nodes(np.array(prefixes, dtype=np.int64).reshape(-1, depth))
 
     def cover(self, nodes: Sequence[Nodes], target_U: NDArray[np.int64]) -> Coverage:
-        """target_U: catalog rows, -1 for an item that the catalog lacks."""
+        """Summarise one prefix set per user.
+
+        Args:
+            target_U: catalog rows; -1 for an item that the catalog lacks.
+        """
         wanted = np.where(target_U >= 0, self.prefix_of_row[target_U], -1).tolist()
         return Coverage(
             np.array([node in own for own, node in zip(nodes, wanted, strict=True)]),
@@ -58,19 +62,19 @@ class PrefixMap:
         )
 
     def cover_everything(self, target_U: NDArray[np.int64]) -> Coverage:
-        """The coverage of a row that ranks the whole catalog."""
+        """Return the coverage of a table row that ranks the whole catalog."""
         num = len(target_U)
         num_prefixes, num_items = len(self.prefix_sizes), len(self.prefix_of_row)
         return Coverage(target_U >= 0, np.full(num, num_prefixes), np.full(num, num_items))
 
 
 def shuffled(nodes: Sequence[Nodes], *, seed: int) -> list[Nodes]:
-    """Another user's prefixes for everybody."""
+    """Give every user the prefixes of another user."""
     return [nodes[other] for other in another_user(len(nodes), seed=seed)]
 
 
 def another_user(num_users: int, *, seed: int) -> NDArray[np.int64]:
-    """A seeded permutation in which nobody keeps their place: one random cycle through all."""
+    """Return a seeded permutation that moves every user: one random cycle through all."""
     cycle = np.random.default_rng(seed).permutation(num_users)
     other = np.empty(num_users, dtype=np.int64)
     other[cycle] = np.roll(cycle, 1)
@@ -78,7 +82,7 @@ def another_user(num_users: int, *, seed: int) -> NDArray[np.int64]:
 
 
 def equally_many_popular(prefix_map: PrefixMap, nodes: Sequence[Nodes]) -> list[Nodes]:
-    """The most popular prefixes of the training split, as many as each user has of their own."""
+    """Replace each user's prefixes by as many of the most popular ones of the training split."""
     most = max((len(own) for own in nodes), default=0)
     popular = prefix_map.nodes(popular_prefixes(prefix_map.catalog, most))
     return [popular[: len(own)] for own in nodes]

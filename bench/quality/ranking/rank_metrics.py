@@ -1,4 +1,4 @@
-"""Ranks to metrics, with bootstrap intervals over users.
+"""Recall and NDCG from ranks, with bootstrap intervals over users.
 
 Knows ranks (1 is best, infinity is "not ranked"). Knows nothing of models, catalogs or files.
 """
@@ -24,18 +24,18 @@ class Interval(NamedTuple):
     high: float
 
     def columns(self, name: str) -> dict[str, float]:
-        """As a row of a table has it."""
+        """Return the three columns of a results row."""
         return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
 
     def signed(self) -> str:
-        """Of a difference, as people read it."""
+        """Format a difference for the terminal."""
         return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
 
 
 def rank_targets(
     scores_BN: NDArray[np.floating], target_B: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Rank of each user's target among N scored rows; ties go to the lower row.
+    """Return the rank of each user's target among N scored rows, (B,); ties go to the lower row.
 
     A target below 0 (not in the catalog) or scored -inf (masked) has rank infinity.
     """
@@ -50,20 +50,23 @@ def rank_targets(
 
 
 def recall_at(rank_U: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """1 where the target is among the first k, else 0; leave-one-out, so recall is the hit rate."""
+    """Return 1 where the target is among the first k, otherwise 0.
+
+    With one left-out item, recall equals the hit rate.
+    """
     return (rank_U <= k).astype(np.float64)
 
 
 def ndcg_at(rank_U: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """1 / log2(1 + rank) where the target is among the first k, else 0."""
+    """Return 1 / log2(1 + rank) where the target is among the first k, otherwise 0."""
     return np.where(rank_U <= k, 1.0 / np.log2(1.0 + rank_U), 0.0)
 
 
 def bootstrap(values_UC: NDArray[np.float64], *, seed: int) -> list[Interval]:
-    """Mean and 95% percentile interval of every column.
+    """Return the mean and the 95% percentile interval of every column.
 
-    All columns see the same resamples of users, so the interval of a column of differences is the
-    paired one.
+    All columns use the same resamples of users. The interval of a column of differences is
+    therefore the paired one.
     """
     means_RC = _resampled_means(values_UC, np.random.default_rng(seed))
     low_C, high_C = np.percentile(means_RC, [2.5, 97.5], axis=0)
@@ -74,7 +77,7 @@ def bootstrap(values_UC: NDArray[np.float64], *, seed: int) -> list[Interval]:
 def bootstrap_named(
     columns: Mapping[Name, NDArray[np.float64]], *, seed: int
 ) -> dict[Name, Interval]:
-    """`bootstrap` of columns by name, all of the same users."""
+    """Apply `bootstrap` to named columns over the same users."""
     intervals = bootstrap(np.stack(list(columns.values()), axis=1), seed=seed)
     return dict(zip(columns, intervals, strict=True))
 
@@ -82,7 +85,7 @@ def bootstrap_named(
 def _resampled_means(
     values_UC: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Means over resampled users: (R, C). A resample is how often it drew each user."""
+    """Return means over resampled users, (R, C), weighted by the draws of each user."""
     num_users = len(values_UC)
     means = []
     for _ in range(NUM_RESAMPLES // _CHUNK):

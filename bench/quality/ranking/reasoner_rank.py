@@ -1,7 +1,7 @@
-"""Where a reasoner by itself ranks the item that was left out.
+"""Rank of the left-out item by the reasoner alone.
 
-Its SIDs, each by its best path, stand for their items in serving order; what the user has seen is
-left out. Knows nothing of the online model.
+The reasoner's SIDs are ordered by the best path of each. Their items follow in serving order,
+without those that the user has seen. Knows nothing of the online model.
 """
 
 # U = users
@@ -20,17 +20,16 @@ from models.catalog.sid import Sid
 
 @dataclass(frozen=True)
 class Alone:
-    """rank_U: infinity where the target is below none of a user's SIDs. has_prefix_U: whether C_u
-    holds the target's prefix. Means are a user's."""
+    """Results of the reasoner alone over all users."""
 
-    rank_U: NDArray[np.float64]
-    has_prefix_U: NDArray[np.bool_]
-    mean_sids: float
-    mean_tokens: float
+    rank_U: NDArray[np.float64]  # inf if no SID covers the target
+    has_prefix_U: NDArray[np.bool_]  # C_u holds the target's prefix
+    mean_sids: float  # per user
+    mean_tokens: float  # per user
 
 
 def rank_alone(catalog: Catalog, cases: Sequence[Case], users: Sequence[CaseThoughts]) -> Alone:
-    """users: in the order of `cases`."""
+    """Rank every target by its user's SIDs; `users` are in the order of `cases`."""
     depth = catalog.space.prefix_depth
     ranks, found = [], []
     for case, user in zip(cases, users, strict=True):
@@ -46,7 +45,7 @@ def rank_alone(catalog: Catalog, cases: Sequence[Case], users: Sequence[CaseThou
 
 
 def rank_of_target(catalog: Catalog, case: Case, sids: Sequence[Sid]) -> float:
-    """1 is best; infinity where no SID is the target's."""
+    """Return the rank of the case's target; 1 is best, infinity if no SID covers it."""
     seen, place = set(case.seen), 0
     codes = np.array(sids, dtype=np.int64).reshape(-1, catalog.space.levels)
     for leaf in catalog.trie.nodes(codes).tolist():

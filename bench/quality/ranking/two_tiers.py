@@ -1,6 +1,6 @@
-"""Both tiers on one user for any C_u: where the target ranks, and whether a prefix holds it.
+"""Both tiers on one user for any C_u: rank of the target, and whether a prefix holds it.
 
-The history is encoded once, however many C_u are tried on it. Knows nothing of how C_u was made.
+The history is encoded once for all C_u that are tried. Knows nothing of the making of C_u.
 """
 
 # U = users
@@ -28,20 +28,17 @@ _K = max(CUTOFFS)
 
 
 class Tried(NamedTuple):
-    """One C_u on one user. Ranks are infinity beyond the cutoffs.
-
-    own_has_target: of the online model's own best prefixes, as many as C_u has.
-    """
+    """Result of one C_u on one user. Ranks beyond the cutoffs are infinity."""
 
     strict_rank: float
     union_rank: float
-    has_target: bool
-    own_has_target: bool
+    has_target: bool  # a prefix of C_u holds the target
+    own_has_target: bool  # so does one of equally many best prefixes of the online model
     num_prefixes: int
 
 
 class TwoTiers:
-    """The finish that serves, over cases of a catalog."""
+    """The finish of the service, over cases of a catalog."""
 
     def __init__(self, finisher: Finisher, catalog: Catalog) -> None:
         self._finisher, self._catalog = finisher, catalog
@@ -49,14 +46,14 @@ class TwoTiers:
         self._whole = Candidates(catalog.trie)
 
     def open(self, case: Case) -> "UserTrial":
-        """Reads the whole history of the case, whatever its C_u was made from."""
+        """Encode the whole history of the case, also if its C_u are made from less."""
         return UserTrial(self, case)
 
     def encode(self, rows: Sequence[int]) -> KeptHistory:
         return self._finisher.encode(rows[window_start(len(rows), self._finisher.window) :])
 
     def own_prefixes(self, state: KeptHistory, count: int) -> Nodes:
-        """The online model's own, best first."""
+        """Return the online model's own prefixes, best first."""
         return self._finisher.rank_prefixes(state, count=count)
 
     def nodes(self, prefixes: Sequence[Prefix]) -> Nodes:
@@ -66,7 +63,11 @@ class TwoTiers:
         return target is not None and bool(self._map.prefix_of_row[target] in nodes)
 
     def rank(self, state: KeptHistory, case: Case, nodes: Nodes | None) -> float:
-        """Of the target among the best unseen items below prefixes, or of the whole catalog."""
+        """Return the target's rank among the best unseen items below some prefixes.
+
+        Args:
+            nodes: of the prefixes; None ranks the whole catalog.
+        """
         tree = self._whole if nodes is None else from_nodes(self._catalog.trie, nodes)
         found = self._finisher.finish(state, tree, k=_K, exclude=case.seen)
         rows = [item.row for item in found]
@@ -74,7 +75,7 @@ class TwoTiers:
 
 
 class UserTrial:
-    """One user, whose C_u are tried one after the other."""
+    """One user on whom several C_u are tried."""
 
     def __init__(self, tiers: TwoTiers, case: Case) -> None:
         self._tiers, self._case = tiers, case
@@ -82,12 +83,16 @@ class UserTrial:
         self._own = tiers.own_prefixes(self._state, NUM_OWN)
 
     def online_rank(self) -> float:
-        """The online tier alone."""
+        """Return the target's rank by the online tier alone."""
         return self._tiers.rank(self._state, self._case, None)
 
     def attempt(self, prefixes: Sequence[Prefix], *, thought_of: Sequence[int]) -> Tried:
-        """thought_of: the catalog rows that C_u was made from; the online model's own prefixes that
-        it is compared with come from the same."""
+        """Rank the target with one C_u.
+
+        Args:
+            thought_of: catalog rows of the history from which C_u was made. The online model's own
+                prefixes, with which C_u is compared, are made from the same rows.
+        """
         tiers, case, nodes = self._tiers, self._case, self._tiers.nodes(prefixes)
         union = np.concatenate([nodes, self._own])
         own = self._own
@@ -109,11 +114,15 @@ def compare(
     seed: int,
     base: str | None = None,
 ) -> dict[str, dict[str, str | int | float]]:
-    """Rows by name: the online tier alone, then every choice of C_u; means with intervals.
+    """Return rows by name: the online tier alone, then every choice of C_u; means with intervals.
 
-    online_U: its ranks. own_prefix_recall is that of the online model's own best prefixes, as many
-    as each C_u has. A gain is over them, or over the online tier's recall, and a change is from
-    the choice called `base`, both paired by user.
+    `own_prefix_recall` is the recall of the online model's own best prefixes, as many as each C_u
+    has. `prefix_recall_gain` is the gain over it; the other gains are over the recall of the online
+    tier alone. A `_change` is from the choice named `base`. Gains and changes are paired by user.
+
+    Args:
+        tried: choice of C_u -> results of all users.
+        online_U: ranks by the online tier alone.
     """
     online = {"online@10": recall_at(online_U, 10), "online_ndcg@10": ndcg_at(online_U, 10)}
     columns = {(ONLINE, column): values_U for column, values_U in online.items()}
@@ -132,7 +141,7 @@ def compare(
 
 
 def _columns(tried: Sequence[Tried]) -> dict[str, NDArray[np.float64]]:
-    """User by user."""
+    """Return columns of results, each (U,)."""
     strict_U = np.array([one.strict_rank for one in tried])
     union_U = np.array([one.union_rank for one in tried])
     has_U = np.array([one.has_target for one in tried], dtype=np.float64)

@@ -1,6 +1,6 @@
-"""Thoughts put into a reasoner's mouth: its own, cut short, none, or somebody else's.
+"""Forced thoughts: the reasoner's own, cut short, empty, or of another user.
 
-What follows each of them is searched with the night's beam. Knows nothing of the disk.
+The night's beam search continues each of them. Knows nothing of the disk.
 """
 
 # R = paths of a micro-batch, L = levels of a SID
@@ -20,7 +20,7 @@ WHOLE, EMPTY, SHUFFLED = "whole", "empty", "shuffled"
 
 
 def cut(share: float) -> Callable[[str], str]:
-    """The first words of a thought, `share` of them."""
+    """Return a function that keeps the first `share` of a thought's words."""
 
     def begin(text: str) -> str:
         words = text.split(" ")
@@ -39,12 +39,11 @@ STEPS: Mapping[str, Callable[[str], str]] = {
 
 
 class Recital(NamedTuple):
-    """After the paths of one user: beams of each path over prefixes and whole SIDs, and each
-    path's log P(target), natural, over the whole vocabulary (None without a target)."""
+    """Continuations of one user's forced paths, one entry per path."""
 
     prefixes: list[list[Beam]]
-    sids: list[list[Beam]]
-    target_logprobs: list[float] | None
+    sids: list[list[Beam]]  # whole SIDs
+    target_logprobs: list[float] | None  # natural log over the whole vocabulary; None: no target
 
 
 def recite(
@@ -56,7 +55,12 @@ def recite(
     *,
     width: int,
 ) -> list[Recital]:
-    """texts: the thoughts of each user, equally many. targets: catalog rows."""
+    """Continue given thoughts with beams of `width`.
+
+    Args:
+        texts: thoughts per user, equally many for all.
+        targets: catalog row per user; None if the catalog lacks it.
+    """
     paths = len(texts[0])
     batch = reasoner.recite([render_history(catalog, user.rows) for user in users], texts)
     depth, levels = catalog.space.prefix_depth, catalog.space.levels
@@ -73,7 +77,7 @@ def recite(
 
 
 def sid_logprobs(scorer: Scorer, sids_RL: NDArray[np.int64]) -> NDArray[np.float64]:
-    """log P of one given SID after each context: (R,)."""
+    """Return log P of one given SID after each context, (R,)."""
     at_R = np.arange(len(sids_RL))
     logp_RV = scorer.start()
     total_R: NDArray[np.float64] = logp_RV[at_R, sids_RL[:, 0]].astype(np.float64)

@@ -1,7 +1,8 @@
-"""A reasoner that may not think: it recommends at once, in one of two manners.
+"""Recommendations of a reasoner without a thought.
 
-`silent`: the night's own prompt with an empty thought. `preference`: the prompt of Sequential
-Preference Modeling (A.3.1), which a reasoner knows from alignment on. Knows nothing of the disk.
+There are two manners. `silent` is the night's own prompt with an empty thought. `preference` is the
+prompt of Sequential Preference Modeling (A.3.1), which a reasoner learns in alignment. Knows
+nothing of the disk.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from models.reasoner.transformers_engine import TransformersReasoner
 
 
 class Manner(StrEnum):
-    """How a reasoner is asked."""
+    """Manner of asking a reasoner."""
 
     THINK = "think"
     SILENT = "silent"
@@ -24,12 +25,12 @@ class Manner(StrEnum):
 
     @property
     def closing(self) -> str:
-        """The token after which the item begins."""
+        """Return the token after which the item begins."""
         return prompts.ANSWER_BEGIN if self is Manner.PREFERENCE else prompts.THINK_END
 
 
 class Beams(NamedTuple):
-    """Of one user: the best prefixes and the best whole SIDs, best first."""
+    """Prefixes and whole SIDs of one user, best first."""
 
     prefixes: list[Beam]
     sids: list[Beam]
@@ -43,8 +44,10 @@ def recommend_at_once(
     manner: Manner,
     width: int,
 ) -> list[Beams]:
-    """Beams of `width` after no thought at all. The reasoner must be loaded with the manner's
-    closing token."""
+    """Search beams of `width` without a thought.
+
+    The reasoner must be loaded with the manner's closing token.
+    """
     asked = [_question(catalog, user.rows, manner) for user in users]
     batch = reasoner.recite(asked, [[""]] * len(asked))
     depth, levels = catalog.space.prefix_depth, catalog.space.levels

@@ -1,8 +1,8 @@
-"""What each path of a night found at several beam widths, so that one night answers for many.
+"""Beams of each path at several widths, so that one night yields the results of many settings.
 
-The first T paths of a night are those of a night of T paths: the noise depends on user, path and
-step alone. A beam of another width is searched anew after the same paths, because the m best of a
-wider search need not be what a search of width m finds. Knows nothing of users or metrics.
+The first T paths of a night equal those of a night with T paths: the noise depends only on user,
+path and step. Each width needs its own search after the same paths, because the m best of a wider
+search need not be the result of a search of width m. Knows nothing of users or metrics.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from models.reasoner.think import UserHistory, render_history, unite
 from models.reasoner.transformers_engine import TransformersReasoner
 
 _BEAM = pa.struct([("codes", pa.list_(pa.int32())), ("logprob", pa.float64())])
-_BEAMS = pa.map_(pa.int32(), pa.list_(_BEAM))  # by width
+_BEAMS = pa.map_(pa.int32(), pa.list_(_BEAM))  # width -> beams
 _PATH = pa.struct([("tokens", pa.int32()), ("text", pa.string()), ("beams", _BEAMS)])
-PATHS = pa.list_(_PATH)  # one user's, as a cell of a Parquet table
+PATHS = pa.list_(_PATH)  # paths of one user, as a cell of a Parquet table
 
 
 class PathBeams(NamedTuple):
-    """One sampled path: its tokens, its text if it closed, and its beams by width."""
+    """One sampled path."""
 
     tokens: int
-    text: str | None
-    beams: dict[int, tuple[Beam, ...]]
+    text: str | None  # None if the path did not close
+    beams: dict[int, tuple[Beam, ...]]  # by width
 
 
 def search_paths(
@@ -39,7 +39,7 @@ def search_paths(
     widths: Sequence[int],
     seeds: Sequence[int],
 ) -> list[tuple[PathBeams, ...]]:
-    """All paths of every user in the order sampled; those that did not close have no beams."""
+    """Return all paths of every user in the order sampled; an unclosed path has no beams."""
     prompts = [render_history(catalog, user.rows, user.instruction) for user in users]
     batch = reasoner.think(prompts, paths=paths, seeds=seeds)
     depth = catalog.space.prefix_depth
@@ -60,19 +60,19 @@ def search_paths(
 def prefixes_of(
     found: Sequence[PathBeams], *, paths: int, width: int, max_prefixes: int
 ) -> tuple[Prefix, ...]:
-    """C_u as a night of the first `paths` paths and beams of `width` leaves it, best first."""
+    """Return C_u of a night with the first `paths` paths and beams of `width`, best first."""
     beams = [path.beams[width] for path in found[:paths] if path.text is not None]
     return tuple(prefix.codes for prefix in unite(beams)[:max_prefixes])
 
 
 def is_head_of_wider(path: PathBeams, *, width: int, wider: int) -> bool:
-    """Whether a search of `width` found the first beams of a wider one."""
+    """Tell if a search of `width` found the first beams of a wider one."""
     head = path.beams[wider][:width]
     return [beam.codes for beam in path.beams[width]] == [beam.codes for beam in head]
 
 
 def to_rows(found: Sequence[PathBeams]) -> list[dict[str, Any]]:
-    """As PATHS holds them."""
+    """Convert paths to a cell of type PATHS."""
     return [
         {
             "tokens": path.tokens,
@@ -84,7 +84,7 @@ def to_rows(found: Sequence[PathBeams]) -> list[dict[str, Any]]:
 
 
 def from_rows(rows: Sequence[dict[str, Any]]) -> tuple[PathBeams, ...]:
-    """Inverse of `to_rows`."""
+    """Convert a cell of type PATHS back to paths."""
     return tuple(PathBeams(row["tokens"], row["text"], _read_beams(row["beams"])) for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""Users thought about for an evaluation: in chunks, in processes, each chunk kept when it is whole.
+"""Thoughts for the users of an evaluation, made in chunks and processes; each chunk is cached.
 
 Knows reasoners and the cache. Knows nothing of targets or ranks.
 """
@@ -33,14 +33,15 @@ from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
 
 CHUNK_USERS = 16
-_BLOCK_USERS = 64 * CHUNK_USERS  # sorted by length within: a batch is padded to its longest history
+# Users of a block are sorted by length of history: a batch is padded to its longest history.
+_BLOCK_USERS = 64 * CHUNK_USERS
 _POLL_S = 0.5
 
 
 def think_cases(
     console: Console, cache: ThoughtCache, cases: Sequence[Case], *, workers: int
 ) -> Thoughts:
-    """A user whose whole history is unknown to the catalog has nothing to think about."""
+    """Return thoughts of every case; a user without a known item has none."""
     users = [case.history for case in cases if case.history.rows]
     with open_progress(console, "thinking", len(users)) as on_progress:
         found = collect_thoughts(cache, users, workers=workers, on_progress=on_progress)
@@ -59,10 +60,12 @@ def collect_thoughts(
     workers: int,
     on_progress: Callable[[int], None],
 ) -> Thoughts:
-    """Think about every user that the cache lacks, in `workers` processes, and read all of them.
+    """Think about every user missing in the cache, then read all users from it.
 
-    One worker is this process, which is left with one thread of torch. `on_progress` hears the
-    number of users done so far. Users must have a history.
+    Args:
+        users: must have a history.
+        workers: number of processes. One worker is this process, and torch stays at one thread.
+        on_progress: gets the number of users done so far.
     """
     chunks = plan_chunks(users)
     missing = [chunk for chunk in chunks if not cache.file(chunk).exists()]
@@ -77,7 +80,10 @@ def collect_thoughts(
 
 
 def plan_chunks(users: Sequence[UserHistory]) -> list[list[UserHistory]]:
-    """Micro-batches of users with histories of like length; the same for every larger sample."""
+    """Return micro-batches of users with histories of similar length.
+
+    A larger sample begins with the same micro-batches, but for the last block.
+    """
     chunks = []
     for start in range(0, len(users), _BLOCK_USERS):
         block = sorted(users[start : start + _BLOCK_USERS], key=lambda user: len(user.rows))
@@ -90,7 +96,7 @@ def think_chunks(
     chunks: Sequence[Sequence[UserHistory]],
     report: Callable[[], None] = lambda: None,
 ) -> None:
-    """One worker: load the release, think chunk by chunk, write each when it is whole."""
+    """Run one worker: load the release, think chunk by chunk, cache each complete chunk."""
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
     release = Release.load(cache.release_dir)
@@ -111,7 +117,7 @@ def think_chunks(
 def think_chunk(
     reasoner: Reasoner, catalog: Catalog, users: Sequence[UserHistory], settings: ThoughtSettings
 ) -> list[CaseThoughts]:
-    """C_u exactly as the night makes it, then whole SIDs after the same paths."""
+    """Make C_u exactly as the night does, then whole SIDs after the same paths."""
     remembering = _Remembering(reasoner)
     night = think_users(
         remembering,
@@ -150,7 +156,7 @@ def ask_chunk(
     users: Sequence[UserHistory],
     settings: ThoughtSettings,
 ) -> list[CaseThoughts]:
-    """What is recommended without a thought: no text, no token."""
+    """Make prefixes and SIDs without a thought: no text, no token."""
     found = recommend_at_once(
         reasoner, catalog, users, manner=settings.manner, width=settings.width
     )
@@ -173,7 +179,7 @@ def think_paths(
     users: Sequence[UserHistory],
     settings: ThoughtSettings,
 ) -> list[CaseThoughts]:
-    """The paths of a night one by one, and C_u of all of them."""
+    """Keep the paths of a night one by one, and make C_u of all of them."""
     found = search_paths(
         reasoner,
         catalog,
@@ -208,7 +214,7 @@ def _from_paths(
 
 
 class _Remembering:
-    """A reasoner that keeps its last batch, so that its paths can be continued once more."""
+    """A reasoner that keeps its last batch, so that its paths can be continued again."""
 
     def __init__(self, reasoner: Reasoner) -> None:
         self._reasoner = reasoner
@@ -241,5 +247,5 @@ def _think_all(
 
 
 def _num_done(sizes: Mapping[Path, int]) -> int:
-    """Users of the files that are there."""
+    """Return the number of users whose files exist."""
     return sum(size for file, size in sizes.items() if file.exists())

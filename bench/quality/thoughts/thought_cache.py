@@ -1,8 +1,8 @@
-"""Thoughts on disk, so that no path is sampled twice.
+"""Cache of thoughts on disk, so that no path is sampled twice.
 
-A chunk of users is one micro-batch and one Parquet file, named by the digest of what was asked, in
-a folder named by settings and by what thinks: a reasoner and its catalog. A broken run goes on
-where it stopped, a larger sample reuses the smaller one. Delete the folder to think again after a
+A chunk of users is one micro-batch and one Parquet file. The file is named by the digest of the
+users' histories. Its folder is named by the settings, the reasoner and the catalog. An interrupted
+run continues from the cache, and a larger sample reuses a smaller one. Delete the folder after a
 change of the code that thinks.
 """
 
@@ -29,7 +29,7 @@ _SECONDS = "seconds"
 
 @dataclass(frozen=True)
 class ThoughtCache:
-    """Where the thoughts of one reasoner over one catalog, under one set of settings, lie."""
+    """Cached thoughts of one reasoner over one catalog under one set of settings."""
 
     folder: Path
     release_dir: Path
@@ -45,7 +45,11 @@ class ThoughtCache:
         *,
         reasoner_dir: Path | None = None,
     ) -> "ThoughtCache":
-        """reasoner_dir: of another reasoner over the same SIDs, instead of the release's own."""
+        """Create the folder if it is missing.
+
+        Args:
+            reasoner_dir: another reasoner over the same SIDs, instead of the release's own.
+        """
         values = json.dumps(settings.to_json(), sort_keys=True)
         thinker = _digest(_thinker(release, reasoner_dir))[:12]
         folder = root / f"{release.name}-{thinker}-{_digest(values)[:8]}"
@@ -64,7 +68,13 @@ class ThoughtCache:
         return _read_chunk(self.file(chunk))
 
     def kept(self, kind: str, asked: Any, make: Callable[[], Any]) -> Any:
-        """What `make` gives for what was asked, both JSON; not made a second time."""
+        """Return the cached result for `asked`; call `make` only if there is none.
+
+        Args:
+            kind: of result; part of the file's name.
+            asked: the question, as JSON.
+            make: computes the result, as JSON.
+        """
         file = self.folder / f"{kind}-{_digest(json.dumps(asked))}.json"
         if not file.exists():
             with _draft_of(file) as draft:
@@ -108,14 +118,14 @@ def _read_chunk(file: Path) -> Thoughts:
 
 @contextmanager
 def _draft_of(file: Path) -> Iterator[Path]:
-    """A file of this process, in the place of `file` once it is whole."""
+    """Yield a temporary file of this process that replaces `file` at the end of the block."""
     draft = file.with_suffix(f".{os.getpid()}.draft")
     yield draft
     draft.replace(file)
 
 
 def _thinker(release: Release, reasoner_dir: Path | None) -> str:
-    """What thoughts depend on: another online recommender leaves them as they are."""
+    """Return the files on which thoughts depend, as JSON: all but the online recommender's."""
     files = dict(release.manifest.files)
     if reasoner_dir is not None:
         files = {name: sha for name, sha in files.items() if not name.startswith("reasoner/")}

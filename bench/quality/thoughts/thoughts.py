@@ -1,6 +1,6 @@
-"""What a reasoner was asked for, and what it left for each user of an evaluation.
+"""Settings of a reasoner in an evaluation, and its results per user.
 
-Knows nothing of how it thinks, or of the disk.
+Knows nothing of engines or of the disk.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -13,56 +13,50 @@ from models.catalog.sid import Prefix, Sid
 
 @dataclass(frozen=True)
 class ThoughtSettings:
-    """T paths, beam width m, the cap of C_u and the seed of the samples.
+    """Budget and manner of thinking."""
 
-    manner: other than `think` there is one path, which is no thought. widths: if there are any,
-    beams of all of these are kept path by path (`width` is one of them), and no whole SIDs.
-    """
-
-    paths: int = 5
-    width: int = 10
-    max_prefixes: int = 100
-    seed: int = 0
-    manner: Manner = Manner.THINK
+    paths: int = 5  # T
+    width: int = 10  # m, beams per path
+    max_prefixes: int = 100  # cap of C_u
+    seed: int = 0  # of the samples
+    manner: Manner = Manner.THINK  # any other manner has one path, without a thought
+    # If not empty, beams of all these widths are kept path by path, and no whole SIDs are searched.
+    # `width` must be among them.
     widths: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Without `think` and without no widths, so that thoughts keep their place on disk."""
+        """Return the settings without default manner and widths: old cache folders stay valid."""
         values = asdict(self)
         return {name: value for name, value in values.items() if value not in (Manner.THINK, ())}
 
 
 def without_thought(settings: ThoughtSettings, manner: Manner) -> ThoughtSettings:
-    """The same budget in one beam: as wide as all paths together."""
+    """Return settings with one beam as wide as all paths together."""
     width = settings.paths * settings.width
     return replace(settings, paths=1, width=width, manner=manner)
 
 
 @dataclass(frozen=True)
 class CaseThoughts:
-    """What the reasoner left for one user of an evaluation.
-
-    prefixes: C_u, best first. sids: the beams over whole SIDs of all paths, each by its best path,
-    best first: the reasoner alone. paths: all that were sampled, if the settings have widths.
-    """
+    """Results of the reasoner for one user of an evaluation."""
 
     user_id: str
-    texts: tuple[str, ...]
-    prefixes: tuple[Prefix, ...]
-    sids: tuple[Sid, ...]
-    dropped_paths: int
-    tokens: int
-    paths: tuple[PathBeams, ...] = ()
+    texts: tuple[str, ...]  # thoughts that closed
+    prefixes: tuple[Prefix, ...]  # C_u, best first
+    sids: tuple[Sid, ...]  # whole SIDs of all paths, each by its best path, best first
+    dropped_paths: int  # paths that did not close
+    tokens: int  # sampled
+    paths: tuple[PathBeams, ...] = ()  # all sampled paths, if the settings have widths
 
     @classmethod
     def nothing(cls, user_id: str) -> "CaseThoughts":
-        """Of a user without a history."""
+        """Return the empty result of a user without a history."""
         return cls(user_id, (), (), (), 0, 0)
 
 
 @dataclass(frozen=True)
 class Thoughts:
-    """One entry per user, in the order asked; seconds are summed over workers and earlier runs."""
+    """Thoughts of many users."""
 
-    users: list[CaseThoughts]
-    seconds: float
+    users: list[CaseThoughts]  # in the order of the request
+    seconds: float  # summed over workers and earlier runs
