@@ -121,8 +121,8 @@ def read_retry_after(text: str | None, *, now: datetime) -> float | None:
     """Return the seconds from `now` for either form of the header; None if absent or invalid."""
     if text is None:
         return None
-    if text.strip().isdecimal():
-        return float(text)
+    if (digits := text.strip()).isdecimal():
+        return float(digits)  # float() refuses some of the control characters that strip() removes
     try:
         moment = parsedate_to_datetime(text)
     except ValueError:
