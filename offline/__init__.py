@@ -2,7 +2,7 @@
 
     commands   the command line: python -m offline import, refresh, status, ...
     refresh    one night, stage by stage
-    plan       the first stage: who is due, whose rows are carried over
+    plan       the first stage: choose the users that are due, and the rows to carry over
     think      the second stage: shards of thoughts, on any number of processes
     check      the third stage: validation, comparison with the night before, gates, report
     live       the last stage: load, verify, activate; then rollback, gc, repair, erase, worker

@@ -1,10 +1,9 @@
-"""Progress on a terminal, and how long each micro-batch took.
+"""Progress bar, stopwatch, and the time that each micro-batch took.
 
-The bar shows users a second and the time left, all of it on stderr. Timings lie beside their shard:
-`part-00000.times`, one JSON line each. A shard comes out the same however often a night was
-stopped, so it holds no time. From these come speed and cost of a night whose thinking was shared by
-many processes. They are about the past and nothing depends on them: a line that was torn is passed
-over.
+The bar shows users per second and the time left, on stderr. The timings of a shard are in
+`part-00000.times` beside it, one JSON line per micro-batch. A shard itself holds no times: its
+bytes do not depend on the number of stops. Timings give the speed and cost of a night
+that many processes shared. Nothing else depends on them, so a torn line is skipped.
 """
 
 import heapq
@@ -40,7 +39,7 @@ class _UsersPerSecond(ProgressColumn):
 
 
 class _Progress(Progress):
-    """Below the bars, what only thinking has to say."""
+    """Bars, and below them a line with the facts of thinking (tokens/s, closed paths, cost)."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -63,7 +62,10 @@ def make_progress(console: Console) -> Progress:
 
 
 class ThinkMeter:
-    """Thinking as it goes: what was on the disk before counts as done, but not as fast."""
+    """Shows the progress of thinking.
+
+    Micro-batches that an earlier process left on disk count as done, but not towards the speed.
+    """
 
     def __init__(
         self, progress: Progress, num_users: int, *, price_per_hour: float | None = None
@@ -95,7 +97,10 @@ class ThinkMeter:
         return ", ".join(facts)
 
     def rates(self, think_s: float) -> dict[str, Any]:
-        """Of this process alone. think_s: seconds that it thought. cost: null without a price."""
+        """Return speed and cost of this process alone.
+
+        think_s: seconds that this process spent thinking. `cost` is None without a price.
+        """
         users, tokens = self.outcome.num_users, self.outcome.tokens
         price = self._price_per_hour
         return {
@@ -107,7 +112,7 @@ class ThinkMeter:
 
 
 class Stopwatch:
-    """Seconds spent per stage; a stage may be entered many times."""
+    """Measures the seconds spent in each stage; a stage may be entered many times."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -123,7 +128,7 @@ class Stopwatch:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
     def report(self) -> dict[str, float]:
-        """Rounded, with the time since the start as `total`."""
+        """Return seconds per stage, rounded, and the time since the start as `total`."""
         total = time.monotonic() - self._started
         return {
             stage: round(spent, 3) for stage, spent in (self.seconds | {"total": total}).items()
@@ -131,11 +136,11 @@ class Stopwatch:
 
 
 class Timing(NamedTuple):
-    """One micro-batch: its shard, its number in there, and seconds of the process that thought."""
+    """Time of one micro-batch."""
 
-    seconds: float
+    seconds: float  # of the process that thought about it
     shard: int
-    batch: int
+    batch: int  # number within the shard
     users: int
     tokens: int
 
@@ -156,8 +161,11 @@ def read_timings(folder: Path) -> Iterator[Timing]:
 
 
 def describe_timings(folder: Path, *, price_per_hour: float | None) -> dict[str, Any]:
-    """Of all processes together. users_per_s, tokens_per_s: of one process. cost: null without a
-    price; of the thinking alone."""
+    """Summarise the timings of all processes.
+
+    `think_s` is the sum over processes; `users_per_s` and `tokens_per_s` are per process. `cost`
+    covers thinking only and is None without a price.
+    """
     users, tokens, seconds = 0, 0, 0.0
     slowest: list[Timing] = []
     for timing in read_timings(folder):

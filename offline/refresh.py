@@ -1,6 +1,6 @@
-"""One night, stage by stage: plan, think, validate; from there on it is `live`'s.
+"""One night, stage by stage: plan, think, validate, then `go_live`.
 
-Each step may be done again: stopped anywhere, a night goes on where it was.
+Every stage can be run again: a night that was stopped continues where it stopped.
 """
 
 import asyncio
@@ -45,15 +45,16 @@ def refresh(
     load: LoadThink | None = None,
     live: LiveSettings | None = None,
 ) -> dict[str, Any]:
-    """Run a night and make its generation live; the summary. load: the release's own reasoner if
-    not given.
+    """Run a night, make its generation live and return the summary.
+
+    load: loads the engine; the release's own reasoner if not given.
 
     Raises:
-        InvalidRelease, InvalidInput: nothing was thought, or nothing that could go live.
-        GatesFailed: what was thought must not go live as it is.
-        StoreUnavailable: the store went away, or does not hold what was written; try again.
-        ManifestConflict: another job activated meanwhile; try again.
-        LeaseTaken: another night is at work in this folder.
+        InvalidRelease, InvalidInput: there are no thoughts, or none that can go live.
+        GatesFailed: a gate rejects the generation.
+        StoreUnavailable: the store went away, or lost written records; try again.
+        ManifestConflict: another job changed the manifest; try again.
+        LeaseTaken: another night is running in this folder.
     """
     watch = Stopwatch()
     with night_lease(settings.out_dir) as lease:
@@ -80,7 +81,7 @@ def refresh(
 
 
 def night_lease(out_dir: Path) -> Lease:
-    """One night at a time in a folder. Raises LeaseTaken."""
+    """Admit one night at a time to a folder. Raises LeaseTaken."""
     out_dir.mkdir(parents=True, exist_ok=True)
     return Lease.take(out_dir / "night.lease")
 
@@ -93,7 +94,7 @@ def make_night_agenda(
     *,
     now_ms: int,
 ) -> Agenda:
-    """What this night would do, over histories of the store or of a data folder."""
+    """Make the agenda of this night from the histories of the store or of a data folder."""
     histories = FolderHistories(settings.data_dir) if settings.data_dir else store
     held = runner.run(store.read_manifest())
     return runner.run(make_agenda(settings, release, histories, held=held, now_ms=now_ms))
@@ -102,7 +103,7 @@ def make_night_agenda(
 def _resumed_plan(
     settings: RefreshSettings, store: NightStore, runner: asyncio.Runner
 ) -> Plan | None:
-    """The newest plan, unless its night is over or what it builds on is no longer live."""
+    """Return the newest plan; None if its night is over or the base it builds on is not live."""
     folder = newest_plan(settings.out_dir)
     if folder is None or (folder / "summary.json").exists():
         return None
@@ -129,9 +130,9 @@ def think_night(
     index: int = 0,
     of: int = 1,
 ) -> ThinkMeter:
-    """Think about the shards of process `index` of `of`; what they came to.
+    """Think about the shards of process `index` (from 0) of `of`; return the counts.
 
-    Raises ReleaseMismatch where the plan was made with another release.
+    Raises ReleaseMismatch if the plan was made with another release.
     """
     if plan.release != f"{release.name}@{release.version}":
         raise ReleaseMismatch(
@@ -160,5 +161,5 @@ def think_night(
 def load_think(
     release: Release, settings: RefreshSettings, engine: EngineSettings | None = None
 ) -> Think:
-    """What thinks: the release's own reasoner by default. Seconds of imports."""
+    """Load the engine, by default the release's own reasoner. Imports take seconds."""
     return load_engine(release, settings, engine or EngineSettings())

@@ -1,11 +1,11 @@
-"""What one run was asked to do. Knows nothing of how the command line spells it."""
+"""Settings of one run of the offline tier. Knows nothing of the command line."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_PATHS = 5
 DEFAULT_WIDTH = 10
-MAX_PREFIXES = 100  # a user
+MAX_PREFIXES = 100  # per user
 MICRO_BATCH = 32  # users; 16 gave 27.6 users/s where this gives 30.8
 PREFIX_TTL_S = 3 * 24 * 3600  # three refresh periods
 TTL_JITTER_S = 6 * 3600  # spread over the users, so that a generation does not expire at once
@@ -13,27 +13,20 @@ TTL_JITTER_S = 6 * 3600  # spread over the users, so that a generation does not 
 
 @dataclass(frozen=True)
 class RefreshSettings:
-    """One night.
-
-    is_whole: everybody with a history, as a new base; otherwise the first `num_users` of them in
-    order of id, and `user_ids`. paths: thoughts a user (T); width: prefixes a path (m).
-    out_dir: where generations are kept. data_dir: histories from there, not from the store.
-    rethink: also about users of whom nothing has changed. is_resumed: go on with the newest night
-    that is not over, if there is one. price_per_hour: of the device, in whatever money.
-    shard_batches: micro-batches of `micro_batch` users that make a shard, one Parquet file.
-    """
+    """Settings of one night."""
 
     release_dir: Path
-    out_dir: Path
+    out_dir: Path  # generations are kept here
+    # True: all users with a history, as a new base. False: a delta of the users below.
     is_whole: bool = True
-    num_users: int = 0
-    user_ids: tuple[str, ...] = ()
-    paths: int = DEFAULT_PATHS
-    width: int = DEFAULT_WIDTH
+    num_users: int = 0  # this many users with a history, the first by id
+    user_ids: tuple[str, ...] = ()  # these users, in addition
+    paths: int = DEFAULT_PATHS  # thoughts per user (T)
+    width: int = DEFAULT_WIDTH  # prefixes per path (m)
     seed: int = 0
-    data_dir: Path | None = None
-    rethink: bool = False
-    is_resumed: bool = False
-    price_per_hour: float | None = None
-    micro_batch: int = MICRO_BATCH
-    shard_batches: int = 64
+    data_dir: Path | None = None  # read histories from this folder instead of the store
+    rethink: bool = False  # think again about users without any change too
+    is_resumed: bool = False  # continue the newest unfinished night, if there is one
+    price_per_hour: float | None = None  # price of the device, in any currency
+    micro_batch: int = MICRO_BATCH  # users per micro-batch
+    shard_batches: int = 64  # micro-batches per shard, which is one Parquet file

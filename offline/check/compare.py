@@ -1,6 +1,6 @@
-"""A generation beside the night before: what changed for whom. Gates judge it, the report shows it.
+"""Comparison of a generation with the night before. Gates judge it, the report shows it.
 
-Knows rows and prefixes. Knows nothing of stores or of what is good.
+Knows rows and prefixes. Knows nothing of stores or of limits.
 """
 
 import heapq
@@ -25,7 +25,7 @@ Packed = bytes  # a user's prefixes as sorted 64-bit integers
 
 
 class Costly(NamedTuple):
-    """A user who took many tokens; a micro-batch shares its seconds."""
+    """Tokens of an expensive user. Seconds are known only for a whole micro-batch."""
 
     tokens: int
     user_id: str
@@ -33,13 +33,13 @@ class Costly(NamedTuple):
 
 @dataclass
 class Before:
-    """The night before: prefixes of a sample of its users by hash, and counts over all."""
+    """The night before: counts over all users, and the prefixes of a sample of them."""
 
     num_users: int = 0
     num_prefixes: int = 0
-    packed: dict[str, Packed] = field(default_factory=dict)
-    first_codes: Counter[int] = field(default_factory=Counter)
-    share: float = 1.0  # of the users whose prefixes are kept
+    packed: dict[str, Packed] = field(default_factory=dict)  # user id -> prefixes, of the sample
+    first_codes: Counter[int] = field(default_factory=Counter)  # of all prefixes
+    share: float = 1.0  # sampled share of the users, chosen by hash
 
     @property
     def mean_prefixes(self) -> float:
@@ -48,25 +48,26 @@ class Before:
 
 @dataclass
 class Comparison:
-    """new, changed, unchanged and gone count users; the last three over the share compared."""
+    """Counts over a generation, and how it differs from the night before."""
 
     num_users: int = 0
     num_prefixes: int = 0
-    num_illegal: int = 0
+    num_illegal: int = 0  # prefixes that the catalog does not have
     num_texts: int = 0
-    num_dropped: int = 0
+    num_dropped: int = 0  # paths that never closed
+    # Users, counted over the sampled share of `before`.
     new: int = 0
     changed: int = 0
     unchanged: int = 0
     gone: int = 0
-    overlap_sum: float = 0.0
-    overlaps: list[int] = field(default_factory=lambda: [0] * NUM_BINS)
-    lengths: Counter[int] = field(default_factory=Counter)
-    first_codes: Counter[int] = field(default_factory=Counter)
-    costly: list[Costly] = field(default_factory=list)
-    num_arrivals: int = 0
-    recalled: int = 0
-    recalled_before: int = 0
+    overlap_sum: float = 0.0  # of Jaccard overlaps
+    overlaps: list[int] = field(default_factory=lambda: [0] * NUM_BINS)  # users by overlap
+    lengths: Counter[int] = field(default_factory=Counter)  # thoughts by characters // LENGTH_STEP
+    first_codes: Counter[int] = field(default_factory=Counter)  # of all prefixes
+    costly: list[Costly] = field(default_factory=list)  # heap of the users with the most tokens
+    num_arrivals: int = 0  # events since the plan, with an item of the catalog
+    recalled: int = 0  # of these, with a prefix in the new generation
+    recalled_before: int = 0  # of these, with a prefix in the night before
     before: Before = field(default_factory=Before)
 
     @property
@@ -83,14 +84,17 @@ class Comparison:
 
     @property
     def drift(self) -> float:
-        """Total variation between the first codes of both nights: 0 the same, 1 nothing shared."""
+        """Total variation between the first codes of both nights: 0 if equal, 1 if disjoint."""
         today, before = self.first_codes, self.before.first_codes
         num, num_before = max(today.total(), 1), max(before.total(), 1)
         return 0.5 * sum(abs(today[c] / num - before[c] / num_before) for c in today | before)
 
 
 def remember(rows: Iterable[ShardRow], *, num_rows: int) -> Before:
-    """What is kept of the night before; each user once. num_rows: about how many there are."""
+    """Summarise the night before.
+
+    rows: one per user. num_rows: their approximate number, which sets the sampled share.
+    """
     before = Before(share=min(1.0, MAX_COMPARED / max(num_rows, 1)))
     for row in rows:
         codes_PD = _codes(row)
@@ -108,7 +112,10 @@ def compare(
     catalog: Catalog,
     arrivals: Mapping[str, Sequence[str]],
 ) -> Comparison:
-    """arrivals: items that users turned to since the night was planned, by user."""
+    """Compare a generation with the night before.
+
+    arrivals: user id -> items of the events since the night was planned.
+    """
     result = Comparison(before=before)
     seen = 0
     for row in rows:
@@ -128,7 +135,7 @@ def compare(
 
 
 def pack(codes_PD: NDArray[np.int64]) -> Packed:
-    """Distinct prefixes as sorted integers; two users' sets are equal where the bytes are."""
+    """Pack distinct prefixes as sorted integers: equal sets of prefixes give equal bytes."""
     packed_P = np.zeros(len(codes_PD), dtype=np.int64)
     for column in codes_PD.T:
         packed_P = (packed_P << 16) | column
@@ -185,7 +192,7 @@ def _count_recall(
     packed: Packed,
     earlier: Packed | None,
 ) -> None:
-    """Only users of both nights: the question is whether the new one is worse."""
+    """Count recall over users of both nights only, to see whether the new night is worse."""
     if earlier is None and result.before.num_users:
         return
     ours, theirs = set(_unpack(packed)), set(_unpack(earlier or b""))

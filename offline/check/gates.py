@@ -1,4 +1,4 @@
-"""What a generation must show before it goes live. A failed gate leaves the night before live.
+"""Gates: conditions for a generation to go live. A failed gate leaves the night before live.
 
 Pure: facts and limits in, verdicts out.
 """
@@ -10,39 +10,37 @@ from typing import NamedTuple
 from models.errors import InvalidSettings
 from offline.check.compare import Comparison
 
-_MIN_ARRIVALS = 100  # below, a recall says nothing
-_MIN_DUE = 20  # users; of fewer, a share says nothing
+_MIN_ARRIVALS = 100  # events; with fewer, a recall means nothing
+_MIN_DUE = 20  # users; with fewer, a share means nothing
 
 
 @dataclass(frozen=True)
 class GateLimits:
-    """coverage: records of users due. size, size_max: mean |C_u| over that of the night before.
-    overlap: mean Jaccard with it. unclosed: paths that never closed. dead: dead letters of users
-    due. recall: prefix recall on fresh events over that of the night before."""
+    """Limits of the gates. C_u is the set of a user's prefixes."""
 
-    coverage: float = 0.5
-    size: float = 0.5
-    size_max: float = 2.0
-    overlap: float = 0.05
-    unclosed: float = 0.6
-    dead: float = 0.05
-    recall: float = 0.7
+    coverage: float = 0.5  # minimum of records / users due
+    size: float = 0.5  # minimum of mean |C_u| / mean |C_u| of the night before
+    size_max: float = 2.0  # maximum of that ratio
+    overlap: float = 0.05  # minimum of the mean Jaccard overlap with the night before
+    unclosed: float = 0.6  # maximum of paths that never closed / all paths
+    dead: float = 0.05  # maximum of dead letters / users due
+    recall: float = 0.7  # minimum of prefix recall on fresh events / that of the night before
 
 
 class Gate(NamedTuple):
-    """value: None where there is nothing to judge by, which is no failure."""
+    """Verdict of one gate."""
 
     name: str
-    value: float | None
+    value: float | None  # None: too few data to judge, which counts as passed
     expected: str
     has_passed: bool
 
 
 class Night(NamedTuple):
-    """Users that were due, and those on whom thinking failed for good."""
+    """Counts of users in one night."""
 
     due: int
-    dead: int
+    dead: int  # thinking failed on them, also alone
 
 
 def judge(night: Night, found: Comparison, limits: GateLimits | None = None) -> list[Gate]:
@@ -82,7 +80,7 @@ def _at_most(name: str, value: float | None, limit: float) -> Gate:
 
 
 def describe_failures(gates: Sequence[Gate]) -> str:
-    """Which gates failed and by how much; empty if none did."""
+    """Describe the failed gates and their values; "" if none failed."""
     return "; ".join(
         f"{gate.name} is {gate.value:.4g}, expected {gate.expected}"
         for gate in gates
@@ -91,12 +89,12 @@ def describe_failures(gates: Sequence[Gate]) -> str:
 
 
 def may_force(gates: Sequence[Gate]) -> bool:
-    """A reason may overrule every gate but one: no item outside the catalog, ever."""
+    """Return True unless the legality gate failed: no reason may overrule that one."""
     return all(gate.has_passed for gate in gates if gate.name == "legality")
 
 
 def read_limits(texts: Sequence[str]) -> GateLimits:
-    """From `name=value` texts. Raises InvalidSettings."""
+    """Parse `name=value` texts. Raises InvalidSettings."""
     known = {field.name for field in fields(GateLimits)}
     chosen: dict[str, float] = {}
     for text in texts:

@@ -1,6 +1,6 @@
-"""What a night came to, for people and for machines: summary.json, report.html, metrics.prom.
+"""Reports of a night for people and machines: summary.json, report.html, metrics.prom.
 
-All three come from one dict, so that they cannot disagree.
+All three are made from one dict, so that they cannot disagree.
 """
 
 import json
@@ -35,7 +35,7 @@ _METRICS = (
 
 
 def describe(found: Comparison, gates: Sequence[Gate], force: str | None) -> dict[str, Any]:
-    """The comparison and the verdicts, as a part of the summary."""
+    """Return the comparison and the verdicts as a part of the summary."""
     today, before = found.first_codes, found.before.first_codes
     top = [code for code, _ in (today + before).most_common(_NUM_FIRST_CODES)]
     return {
@@ -74,7 +74,10 @@ def describe(found: Comparison, gates: Sequence[Gate], force: str | None) -> dic
 def write_reports(
     folder: Path, summary: dict[str, Any], textfile: Path | None, *, is_live: bool = True
 ) -> None:
-    """summary.json says that a night is over, so one that stays out has none."""
+    """Write report.html and metrics.prom, and summary.json if the generation is live.
+
+    summary.json marks a night as over. textfile: path of the metrics, instead of the folder.
+    """
     if is_live:
         write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_text(folder / "report.html", render_html(summary))
@@ -82,7 +85,7 @@ def write_reports(
 
 
 def render_table(summary: Mapping[str, Any]) -> str:
-    """The same in a few lines, for the end of a night at a terminal."""
+    """Render the summary in a few lines, for a terminal at the end of a night."""
     changes = summary["changes"]
     facts = [
         ("generation", f"{summary['generation']} ({summary['layer']}), epoch {summary['epoch']}"),
@@ -121,7 +124,7 @@ def _verdict(gate: Mapping[str, Any]) -> str:
 
 
 def render_metrics(summary: dict[str, Any]) -> str:
-    """Prometheus text format, for node exporter's textfile collector."""
+    """Render the Prometheus text format, for node exporter's textfile collector."""
     lines: list[str] = []
     for name, text, key in _METRICS:
         if summary.get(key) is not None:

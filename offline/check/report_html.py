@@ -1,6 +1,6 @@
-"""The night's report as one HTML page without a single link: no script, no font, no image.
+"""The report of a night as one self-contained HTML page: no link, script, font or image.
 
-Everything from users is escaped. Knows the summary's keys, nothing of how they came about.
+All data from users are escaped. Knows only the keys of the summary.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ max-width:40rem;font-size:.9rem;align-items:center}
 
 
 def render_html(summary: dict[str, Any]) -> str:
-    """The whole page."""
+    """Render the whole page."""
     title = f"Night of {_planned(summary):%Y-%m-%d}"
     sections = [
         _head(summary),
@@ -93,7 +93,7 @@ def _gates(summary: dict[str, Any]) -> str:
 
 
 def _verdict(gate: dict[str, Any]) -> tuple[str, str]:
-    """A gate with nothing to judge by lets a night pass, but has not judged it."""
+    """Render verdict and value. A gate without data passes, but is shown as "nothing to judge"."""
     if gate["value"] is None:
         return "<span class=none>nothing to judge by</span>", "-"
     passed = "<span class=pass>passed</span>" if gate["has_passed"] else None
@@ -115,7 +115,7 @@ def _lengths(summary: dict[str, Any]) -> str:
 
 
 def _first_codes(summary: dict[str, Any]) -> str:
-    """The night before in grey, if there was one."""
+    """Render the first codes, with the night before in grey, if there was one."""
     drift = summary.get("first_code_drift")
     bars: list[tuple[str, float]] = []
     for each in summary.get("first_codes", []):
@@ -127,7 +127,7 @@ def _first_codes(summary: dict[str, Any]) -> str:
 
 
 def _thinking(summary: dict[str, Any]) -> str:
-    """Nothing for a night that only carried users on."""
+    """Render the thinking; "" for a night that only carried rows over."""
     if not summary.get("think_s"):
         return ""
     rows = [
@@ -140,7 +140,7 @@ def _thinking(summary: dict[str, Any]) -> str:
 
 
 def _slowest(summary: dict[str, Any]) -> str:
-    """Its users are thought about together, so that none of them has a time of their own."""
+    """Render the slowest micro-batches. There is no time per user: a batch is thought at once."""
     found = summary.get("slowest_batches", [])
     head = ("seconds", "shard", "batch", "users", "tokens")
     return _table(head, [[_number(each[name]) for name in head] for each in found]) if found else ""
@@ -163,7 +163,7 @@ def _facts(rows: Iterable[tuple[str, float | None]]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of numbers to the right."""
+    """Render a table; columns of numbers are aligned right."""
     kinds = [" class=n" if _is_numeric(column) else "" for column in zip(*rows, strict=True)]
     lines = [
         "".join(f"<td{kind}>{cell}" for kind, cell in zip(kinds, row, strict=True)) for row in rows
@@ -180,7 +180,7 @@ def _is_numeric(column: Iterable[str]) -> bool:
 
 
 def _bars(bars: Sequence[tuple[str, float]], *, is_paired: bool = False) -> str:
-    """A horizontal bar chart; of pairs, the second is drawn grey."""
+    """Render a horizontal bar chart. is_paired: every second bar is grey."""
     if not bars:
         return ""
     most = max(value for _, value in bars) or 1
@@ -195,7 +195,7 @@ def _bars(bars: Sequence[tuple[str, float]], *, is_paired: bool = False) -> str:
 
 
 def short(value: float) -> str:
-    """Up to four decimals, as many as say something."""
+    """Format with up to four decimals, without trailing zeros."""
     return f"{value:.4f}".rstrip("0").rstrip(".")
 
 

@@ -1,5 +1,6 @@
-"""The third stage: everybody whom the plan names is there once and every row is sound, or nothing
-is marked as finished and nothing is ever loaded.
+"""The third stage: check that every planned user is there once and every row is sound.
+
+If not, the generation is not marked as finished and is never loaded.
 """
 
 from collections.abc import Callable
@@ -24,10 +25,10 @@ from offline.think.micro_batch import check_thoughts
 def validate(
     folder: Path, plan: Plan, catalog: Catalog, *, guard: Callable[[], None] | None = None
 ) -> dict[str, Any]:
-    """Check every part and finish the generation; what `_SUCCESS.json` says. May be done again.
+    """Check every part, mark the generation as finished, return the content of `_SUCCESS.json`.
 
-    guard: asked before the first file is written. Raises InvalidInput for shards that are missing
-    or damaged, for a user lost or doubled, an illegal prefix, or when nothing could go live.
+    Can be run again. guard: called before the first file is written. Raises InvalidInput for a
+    missing or damaged shard, a lost or doubled user, an illegal prefix, or no row at all.
     """
     _check_complete(folder, plan)
     total = Outcome()
@@ -59,7 +60,7 @@ def _check_complete(folder: Path, plan: Plan) -> None:
 
 
 def _check_shard(folder: Path, plan: Plan, shard: int, catalog: Catalog, seen: set[str]) -> Outcome:
-    """What thinking about its users came to; adds those with a row to `seen`."""
+    """Check one part, add its users to `seen` and return its counts. Raises InvalidInput."""
     part = part_file(folder, shard)
     planned = {user.user_id: user.digest for user in read_users(folder, plan, shard)}
     outcome = read_outcome(part)
@@ -80,7 +81,7 @@ def _check_shard(folder: Path, plan: Plan, shard: int, catalog: Catalog, seen: s
 def _describe(
     folder: Path, plan: Plan, total: Outcome, catalog: Catalog, *, num_users: int
 ) -> dict[str, Any]:
-    """Nothing in it depends on when the night ran, or on how often it was stopped."""
+    """Describe the generation, independently of when the night ran or how often it stopped."""
     parts = [part_file(folder, shard) for shard in range(len(plan.shards))]
     return {
         "run": plan.run_id,

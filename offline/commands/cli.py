@@ -1,7 +1,7 @@
 """The command line: arguments in, one JSON line or one error line out.
 
-What can go on where it stopped says so, with the command that does. Exit codes: `exits`. The
-commands of a night are `nightly`'s, those of what is live `live_commands`'.
+An error after which the work can continue names the command for it. `exits` has the exit codes,
+`nightly` the commands of a night, `live_commands` those for live generations.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
             options = _parser().parse_args(arguments)
             command: Command = options.run
             command(options, console)
-    except BaseException as exc:  # whatever is no way to end is raised again
+    except BaseException as exc:  # bugs are raised again
         ending = exit_of(exc)
         if ending is None:
             raise
@@ -62,7 +62,7 @@ def _import(options: argparse.Namespace, console: Console) -> None:
 
 
 def _parser() -> Parser:
-    """Every command sets `run`."""
+    """Build the parser; every command sets `run`."""
     parser = Parser(prog="python -m offline", description="The offline tier.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     importing = commands.add_parser("import", help="fill the histories from a data folder")

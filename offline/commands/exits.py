@@ -1,8 +1,11 @@
-"""How a run ends: exit codes, the one line that goes with each, and signals as exceptions.
+"""Exit codes with their error line, and signals as exceptions.
 
-0 done; 75 stopped, and it can go on (the store is away, another job is at work, the disk is full,
-memory ran out, SIGTERM); 65 a gate failed, so that what was live stays live; 78 fix the input; 130
-Ctrl-C.
+  0  done
+ 65  a gate failed; the generation before stays live
+ 75  stopped and can continue: the store is away, another job is running, the disk is full,
+     memory ran out, SIGTERM
+ 78  fix the input
+130  Ctrl-C
 """
 
 import errno
@@ -31,20 +34,20 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM. A KeyboardInterrupt, as asyncio lets nothing else through from its callbacks."""
+    """SIGTERM. A KeyboardInterrupt, since asyncio stops other exceptions in its callbacks."""
 
 
 class Exit(NamedTuple):
-    """is_resumable: the same work may go on where it stopped."""
+    """End of a run."""
 
     code: int
     reason: str
-    is_resumable: bool
+    is_resumable: bool  # the work can continue where it stopped
 
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise where they strike, inside of asyncio too.
+    """Let Ctrl-C and SIGTERM raise at once, inside asyncio too.
 
     asyncio would cancel the running task instead, and redis-py 8.1 can lose a cancellation.
     """
@@ -67,7 +70,7 @@ def signals_raise() -> Iterator[None]:
 
 
 def exit_of(exc: BaseException) -> Exit | None:
-    """How a run that raised this ends; None for a bug."""
+    """Return how a run with this exception ends; None for a bug."""
     match exc:
         case Terminated():
             return Exit(EX_TEMPFAIL, "stopped by SIGTERM; what was live stays live", True)

@@ -1,6 +1,6 @@
-"""The commands that load, watch over and take back what is live; `cli` hands them their words.
+"""The commands for live generations, from `load` to `status`.
 
-Each is a thin layer over the file of its name.
+Each is a thin layer over a module of `live`, mostly of the same name.
 """
 
 import argparse
@@ -60,7 +60,7 @@ _NEED_RELEASE = ("load", "verify", "activate", "compact", "worker")
 
 
 def add_live_commands(commands: Any, open_store: OpenStore) -> None:
-    """Subparsers for every command of HELP; `run(options, console)` of its words carries it out."""
+    """Add a subparser for every command of HELP; it sets `run(options, console)`."""
     for name, purpose in HELP.items():
         parser = commands.add_parser(name, help=purpose)
         parser.set_defaults(run=partial(_run, COMMANDS[name], open_store))
@@ -82,7 +82,7 @@ def _run(
 
 
 def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `refresh` takes as well."""
+    """Add the options of `go_live`, which `refresh` takes too."""
     add = parser.add_argument
     add("--force", metavar="REASON", help="go live past failed gates; the reason is kept")
     add("--gate", action="append", default=[], metavar="NAME=X", help="another limit of a gate")
@@ -105,7 +105,7 @@ def _add_own_arguments(choices: dict[str, argparse.ArgumentParser]) -> None:
 
 
 def live_settings(options: argparse.Namespace) -> LiveSettings:
-    """Raises InvalidSettings or InvalidInput."""
+    """Read the options of `add_gate_arguments`. Raises InvalidSettings or InvalidInput."""
     return LiveSettings(
         limits=read_limits(options.gate),
         force=options.force,
@@ -198,7 +198,7 @@ def _status(options: argparse.Namespace, _console: Console, open_store: OpenStor
 
 
 def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore) -> None:
-    with console.status("starting"):  # seconds of torch and transformers
+    with console.status("starting"):  # importing torch and transformers takes seconds
         from offline.live.worker import Worker
 
     release, out_dir = Release.load(options.release), out_folder(options)
@@ -216,7 +216,7 @@ def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[Callable[[], bool]]:
-    """What is being thought is written and settled first."""
+    """Yield a function that tells whether SIGTERM came; the current batch is settled first."""
     stopped = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:

@@ -1,5 +1,7 @@
-"""The commands of a night: `plan`, `think`, `validate` one by one, `refresh` for all of it, and
-`retry-dead` for those on whom the last one failed.
+"""The commands of a night.
+
+`plan`, `think` and `validate` run one stage each, `refresh` a whole night. `retry-dead` runs a
+night for the users on whom the last one failed.
 """
 
 import argparse
@@ -49,7 +51,7 @@ from offline.think.estimate import estimate
 if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[Parser]
 
-RESUMABLE = frozenset({"refresh", "retry-dead"})  # those that take --resume
+RESUMABLE = frozenset({"refresh", "retry-dead"})  # commands with --resume
 
 _MAX_PROCESSES = 1 << 20
 
@@ -183,7 +185,7 @@ def _retry_dead(options: argparse.Namespace, console: Console) -> None:
 
 
 def _dead_letters(out_dir: Path) -> list[str]:
-    """Of the newest finished night."""
+    """Read the dead letters of the newest finished night."""
     folders = [file.parent for file in out_dir.glob("*/plan.json") if is_finished(file.parent)]
     newest = max(folders, key=lambda folder: int(folder.name), default=None)
     return read_failed(newest) if newest is not None else []

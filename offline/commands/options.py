@@ -1,4 +1,4 @@
-"""What the commands of this tier may be asked, and what that comes to: settings, a store."""
+"""Options shared by the commands, and their conversion to settings and a store."""
 
 import argparse
 import asyncio
@@ -14,11 +14,11 @@ from models.store.redis_store import RedisStore
 from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings
 
 _MAX_WIDTH = 1024
-_REDIS_TIMEOUT_MS = 10_000  # nobody waits for an answer here; a loading server may take a while
+_REDIS_TIMEOUT_MS = 10_000  # no user is waiting, and a loading server may take a while
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises InvalidSettings where argparse would exit."""
+    """A parser that raises InvalidSettings where argparse would exit."""
 
     def error(self, message: str) -> NoReturn:
         raise InvalidSettings(f"{message} (see --help)")
@@ -26,7 +26,10 @@ class Parser(argparse.ArgumentParser):
 
 @contextmanager
 def open_store(redis_url: str | None) -> Iterator[tuple[RedisStore, asyncio.Runner]]:
-    """The store at this URL (None: of the environment, else the embedded one), and who asks it."""
+    """Open the store, with the asyncio runner for its calls.
+
+    redis_url: None for the URL of the environment, or the embedded server without one.
+    """
     with resolve(redis_url, None) as server, asyncio.Runner() as runner:
         store = RedisStore(server.url, _REDIS_TIMEOUT_MS)
         try:
@@ -108,7 +111,7 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 
 def to_settings(options: argparse.Namespace) -> RefreshSettings:
-    """Of whichever of these options the command has."""
+    """Build settings from the options that the command has; others get their defaults."""
     given = {"users": None, "user": [], **vars(options)}
     is_whole = given["users"] == "all" or (given["users"] is None and not given["user"])
     return RefreshSettings(

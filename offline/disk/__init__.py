@@ -2,5 +2,5 @@
 
 shards are Parquet parts; segment is a shard in progress; outcome holds counts; generation is a
 finished folder; erased holds tombstones; archive keeps events; lease admits one writer at a time.
-Knows nothing of plans, of thinking or of what is live.
+Knows nothing of plans, thinking or live generations.
 """

@@ -1,11 +1,11 @@
-"""The event archive: what the streams held, kept on disk, from which they can be filled again.
+"""The event archive: a copy of the event streams on disk, from which they can be restored.
 
     OUT/archive/part-<drained to, unix ms>.parquet   events in order of draining
-    OUT/archive/imports.json                         which data were imported whole
+    OUT/archive/imports.json                         data sets that were imported completely
 
-Every drain goes back a little further than where the last one ended, as clocks differ and a replica
-may have taken over; what it then finds twice is one event by its id. Files appear whole or not at
-all. Knows nothing of generations.
+Drains overlap by five minutes, since clocks differ and a replica may have taken over. An event that
+is archived twice counts once, by its id. A file appears complete or not at all. Knows nothing of
+generations.
 """
 
 import json
@@ -40,14 +40,14 @@ _SCHEMA = pa.schema(
 
 
 class Drained(NamedTuple):
-    """users: with a history. events: read, some of them for the second time."""
+    """Counts of one drain."""
 
-    users: int
-    events: int
+    users: int  # with a history
+    events: int  # read, including those read by the drain before
 
 
 async def drain(store: NightStore, out_dir: Path) -> Drained:
-    """Append what has arrived since the last drain. Raises StoreUnavailable or OSError."""
+    """Append the events since the last drain. Raises StoreUnavailable or OSError."""
     folder = out_dir / "archive"
     folder.mkdir(parents=True, exist_ok=True)
     now_ms, since_ms = await store.clock_ms(), max(drained_to_ms(out_dir) - _OVERLAP_MS, 0)
@@ -73,14 +73,14 @@ async def drain(store: NightStore, out_dir: Path) -> Drained:
 
 
 def drained_to_ms(out_dir: Path) -> int:
-    """Up to when arrivals are archived, on the store's clock; 0 before the first drain."""
+    """Return the time of the last drain on the store's clock (unix ms); 0 before the first."""
     return max((_moment(part) for part in _parts(out_dir)), default=0)
 
 
 def read_archive(out_dir: Path, *, since_ms: int = 0) -> Iterator[tuple[str, Arrival]]:
-    """User and arrival, in order of draining, the erased left out; an event may come twice.
+    """Yield (user id, arrival) in order of draining, without erased events.
 
-    Raises InvalidInput for a damaged part.
+    An event may come twice. Raises InvalidInput for a damaged part.
     """
     tombstones = Tombstones.load(out_dir)
     for part in _parts(out_dir):
@@ -95,7 +95,7 @@ def read_archive(out_dir: Path, *, since_ms: int = 0) -> Iterator[tuple[str, Arr
 
 
 def read_imports(out_dir: Path) -> dict[str, str]:
-    """Digest and note of what was imported whole."""
+    """Return digest -> note of each data set that was imported completely."""
     file = out_dir / "archive" / "imports.json"
     try:
         found = json.loads(file.read_text()) if file.is_file() else {}
@@ -105,7 +105,7 @@ def read_imports(out_dir: Path) -> dict[str, str]:
 
 
 def forget_user(out_dir: Path, user_id: str) -> int:
-    """Write the parts that hold this user again without; how many events went."""
+    """Rewrite the parts that hold this user without them; return the number of removed events."""
     num_events = 0
     for part in _parts(out_dir):
         table = _read_table(part)

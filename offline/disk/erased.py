@@ -1,10 +1,10 @@
-"""Who was erased, and the rows of a generation that may still be read.
+"""Tombstones of erased users, and the rows of a generation that they do not hide.
 
-    OUT/erased.jsonl              one tombstone a line: a hash of the user id, and when
-    OUT/<generation>/added/       rows that came after a generation was finished; the last one wins
+    OUT/erased.jsonl              one tombstone per line: hash of the user id, time of erasure
+    OUT/<generation>/added/       rows added to a finished generation; the last one of a user counts
 
-Shards are not rewritten: a tombstone hides a user's rows in every one of them, and they go when the
-generation goes. A user who returns is hidden up to the tombstone only.
+Shards are not rewritten. A tombstone hides the user's rows in every shard; the bytes go when the
+generation is collected. If the user returns, rows made after the tombstone are visible.
 """
 
 import json
@@ -26,7 +26,7 @@ class Tombstones:
 
     @classmethod
     def load(cls, out_dir: Path) -> "Tombstones":
-        """Raises InvalidInput for a damaged file: nobody may come back by accident."""
+        """Read the tombstones. Raises InvalidInput for a damaged file: no user may come back."""
         file = out_dir / _FILE
         lines = file.read_text().splitlines() if file.is_file() else []
         erased_ms: dict[int, int] = {}
@@ -42,12 +42,12 @@ class Tombstones:
         return len(self._erased_ms)
 
     def hides(self, user_id: str, moment_ms: int) -> bool:
-        """Whether something of this user from `moment_ms` (unix milliseconds) was erased."""
+        """Return True if data of this user from `moment_ms` (unix milliseconds) was erased."""
         return bool(self._erased_ms) and moment_ms <= self._erased_ms.get(hash_user(user_id), -1)
 
 
 def bury(out_dir: Path, user_id: str, *, now_ms: int) -> None:
-    """Returns once the tombstone is on the disk."""
+    """Write a tombstone and sync it to disk."""
     out_dir.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"user": f"{hash_user(user_id):016x}", "erased_ms": now_ms})
     with (out_dir / _FILE).open("a") as stream:
@@ -57,7 +57,7 @@ def bury(out_dir: Path, user_id: str, *, now_ms: int) -> None:
 
 
 def living_rows(folder: Path) -> Iterator[ShardRow]:
-    """Each user of a generation once, the erased ones left out. Raises InvalidInput."""
+    """Yield one row per user of a generation, without erased users. Raises InvalidInput."""
     tombstones = Tombstones.load(folder.parent)
     added = {row.thoughts.user_id: row for row in read_rows(folder / ADDED)}
     for row in read_rows(folder):

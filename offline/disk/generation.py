@@ -1,4 +1,4 @@
-"""A finished generation on disk, as those who load it and make it live see it."""
+"""A finished generation on disk, as loading and activation see it."""
 
 import json
 from collections.abc import Iterator
@@ -12,18 +12,19 @@ from offline.disk.shards import is_finished
 
 @dataclass(frozen=True)
 class Generation:
-    """summary: what `_SUCCESS.json` says. Numbers are times, so that a later one is greater."""
+    """A finished generation."""
 
     folder: Path
-    summary: dict[str, Any]
+    summary: dict[str, Any]  # content of `_SUCCESS.json`
 
     @property
     def number(self) -> int:
+        """Unix milliseconds of its plan, so that a later generation has a greater number."""
         return int(self.summary["generation"])
 
     @property
     def created_at(self) -> int:
-        """Unix seconds at which it was planned."""
+        """Unix seconds of its plan."""
         return int(self.summary["created_at"])
 
     @property
@@ -32,28 +33,28 @@ class Generation:
 
     @property
     def is_on_demand(self) -> bool:
-        """Rows are still being added to it, by workers."""
+        """True for a layer of the workers, to which rows are still being added."""
         return bool(self.summary.get("on_demand", False))
 
     @property
     def replaced(self) -> int | None:
-        """The delta whose rows it carries on, and whose place it takes."""
+        """Generation of the delta that this one replaces, carrying over its rows."""
         found = self.summary.get("replaced")
         return None if found is None else int(found)
 
     @property
     def num_records(self) -> int:
-        """As it was finished; rows may have been added, or hidden, since."""
+        """Records at the time it was finished; rows may have been added or hidden since."""
         return int(self.summary.get("refreshed", 0)) + int(self.summary.get("carried", 0))
 
     @property
     def num_due(self) -> int:
-        """Users who should have a record in it; 0 where that is not known."""
+        """Number of users that should have a record in it; 0 if unknown."""
         return int(self.summary.get("users_due", 0)) + int(self.summary.get("carried", 0))
 
     @property
     def has_been_live(self) -> bool:
-        """Then summary.json says so, and `_SUCCESS.json` stays as the thinking left it."""
+        """True for a layer of the workers, or with a summary.json, which activation writes."""
         return self.is_on_demand or (self.folder / "summary.json").is_file()
 
     @property
@@ -62,7 +63,7 @@ class Generation:
 
 
 def open_generation(folder: Path) -> Generation:
-    """Raises InvalidInput for a folder that holds none that is finished."""
+    """Open a generation. Raises InvalidInput for a folder without a finished one."""
     if not is_finished(folder):
         raise InvalidInput(f"{folder}: not there or not finished, expected {folder}/_SUCCESS.json")
     try:
@@ -74,7 +75,10 @@ def open_generation(folder: Path) -> Generation:
 
 
 def find_generation(out_dir: Path, number: int | None) -> Generation:
-    """That one, or the newest finished one that is no worker's. Raises InvalidInput."""
+    """Open generation `number`, or the newest finished one that no worker made.
+
+    Raises InvalidInput if there is none.
+    """
     if number is not None:
         return open_generation(out_dir / str(number))
     for generation in finished(out_dir):
@@ -84,7 +88,7 @@ def find_generation(out_dir: Path, number: int | None) -> Generation:
 
 
 def finished(out_dir: Path) -> Iterator[Generation]:
-    """Newest first; a folder that does not open is passed over."""
+    """Yield finished generations, newest first. A folder that does not open is skipped."""
     for folder in folders(out_dir):
         try:
             yield open_generation(folder)
@@ -93,6 +97,6 @@ def finished(out_dir: Path) -> Iterator[Generation]:
 
 
 def folders(out_dir: Path) -> list[Path]:
-    """Of all generations, finished or not, newest first."""
+    """Return the folders of all generations, finished or not, newest first."""
     found = [folder for folder in out_dir.glob("[0-9]*") if folder.name.isdecimal()]
     return sorted(found, key=lambda folder: int(folder.name), reverse=True)

@@ -1,8 +1,8 @@
-"""One writer at a time: a lock that dies with its holder, and a fencing epoch that outlives it.
+"""One writer at a time: a lock that ends with its process, and a fencing epoch that outlives it.
 
-The lock (`flock`) keeps two jobs of one machine apart. Where a shared file system does not carry
-locks from host to host, both believe that they hold it; the later one has the higher epoch, and the
-earlier one finds that out before its next write and gives way. Knows nothing of plans.
+The lock (`flock`) separates two jobs on one machine. Some shared file systems do not carry locks
+from host to host, so two jobs may both hold it. The later one has the higher epoch; the earlier one
+checks the epoch before its next write and stops. Knows nothing of plans.
 """
 
 import fcntl
@@ -18,21 +18,21 @@ _EPOCH_DIGITS = 20
 
 
 class Lease:
-    """Held until the block around it ends. A block that ends well removes the file."""
+    """A lease, held until its `with` block ends. A block without an error removes the file."""
 
     def __init__(self, file: Path, descriptor: int, *, epoch: int) -> None:
         self.epoch = epoch
         self._file = file
         self._descriptor = descriptor
-        # Of one length, so that it overwrites the last one in a single write. The second part
-        # tells apart two holders of one epoch, which there may be once the file was removed.
+        # Fixed length, so that a single write overwrites the mark of the last holder. The second
+        # part distinguishes two holders of one epoch, which is possible after the file's removal.
         self._mark = f"{epoch:0{_EPOCH_DIGITS}d} {uuid.uuid4().hex}".encode()
         os.pwrite(descriptor, self._mark, 0)
         os.fsync(descriptor)
 
     @classmethod
     def take(cls, file: Path) -> "Lease":
-        """Raises LeaseTaken at once where another process holds it."""
+        """Take the lease. Raises LeaseTaken at once if another process holds it."""
         while True:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -50,7 +50,7 @@ class Lease:
             os.close(descriptor)  # its last holder removed it between our opening and locking
 
     def check(self) -> None:
-        """Before every write. Raises LeaseTaken once somebody else has taken it."""
+        """Raise LeaseTaken if another process has taken the lease. Call it before every write."""
         try:
             mark = self._file.read_bytes()
         except FileNotFoundError:
@@ -80,6 +80,6 @@ def _is_still_there(file: Path, descriptor: int) -> bool:
 
 
 def _read_epoch(descriptor: int) -> int:
-    """0 for a file that is new, or that nobody of ours wrote."""
+    """Return the last epoch; 0 for a new file or one without an epoch."""
     digits = os.pread(descriptor, _EPOCH_DIGITS, 0)
     return int(digits) if digits.isdigit() else 0

@@ -1,4 +1,4 @@
-"""Counts of what thinking came to: users, paths, tokens, prefixes and failures."""
+"""Counts of a stretch of thinking: users, paths, tokens, prefixes and failures."""
 
 from dataclasses import dataclass, field
 
@@ -10,15 +10,15 @@ _HOPELESS = 32  # failures before the first success
 
 @dataclass
 class Outcome:
-    """What thinking came to: of a micro-batch, of a shard, of a night. failed: user id, reason."""
+    """Counts of a micro-batch, a shard or a night."""
 
-    refreshed: int = 0
-    empty: int = 0
+    refreshed: int = 0  # users with at least one prefix
+    empty: int = 0  # users without a prefix
     closed_paths: int = 0
-    dropped_paths: int = 0
+    dropped_paths: int = 0  # paths that never closed
     tokens: int = 0
     prefixes: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)  # (user id, reason)
 
     @property
     def num_users(self) -> int:
@@ -42,7 +42,7 @@ class Outcome:
         self.failed += other.failed
 
     def check_hope(self) -> None:
-        """Raise InvalidRelease once many have failed and nobody succeeded: no user's fault."""
+        """Raise InvalidRelease if many users failed and none succeeded: no user is the cause."""
         if len(self.failed) >= _HOPELESS and not self.refreshed:
             raise InvalidRelease(
                 f"the first {len(self.failed)} users all failed, lastly by {self.failed[-1][1]}"

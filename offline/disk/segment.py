@@ -1,12 +1,12 @@
-"""A shard in progress: an append-only file, of which every whole micro-batch counts.
+"""A shard in progress: an append-only file of micro-batches.
 
     frame      length u32, CRC32C u32 (big-endian), then as many bytes of JSON
     segment    {"plan": run id, "shard": number}, then batch after batch
     batch      {"row": ...} for each of its users, then {"batch": number, "outcome": ...}
 
-A batch is written at once and synced before the next is thought about. What a kill, a crash or a
-full disk left behind its last whole batch is cut off when it is opened again. Knows nothing of
-reasoners.
+A batch is written in one go and synced before thinking about the next one starts. A kill, a crash
+or a full disk may leave bytes behind the last complete batch: they are cut off when the segment is
+opened again. Knows nothing of reasoners.
 """
 
 import json
@@ -32,26 +32,27 @@ _MAX_FRAME_BYTES = 1 << 26  # a torn length must not ask for gigabytes
 
 @dataclass(frozen=True)
 class Batch:
-    """What one micro-batch came to; rows: its users with prefixes."""
+    """Result of one micro-batch."""
 
-    rows: tuple[ShardRow, ...]
+    rows: tuple[ShardRow, ...]  # of the users with prefixes
     outcome: Outcome
 
 
 class _Frame(NamedTuple):
-    """end: where the frame ends in its file."""
-
     content: dict[str, Any]
-    end: int
+    end: int  # offset in the file behind this frame
 
 
 class Segment:
-    """`batches` are those that are safe on the disk. guard: asked before every write."""
+    """A shard in progress. `batches` holds the batches that are synced to disk."""
 
     def __init__(
         self, file: Path, *, run_id: str, shard: int, guard: Callable[[], None] | None = None
     ) -> None:
-        """Opens or creates the file. A segment of another plan is no segment: it starts empty."""
+        """Open or create the file. A segment of another plan is emptied.
+
+        guard: called before every write; it raises to prevent the write.
+        """
         self.file = file
         self.batches: list[Batch] = []
         self._guard = guard or (lambda: None)
@@ -64,7 +65,7 @@ class Segment:
             raise
 
     def append(self, batch: Batch) -> None:
-        """On the disk when this returns. Raises OSError with the file's name."""
+        """Write a batch and sync it to disk. Raises OSError with the file's name."""
         frames = [_encode({"row": to_columns(row)}) for row in batch.rows]
         closing = {"batch": len(self.batches), "outcome": asdict(batch.outcome)}
         self._write(b"".join([*frames, _encode(closing)]))
@@ -111,7 +112,7 @@ class Segment:
 
 
 def count_batches(file: Path, *, run_id: str, shard: int) -> int:
-    """Whole batches of a segment that somebody may be writing at this moment."""
+    """Count the complete batches of a segment, which another process may be writing to."""
     frames = _decode(file.read_bytes() if file.exists() else b"")
     head = next(frames, None)
     if head is None or head.content != {"plan": run_id, "shard": shard}:
@@ -125,7 +126,7 @@ def _encode(content: dict[str, Any]) -> bytes:
 
 
 def _decode(content: bytes) -> Iterator[_Frame]:
-    """Frames up to the first that is not whole."""
+    """Yield frames up to the first incomplete one."""
     at = 0
     while at + _FRAME.size <= len(content):
         length, crc = _FRAME.unpack_from(content, at)
@@ -138,7 +139,7 @@ def _decode(content: bytes) -> Iterator[_Frame]:
 
 
 def _whole_batches(frames: Iterator[_Frame]) -> Iterator[tuple[Batch, int]]:
-    """Batches in their order, each with where it ends."""
+    """Yield each complete batch with the offset of its end."""
     rows: list[ShardRow] = []
     number = 0
     for frame in frames:

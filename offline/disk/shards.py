@@ -1,14 +1,14 @@
 """A generation on disk: the truth, of which the store holds a copy.
 
-    OUT/<generation>/plan.json, plan.parquet  what the night was to do (`plan`)
-    OUT/<generation>/part-00000.parquet ...   one a shard of the plan, one row a user
-    OUT/<generation>/part-00000.segment       a shard in progress (`segment`)
-    OUT/<generation>/failed.jsonl             users on whom thinking failed, and why
-    OUT/<generation>/_SUCCESS.json            counts and digests; absent from an unfinished one
-    OUT/<generation>/summary.json             what the whole night came to; the only file with times
-    OUT/manifest.json                         the manifest last activated from here
+    OUT/<generation>/plan.json, plan-*.parquet  the plan of the night (`plan_file`)
+    OUT/<generation>/part-00000.parquet ...     one part per shard of the plan, one row per user
+    OUT/<generation>/part-00000.segment         a shard in progress (`segment`)
+    OUT/<generation>/failed.jsonl               users on whom thinking failed, with the reason
+    OUT/<generation>/_SUCCESS.json              counts and digests; absent until it is finished
+    OUT/<generation>/summary.json               summary of the whole night; the only file with times
+    OUT/manifest.json                           the manifest last activated from here
 
-Files appear by renaming, whole or not at all, and are on the disk before they have their names.
+A file is synced to disk under a draft name and then renamed, so it appears complete or not at all.
 Knows nothing of reasoners or stores.
 """
 
@@ -27,7 +27,7 @@ from models.reasoner.think import PathPrefix, UserThoughts
 from models.store.manifest import Manifest
 from offline.disk.outcome import Outcome
 
-ROWS_PER_PART = 1024  # about so many
+ROWS_PER_PART = 1024  # approximately
 
 _SCHEMA = pa.schema(
     {
@@ -47,14 +47,12 @@ _OUTCOME = b"think_ahead.outcome"  # a key of a part's metadata
 
 
 class ShardRow(NamedTuple):
-    """created_at: unix seconds of the thinking, which a carried row keeps.
+    """Thoughts of one user."""
 
-    digest: of all that the thoughts depend on (`due.digest_history`); "" in a row of a generation
-    that did not keep it yet.
-    """
-
-    created_at: int
+    created_at: int  # unix seconds of the thinking; a carried row keeps it
     thoughts: UserThoughts
+    # Digest of everything that the thoughts depend on (`due.digest_history`); "" in older
+    # generations, which have none.
     digest: str = ""
 
 
@@ -69,9 +67,9 @@ def write_part(
     *,
     guard: Callable[[], None] | None = None,
 ) -> None:
-    """A whole part: the same rows and counts give the same bytes.
+    """Write a complete part. Equal rows and counts give equal bytes.
 
-    outcome: what thinking about its users came to, if they were thought about for this part.
+    outcome: counts of the thinking for this part; zeros if its rows come from elsewhere.
     guard: see `write_durably`.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +81,7 @@ def write_part(
 
 
 def read_rows(folder: Path) -> Iterator[ShardRow]:
-    """Rows of a generation, shard by shard. Raises InvalidInput for a damaged part."""
+    """Yield the rows of a generation, shard by shard. Raises InvalidInput for a damaged part."""
     for part in parts(folder):
         yield from read_part(part)
 
@@ -93,12 +91,15 @@ def parts(folder: Path) -> list[Path]:
 
 
 def read_part(part: Path) -> Iterator[ShardRow]:
-    """Raises InvalidInput for a damaged part."""
+    """Yield the rows of one part. Raises InvalidInput for a damaged part."""
     yield from map(from_columns, read_columns(part).to_pylist())
 
 
 def read_columns(part: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Some columns of a part, or all; what an older part lacks is null. Raises InvalidInput."""
+    """Read columns of a part (None: all). A column that an older part lacks is null.
+
+    Raises InvalidInput for a damaged part.
+    """
     schema = _SCHEMA if columns is None else pa.schema([_SCHEMA.field(name) for name in columns])
     try:
         return pq.read_table(
@@ -109,7 +110,7 @@ def read_columns(part: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_outcome(part: Path) -> Outcome:
-    """What thinking about this part's users came to. Raises InvalidInput."""
+    """Read the counts of the thinking for this part. Raises InvalidInput."""
     try:
         about = pq.read_schema(part).metadata
         counts = json.loads(about[_OUTCOME])
@@ -124,7 +125,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Mark a generation as finished, or say more about one that is."""
+    """Write `_SUCCESS.json`, which marks a generation as finished, or replace it."""
     write_text(folder / "_SUCCESS.json", json.dumps(summary, indent=1) + "\n")
 
 
@@ -135,7 +136,7 @@ def write_failed(folder: Path, failed: Sequence[tuple[str, str]]) -> None:
 
 
 def read_failed(folder: Path) -> list[str]:
-    """Ids of the dead letters. Raises InvalidInput for a file that is not ours."""
+    """Read the ids of the dead letters. Raises InvalidInput for a file in another format."""
     file = folder / "failed.jsonl"
     try:
         return [str(json.loads(line)["user_id"]) for line in file.read_text().splitlines()]
@@ -152,9 +153,11 @@ def write_text(file: Path, text: str) -> None:
 def write_durably(
     file: Path, content: bytes | pa.Buffer, *, guard: Callable[[], None] | None = None
 ) -> None:
-    """The file appears whole, and is on the disk by then. guard: asked before it gets its name.
+    """Write a file so that it appears complete, after it was synced to disk.
 
-    Raises OSError with the file's name; what was written of it is gone then, and the space free.
+    guard: called before the file gets its name; it raises to prevent that.
+
+    Raises OSError with the file's name, after removing the draft.
     """
     draft = file.with_name(file.name + ".new")
     try:
@@ -174,7 +177,7 @@ def write_durably(
 
 
 def sync_folder(folder: Path) -> None:
-    """What was created, renamed or removed in it stays so after a power cut."""
+    """Sync a folder, so that created, renamed and removed files survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -183,7 +186,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def last_epoch(out_dir: Path) -> int:
-    """Epoch last activated from here, else 0: a store that was wiped does not remember it."""
+    """Return the epoch last activated from here, or 0. A wiped store does not remember it."""
     try:
         return Manifest.decode((out_dir / "manifest.json").read_bytes()).epoch
     except (FileNotFoundError, InvalidRecord):
@@ -191,7 +194,7 @@ def last_epoch(out_dir: Path) -> int:
 
 
 def to_columns(row: ShardRow) -> dict[str, Any]:
-    """A row as plain values, which JSON holds as well."""
+    """Convert a row to plain values, which JSON can hold too."""
     thoughts = row.thoughts
     return {
         "user_id": thoughts.user_id,

@@ -1,10 +1,11 @@
 """Activate a loaded generation, or roll back, by compare-and-set of the manifest.
 
-What a worker thought while the night was under way is newer than the night: it is written over the
-night's own rows before the flip. Run again after a kill it finds out what is left to do.
+Rows that a worker wrote while the night was running are newer than the night. Activation writes
+them over the night's rows before it changes the manifest. After a kill it can be run again and
+finishes the rest.
 
-A rollback writes no record: the store keeps the manifests that were replaced. It takes a new epoch
-like every change.
+A rollback writes no record: the store keeps the replaced manifests. Like every change it gets a new
+epoch.
 """
 
 import time
@@ -36,13 +37,14 @@ async def activate(
     user_ids: Collection[str],
     canary_percent: float | None = None,
 ) -> Manifest:
-    """Make a generation live, for everybody or for a canary; the manifest that is then held.
+    """Make a generation live for all users or for a canary; return the live manifest.
 
-    user_ids: who has a record in it. Done before, it only sees to the copy on disk.
+    user_ids: users with a record in it. For a generation that is already live, only the copy of the
+    manifest on disk is written.
 
     Raises:
-        ManifestConflict: a newer night is live, or others keep changing the manifest.
-        InvalidInput: a delta without its base.
+        ManifestConflict: a newer night is live, or other jobs keep changing the manifest.
+        InvalidInput: the generation is a delta without its base.
     """
     out_dir, users = generation.folder.parent, set(user_ids)
     for _ in range(_TRIES):
@@ -73,13 +75,13 @@ async def activate(
         try:
             await store.swap_manifest(held, manifest)
         except ManifestConflict:
-            continue  # a worker has opened a layer, most likely: look again
+            continue  # most likely a worker opened a layer: read the manifest again
         return keep_copy(out_dir, manifest)
     raise ManifestConflict("the manifest keeps changing: other jobs are at work")
 
 
 def keep_canary(manifest: Manifest, held: Manifest) -> Manifest:
-    """A worker's layer leaves a canary as it is and lies on top of it too."""
+    """Keep the canary of `held` below a worker's new layer, which lies on top of it too."""
     if held.canary is None or held.fingerprint != manifest.fingerprint:
         return manifest
     gone = {layer.generation for layer in held.layers} - manifest.generations
@@ -91,7 +93,7 @@ def keep_canary(manifest: Manifest, held: Manifest) -> Manifest:
 
 
 def keep_copy(out_dir: Path, manifest: Manifest) -> Manifest:
-    """What is live, where it outlives the store."""
+    """Copy the live manifest to disk, where it outlives the store; return it."""
     out_dir.mkdir(parents=True, exist_ok=True)
     write_text(out_dir / "manifest.json", manifest.encode().decode())
     return manifest
@@ -108,7 +110,7 @@ def _is_done(held: Manifest, generation: Generation, canary_percent: float | Non
 
 
 def _check_newest(generation: Generation, held: Manifest | None) -> None:
-    """Raises ManifestConflict if a night that was planned later is live."""
+    """Raise ManifestConflict if a night that was planned later is live."""
     workers = _workers_layers(generation.folder.parent)
     newer = [
         layer.generation
@@ -135,7 +137,10 @@ async def _take_over(
     *,
     fingerprint: int,
 ) -> None:
-    """Rows of other layers that belong into this generation; `users` gains who comes with them."""
+    """Add rows of other layers that belong to this generation, and their users to `users`.
+
+    These are newer rows of the workers' layers, and all rows of a delta that it absorbs.
+    """
     if held is None or held.fingerprint != fingerprint:
         return
     workers = _workers_layers(generation.folder.parent)
@@ -155,7 +160,10 @@ async def _take_over(
 
 
 def _users_above(out_dir: Path, absorbed: Layer, kept: Collection[Layer]) -> set[str]:
-    """Who is in a kept delta newer than the absorbed one: the newest layer must not hide that."""
+    """Return the users of kept deltas newer than the absorbed one.
+
+    The newest layer must not hide their rows with older ones.
+    """
     newer = [layer for layer in kept if layer.generation > absorbed.generation]
     return {
         row.thoughts.user_id
@@ -176,7 +184,7 @@ async def add_rows(
     *,
     fingerprint: int,
 ) -> None:
-    """Into the shards first, then into the store; not who was erased since the thinking."""
+    """Write rows to the shards, then to the store, except rows erased since their thinking."""
     tombstones = Tombstones.load(generation.folder.parent)
     found = [
         row for row in rows if not tombstones.hides(row.thoughts.user_id, row.created_at * 1000)
@@ -200,17 +208,17 @@ def _recount(layers: tuple[Layer, ...], num_users: int) -> tuple[Layer, ...]:
 
 
 def check_percent(percent: float) -> float:
-    """Raises InvalidInput for a canary that would be nobody or everybody."""
+    """Return `percent`. Raises InvalidInput unless it is between 0 and 100, exclusive."""
     if not 0 < percent < 100:
         raise InvalidInput(f"a canary of {percent:g} percent, expected more than 0, less than 100")
     return percent
 
 
 async def rollback(store: NightStore, out_dir: Path, *, to_epoch: int | None = None) -> Manifest:
-    """End a canary, or go back one night, or to the layers of an epoch; what is then live.
+    """End a canary, or return to the night before or to an epoch; return the live manifest.
 
-    Raises InvalidInput when there is nothing to go back to or its records are gone,
-    ManifestConflict when another job was faster.
+    Raises InvalidInput if there is no earlier manifest or its records are gone, ManifestConflict if
+    another job was faster.
     """
     held = await store.read_manifest()
     if held is None:
@@ -223,7 +231,10 @@ async def rollback(store: NightStore, out_dir: Path, *, to_epoch: int | None = N
 
 
 async def _check_records(target: Manifest, store: NightStore, out_dir: Path) -> None:
-    """A sample of each layer's users, where its shards are at hand, still has its records."""
+    """Check that the store has the records of a sample of each layer with shards on disk.
+
+    Raises InvalidInput if one is missing.
+    """
     for layer in target.layers:
         rows = islice(living_rows(out_dir / str(layer.generation)), _SAMPLE)
         user_ids = [row.thoughts.user_id for row in rows]

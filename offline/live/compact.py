@@ -1,6 +1,6 @@
-"""Base and deltas as one new base, on disk; loading and activating it is as for any other.
+"""Merge base and deltas into one new base on disk, to be loaded and activated like any other.
 
-Nobody is thought about again: a record keeps the time of its thinking.
+There is no thinking: a record keeps the time of its thinking.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from offline.disk.shards import ROWS_PER_PART, ShardRow, write_part, write_summa
 
 
 def compact(out_dir: Path, held: Manifest | None, *, now_ms: int) -> Generation:
-    """The new generation, finished. Raises InvalidInput where there is nothing to put together."""
+    """Write the new base and return it. Raises InvalidInput if no delta is live."""
     if held is None or not held.deltas:
         raise InvalidInput("no delta is live: there is nothing to compact")
     number = max(now_ms, max(held.generations) + 1)
@@ -30,9 +30,9 @@ def compact(out_dir: Path, held: Manifest | None, *, now_ms: int) -> Generation:
 
 
 def live_rows(out_dir: Path, manifest: Manifest) -> Iterator[ShardRow]:
-    """Each user's row of the newest layer that holds them, as a reader of the store finds it.
+    """Yield each user's row from the newest layer that has one, as a reader of the store does.
 
-    Raises InvalidInput where the shards of a live layer are not at hand.
+    Raises InvalidInput if the shards of a live layer are not on disk.
     """
     seen: set[str] = set()
     for layer in manifest.layers:

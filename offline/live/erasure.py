@@ -1,12 +1,12 @@
-"""Everything about one user goes, and no repair brings it back.
+"""Erase all data of a user, so that no repair brings them back.
 
-The tombstone is written first: whatever is interrupted after it, nothing of the user is loaded,
-carried or restored again. The store and the archive are then cleaned; shards keep the hidden rows
-until their generation is collected.
+The tombstone is written first. Even if the erasure is interrupted after it, no data of the user are
+loaded, carried over or restored. Then the store and the archive are cleaned. Shards keep the hidden
+rows until their generation is collected.
 
-The service may only append, so erasures that it is asked for are carried out here. One is settled
-once nothing of the user is left; whoever is stopped before that is followed by another worker, and
-erasing twice does no harm.
+The service may only append to the store, so erasures requested there are carried out here. A
+request is settled after all data of the user are gone. If a worker stops before that, another
+one repeats the erasure, which is harmless.
 """
 
 import fcntl
@@ -28,11 +28,14 @@ from offline.disk.shards import write_text
 logger = logging.getLogger(__name__)
 
 _A_TIME = 100
-IDLE_MS = 60_000  # an erasure that a worker has had for this long is claimed from it
+IDLE_MS = 60_000  # another worker claims an erasure that a worker has held for this long
 
 
 async def erase(user_id: str, store: NightStore, out_dir: Path, *, now_ms: int) -> dict[str, Any]:
-    """What went. Raises InvalidUserId or StoreUnavailable; it can then be run again."""
+    """Erase a user; return the numbers of removed keys, archived events and dead letters.
+
+    Raises InvalidUserId, or StoreUnavailable, after which it can be run again.
+    """
     check_user_id(user_id)
     bury(out_dir, user_id, now_ms=now_ms)
     num_keys = await store.erase_user(user_id)
@@ -44,7 +47,7 @@ async def erase(user_id: str, store: NightStore, out_dir: Path, *, now_ms: int) 
 
 @contextmanager
 def _alone(out_dir: Path) -> Iterator[None]:
-    """Two who write one part of the archive again would each bring back whom the other erased."""
+    """Lock the archive: of two jobs that rewrite one part, each would restore the other's user."""
     with (out_dir / "erase.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -64,7 +67,10 @@ def _forget_dead_letters(folder: Path, user_id: str) -> int:
 async def carry_out(
     store: NightStore, out_dir: Path, *, worker: str, idle_ms: int = IDLE_MS
 ) -> int:
-    """How many were erased of all who wait now. Raises StoreUnavailable or OSError."""
+    """Carry out all waiting erasures; return the number of erased users.
+
+    Raises StoreUnavailable or OSError.
+    """
     num_erased = 0
     while taken := await store.take_erasures(worker, count=_A_TIME, idle_ms=idle_ms):
         for erasure in taken:

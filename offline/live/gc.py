@@ -1,7 +1,7 @@
-"""Old generations go, from the store and from the disk. What is or may become live stays.
+"""Remove old generations from the store and from the disk.
 
-Kept are the live ones, a canary's, those of some manifests before (a rollback wants them), and all
-that are newer than the newest live one: such may be loading in this moment.
+The live generations, the canary's and the ones of some earlier manifests (for a rollback) are kept.
+Generations newer than the newest live one are kept too, since they may be loading now.
 """
 
 import shutil
@@ -15,13 +15,15 @@ from models.store.contract import NightStore
 from models.store.manifest import Manifest
 from offline.disk.generation import folders, open_generation
 
-KEEP = 2  # manifests before the live one
+KEEP = 2  # earlier manifests whose generations are kept
 _IDLE_S = 24 * 3600
 
 
 async def collect(store: NightStore, out_dir: Path, *, keep: int = KEEP) -> dict[str, Any]:
-    """Remove garbage; what went: keys of the store by generation, folders. Nothing is garbage
-    while nothing is live."""
+    """Remove old generations; return the number of removed keys per generation, and the folders.
+
+    Removes nothing while no generation is live.
+    """
     held = await store.read_manifest()
     if held is None:
         return {"keys": {}, "folders": []}
@@ -44,7 +46,7 @@ def _judge_of(held: Manifest, past: Sequence[Manifest]) -> Callable[[int], bool]
 
 
 def _is_done_with(folder: Path) -> bool:
-    """It was live once, or nobody has touched it for a day: a job may still be at work on it."""
+    """Return True if it was live once or was not modified for a day: no job uses it any more."""
     try:
         has_been_live = open_generation(folder).has_been_live
     except InvalidInput:

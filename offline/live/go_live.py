@@ -1,6 +1,6 @@
-"""From a finished generation on disk to a live one: gates, load, verify, activate, report, gc.
+"""Make a finished generation on disk live: gates, load, verify, activate, report, gc.
 
-Every step can be run again. Whatever fails, what was live stays live.
+Every step can be run again. If a step fails, the generation before stays live.
 """
 
 import asyncio
@@ -37,25 +37,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LiveSettings:
-    """force: why failed gates are overruled. canary_percent: None for everybody.
-    is_loaded: it may be in the store already; then it is verified and not written again.
-    textfile: where Prometheus' node exporter looks; beside the generation if None.
-    price_per_hour: of the device that thought, for the summary."""
+    """Settings of `go_live`."""
 
     limits: GateLimits = field(default_factory=GateLimits)
-    force: str | None = None
-    canary_percent: float | None = None
-    ttl_s: int = PREFIX_TTL_S
-    keep: int = KEEP
-    target_ms: float = 5.0
+    force: str | None = None  # reason for overruling failed gates
+    canary_percent: float | None = None  # None: for all users
+    ttl_s: int = PREFIX_TTL_S  # of the records
+    keep: int = KEEP  # earlier manifests whose generations gc keeps
+    target_ms: float = 5.0  # longest ping of the store at which loading does not slow down
+    # Verify first: a generation that is already in the store is not written again.
     is_loaded: bool = False
-    textfile: Path | None = None
-    price_per_hour: float | None = None
+    textfile: Path | None = None  # metrics for node exporter; None: beside the generation
+    price_per_hour: float | None = None  # of the device that thought, for the summary
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What every step needs. rates: of this run, for the summary."""
+    """Inputs of every step."""
 
     generation: Generation
     release: Release
@@ -64,7 +62,7 @@ class Launch:
     progress: Progress
     settings: LiveSettings
     watch: Stopwatch
-    rates: Mapping[str, Any] = field(default_factory=dict)
+    rates: Mapping[str, Any] = field(default_factory=dict)  # of this run, for the summary
 
     @property
     def out_dir(self) -> Path:
@@ -72,11 +70,11 @@ class Launch:
 
 
 def go_live(launch: Launch) -> dict[str, Any]:
-    """Make it live; the summary, which summary.json then holds.
+    """Make a generation live; return the summary, which is also written to summary.json.
 
     Raises:
-        GatesFailed: a gate failed and nothing overrules it; the report says which.
-        StoreFull, StoreUnavailable: not loaded whole; nothing was flipped.
+        GatesFailed: a gate failed and is not overruled; the report shows which.
+        StoreFull, StoreUnavailable: loading failed; the manifest is unchanged.
         ManifestConflict: a newer night is live.
         InvalidInput: damaged shards, or a delta without its base.
     """
@@ -105,7 +103,7 @@ def go_live(launch: Launch) -> dict[str, Any]:
 
 
 def _facts(launch: Launch) -> dict[str, Any]:
-    """What is known before the gates; parts have a digest each, too many for a summary."""
+    """Return the facts known before the gates, without the digests of all parts."""
     known = {name: fact for name, fact in launch.generation.summary.items() if name != "parts"}
     price = launch.settings.price_per_hour
     return {
@@ -118,7 +116,7 @@ def _facts(launch: Launch) -> dict[str, Any]:
 
 
 def pass_gates(launch: Launch) -> tuple[Comparison, list[Gate]]:
-    """The generation beside what is live, and what the gates say."""
+    """Compare the generation with the live one; return the comparison and the verdicts."""
     held = launch.runner.run(launch.store.read_manifest())
     before = _remember(launch, held)
     arrivals: dict[str, list[str]] = {}
@@ -134,7 +132,11 @@ def pass_gates(launch: Launch) -> tuple[Comparison, list[Gate]]:
 
 
 def _remember(launch: Launch, held: Manifest | None) -> Before:
-    """What is live, unless it is of another SID space, or this very generation, or not at hand."""
+    """Summarise the live generation for comparison.
+
+    Empty if nothing is live, if it has another SID space, if it is this generation itself, or if
+    its shards are not on disk.
+    """
     if held is None or held.fingerprint != launch.release.space.fingerprint:
         return Before()
     if launch.generation.number in held.generations:
@@ -148,7 +150,7 @@ def _remember(launch: Launch, held: Manifest | None) -> Before:
 
 
 def load_whole(launch: Launch, pace: Pace) -> Loaded:
-    """Load and verify; once more if a store that was restarted has lost some."""
+    """Load and verify; once more if that fails, since a restarted store may have lost records."""
     if launch.settings.is_loaded and (found := _find_loaded(launch)) is not None:
         return found
     try:
@@ -161,7 +163,7 @@ def load_whole(launch: Launch, pace: Pace) -> Loaded:
 
 
 def _find_loaded(launch: Launch) -> Loaded | None:
-    """What the store holds of it already, if that is all."""
+    """Return the load that the store already holds completely; None if it does not."""
     space = launch.release.space
     with launch.watch("verify"):
         loaded = what_shards_say(launch.generation, space.fingerprint)

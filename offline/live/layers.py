@@ -1,7 +1,7 @@
-"""Which layers follow from which: the rules by which a generation joins what is live. Pure.
+"""Rules by which a generation joins the live layers. Pure.
 
-A base replaces everything older. A delta lies on top; there are two at most, so a third takes the
-place of one, whose rows it must then hold as well.
+A base replaces all older layers. A delta lies on top. At most two deltas are live: a third replaces
+one of them and must hold its rows too.
 """
 
 from typing import NamedTuple
@@ -11,19 +11,19 @@ from models.store.manifest import MAX_DELTAS, Canary, Layer, Manifest
 
 
 class Joined(NamedTuple):
-    """Layers newest first. absorbed: the delta whose rows the newest must take over, if any."""
+    """Live layers after a generation has joined."""
 
-    layers: tuple[Layer, ...]
-    absorbed: Layer | None
+    layers: tuple[Layer, ...]  # newest first
+    absorbed: Layer | None  # delta whose rows the newest layer must take over
 
 
 def join(
     held: Manifest | None, layer: Layer, *, fingerprint: int, is_base: bool, replaced: int | None
 ) -> Joined:
-    """The layers once `layer` is the newest.
+    """Return the live layers with `layer` as the newest.
 
-    replaced: a delta whose rows it already holds. Raises InvalidInput for a delta without a base
-    of its SID space below it.
+    replaced: generation of a delta, if `layer` already holds its rows. Raises InvalidInput for a
+    delta without a live base of its SID space.
     """
     if is_base:
         return Joined((layer,), None)
@@ -49,7 +49,10 @@ def to_manifest(
     held: Manifest | None = None,
     canary_percent: float | None = None,
 ) -> Manifest:
-    """These layers for all, or with a percentage for a canary beside those of `held`."""
+    """Build a manifest with these layers, for all users or for a canary beside `held`.
+
+    Raises InvalidInput for a canary without a live base of its SID space.
+    """
     if canary_percent is not None:
         if held is None or held.fingerprint != fingerprint:
             raise InvalidInput("nothing of this SID space is live that a canary could stand beside")

@@ -1,8 +1,8 @@
-"""A generation from its shards into the store, and whether it arrived whole.
+"""Load a generation from its shards into the store, and verify that it is complete.
 
-Batches are written several at a time, and as many as the store takes without keeping the service
-waiting: one more while a ping comes back in time, half as many when it does not. Nothing that is
-written here can be seen before the manifest names it, and writing it again changes nothing.
+Several batches are written at a time, as many as the store takes without slowing the service:
+one more while pings are fast, half as many when they are slow. Records are invisible until the
+manifest names their generation. Writing them again changes nothing.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 SAMPLE = 256  # records read again and compared
 
 _BATCH = 128  # users a write
-_PATIENCE_S = 30.0  # with a store that is away: a failover takes seconds
+_PATIENCE_S = 30.0  # with an unavailable store: a failover takes seconds
 _RETRY_S = 0.2
 _MEMORY_EVERY_S = 0.25
 _FULL = 0.97  # of maxmemory
@@ -40,9 +40,10 @@ _FULL = 0.97  # of maxmemory
 
 @dataclass
 class Loaded:
-    """What a load wrote. sample: some users' records as they were encoded, drawn evenly."""
+    """Result of a load."""
 
     user_ids: list[str] = field(default_factory=list)
+    # User id -> encoded record, of a uniform sample of the users.
     sample: dict[str, bytes] = field(default_factory=dict)
     num_retries: int = 0
     seconds: float = 0.0
@@ -70,7 +71,7 @@ class _Load:
                     under_way = await _settle(under_way, asyncio.FIRST_COMPLETED)
                 await self._look(first)
                 under_way.add(asyncio.create_task(self._write(self._encode(batch))))
-                await asyncio.sleep(self.pace.pause_s)  # at least until it is on its way
+                await asyncio.sleep(self.pace.pause_s)  # lets the write start, also for 0 s
             await _settle(under_way, asyncio.ALL_COMPLETED)
         finally:
             for task in under_way:
@@ -84,7 +85,7 @@ class _Load:
         return rows
 
     def _sample(self, row: UserRow) -> None:
-        """A reservoir: every user is as likely to stay in it."""
+        """Reservoir sampling: every user has the same chance to be in the sample."""
         sample, seen = self.loaded.sample, len(self.loaded.user_ids)
         if len(sample) < SAMPLE:
             sample[row.user_id] = row.record.encode(row.user_id)
@@ -93,7 +94,7 @@ class _Load:
             sample[row.user_id] = row.record.encode(row.user_id)
 
     async def _look(self, first: Memory) -> None:
-        """Time a ping and, now and then, see how full the store is."""
+        """Time a ping and, at intervals, read the memory use of the store. Raises StoreFull."""
         now_s = time.monotonic()
         try:
             await self.store.ping()
@@ -109,8 +110,10 @@ class _Load:
         self.pace.saw(ping_ms, memory_share=self.memory.share, now_s=now_s)
 
     def _check_room(self, first: Memory) -> None:
-        """Stop while there is room for the service's own writes, and as soon as it is plain that
-        the rest will not fit."""
+        """Raise StoreFull as soon as the rest will not fit.
+
+        The limit leaves room for the service's own writes.
+        """
         used, limit, done = self.memory.used, self.memory.limit, len(self.loaded.user_ids)
         total = self.generation.num_records
         expected = used
@@ -152,7 +155,7 @@ async def load(
     ttl_s: int = PREFIX_TTL_S,
     pace: Pace | None = None,
 ) -> Loaded:
-    """Write every living row of a generation.
+    """Write every row of a generation, without erased users.
 
     Raises:
         StoreFull: memory is at its limit, or will be before the last row is written.
@@ -174,7 +177,7 @@ async def load(
 async def _forget_erased(
     generation: Generation, store: NightStore, loaded: Loaded, *, since_ms: int
 ) -> None:
-    """Whoever was erased while we wrote may have been written after it."""
+    """Delete users that were erased during the load: a write may have come after the erasure."""
     tombstones = Tombstones.load(generation.folder.parent)
     gone = {user_id for user_id in loaded.user_ids if tombstones.hides(user_id, since_ms)}
     if gone:
@@ -186,9 +189,15 @@ async def _forget_erased(
 async def verify(
     generation: Generation, store: NightStore, *, space: SidSpace, loaded: Loaded | None = None
 ) -> int:
-    """Every record is there, and a sample reads as it was encoded, checksum and all; how many.
+    """Check that every record is in the store and that a sample reads as it was encoded.
 
-    loaded: what `load` said; read from the shards where it is not given. Raises StoreUnavailable.
+    loaded: result of `load`; read from the shards if not given.
+
+    Returns:
+        Number of records found.
+
+    Raises:
+        StoreUnavailable: a record is missing or different.
     """
     loaded = loaded or what_shards_say(generation, space.fingerprint)
     num_found = await store.count_records(generation.number, loaded.user_ids)
@@ -205,7 +214,7 @@ async def verify(
 
 
 def what_shards_say(generation: Generation, fingerprint: int) -> Loaded:
-    """What a load of this generation would come to."""
+    """Return the expected result of loading this generation, from its shards."""
     loaded = Loaded()
     for row in living_rows(generation.folder):
         loaded.user_ids.append(row.thoughts.user_id)
@@ -216,7 +225,7 @@ def what_shards_say(generation: Generation, fingerprint: int) -> Loaded:
 
 
 def user_row(row: ShardRow, generation: int, fingerprint: int) -> UserRow:
-    """A row of the shards as the store keeps it."""
+    """Convert a row of the shards to a row of the store."""
     record = to_record(
         row.thoughts, generation=generation, fingerprint=fingerprint, created_at=row.created_at
     )
@@ -224,7 +233,7 @@ def user_row(row: ShardRow, generation: int, fingerprint: int) -> UserRow:
 
 
 async def _settle(tasks: set["asyncio.Task[None]"], until: str) -> set["asyncio.Task[None]"]:
-    """Wait for the first or for all; those that still run. Raises what one of them died of."""
+    """Wait for the first task or for all; return the running ones. Raises a task's exception."""
     if not tasks:
         return tasks
     done, running = await asyncio.wait(tasks, return_when=until)

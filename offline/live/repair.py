@@ -1,7 +1,7 @@
-"""Redis again from what is on disk: histories from the archive, layers from the shards.
+"""Restore Redis from the disk: histories from the archive, layers from the shards.
 
-Records come back byte for byte, with the time to live that they have left. Whoever was erased stays
-away. Running it over a store that has lost nothing changes nothing but times to live.
+Records are restored byte for byte, with their remaining time to live. Erased users stay erased.
+For a store that has lost nothing, only times to live change.
 """
 
 import time
@@ -30,14 +30,16 @@ _MIN_TTL_S = 3600
 async def repair(
     store: NightStore, out_dir: Path, *, progress: Progress, now_s: int | None = None
 ) -> dict[str, Any]:
-    """What was restored.
+    """Restore the store; return the numbers of events and records, and the epoch.
 
-    Raises InvalidInput when nothing was ever made live from here or shards are missing,
-    StoreUnavailable, or ManifestConflict when another job was faster.
+    Raises:
+        InvalidInput: no generation was ever activated from here, or shards are missing.
+        StoreUnavailable: the store is away.
+        ManifestConflict: another job was faster.
     """
     wanted = _read_copy(out_dir)
     for number in sorted(wanted.generations):
-        open_generation(out_dir / str(number))  # before anything is written
+        open_generation(out_dir / str(number))  # raises before the first write
     num_events = await _restore_histories(store, out_dir, progress)
     num_records = 0
     for layer in _all_layers(wanted):
@@ -65,7 +67,7 @@ def _all_layers(manifest: Manifest) -> list[Layer]:
 
 
 async def _restore_histories(store: NightStore, out_dir: Path, progress: Progress) -> int:
-    """In parts of the users, so that the archive need not fit into memory."""
+    """Restore histories in groups of users, so that the archive need not fit into memory."""
     num_archived = sum(1 for _ in read_archive(out_dir))
     num_parts = num_archived // _EVENTS_AT_ONCE + 1
     task = progress.add_task("restore histories", total=num_archived)
@@ -83,7 +85,7 @@ async def _restore_histories(store: NightStore, out_dir: Path, progress: Progres
 
 
 def _histories(out_dir: Path, part: int, num_parts: int) -> dict[str, list[Event]]:
-    """Events of a share of the users in order of their arrival."""
+    """Return the events of a share of the users, in order of arrival."""
     arrivals: dict[str, dict[str, Arrival]] = {}
     for user_id, arrival in read_archive(out_dir):
         if hash_user(user_id) % num_parts == part:
@@ -128,7 +130,7 @@ async def _restore_manifest(store: NightStore, out_dir: Path, wanted: Manifest) 
     if held is not None and held.generations == wanted.generations:
         return held
     if held is not None and held.epoch > wanted.epoch:
-        return held  # somebody made something else live since; that stands
+        return held  # another generation has gone live since: keep it
     manifest = wanted.model_copy(update={"epoch": next_epoch(held, seen=wanted.epoch)})
     await store.swap_manifest(held, manifest)
     return keep_copy(out_dir, manifest)

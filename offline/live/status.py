@@ -1,4 +1,4 @@
-"""What is live and what is kept, for people and for scripts. Changes nothing."""
+"""Status of the store and of the generations on disk, for people and scripts. Read-only."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -11,15 +11,16 @@ from models.store.manifest import Layer, Manifest
 from offline.disk.erased import living_rows
 from offline.disk.generation import folders, open_generation
 
-_SAMPLE = 100  # users of whom the store is asked how many bytes a record takes
+_SAMPLE = 100  # users whose record size is read from the store
 
 
 async def read_status(
     store: NightStore, *, now_s: int, out_dir: Path | None = None
 ) -> dict[str, Any]:
-    """Users with a history, the live layers newest first, and with `out_dir` the generations there.
+    """Read the number of users with a history, the live layers (newest first) and the generations
+    in `out_dir`, if given.
 
-    Raises InvalidRecord for a manifest that is none.
+    Raises InvalidRecord for a manifest in another format.
     """
     manifest = await store.read_manifest()
     status: dict[str, Any] = {"users": len(await store.user_ids()), "epoch": None, "layers": []}

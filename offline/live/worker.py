@@ -1,10 +1,10 @@
-"""Thinking on demand: users who were asked for, within seconds, into a delta layer of the workers.
+"""Worker for thinking on demand: requested users get a record in the workers' layer in seconds.
 
-The same workers carry out erasures.
+Workers carry out erasures too.
 
-A request is acknowledged only once its user's record lies in the newest live layer, on disk and in
-the store. The layer is opened by the first worker that needs it and shared by all; when a night
-goes on top of it, or it vanishes in a rollback, the next request opens another.
+A request is acknowledged after its user's record is in the newest live layer, on disk and in the
+store. This layer is a delta that the first worker opens and all workers share. When a night goes
+live on top of it, or a rollback removes it, the next request opens another.
 """
 
 import asyncio
@@ -34,34 +34,34 @@ from offline.think.micro_batch import Think, think_about
 
 logger = logging.getLogger(__name__)
 
-_WAIT_MS = 1000  # for a request; also how soon a stop is noticed
-_IDLE_MS = 60_000  # a request that a worker has had for this long is claimed from it
+_WAIT_MS = 1000  # for a request; a stop is noticed after at most this time
+_IDLE_MS = 60_000  # another worker claims a request that a worker has held for this long
 _MAX_TRIES = 3
 _RETRY_S = 1.0
 
 
 class Served(NamedTuple):
-    """requests: settled. users: thought about and live."""
+    """Counts of a worker."""
 
-    requests: int
-    users: int
+    requests: int  # settled
+    users: int  # with a new live record
 
 
 @dataclass(frozen=True)
 class Worker:
-    """name: of this consumer in the group; no two may share one."""
+    """Serves requests for thinking, and erasures."""
 
     store: NightStore
     release: Release
     out_dir: Path
     think: Think
     runner: asyncio.Runner
-    name: str = f"{socket.gethostname()}-{os.getpid()}"
+    name: str = f"{socket.gethostname()}-{os.getpid()}"  # of this consumer; unique in the group
     idle_ms: int = _IDLE_MS
     wait_ms: int = _WAIT_MS
 
     def run(self, is_over: Callable[[], bool]) -> Served:
-        """Serve until `is_over`; a store that is away is waited for."""
+        """Serve until `is_over()`; wait while the store is away."""
         total = Served(0, 0)
         while not is_over():
             try:
@@ -74,7 +74,7 @@ class Worker:
         return total
 
     def serve_once(self) -> Served:
-        """Whoever asked to be erased, then one micro-batch of requests, if there are any.
+        """Carry out the waiting erasures, then serve one micro-batch of requests, if there are any.
 
         Raises StoreUnavailable.
         """
@@ -88,7 +88,7 @@ class Worker:
             return Served(0, 0)
         now_s = int(
             time.time()
-        )  # before the histories are read: who is erased later is not written
+        )  # before the histories are read, so that a user erased later is not written
         rows = self._think_about(self.runner.run(self._histories(requests)), now_s)
         if rows:
             self.runner.run(self._write(rows))
@@ -96,7 +96,7 @@ class Worker:
         return Served(len(requests), len(rows))
 
     async def _histories(self, requests: Sequence[Request]) -> list[UserHistory]:
-        """Of those that can be thought about; the last instruction of a user counts."""
+        """Read the histories of sound requests; the last instruction of a user counts."""
         asked = {request.user_id: request for request in requests if _is_sound(request)}
         events = await self.store.read_histories(list(asked))
         found = []
@@ -107,12 +107,12 @@ class Worker:
         return found
 
     def _think_about(self, users: Sequence[UserHistory], now_s: int) -> list[ShardRow]:
-        """A user on whom it fails is settled all the same: the night tries again."""
+        """Think about users. A failed user gets no row; the next night tries again."""
         thoughts = think_about(users, self.think, Outcome()) if users else []
         return [ShardRow(now_s, each) for each in thoughts if each.prefixes]
 
     async def _write(self, rows: Sequence[ShardRow]) -> None:
-        """Into the workers' layer, and again if that stopped being the newest in between."""
+        """Write rows to the workers' layer; again if it was not the newest any more."""
         while True:
             layer = await open_layer(self.store, self.release, self.out_dir)
             await add_rows(
@@ -124,7 +124,7 @@ class Worker:
 
 
 async def open_layer(store: NightStore, release: Release, out_dir: Path) -> Generation:
-    """The workers' layer if it is the newest live one, else a new one made live."""
+    """Return the workers' layer if it is the newest live one; otherwise activate a new one."""
     held = await store.read_manifest()
     if held is not None and is_newest(held, held.layers[0].generation):
         newest = _workers_layer(out_dir, held.layers[0])
@@ -138,7 +138,7 @@ async def open_layer(store: NightStore, release: Release, out_dir: Path) -> Gene
 
 
 def is_newest(held: Manifest | None, number: int) -> bool:
-    """For everybody, a canary's users included."""
+    """Return True if the generation is the newest layer for all users, the canary's included."""
     if held is None or held.layers[0].generation != number:
         return False
     return held.canary is None or held.canary.layers[0].generation == number
@@ -147,7 +147,7 @@ def is_newest(held: Manifest | None, number: int) -> bool:
 def _begin_layer(
     release: Release, out_dir: Path, held: Manifest | None, *, now_ms: int
 ) -> Generation:
-    """An empty generation on disk, to which rows will be added. Raises InvalidInput."""
+    """Create an empty generation on disk, for rows to be added. Raises InvalidInput."""
     if held is not None and held.fingerprint != release.space.fingerprint:
         raise InvalidInput(
             f"{release.name}: not of the SID space that is live; a whole night has to come first"
@@ -176,7 +176,10 @@ def _workers_layer(out_dir: Path, layer: Layer) -> Generation | None:
 
 
 def _is_sound(request: Request) -> bool:
-    """Not what has taken workers down before, nor what no user is named by."""
+    """Return False for a request without a valid user, or with too many tries.
+
+    Such a request may have stopped workers before.
+    """
     if request.num_tries > _MAX_TRIES:
         logger.error("a request is given up after %d tries", request.num_tries - 1)
         return False

@@ -1,6 +1,6 @@
-"""How much may be under way at once: additive increase, multiplicative decrease (AIMD).
+"""Number of concurrent writes by additive increase, multiplicative decrease (AIMD).
 
-Pure: it is told what was seen and tells what is allowed.
+Pure: the caller measures and passes the results in.
 """
 
 from dataclasses import dataclass, field
@@ -12,16 +12,12 @@ _CROWDED = 0.9  # of maxmemory: slow down before it is full
 
 @dataclass
 class Pace:
-    """window: writes under way; below one, a pause before each.
+    """Adapts the number of concurrent writes to the ping time of the store."""
 
-    target_ms: what a ping may take before the service would notice. num_cuts, slowest_ms: for the
-    summary.
-    """
-
-    target_ms: float = 5.0
-    window: float = 1.0
-    num_cuts: int = 0
-    slowest_ms: float = 0.0
+    target_ms: float = 5.0  # longest ping that does not slow the service
+    window: float = 1.0  # concurrent writes; below one, a pause before each write
+    num_cuts: int = 0  # for the summary
+    slowest_ms: float = 0.0  # slowest ping, for the summary
     _cut_at_s: float = field(default=-1.0, repr=False)
 
     @property
@@ -30,11 +26,14 @@ class Pace:
 
     @property
     def pause_s(self) -> float:
-        """Before the next write, once the window is below one write."""
+        """Seconds to wait before the next write; 0 unless the window is below one write."""
         return 0.0 if self.window >= 1 else self.target_ms / 1000 / self.window
 
     def saw(self, ping_ms: float, *, memory_share: float, now_s: float) -> None:
-        """A ping's time, and how full the store is. One cut per 10 targets: it has to take hold."""
+        """Adapt the window to a ping and to the used share of memory.
+
+        At most one cut per 10 * target_ms, so that a cut can take effect.
+        """
         self.slowest_ms = max(self.slowest_ms, ping_ms)
         if ping_ms <= self.target_ms and memory_share < _CROWDED:
             self.window = min(self.window + 1 / max(self.window, 1.0), MAX_WINDOW)

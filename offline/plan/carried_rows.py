@@ -1,6 +1,6 @@
-"""What lives on disk: each user's newest row among the live generations, and carrying it on.
+"""Rows that a night carries over unchanged: each user's newest row in the live generations.
 
-Knows nothing of stores: which generations are live is told.
+Knows nothing of stores: the caller passes the live layers.
 """
 
 import logging
@@ -23,21 +23,21 @@ logger = logging.getLogger(__name__)
 
 
 class LiveRow(NamedTuple):
-    """source: the part that holds it, relative to OUT. is_legal: the catalog has its prefixes."""
+    """A user's newest row in the live generations, without its thoughts."""
 
-    source: str
+    source: str  # path of its part, relative to OUT
     digest: str
-    created_at: int
-    is_legal: bool
+    created_at: int  # unix seconds
+    is_legal: bool  # all its prefixes exist in the catalog
 
 
 def read_live_rows(
     out_dir: Path, layers: Sequence[Layer], catalog: Catalog, *, must_have: Layer | None
 ) -> dict[str, LiveRow]:
-    """By user. layers: newest first.
+    """Return each user's newest row. layers: newest first.
 
-    A layer that is not here, or a damaged part, costs its users' thoughts again: that is logged.
-    Raises InvalidInput where it is the layer `must_have`.
+    Users of a missing layer or a damaged part are thought about again, and a warning is logged.
+    Raises InvalidInput if the layer is `must_have`.
     """
     found: dict[str, LiveRow] = {}
     for layer in layers:
@@ -61,7 +61,7 @@ def _layer_rows(out_dir: Path, layer: Layer, catalog: Catalog) -> Iterator[tuple
             "pass the --out it was made with, or refresh --users all"
         )
     tombstones = Tombstones.load(out_dir)
-    # Rows that were added to a finished generation come before its own, the last one first.
+    # Rows added to a finished generation come before its own rows, the latest first.
     for part in [*reversed(parts(folder / "added")), *parts(folder)]:
         table = read_columns(part, ["user_id", "digest", "created_at", "codes"])
         source = part.relative_to(out_dir).as_posix()
@@ -74,7 +74,7 @@ def _layer_rows(out_dir: Path, layer: Layer, catalog: Catalog) -> Iterator[tuple
 
 
 def _are_legal(codes: pa.ChunkedArray, catalog: Catalog) -> NDArray[np.bool_]:
-    """Per row: does the catalog have all of its prefixes?"""
+    """Return, per row, True if all its prefixes exist in the catalog."""
     lists = codes.combine_chunks()
     prefixes = lists.flatten()
     depth = catalog.space.prefix_depth
@@ -91,7 +91,7 @@ def _are_legal(codes: pa.ChunkedArray, catalog: Catalog) -> NDArray[np.bool_]:
 def carry_rows(
     out_dir: Path, plan: Plan, shard: int, users: Iterable[PlannedUser]
 ) -> list[ShardRow]:
-    """Their rows as they are. Raises InvalidInput where one is not in its source any more."""
+    """Read the rows of `users` from their sources. Raises InvalidInput if one is missing."""
     wanted: dict[int, set[str]] = {}
     for user in users:
         wanted.setdefault(user.group, set()).add(user.user_id)

@@ -1,4 +1,4 @@
-"""Who is due, who can be carried as they are, in which order, and in which micro-batches. Pure."""
+"""Due users: which they are, which have changed, their order and their micro-batches. Pure."""
 
 import hashlib
 import json
@@ -20,19 +20,19 @@ _DAY_S = 86400
 
 
 class DueUser(NamedTuple):
-    """history: as much as the reasoner reads. newest: unix seconds of the newest event."""
+    """A user that the night has to decide about."""
 
-    history: UserHistory
-    digest: str
-    newest: int
+    history: UserHistory  # the items that the reasoner reads, at most MAX_HISTORY
+    digest: str  # from `digest_history`
+    newest: int  # unix seconds of the newest event
 
 
 def choose_users(
     settings: RefreshSettings, with_history: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sorted ids of those who are due; and those asked for by name of whom nothing is known.
+    """Return (sorted ids of due users, requested ids without a history).
 
-    Raises InvalidInput when nobody is due.
+    with_history: sorted ids of all users with a history. Raises InvalidInput if no user is due.
     """
     if not with_history:
         raise InvalidInput(
@@ -50,7 +50,7 @@ def choose_users(
 def to_due_user(
     catalog: Catalog, key: str, user_id: str, events: Sequence[Event]
 ) -> DueUser | None:
-    """None where the catalog knows none of the items. key: from `thinking_key`."""
+    """Build a due user; None if the catalog knows none of the items. key: from `thinking_key`."""
     whole = to_history(catalog, user_id, events)
     if whole is None:
         return None
@@ -59,7 +59,10 @@ def to_due_user(
 
 
 def thinking_key(release: Release, settings: RefreshSettings) -> str:
-    """All that thoughts depend on beside the history: reasoner, SID space, how it is asked."""
+    """Return everything that thoughts depend on, except the history, as JSON.
+
+    These are the reasoner's files, the SID space, the sampling settings and the prompt rules.
+    """
     files = {
         name: digest
         for name, digest in release.manifest.files.items()
@@ -70,20 +73,23 @@ def thinking_key(release: Release, settings: RefreshSettings) -> str:
 
 
 def digest_history(catalog: Catalog, key: str, history: UserHistory) -> str:
-    """Of SIDs, not of catalog rows, which move when an item is added."""
+    """Hash the key and the SIDs of a history. Catalog rows would change with every new item."""
     sids = catalog.sids[list(history.rows)].astype("<i4").tobytes()
     return hashlib.blake2b(key.encode() + b"\0" + sids, digest_size=16).hexdigest()
 
 
 def is_unchanged(user: DueUser, live: Mapping[str, LiveRow]) -> bool:
-    """Thinking about this user again would give what is live."""
+    """Return True if thinking about this user again would give the live row."""
     row = live.get(user.history.user_id)
     return row is not None and row.is_legal and row.digest == user.digest
 
 
 def in_order(users: Sequence[DueUser], live: Mapping[str, LiveRow]) -> list[DueUser]:
-    """Those without a record first; then by the day of their newest event, the latest first; of one
-    day those whose record is the oldest. So a night that is cut short has done what matters."""
+    """Sort users by urgency, so that a night that is cut short has done the important part.
+
+    Users without a record come first. The others are sorted by the day of their newest event,
+    latest first, and within a day by the age of their record, oldest first.
+    """
 
     def urgency(user: DueUser) -> tuple[bool, int, int, str]:
         row = live.get(user.history.user_id)
@@ -94,7 +100,7 @@ def in_order(users: Sequence[DueUser], live: Mapping[str, LiveRow]) -> list[DueU
 
 
 def cut(users: Sequence[DueUser], settings: RefreshSettings) -> Iterator[list[PlannedUser]]:
-    """Shards of micro-batches, in the order of `users`; within a shard, like lengths together."""
+    """Cut users into shards, in the given order. Micro-batches of a shard group similar lengths."""
     left = iter(users)
     while some := list(islice(left, settings.micro_batch * settings.shard_batches)):
         digests = {user.history.user_id: user.digest for user in some}
@@ -107,7 +113,7 @@ def cut(users: Sequence[DueUser], settings: RefreshSettings) -> Iterator[list[Pl
 
 
 def micro_batches(users: Sequence[UserHistory], size: int) -> Iterator[Sequence[UserHistory]]:
-    """Users of like histories together: a batch is padded to its longest prompt."""
+    """Group histories of similar length, since a batch is padded to its longest prompt."""
     ordered = sorted(users, key=lambda user: (min(len(user.rows), MAX_HISTORY), user.user_id))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

@@ -1,6 +1,6 @@
-"""From a data folder to the histories of a store. Doing it twice adds nothing.
+"""Import the histories of a data folder into a store. A second import adds nothing.
 
-Knows nothing of releases or SIDs: items that no release knows yet are imported all the same.
+Knows nothing of releases or SIDs: items that no release knows yet are imported too.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ _RULES = 1  # raise it when `to_events` changes
 
 
 class ImportCounts(BaseModel):
-    """What an import did. is_repeat: the store had these data already, so they were not read."""
+    """Counts of one import."""
 
     model_config = ConfigDict(frozen=True)
 
     users: int
     events: int
     new_events: int
-    is_repeat: bool = False
+    is_repeat: bool = False  # the store has these data already, so they were not read
 
 
 async def import_dataset(
@@ -35,11 +35,11 @@ async def import_dataset(
 ) -> ImportCounts:
     """Append every history of `data_dir`.
 
-    Data that the store remembers as imported whole are not even read, unless `again`: what was
-    erased since stays erased, and a service that imports at every start starts at once.
+    Without `again`, data that the store has completely are not read. So users erased since then
+    stay erased, and a service that imports at every start is ready at once.
 
     Raises InvalidDataset, or InvalidUserId and InvalidRecord for ids that a store cannot hold.
-    Interrupted, it leaves whole batches behind and can simply be run again.
+    An interrupted import leaves complete batches and can be run again.
     """
     digest = _digest(data_dir)
     earlier = _recall(await store.read_import(digest))
@@ -59,7 +59,7 @@ async def import_dataset(
 
 
 def _recall(note: str | None) -> ImportCounts | None:
-    """The counts in a note; a note that is not ours is as good as none."""
+    """Parse the counts in a note; None without a note, or for one in another format."""
     try:
         return ImportCounts.model_validate_json(note) if note is not None else None
     except ValidationError:
@@ -67,18 +67,18 @@ def _recall(note: str | None) -> ImportCounts | None:
 
 
 def _digest(data_dir: Path) -> str:
-    """Of the data themselves and of the rules by which they become events."""
+    """Hash the data and the version of the rules that turn them into events."""
     file = data_dir / "interactions.parquet"
     content = file.read_bytes() if file.is_file() else b""
     return hashlib.sha256(f"{_RULES}\0".encode() + content).hexdigest()
 
 
 def to_events(history: Sequence[Interaction]) -> list[Event]:
-    """The interactions as events, in the order of `pos`.
+    """Convert interactions to events, in the order of `pos`.
 
-    Event ids depend on item and time alone (and on a number where both repeat), so that a longer
-    export of the same data adds only what is new. A history is ordered by time, and `pos` is the
-    order to keep: a time before its predecessor's is raised to it.
+    An event id depends only on item and time, and on a number if both repeat. So a longer export
+    of the same data adds only the new events. Histories are ordered by time, but the order of
+    `pos` must stay: a time before its predecessor's is raised to that.
     """
     events: list[Event] = []
     seen: dict[tuple[str, int], int] = {}

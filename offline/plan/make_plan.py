@@ -1,6 +1,6 @@
-"""The first stage: histories in, a plan out. Thinks about nobody.
+"""The first stage: read histories, decide about every user, write the plan. Does not think.
 
-Refuses at once what could not be activated later.
+Rejects at once a night that could not be activated later.
 """
 
 import logging
@@ -42,7 +42,7 @@ _USERS_PER_READ = 512
 
 
 class Histories(Protocol):
-    """Where histories are read from: a store, or a data folder."""
+    """Source of histories: a store or a data folder."""
 
     async def user_ids(self) -> list[str]: ...
 
@@ -50,10 +50,10 @@ class Histories(Protocol):
 
 
 class FolderHistories:
-    """The histories of a data folder, as importing them would make them."""
+    """Histories of a data folder, with the events that an import would create."""
 
     def __init__(self, data_dir: Path) -> None:
-        """Raises InvalidDataset."""
+        """Load the folder. Raises InvalidDataset."""
         self._dataset: Dataset = load_dataset(data_dir)
 
     async def user_ids(self) -> list[str]:
@@ -66,20 +66,17 @@ class FolderHistories:
 
 @dataclass(frozen=True)
 class Agenda:
-    """A plan before its users are cut into shards and written.
+    """A plan before its users are cut into shards and written."""
 
-    to_think: the most urgent first. to_carry: user -> the row that stays as it is.
-    """
-
-    release: str
+    release: str  # name@version
     layer: NextLayer
-    created_at: int
-    held: Manifest | None
-    due: tuple[str, ...]
-    unknown: tuple[str, ...]
-    to_think: list[DueUser]
-    to_carry: dict[str, LiveRow]
-    unreadable: int
+    created_at: int  # unix seconds
+    held: Manifest | None  # the live manifest
+    due: tuple[str, ...]  # sorted user ids
+    unknown: tuple[str, ...]  # requested user ids without a history
+    to_think: list[DueUser]  # most urgent first
+    to_carry: dict[str, LiveRow]  # user id -> the row to carry over
+    unreadable: int  # due users without a single item in the catalog
 
 
 async def make_agenda(
@@ -162,7 +159,7 @@ def _read_live(
 async def _read_due(
     release: Release, key: str, histories: Histories, due: Sequence[str]
 ) -> list[DueUser]:
-    """Those of whom the catalog knows something."""
+    """Read the due users with at least one item in the catalog."""
     users: list[DueUser] = []
     for start in range(0, len(due), _USERS_PER_READ):
         some = await histories.read_histories(due[start : start + _USERS_PER_READ])
@@ -176,8 +173,11 @@ async def _read_due(
 def _choose_carried(
     carriable: Mapping[str, LiveRow], layer: NextLayer, *, known: set[str], due: set[str]
 ) -> dict[str, LiveRow]:
-    """Rows that the new layer takes over: of due users, and of the other users of the delta that
-    it replaces; of nobody whose history is gone."""
+    """Choose the rows that the new layer carries over.
+
+    These are rows of due users and, if it replaces a delta, of that delta's other users. Users
+    without a history any more are left out.
+    """
     replaced = f"{layer.replaced.generation}/" if layer.replaced else None
     return {
         user_id: row
@@ -190,7 +190,7 @@ def _choose_carried(
 def _cut_carried(
     to_carry: Mapping[str, LiveRow],
 ) -> Iterator[tuple[tuple[str, ...], list[PlannedUser]]]:
-    """Sources and users of each shard: whole sources together, until they make a part."""
+    """Yield (sources, users) of each shard: complete sources, until they fill a part."""
     by_source: dict[str, list[str]] = {}
     for user_id, row in sorted(to_carry.items()):
         by_source.setdefault(row.source, []).append(user_id)

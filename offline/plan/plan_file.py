@@ -1,10 +1,11 @@
-"""What a night is going to do, fixed before anything is thought: `plan.json` and its users.
+"""The plan of a night, fixed before thinking starts: `plan.json` and the users of each shard.
 
     OUT/<generation>/plan.json            canonical JSON; its digest is the run id
     OUT/<generation>/plan-00000.parquet   the users of a shard: micro-batch, history, digest
 
-Everything that a night's files depend on is in here, times too, so that a night that was killed and
-resumed equals one that was not. Knows nothing of reasoners or stores.
+The plan holds everything that the night's files depend on, including times. So a night that was
+killed and resumed writes the same files as an uninterrupted one. Knows nothing of reasoners or
+stores.
 """
 
 import hashlib
@@ -36,54 +37,53 @@ _USERS = pa.schema(
 
 
 class Shard(BaseModel):
-    """Users whose rows make one part. sources: parts of live generations, relative to OUT, from
-    which they are carried; without any they are thought about. sha256: of the users' file."""
+    """Users of one part."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     users: int
-    sha256: str
+    sha256: str  # of the file with the users
+    # Parts of live generations, relative to OUT, from which the rows are carried over. Empty: the
+    # night thinks about these users.
     sources: tuple[str, ...] = ()
 
 
 class PlannedUser(NamedTuple):
-    """group: its micro-batch within the shard, or the source of its row. rows: of the catalog,
-    oldest first, as many as the reasoner reads; none for a user who is carried."""
+    """One user of a shard."""
 
     user_id: str
-    group: int
+    group: int  # number of the micro-batch within the shard, or of the source of a carried row
     digest: str
+    # Catalog rows of the history, oldest first, at most as many as the reasoner reads; empty for a
+    # carried user.
     rows: tuple[int, ...] = ()
 
 
 class Plan(BaseModel):
-    """held: the manifest that this night builds on, and expects to find when it activates.
-
-    is_base: the new layer replaces all layers. replaced: the delta that the new one takes the
-    place of, and whose other users it carries on. unknown: asked for by name, without a history.
-    unreadable: chosen users of whose history the catalog knows no item. release: name@version.
-    """
+    """The content of plan.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
     generation: int
-    created_at: int
-    release: str
+    created_at: int  # unix seconds
+    release: str  # name@version
     paths: int
     width: int
     seed: int
-    is_base: bool
+    is_base: bool  # the new layer replaces all layers
+    # The delta that the new layer replaces, and whose other users it carries over.
     replaced: Layer | None
+    # The manifest that this night builds on. Activation expects to find it live.
     held: Manifest | None
     users_chosen: int
-    unreadable: int
-    unknown: tuple[str, ...]
+    unreadable: int  # chosen users without a single item in the catalog
+    unknown: tuple[str, ...]  # requested user ids without a history
     shards: tuple[Shard, ...]
 
     @property
     def num_thought(self) -> int:
-        """Users whom this night thinks about."""
+        """Number of users that this night thinks about."""
         return sum(shard.users for shard in self.shards if not shard.sources)
 
     @property
@@ -108,10 +108,10 @@ class NextLayer(NamedTuple):
 def next_layer(
     settings: RefreshSettings, *, held: Manifest | None, fingerprint: int, now_ms: int
 ) -> NextLayer:
-    """Which layer comes of a night.
+    """Decide which layer a night makes.
 
-    A night for some users is a delta over the live base. It becomes the base itself where there is
-    none, or where the live layers speak another SID space, as no reader could use both.
+    A night for some users makes a delta over the live base. It makes a base if none is live, or if
+    the live layers belong to another SID space, since no reader could use both.
     """
     is_base = settings.is_whole or held is None or held.fingerprint != fingerprint
     replaced = None
@@ -122,19 +122,19 @@ def next_layer(
 
 
 def to_history(catalog: Catalog, user_id: str, events: Sequence[Event]) -> UserHistory | None:
-    """What the reasoner reads of a user; None where the catalog knows none of the items."""
+    """Build the history that the reasoner reads; None if the catalog knows none of the items."""
     rows = (catalog.row(event.item_id) for event in events)
     known = tuple(row for row in rows if row is not None)
     return UserHistory(user_id, known) if known else None
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
-    """Last: a folder without it has no plan."""
+    """Write plan.json, as the last file of a plan: a folder without it has no plan."""
     write_text(folder / "plan.json", plan.encode())
 
 
 def read_plan(folder: Path) -> Plan:
-    """Raises InvalidInput for a folder without a plan, or with one that is not ours."""
+    """Read plan.json. Raises InvalidInput if it is missing or in another format."""
     file = folder / "plan.json"
     try:
         return Plan.model_validate_json(file.read_bytes())
@@ -147,7 +147,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 def newest_plan(out_dir: Path) -> Path | None:
-    """Folder of the newest plan; None without any."""
+    """Return the folder of the newest plan, or None."""
     folders = [file.parent for file in out_dir.glob("*/plan.json") if file.parent.name.isdigit()]
     return max(folders, key=lambda folder: int(folder.name), default=None)
 
@@ -165,7 +165,7 @@ def write_users(
 
 
 def read_users(folder: Path, plan: Plan, shard: int) -> list[PlannedUser]:
-    """Raises InvalidInput unless they are those that the plan was made with."""
+    """Read the users of a shard. Raises InvalidInput if the file is not the one of the plan."""
     file = _users_file(folder, shard)
     try:
         content = file.read_bytes()

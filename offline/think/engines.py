@@ -1,6 +1,6 @@
-"""Which engine thinks: `transformers` and `vllm` here, or either of them on Ray's workers.
+"""Engines that think: `transformers` or `vllm` in this process, or either on Ray's workers.
 
-Torch, vLLM and Ray are imported by the engine that needs them, when it is loaded.
+Torch, vLLM and Ray are imported only when an engine that needs them is loaded.
 """
 
 import argparse
@@ -26,28 +26,25 @@ _EXTRAS: dict[Engine, str] = {"transformers": "night", "vllm": "vllm", "ray": "r
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """adapter: a LoRA folder (vLLM). tensor_parallel: GPUs that share one vLLM engine.
-
-    on_ray: what Ray's workers run. workers: how many; address: of the cluster, None for here.
-    """
+    """Choice of an engine."""
 
     engine: Engine = "transformers"
-    adapter: Path | None = None
-    tensor_parallel: int = 1
-    on_ray: LocalEngine = "transformers"
-    workers: int = 1
-    address: str | None = None
+    adapter: Path | None = None  # LoRA folder (vLLM only)
+    tensor_parallel: int = 1  # GPUs that share one vLLM engine
+    on_ray: LocalEngine = "transformers"  # engine on each Ray worker
+    workers: int = 1  # number of Ray workers
+    address: str | None = None  # of the Ray cluster; None: this machine
 
 
 def load_engine(release: Release, settings: RefreshSettings, asked: EngineSettings) -> Think:
-    """An engine, ready for micro-batches.
+    """Load an engine, ready for micro-batches.
 
     Raises:
-        InvalidSettings: what it needs is not installed.
+        InvalidSettings: a library of the engine is not installed.
         InvalidRelease: there is no reasoner, or it cannot be loaded.
     """
     if not (release.reasoner_dir / "config.json").is_file():
-        # `beauty/reasoner`, if it is no folder, is to transformers a repository on the Hub
+        # transformers would take `beauty/reasoner`, if it is no folder, for a repository on the Hub
         raise InvalidRelease(f"{release.reasoner_dir}: no config.json, expected a reasoner")
     try:
         with needs_extras(_EXTRAS[asked.engine]):
@@ -78,7 +75,7 @@ def _load_reasoner(
     from models.reasoner.transformers_engine import TransformersReasoner
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # two, beside other work, were 20 times slower than one
+        torch.set_num_threads(1)  # two threads, beside other work, were 20 times slower than one
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     return TransformersReasoner.load(release.reasoner_dir, release.space)
@@ -96,7 +93,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_settings(options: argparse.Namespace) -> EngineSettings:
-    """What `add_engine_arguments` asked for."""
+    """Read the options of `add_engine_arguments`."""
     return EngineSettings(
         options.engine,
         options.adapter,
@@ -108,10 +105,11 @@ def engine_settings(options: argparse.Namespace) -> EngineSettings:
 
 
 class RayThink:
-    """A `Think` whose micro-batches are thought about by Ray's workers.
+    """A `Think` that sends micro-batches to Ray's workers.
 
-    A call waits for its own micro-batch. Those announced by `expect` are under way meanwhile, and
-    must be asked for in that order; one that was not announced is thought about at once, alone.
+    A call waits for its own micro-batch. Micro-batches announced by `expect` run in advance, and
+    calls must follow in the announced order. A micro-batch that was not announced runs at once,
+    alone.
     """
 
     def __init__(self, release_dir: Path, settings: RefreshSettings, asked: EngineSettings) -> None:
@@ -127,7 +125,7 @@ class RayThink:
         self._coming: Iterator[list[UserThoughts] | None] = iter(())
 
     def expect(self, batches: Sequence[Sequence[UserHistory]]) -> None:
-        """All micro-batches of a night that are still to come: engines load once for all."""
+        """Announce all remaining micro-batches of a night, so that each worker loads once."""
         self._expected = list(reversed(batches))
         self._coming = self._pool.think(batches)
 

@@ -1,4 +1,4 @@
-"""What a night would cost, from thinking about a sample of those who are due. Writes nothing."""
+"""Estimate the cost of a night by thinking about a sample of its users. Writes nothing."""
 
 import random
 import time
@@ -15,7 +15,7 @@ from offline.think.micro_batch import Think, in_use, think_about, to_record
 
 SAMPLE_USERS = 64
 
-# A value of 199 bytes took 325 in Redis, with its key and a TTL.
+# A value of 199 bytes took 325 bytes in Redis, including key and TTL.
 _KEY_BYTES = 126
 
 
@@ -26,7 +26,10 @@ def estimate(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """One device, this one. load: the reasoner, which is not asked for when nobody is due."""
+    """Estimate the night on this device, as a summary for people and scripts.
+
+    load: loads the engine; not called if there is no user to think about.
+    """
     due = agenda.to_think
     sample = random.Random(settings.seed).sample(due, min(SAMPLE_USERS, len(due)))
     outcome, thoughts, seconds = Outcome(), list[UserThoughts](), 0.0
@@ -56,7 +59,10 @@ def estimate(
 
 
 def _mean_bytes(thoughts: Sequence[UserThoughts]) -> float:
-    """Of a user in Redis: record and texts. 0 without a sample: carried rows are not read."""
+    """Return the mean bytes of a user in Redis, record and texts; 0 without a sample.
+
+    Carried rows are not read.
+    """
     sizes = [_num_bytes(each) for each in thoughts if each.prefixes]
     return sum(sizes) / len(sizes) if sizes else 0.0
 

@@ -1,4 +1,4 @@
-"""One micro-batch's thinking; a user on whom it fails is set aside, and the night goes on.
+"""Think about one micro-batch. A failed user is set aside; the night continues.
 
 Knows nothing of stores, files or clocks.
 """
@@ -32,7 +32,7 @@ Think = Callable[[Sequence[UserHistory]], list[UserThoughts]]
 
 @runtime_checkable
 class ThinksAhead(Protocol):
-    """A `Think` whose micro-batches are under way before they are asked for, in that order."""
+    """A `Think` that starts announced micro-batches before they are called for, in that order."""
 
     def __call__(self, users: Sequence[UserHistory]) -> list[UserThoughts]: ...
 
@@ -43,7 +43,7 @@ class ThinksAhead(Protocol):
 
 @contextmanager
 def in_use(think: Think) -> Iterator[Think]:
-    """For as long as the block lasts; what it has at work elsewhere ends with it."""
+    """Close a `ThinksAhead` at the end of the block, which ends its work in other processes."""
     try:
         yield think
     finally:
@@ -52,7 +52,7 @@ def in_use(think: Think) -> Iterator[Think]:
 
 
 def bind_think(reasoner: Reasoner, catalog: Catalog, settings: RefreshSettings) -> Think:
-    """Think about one micro-batch as the settings say, and check what comes out."""
+    """Return a function that thinks about one micro-batch and checks the thoughts."""
     return partial(_think, reasoner, catalog, settings)
 
 
@@ -74,9 +74,11 @@ def _think(
 
 
 def think_about(users: Sequence[UserHistory], think: Think, outcome: Outcome) -> list[UserThoughts]:
-    """Thoughts of a micro-batch, without the users on whom even a try of their own failed.
+    """Think about a micro-batch and add its counts to `outcome`.
 
-    Raises MemoryError: whose fault that is cannot be told, and more memory may cure it.
+    If it fails, each user is tried alone. A user that fails alone is missing from the result and
+    listed in `outcome.failed`. Raises MemoryError: the cause may be any user, and more memory may
+    help.
     """
     try:
         found = think(users)
@@ -101,14 +103,17 @@ def _think_alone(user: UserHistory, think: Think, outcome: Outcome) -> list[User
 
 
 def _raise_if_out_of_memory(exc: Exception) -> None:
-    """torch has an exception of its own on an accelerator, and a RuntimeError on the CPU."""
+    """Raise MemoryError for torch's out-of-memory errors.
+
+    torch raises its own exception on an accelerator and a RuntimeError on the CPU.
+    """
     is_torch = type(exc).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(exc)
     if is_torch or isinstance(exc, MemoryError):
         raise MemoryError("out of memory while thinking") from exc
 
 
 def check_thoughts(catalog: Catalog, thoughts: UserThoughts) -> None:
-    """Raise InvalidRecord unless these thoughts make a record of legal prefixes, and texts."""
+    """Raise InvalidRecord unless the thoughts encode as texts and a record of legal prefixes."""
     if not thoughts.prefixes:
         return
     to_record(thoughts, generation=0, fingerprint=0, created_at=0).encode(thoughts.user_id)

@@ -1,7 +1,7 @@
-"""The second stage: shard after shard of a plan into a part each. Any number of processes may share
-the shards of one plan; no two are ever at work on one shard.
+"""The second stage: think about each shard of a plan and write its part.
 
-Done again after whatever stopped it, it goes on behind the last micro-batch on the disk.
+Any number of processes may share the shards of one plan; a lease keeps two of them off one shard.
+After a stop, thinking continues behind the last micro-batch on disk.
 """
 
 import time
@@ -27,23 +27,23 @@ Report = Callable[[Outcome, bool], None]
 
 @dataclass(frozen=True)
 class ThinkJob:
-    """report: told what each micro-batch came to, and whether that was before this process."""
+    """Inputs of thinking about shards."""
 
-    folder: Path
+    folder: Path  # of the generation
     plan: Plan
     think: LoadedThink
     watch: Stopwatch
-    report: Report
+    report: Report  # called with the counts of each batch, and True if an earlier process made it
 
 
 def think_shards(job: ThinkJob, shards: Sequence[int]) -> Outcome:
-    """What all of them came to, those done before included.
+    """Think about shards; return their counts, including shards that were already done.
 
     Raises:
-        LeaseTaken: another process is at work on one of them.
-        InvalidRelease: everybody fails.
-        InvalidInput: the plan or a source of carried rows is not as it was.
-        MemoryError, OSError: what is on the disk by then is kept.
+        LeaseTaken: another process works on one of the shards.
+        InvalidRelease: thinking fails for all users.
+        InvalidInput: the plan or a source of carried rows has changed.
+        MemoryError, OSError: finished micro-batches stay on disk.
     """
     total = Outcome()
     for shard in shards:
@@ -52,12 +52,12 @@ def think_shards(job: ThinkJob, shards: Sequence[int]) -> Outcome:
 
 
 def share(plan: Plan, *, index: int, of: int) -> list[int]:
-    """The shards of process `index` of `of`: those of an Indexed Job divide a plan among them."""
+    """Return the shards of process `index` of `of`, as in a Kubernetes Indexed Job."""
     return [shard for shard in range(len(plan.shards)) if shard % of == index]
 
 
 def pending_batches(folder: Path, plan: Plan, shards: Sequence[int]) -> list[list[UserHistory]]:
-    """Micro-batches of these shards that are not on the disk, in the order of thinking."""
+    """Return the micro-batches of these shards that are not on disk, in the order of thinking."""
     pending: list[list[UserHistory]] = []
     for shard in shards:
         part = part_file(folder, shard)
@@ -84,7 +84,7 @@ def _finish_shard(job: ThinkJob, shard: int, total: Outcome) -> None:
         _count(job, total, read_outcome(part), is_earlier=True)
         return
     with Lease.take(lease_file) as lease:
-        if part.exists():  # and its process was stopped between naming it and cleaning up
+        if part.exists():  # its process was stopped between naming the part and cleaning up
             _count(job, total, read_outcome(part), is_earlier=True)
         elif job.plan.shards[shard].sources:
             _carry_shard(job, shard, lease)
