@@ -30,7 +30,7 @@ from service.server import serve_beside
 from service.serving import Serving
 from service.settings import EffectiveSettings
 
-NO_PAGES = "the admin port answers no scripts of web pages"
+NO_PAGES = "the admin port rejects requests from scripts of web pages"
 _SAMPLE = 200  # recently seen users; at least one must have a record in the new layers
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class _Body(BaseModel):
 
 class Target(_Body):
     epoch: Annotated[
-        int | None, Field(ge=1, description="One that the store remembers, see /manifest.")
+        int | None, Field(ge=1, description="An epoch that the store remembers, see /manifest.")
     ] = None
 
 
@@ -148,16 +148,16 @@ class Admin:
 
         Raises InvalidInput if none of the recently seen users has a record in the new layers.
         """
-        seen_lately = self._serving.users_with_records(_SAMPLE)
+        recent_users = self._serving.users_with_records(_SAMPLE)
         generations = [layer.generation for layer in new.layers]
-        counts = [await self._store.count_records(each, seen_lately) for each in generations]
-        if seen_lately and not any(counts):
+        counts = [await self._store.count_records(each, recent_users) for each in generations]
+        if recent_users and not any(counts):
             raise InvalidInput(
-                f"none of {len(seen_lately)} users seen here lately has a record in generations "
-                f"{generations}: expired or collected; `python -m offline load` brings them back"
+                f"none of {len(recent_users)} recently seen users has a record in generations "
+                f"{generations}: expired or deleted; `python -m offline load` restores them"
             )
         await self._store.swap_manifest(held, new)
-        logger.warning("epoch %d by the admin port: generations %s", new.epoch, generations)
+        logger.warning("the admin port set epoch %d: generations %s", new.epoch, generations)
         await self._serving.manifest.poll()
         return await self.live()
 
@@ -231,7 +231,7 @@ def admin_beside(
 def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> APIRouter:
     router = APIRouter(responses=problem_responses({409: "nothing is live"}))
 
-    @router.get("/health", summary="Whether this process is ready, and what it serves")
+    @router.get("/health", summary="Readiness of this process, and its release and epoch")
     async def health() -> dict[str, Any]:
         current = serving.manifest.current
         return {
@@ -241,15 +241,15 @@ def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> API
             "manifest_refusal": serving.manifest.refusal,
         }
 
-    @router.get("/settings", summary="Every setting, masked, with where its value comes from")
+    @router.get("/settings", summary="Every setting, masked, with the source of its value")
     async def settings() -> dict[str, Any]:
         return effective.describe()
 
-    @router.get("/manifest", summary="What is live and was")
+    @router.get("/manifest", summary="The live manifest and earlier ones")
     async def manifest() -> Live:
         return await admin.live()
 
-    @router.post("/activate", summary="The canary for everybody, or an epoch of the past")
+    @router.post("/activate", summary="Make the canary or a past epoch live for all users")
     async def activate(target: Target = _ANY) -> Live:
         return await admin.activate(target.epoch)
 
@@ -257,15 +257,17 @@ def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> API
     async def rollback(target: Target = _ANY) -> Live:
         return await admin.roll_back(target.epoch)
 
-    @router.post("/canary", summary="Another share for the canary, or one of a past epoch's layers")
+    @router.post(
+        "/canary", summary="Set the canary's share, or start one with a past epoch's layers"
+    )
     async def canary(share: CanaryShare) -> Live:
         return await admin.set_canary(share.percent, share.epoch)
 
-    @router.delete("/canary", summary="Nobody is in a canary any more")
+    @router.delete("/canary", summary="End the canary")
     async def end_canary() -> Live:
         return await admin.end_canary()
 
-    @router.post("/reload", summary="Look at the release directory again")
+    @router.post("/reload", summary="Reload the release directory")
     async def reload() -> dict[str, str]:
         return {"outcome": await serving.reload(), "release": serving.engine.label}
 

@@ -84,7 +84,7 @@ def create_app(
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)
-    failed = "1 while a changed file of API keys is refused, and the old ones are in use."
+    failed = "1 while the changed key file is invalid and the old keys are in use."
     serving.metrics.watch("keys_refused", failed, lambda: ring is not None and bool(ring.failure))
     if ring is not None:
         app.add_middleware(ApiKeyMiddleware, ring=ring, metrics=serving.metrics)

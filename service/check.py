@@ -36,10 +36,10 @@ class Finding(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     parser = settings_parser(
-        "python -m service check", "Check settings, release and store; show every setting."
+        "python -m service check", "Check settings, release and store; list every setting."
     )
-    parser.add_argument("--offline", action="store_true", help="do not ask the store")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--offline", action="store_true", help="do not contact the store")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     effective = resolve_options(options, os.environ)
     findings = check(effective.settings, is_offline=options.offline)
@@ -49,12 +49,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def check(settings: ServiceSettings, *, is_offline: bool) -> list[Finding]:
     """Test each requirement of a start. A failure does not stop the tests that follow."""
-    findings = [Finding("settings", "every name is known and every value in its bounds")]
+    findings = [Finding("settings", "every name is known and every value is valid")]
     engines: list[Engine] = []
     findings.append(_try("release", lambda: _check_release(settings, engines)))
     findings.append(_try("keys", lambda: _check_keys(settings)))
     if is_offline:
-        findings.append(Finding("store", "not asked (--offline)"))
+        findings.append(Finding("store", "not checked (--offline)"))
     else:
         engine = engines[0] if engines else None
         findings.append(_try("store", lambda: _check_store(settings, engine)))
@@ -83,7 +83,7 @@ def _check_release(settings: ServiceSettings, engines: list[Engine]) -> str:
 
 def _check_keys(settings: ServiceSettings) -> str:
     if settings.keys_file is None:
-        return "none: everybody who reaches the port may call"
+        return "none: every caller that reaches the port is allowed"
     clients = read_keys(settings.keys_file).clients
     return f"{len(clients)} clients: {', '.join(client.client for client in clients)}"
 
@@ -103,7 +103,7 @@ async def _ask_store(url: str, timeout_ms: int, engine: Engine | None) -> str:
     if manifest is None:
         return "answers; no night has been activated yet"
     if engine is not None and manifest.fingerprint != engine.catalog.space.fingerprint:
-        raise ReleaseMismatch(f"the live night, epoch {manifest.epoch}, is of another SID space")
+        raise ReleaseMismatch(f"the live night, epoch {manifest.epoch}, has another SID space")
     return f"answers; epoch {manifest.epoch} is live, generation {manifest.layers[0].generation}"
 
 

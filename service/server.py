@@ -1,4 +1,4 @@
-"""uvicorn servers: the public one with graceful shutdown, and a second one on the admin port.
+"""uvicorn servers: the public one with graceful shutdown, and one for the admin port.
 
 Shutdown of the public server:
 
@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
 
 
 def raise_open_file_limit() -> None:
-    """Raise the limit of open files to MAX_CONNECTIONS and a reserve, as far as allowed."""
+    """Raise the limit of open files to MAX_CONNECTIONS and a reserve, or to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + _OTHER_FILES
     if hard != resource.RLIM_INFINITY:

@@ -107,13 +107,13 @@ class ServiceSettings(BaseSettings):
             return self
         if self.admin_port is not None and not is_loopback(self.admin_host):
             raise ValueError(
-                f"admin_host {self.admin_host} is reached from other machines: that takes a "
-                "keys_file with a client of the scope admin, open_access does not open it"
+                f"admin_host {self.admin_host} can be reached from other machines: set keys_file, "
+                "with a client of the scope admin (open_access does not apply here)"
             )
         if not self.open_access and not is_loopback(self.host):
             raise ValueError(
-                f"host {self.host} is reached from other machines and there are no API keys: set "
-                "keys_file, or open_access=true where something else keeps strangers out"
+                f"host {self.host} can be reached from other machines and there are no API keys: "
+                "set keys_file, or set open_access=true if another component restricts access"
             )
         return self
 
@@ -276,18 +276,18 @@ def settings_parser(
     parser = _Parser(
         prog=prog,
         description=description,
-        epilog=f"Everything else is set by {ENV_PREFIX}* variables or in the file of --config. "
-        "`python -m service check` takes the same options, says whether a service would start "
-        "with them, and shows every setting.",
+        epilog=f"All other settings are {ENV_PREFIX}* variables, or keys in the file of --config. "
+        "`python -m service check` takes the same options, tests whether the service would start "
+        "with them, and lists every setting.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="settings in YAML; below all other sources"
+        "--config", metavar="FILE", help="YAML file of settings; options and variables override it"
     )
     parser.add_argument("--release", dest="release_dir", metavar="DIR", help="release to serve")
     parser.add_argument(
         "--redis", dest="redis_url", metavar="URL", help="store; default: the embedded server"
     )
     parser.add_argument("--host", metavar="H", help="default 127.0.0.1")
-    parser.add_argument("--port", metavar="P", help="default 8000; 0 takes a free one")
+    parser.add_argument("--port", metavar="P", help="default 8000; 0: any free port")
     return parser

@@ -1,4 +1,4 @@
-"""Middleware around every request: request id, trace, metrics, body limit, problem for a 500.
+"""Middleware around every request: request id, trace, metrics, body limit, errors 500.
 
 Pure ASGI, because `BaseHTTPMiddleware` hides client disconnects. Of the routes it knows only the
 path template in the scope.

@@ -1,4 +1,4 @@
-"""Builds the JSON of a recommendation and its Server-Timing header from the pipeline's result."""
+"""Builds the JSON of a recommendation, and its Server-Timing header."""
 
 import secrets
 from typing import cast

@@ -63,9 +63,9 @@ class KeyFile(_Config):
         names = [client.client for client in self.clients]
         digests = [key.sha256 for client in self.clients for key in client.keys]
         if len(set(names)) < len(names):
-            raise ValueError("two clients have one name")
+            raise ValueError("two clients have the same name")
         if len(set(digests)) < len(digests):
-            raise ValueError("one key is there twice")
+            raise ValueError("a key occurs twice")
         return self
 
 

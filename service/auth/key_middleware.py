@@ -28,7 +28,7 @@ SCOPES: Mapping[str, Scope] = {
 }
 NO_KEY = "an API key is needed: `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
 UNKNOWN_KEY = "the API key is unknown or has expired"
-TOO_FAST = "this client's rate limit is used up"
+TOO_FAST = "the rate limit of this client is exceeded"
 _CHECK_EVERY_S = 1.0  # between looks at the key file
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="think-ahead"'}
 logger = logging.getLogger(__name__)
@@ -113,9 +113,11 @@ class ApiKeyMiddleware:
         self._next_check_at = now + _CHECK_EVERY_S
         before = self._ring.failure
         if self._ring.refresh():
-            logger.info("the API keys of the changed file are in use")
+            logger.info("reloaded the changed file of API keys")
         elif self._ring.failure not in (None, before):
-            logger.error("the API keys stay as they were: %s", self._ring.failure)
+            logger.error(
+                "kept the old API keys, as the changed file is invalid: %s", self._ring.failure
+            )
 
 
 def take_token(ring: KeyRing, fields: Mapping[bytes, bytes], metrics: Metrics) -> bool:

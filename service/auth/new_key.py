@@ -1,6 +1,6 @@
 """`python -m service keys new --client NAME --scopes SCOPE...`: make an API key.
 
-Prints the key, which is stored nowhere and shown this once, and what to put into the file of keys.
+Prints the key once, without storing it, and the entry for the key file.
 """
 
 import argparse
@@ -26,9 +26,9 @@ def main(arguments: Sequence[str]) -> int:
     except ValidationError as exc:
         first = exc.errors()[0]
         raise InvalidSettings(f"{first['loc'][0]}: {first['msg']}") from exc
-    print(f"key, shown this once: {made.key}\n")
-    print("Into the file of THINKAHEAD_KEYS_FILE, below `clients:`, or of a client that is there")
-    print("already only the last line, below its `keys:` (two at most):\n")
+    print(f"key (shown only once): {made.key}\n")
+    print("For a new client, add this to THINKAHEAD_KEYS_FILE below `clients:`. For an existing")
+    print("client, add only the last line, below its `keys:` (at most two):\n")
     print(_as_yaml(entry))
     return 0
 
@@ -52,21 +52,21 @@ def _last_day(days: int | None) -> date | None:
     try:
         return datetime.now(UTC).date() + timedelta(days=days)
     except OverflowError as exc:
-        raise InvalidSettings(f"--days {days}: no date is that far away") from exc
+        raise InvalidSettings(f"--days {days}: the date is out of range") from exc
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service keys", description=__doc__)
     parser.add_argument("command", choices=["new"], help="make a key")
-    parser.add_argument("--client", required=True, metavar="NAME", help="whose it is")
+    parser.add_argument("--client", required=True, metavar="NAME", help="name of the client")
     parser.add_argument(
         "--scopes",
         nargs="+",
         type=Scope,
         required=True,
         metavar="SCOPE",
-        help="what it may do: " + ", ".join(Scope),
+        help="permissions: " + ", ".join(Scope),
     )
-    parser.add_argument("--rate-per-s", type=float, metavar="N", help="requests; default: no limit")
-    parser.add_argument("--days", type=int, metavar="N", help="until it expires; default: never")
+    parser.add_argument("--rate-per-s", type=float, metavar="N", help="rate limit; default: none")
+    parser.add_argument("--days", type=int, metavar="N", help="days until expiry; default: never")
     return parser

@@ -4,7 +4,7 @@
 
 `client` runs the calls, `calls` builds their HTTP requests, `answers` holds the typed responses,
 `retries` decides on further attempts and hedges, `errors` has the exceptions. Needs httpx and
-pydantic, and imports nothing else of `service`.
+pydantic, and imports no other module of `service`.
 """
 
 from service.client.client import AsyncClient, Client, Options

@@ -1,6 +1,6 @@
 """Typed, frozen answers of the client; fields of later API versions are ignored.
 
-Field names are those of the API, which documents them at `/docs`. Knows nothing of HTTP or of the
+The API documents the field names at `/docs`. Knows nothing of HTTP or of the
 service's own modules: a caller does not need them.
 """
 

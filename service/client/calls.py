@@ -54,7 +54,7 @@ class NewEvent:
     event_id: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON body of a request whose path contains the user id."""
+        """Return the JSON body, without the user id."""
         body: dict[str, Any] = {"item_id": self.item_id, "event_id": self.event_id}
         return body if self.timestamp is None else {**body, "timestamp": self.timestamp}
 

@@ -35,7 +35,7 @@ from service.client.errors import Busy, ClientError, DeadlineExceeded, Unreachab
 from service.client.retries import Hedge, first_answer, pause_s
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
-_MAX_TIMEOUT_MS = 60_000  # what the service accepts
+_MAX_TIMEOUT_MS = 60_000  # maximum of the service
 _CLOSED = "this client is closed"
 
 Result = TypeVar("Result")
@@ -81,7 +81,7 @@ class AsyncClient:
     """
 
     def __init__(self, url: str, options: Options | None = None) -> None:
-        """Connects at the first call. Raises InvalidSettings for a URL that is none."""
+        """Store the URL; the first call connects. Raises InvalidSettings for an invalid URL."""
         self._options = options or Options()
         self._random = SystemRandom()
         self._hedge = Hedge(self._options.hedge_quantile) if self._options.hedge_quantile else None
@@ -90,7 +90,7 @@ class AsyncClient:
     async def recommend(
         self, user_id: str, *, timeout_s: float | None = None, **params: Unpack[PagedParams]
     ) -> Recommendation:
-        """Items for a user, best first; an unknown user gets what everybody gets."""
+        """Recommend items to a user, best first. An unknown user gets non-personal items."""
         return await self._call(calls.recommend(user_id, params), timeout_s)
 
     async def recommend_for_history(
@@ -100,7 +100,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **params: Unpack[PagedParams],
     ) -> Recommendation:
-        """For item ids that the caller keeps, oldest first; no user has to be known."""
+        """Recommend items for a history that the caller keeps: item ids, oldest first."""
         return await self._call(calls.for_history(history, params), timeout_s)
 
     async def recommend_in_session(
@@ -111,7 +111,10 @@ class AsyncClient:
         timeout_s: float | None = None,
         **params: Unpack[PagedParams],
     ) -> Recommendation:
-        """For a user who did something with these items just now; none of it is stored."""
+        """Recommend items to a user who has just interacted with the items of `session`.
+
+        The session is not stored.
+        """
         return await self._call(calls.in_session(user_id, session, params), timeout_s)
 
     async def recommend_batch(
@@ -121,7 +124,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **params: Unpack[RecommendParams],
     ) -> RecommendationBatch:
-        """For up to 100 users, all asked alike; each has a status, and may fail alone."""
+        """Recommend items to up to 100 users. Each has its own status and can fail alone."""
         return await self._call(calls.batch(user_ids, params), timeout_s)
 
     async def append(
@@ -133,10 +136,10 @@ class AsyncClient:
         event_id: str | None = None,
         timeout_s: float | None = None,
     ) -> TakenEvent:
-        """Something that the user did; the next recommendation uses it.
+        """Append an interaction of the user; the next recommendation uses it.
 
-        `timestamp`: unix seconds, None for now. `event_id` makes it safe to append the same again;
-        without one the call makes one for all of its own attempts.
+        `timestamp`: unix seconds; None: now. An event with a repeated `event_id` adds nothing. By
+        default the call generates an id, which all of its attempts use.
         """
         made = {} if event_id is None else {"event_id": event_id}
         event = NewEvent(user_id, item_id, timestamp, **made)
@@ -145,17 +148,17 @@ class AsyncClient:
     async def append_batch(
         self, events: Sequence[NewEvent], *, timeout_s: float | None = None
     ) -> TakenBatch:
-        """Events of many users, in the order in which they happened; each may fail alone."""
+        """Append events of many users, oldest first. Each can fail alone."""
         return await self._call(calls.append_batch(events), timeout_s)
 
     async def think(
         self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None
     ) -> Accepted:
-        """Ask a worker to think about the user now; answers are built from it seconds later."""
+        """Request a new thought about the user; answers use it some seconds later."""
         return await self._call(calls.think(user_id, instruction), timeout_s)
 
     async def delete(self, user_id: str, *, timeout_s: float | None = None) -> Accepted:
-        """Erase all that is known of the user, for good."""
+        """Erase all data of the user permanently."""
         return await self._call(calls.delete(user_id), timeout_s)
 
     async def close(self) -> None:
@@ -241,7 +244,7 @@ class Client:
     """
 
     def __init__(self, url: str, options: Options | None = None) -> None:
-        """Connects at the first call. Raises InvalidSettings for a URL that is none."""
+        """Store the URL; the first call connects. Raises InvalidSettings for an invalid URL."""
         self._client = AsyncClient(url, options)
         self._is_closed, self._closing = False, threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -253,7 +256,7 @@ class Client:
     def recommend(
         self, user_id: str, *, timeout_s: float | None = None, **params: Unpack[PagedParams]
     ) -> Recommendation:
-        """Items for a user, best first; an unknown user gets what everybody gets."""
+        """Recommend items to a user, best first. An unknown user gets non-personal items."""
         return self._run(self._client.recommend, user_id, timeout_s=timeout_s, **params)
 
     def recommend_for_history(
@@ -263,7 +266,7 @@ class Client:
         timeout_s: float | None = None,
         **params: Unpack[PagedParams],
     ) -> Recommendation:
-        """For item ids that the caller keeps, oldest first; no user has to be known."""
+        """Recommend items for a history that the caller keeps: item ids, oldest first."""
         return self._run(self._client.recommend_for_history, history, timeout_s=timeout_s, **params)
 
     def recommend_in_session(
@@ -274,7 +277,10 @@ class Client:
         timeout_s: float | None = None,
         **params: Unpack[PagedParams],
     ) -> Recommendation:
-        """For a user who did something with these items just now; none of it is stored."""
+        """Recommend items to a user who has just interacted with the items of `session`.
+
+        The session is not stored.
+        """
         return self._run(
             self._client.recommend_in_session, user_id, session, timeout_s=timeout_s, **params
         )
@@ -286,7 +292,7 @@ class Client:
         timeout_s: float | None = None,
         **params: Unpack[RecommendParams],
     ) -> RecommendationBatch:
-        """For up to 100 users, all asked alike; each has a status, and may fail alone."""
+        """Recommend items to up to 100 users. Each has its own status and can fail alone."""
         return self._run(self._client.recommend_batch, user_ids, timeout_s=timeout_s, **params)
 
     def append(
@@ -311,17 +317,17 @@ class Client:
     def append_batch(
         self, events: Sequence[NewEvent], *, timeout_s: float | None = None
     ) -> TakenBatch:
-        """Events of many users, in the order in which they happened; each may fail alone."""
+        """Append events of many users, oldest first. Each can fail alone."""
         return self._run(self._client.append_batch, events, timeout_s=timeout_s)
 
     def think(
         self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None
     ) -> Accepted:
-        """Ask a worker to think about the user now; answers are built from it seconds later."""
+        """Request a new thought about the user; answers use it some seconds later."""
         return self._run(self._client.think, user_id, instruction, timeout_s=timeout_s)
 
     def delete(self, user_id: str, *, timeout_s: float | None = None) -> Accepted:
-        """Erase all that is known of the user, for good."""
+        """Erase all data of the user permanently."""
         return self._run(self._client.delete, user_id, timeout_s=timeout_s)
 
     def close(self) -> None:
@@ -355,7 +361,7 @@ class Client:
             return future.result()
         except futures.CancelledError as exc:
             raise Unreachable(_CLOSED) from exc
-        except BaseException:  # Ctrl-C above all
+        except BaseException:  # mainly Ctrl-C
             future.cancel()
             raise
 

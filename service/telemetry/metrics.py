@@ -31,51 +31,51 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "thinkahead_requests",
-            "Answers by route, source (empty where none applies) and status.",
+            "Responses by route, source (empty if none applies) and status.",
             ["route", "source", "status"],
             registry=self.registry,
         )
         self._items = Counter(
             "thinkahead_items",
-            "Recommended items by the rung that gave them.",
+            "Recommended items by the rung that they come from.",
             ["source"],
             registry=self.registry,
         )
         self._stages = Histogram(
             "thinkahead_stage_seconds",
-            "Time per stage of a recommendation: store, queue, finish, total.",
+            "Seconds per stage of a recommendation: store, queue, encode, finish, total.",
             ["stage"],
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
         self._fallbacks = Counter(
             "thinkahead_fallbacks",
-            "Rungs passed over, by reason.",
+            "Rungs that were skipped, by reason.",
             ["reason"],
             registry=self.registry,
         )
         self._record_age = Histogram(
             "thinkahead_record_age_seconds",
-            "Age of the records that answers were built from.",
+            "Age of the records that answers use, in seconds.",
             buckets=_AGE_BUCKETS_S,
             registry=self.registry,
         )
         self._future_records = Counter(
             "thinkahead_future_records",
-            "Records dated after this machine's clock; their age counts as 0.",
+            "Records with a date in the future; their age is observed as 0.",
             registry=self.registry,
         )
         self._rungs = Histogram(
             "thinkahead_rung_seconds",
-            "Time of a whole recommendation by the rung that answered, and whether the user is "
-            "held there (`rung_share`).",
+            "Seconds of a whole recommendation by the rung that answered; held: true for users in "
+            "the fixed share of that rung (`rung_share`).",
             ["source", "held"],
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
         self._events = Counter(
             "thinkahead_events",
-            "Events taken, by whether they are stored or wait for the store.",
+            "Accepted events; stored: false while they wait for the store.",
             ["stored"],
             registry=self.registry,
         )
@@ -86,25 +86,25 @@ class Metrics:
         )
         self._manifest_refused = Counter(
             "thinkahead_manifest_refused",
-            "Manifests read and not taken, by reason.",
+            "Manifests that were read and rejected, by reason.",
             ["reason"],
             registry=self.registry,
         )
         self._reloads = Counter(
             "thinkahead_reloads",
-            "Looks at the release directory on SIGHUP: taken, unchanged or refused.",
+            "Reloads of a release directory: taken, unchanged or refused.",
             ["outcome"],
             registry=self.registry,
         )
         self._exposures = Counter(
             "thinkahead_exposures",
-            "Answers under an experiment, by arm.",
+            "Answers in an experiment, by arm.",
             ["experiment", "arm"],
             registry=self.registry,
         )
         self._client_requests = Counter(
             "thinkahead_client_requests",
-            "Requests where API keys are needed, by client (empty: none known) and outcome: taken, "
+            "Requests that need an API key, by client (empty if unknown) and outcome: taken, "
             "no_key, unknown_key, scope or rate.",
             ["client", "outcome"],
             registry=self.registry,
@@ -125,7 +125,7 @@ class Metrics:
         self._tallies: list[Callable[[], None]] = []
 
     def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
-        """Add a gauge whose value is read when metrics are rendered."""
+        """Add a gauge; `read` gives its value at each rendering."""
         Gauge(f"thinkahead_{name}", documentation, registry=self.registry).set_function(read)
 
     def watch_refusals(self, counts: Mapping[Criticality, int]) -> None:
@@ -210,7 +210,7 @@ class _Refusals(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(
             "thinkahead_refusals",
-            "Requests refused unread with 503 as too many waited, by X-Criticality.",
+            "Requests rejected with 503 before they were parsed, by X-Criticality.",
             labels=["criticality"],
         )
         for criticality, count in self._counts.items():

@@ -111,7 +111,7 @@ def test_the_environment_wins_over_the_file_and_that_over_defaults(
         ("port: on", r"service.yaml: port: expected a number, got true"),
         ("redis_timeout_ms: 20ms", r"service.yaml: redis_timeout_ms: .*integer"),
         ("redis_timeout_ms: 0", r"service.yaml: redis_timeout_ms: .*greater than or equal to 1"),
-        ("port: 1\nhost: a\nport: 2", r"service.yaml:1: the key port stands there twice"),
+        ("port: 1\nhost: a\nport: 2", r"service.yaml:1: the key port is repeated"),
         ("- port", "service.yaml: expected a mapping"),
         ("port: [", "service.yaml:1: "),
         ("port: !!python/object/apply:os.getcwd []", "service.yaml:1: could not determine"),

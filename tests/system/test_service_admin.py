@@ -123,7 +123,7 @@ async def test_layers_whose_records_are_gone_are_not_gone_back_to(
     await store.delete_records(GENERATION, ["user"])
     refused = both.admin.post("/rollback")
     assert refused.status_code == 409
-    assert "none of 1 users seen here lately" in refused.json()["detail"]
+    assert "none of 1 recently seen users" in refused.json()["detail"]
     assert both.generation() == NEWER
 
 
