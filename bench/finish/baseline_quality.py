@@ -1,7 +1,7 @@
-"""How good the baseline of `bench finish` is, ranking the whole catalog exactly.
+"""`python -m bench baseline`: ranking quality of the baseline of `bench finish`.
 
-The same cases, masks and metrics as `bench quality`; no beam search in between, so that the row
-says what the model knows and not what ten beams lose.
+Cases, masks and metrics are those of `bench quality`. The whole catalog is ranked exactly, without
+beam search, so that the row measures the model and not the losses of ten beams.
 """
 
 # U = users, B = users of a batch, N = catalog rows
@@ -34,7 +34,7 @@ _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10", "seconds")
 def rank_cases(
     scorer: LanguageModelScorer, cases: Sequence[Case], target_U: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Rank of each target, infinity where it is not among the first ten or so: (U,)."""
+    """Return the rank of each target, (U,); infinity if it is not among the first ten or so."""
     rank_U = np.full(len(cases), np.inf)
     batches = _length_batches([len(case.history.rows) for case in cases])
     for users in track(batches, description="ranking"):
@@ -46,13 +46,13 @@ def rank_cases(
 
 
 def _length_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Users in batches of like history length: a batch is padded to its longest, at a price."""
+    """Group users of similar history length: a batch is padded to its longest history."""
     order = sorted(range(len(lengths)), key=lambda user: lengths[user])
     return [order[at : at + _BATCH_USERS] for at in range(0, len(order), _BATCH_USERS)]
 
 
 def quality_row(rank_U: NDArray[np.float64], *, seed: int) -> dict[str, str | int | float]:
-    """Means over users with their 95% bootstrap intervals."""
+    """Return means over users with their 95% bootstrap intervals."""
     columns = {f"recall@{k}": recall_at(rank_U, k) for k in CUTOFFS}
     columns |= {f"ndcg@{k}": ndcg_at(rank_U, k) for k in CUTOFFS}
     intervals = bootstrap(np.stack(list(columns.values()), axis=1), seed=seed)
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
     add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
     add("--baseline", type=Path, default=BASELINE, metavar="DIR")
-    add("--users", type=int, metavar="N", help="a sample (default: all)")
+    add("--users", type=int, metavar="N", help="size of a sample (default: all)")
     add("--split", choices=["test", "valid"], default="test")
     add("--json", type=Path, metavar="FILE")
     return parser

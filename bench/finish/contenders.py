@@ -1,6 +1,6 @@
-"""Who answers the same request in `bench finish`: ours in each runtime, and `generate`.
+"""Contenders of `bench finish`: our finish in each runtime, and `generate`.
 
-A contender is made ready for a request, which is not timed, and then answers it, which is.
+`prepare` sets a contender up for a request and is not timed; `answer` is timed.
 """
 
 from collections.abc import Sequence
@@ -28,30 +28,32 @@ class Contender(Protocol):
 
     @property
     def nodes(self) -> int:
-        """SID nodes opened for the last answer; 0 where they are not counted."""
+        """Return the SID nodes opened for the last answer; 0 if they are not counted."""
 
     @property
     def flop(self) -> float:
-        """Floating-point operations of the last answer; 0 where they are not counted."""
+        """Return the floating-point operations of the last answer; 0 if they are not counted."""
 
     def prepare(self, rows: Sequence[int], candidates: Candidates) -> None: ...
 
     def answer(self) -> list[int]:
-        """Catalog rows of the K best, best first."""
+        """Return the catalog rows of the K best items, best first."""
 
 
 class Ours:
-    """The exact finish.
-
-    new_items: how many of the newest items have to be encoded within the answer, the rest being
-    kept from the request before; None keeps nothing.
-    """
+    """The exact finish on one searcher."""
 
     exact = True
 
     def __init__(
         self, searcher: Searcher, catalog: Catalog, *, prunes: bool, new_items: int | None
     ) -> None:
+        """Prepare the finish.
+
+        Args:
+            new_items: number of newest items that the answer has to encode; the encoding of the
+                others is kept from an earlier request. None keeps nothing.
+        """
         self._config = searcher.config
         self._finisher = Finisher(searcher, catalog)
         self._new_items = new_items
@@ -68,7 +70,7 @@ class Ours:
 
     @property
     def flop(self) -> float:
-        """Every child scored, and every row that was new."""
+        """Count the scored children and the encoding of new rows."""
         config, num_rows = self._config, self._num_rows
         total = 2.0 * config.width * self._finisher.num_scored
         if self._new_items == 0:
@@ -94,7 +96,7 @@ class Ours:
 
 
 class Generate:
-    """`transformers.generate` on the baseline: ten beams, or as many as make it exact."""
+    """`transformers.generate` on the baseline: with ten beams, or with enough beams to be exact."""
 
     kept_history = pruned = False
     nodes = 0

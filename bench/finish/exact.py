@@ -1,7 +1,7 @@
-"""The one-pass finish against brute force: every item of the catalog scored on its own in float64.
+"""`python -m bench exact`: the finish compared with brute force in float64.
 
-The reference knows no trie and no tree: who shares a parent, it finds by comparing codes. Real
-users, the release's own weights, their best prefixes as C_u.
+The brute force scores every item of the catalog. It uses no trie and no tree: it finds siblings by
+comparing codes. Users and weights are real; C_u is the online model's own best prefixes.
 """
 
 # N = catalog rows, M = SID prefixes of one depth, L = levels
@@ -42,7 +42,7 @@ _COLUMNS = ("name", "users", "items", "max_abs_difference", "top_sets_that_diffe
 def brute_force(
     recommender: OnlineRecommender, catalog: Catalog, state_W: torch.Tensor
 ) -> NDArray[np.float64]:
-    """log P(SID | history) of every catalog row for one user, from its history's last row: (N,).
+    """Return log P(SID | history) of every catalog row for one user, (N,).
 
     Siblings are found by comparing codes.
     """
@@ -64,7 +64,7 @@ def brute_force(
 def expected_top(
     scores_N: NDArray[np.float64], catalog: Catalog, prefixes: Candidates
 ) -> list[int]:
-    """The K best rows below `prefixes`, best first, ties by row."""
+    """Return the K best rows below `prefixes`, best first, ties by row."""
     depth = catalog.space.prefix_depth
     node_N = catalog.trie.nodes(catalog.sids[:, :depth])
     below = np.flatnonzero(np.isin(node_N, prefixes.prefix_nodes)).tolist()
@@ -74,7 +74,7 @@ def expected_top(
 def differs(
     found: Sequence[Scored], expected: Sequence[int], scores_N: NDArray[np.float64]
 ) -> bool:
-    """Whether the two sets differ by more than a tie of the reference."""
+    """Tell if the two sets differ by more than a tie of the reference."""
     if len(found) != len(expected):
         return True
     strangers = {item.row for item in found} - set(expected)
@@ -86,7 +86,7 @@ def differs(
 def compare(
     release: Release, histories: Sequence[Sequence[int]]
 ) -> list[dict[str, str | int | float]]:
-    """One row a runtime: float64, and what the release may serve with."""
+    """Return one row per runtime: float64, and every precision that the release may serve."""
     catalog, window = release.catalog, release.recommender_config.window
     reference = copy_recommender(
         load_recommender(release.directory, release.recommender_config), torch.float64
@@ -118,7 +118,7 @@ def compare(
 
 
 def _served(release: Release) -> dict[str, Finisher]:
-    """Every precision that a service may load, and one of them without pruning."""
+    """Return a finisher per precision that a service may load, and one without pruning."""
     precisions = release.manifest.precisions
     loadable = [name for name, judged in precisions.items() if judged.overlap >= MIN_OVERLAP]
     if built_library() is None:

@@ -1,9 +1,9 @@
-"""What one finish costs, beside what a user of `transformers` would write today.
+"""`python -m bench finish`: CPU time of one finish, compared with `generate` of transformers.
 
-One run, one thread of one core; the same users and the same C_u for every row. `generate` is the
-bundled baseline (`bench/baseline`), a decoder-only language model over SID tokens of our size,
-trained on the same data. CPU time is the process's own; a contender answers once before it is
-timed.
+All rows are measured in one run on one thread, for the same users and the same C_u. `generate` runs
+the bundled baseline (`bench/baseline`): a decoder-only language model over SID tokens, of our
+recommender's size and trained on the same data. Times are CPU times of this process. A contender
+answers one request before it is timed.
 """
 
 import argparse
@@ -33,8 +33,10 @@ Row = dict[str, str | int | float]
 
 
 class Setting(NamedTuple):
-    history: int
-    prefixes: int
+    """Size of the requests of one table section."""
+
+    history: int  # items
+    prefixes: int  # of C_u
     codebook: int = 0  # 0: the release's own
 
 
@@ -49,15 +51,15 @@ SETTINGS = (
 
 
 class Timing(NamedTuple):
-    """Milliseconds of each answer; nodes and floating-point operations of an average one."""
+    """Measurement of one contender."""
 
-    ms_U: list[float]
-    nodes: float
-    flop: float
+    ms_U: list[float]  # CPU time of each answer
+    nodes: float  # opened per answer, mean
+    flop: float  # floating-point operations per answer, mean
 
 
 def measure(contenders: Sequence[Contender], requests: Sequence[Request]) -> Iterator[Timing]:
-    """One timing a contender, in order."""
+    """Yield one timing per contender, in order."""
     for contender in contenders:
         ms_U, nodes, flop = [], 0, 0.0
         for at, request in enumerate(requests):
@@ -79,7 +81,10 @@ def rows_of(
     timings: Sequence[Timing],
     peak: float,
 ) -> list[Row]:
-    """Ratios are of medians, to the two ways of `generate` in the same setting."""
+    """Return one row per contender.
+
+    Ratios compare medians with those of `generate`, with 10 beams and exact, in the same setting.
+    """
     median = {
         contender.name: float(np.median(timing.ms_U))
         for contender, timing in zip(contenders[:2], timings, strict=False)
@@ -144,7 +149,7 @@ def _report(
     peaks: dict[str, float],
     rows: list[Row],
 ) -> None:
-    title = "one finish: CPU ms of one thread, and how many times that `generate` takes"
+    title = "one finish: CPU ms of one thread, and ratios of `generate` to it"
     print_table(open_console(), title, rows, _COLUMNS)
     meta = {
         "command": "finish",
@@ -153,7 +158,7 @@ def _report(
         "peak_gflops": {library: round(peak, 1) for library, peak in peaks.items()},
         "baseline_parameters": world.generator.num_parameters if world.generator else 0,
     }
-    print(f"peak of this core in GFLOP/s: {meta['peak_gflops']}")
+    print(f"peak of this core, GFLOP/s: {meta['peak_gflops']}")
     if options.json:
         write_json(options.json, meta, rows)
         write_markdown(options.json.with_suffix(".md"), title, meta, rows, _COLUMNS)
@@ -165,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
     add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
     add("--baseline", type=Path, default=Path("bench/baseline"), metavar="DIR")
-    add("--users", type=int, default=20, metavar="N", help="requests a setting")
+    add("--users", type=int, default=20, metavar="N", help="requests per setting")
     add("--seed", type=int, default=0)
     add("--json", type=Path, metavar="FILE")
     return parser

@@ -1,7 +1,7 @@
-"""Where `bench finish` takes place: a catalog, our runtimes, the baseline, and requests.
+"""Worlds of `bench finish`: a catalog, our runtimes, the baseline, and requests.
 
-The real world is a release with its trained weights; one of other codebooks has random SIDs and
-random weights and shows cost alone.
+The real world is a release with its trained weights. A random world has other codebooks, random
+SIDs and random weights; it shows only the cost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,18 +36,22 @@ MAX_HISTORY = 150
 
 
 class Request(NamedTuple):
-    rows: tuple[int, ...]
-    candidates: Candidates
+    """One user's input of a finish."""
+
+    rows: tuple[int, ...]  # catalog rows of the history, oldest first
+    candidates: Candidates  # below C_u
 
 
 @dataclass(frozen=True)
 class World:
+    """A catalog with models over it."""
+
     catalog: Catalog
-    searchers: tuple[tuple[Searcher, Searcher], ...]  # pruning, and opening every node
+    searchers: tuple[tuple[Searcher, Searcher], ...]  # per runtime: with pruning, without
     generator: Generator | None  # None leaves `generate` out
 
     def requests(self, histories: Sequence[Sequence[int]], *, num_prefixes: int) -> list[Request]:
-        """C_u of each: the online model's own best prefixes, which take no night to make."""
+        """Return one request per history; its C_u is the online model's own best prefixes."""
         finisher = Finisher(self.searchers[0][0], self.catalog)
         return [
             Request(tuple(rows), finisher.own_prefixes(finisher.encode(rows), count=num_prefixes))
@@ -55,7 +59,7 @@ class World:
         ]
 
     def contenders(self) -> list[Contender]:
-        """The baseline first."""
+        """Return all contenders, the baseline first."""
         generate = [
             Generate(self.generator, self.catalog, exact=exact, reads_prompt_once=once)
             for once in (False, True)
@@ -72,7 +76,7 @@ class World:
 
 
 def real_world(release: Release, baseline: Path) -> World:
-    """Windows widened to the longest history, which nothing but the bias tables depends on."""
+    """Build the real world, with a window of MAX_HISTORY; only the bias tables depend on it."""
     config = replace(release.recommender_config, window=MAX_HISTORY)
     weights = load_file(release.directory / "online.safetensors")
     recommender = OnlineRecommender(config)
@@ -87,7 +91,7 @@ def real_world(release: Release, baseline: Path) -> World:
 
 
 def random_world(release: Release, baseline: Path, *, codebook: int, seed: int) -> World:
-    """As many items and the same shapes over 3 x `codebook`; nothing in it is trained."""
+    """Build an untrained world with as many items and the same shapes over 3 x `codebook`."""
     space = SidSpace((codebook,) * 3, 2, "random")
     rng = np.random.default_rng(seed)
     sids = rng.integers(codebook, size=(len(release.catalog), 3), dtype=np.int32)
@@ -110,7 +114,7 @@ def searchers(
     onnx: OnnxRuntime,
     recommender: OnlineRecommender,
 ) -> tuple[tuple[Searcher, Searcher], ...]:
-    """Of every runtime one that prunes and one that does not; the fastest first."""
+    """Return two searchers per runtime, with and without pruning; the fastest runtime first."""
     runtimes: tuple[Runtime, ...] = (onnx, TorchRuntime(recommender))
     both: list[tuple[Searcher, Searcher]] = [
         (NumpySearch(runtime), NumpySearch(runtime, prunes=False)) for runtime in runtimes
@@ -133,7 +137,10 @@ def _untrained_onnx(recommender: OnlineRecommender) -> OnnxRuntime:
 def histories_of(
     rows_by_user: Sequence[Sequence[int]], *, length: int, num_users: int
 ) -> list[list[int]]:
-    """The newest `length` items of users who have so many, filled up by joining real histories."""
+    """Return the newest `length` items of users with that many.
+
+    If there are fewer than `num_users`, histories of several users are joined for the rest.
+    """
     long = [list(rows[-length:]) for rows in rows_by_user if len(rows) >= length][:num_users]
     joined: list[int] = []
     for rows in rows_by_user:

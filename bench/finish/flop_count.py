@@ -1,6 +1,7 @@
-"""What a finish costs on paper, and what the core can do at its best.
+"""Floating-point operations of a finish, and the peak rate of the core.
 
-Multiply-adds count as two. Embedding look-ups, norms and softmaxes are left out: a few percent.
+A multiply-add counts as two operations. Embedding look-ups, norms and softmaxes are not counted;
+they are a few percent.
 """
 
 import time
@@ -18,18 +19,18 @@ _TRIES = 7
 
 
 def row_flop(config: RecommenderConfig, num_rows: int) -> float:
-    """One row that attends to `num_rows`, itself included."""
+    """Return the operations of one row that attends to `num_rows` rows, itself included."""
     layer = 2 * (4 + 2 * config.mlp) * config.width**2 + 4 * num_rows * config.width
     return config.layers * layer
 
 
 def query_flop(config: RecommenderConfig) -> float:
-    """What may come next: a query a level, and its products with the embeddings of the codes."""
+    """Return the operations of one query per level and its products with all code embeddings."""
     return sum(2 * config.width * (config.width + size) for size in config.sizes)
 
 
 def measured_peak() -> dict[str, float]:
-    """GFLOP/s of a large float32 matrix product on one thread, by library; best of some tries."""
+    """Return GFLOP/s of a large float32 matrix product on one thread, by library; best of 7."""
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=(_SIDE, _SIDE)).astype(np.float32) for _ in range(2))
     a_torch, b_torch = torch.from_numpy(a), torch.from_numpy(b)

@@ -1,7 +1,8 @@
-"""What a user of `transformers` would write today: `generate` under `prefix_allowed_tokens_fn`.
+"""Baseline of the finish: `generate` of transformers under `prefix_allowed_tokens_fn`.
 
-A decoder-only language model over SID tokens, held to C_u by a trie. Written as well as the library
-allows, because the online tier is measured beside it. Knows nothing of our recommender.
+A decoder-only language model over SID tokens, constrained to C_u by a trie. The code is as fast as
+the library allows, so that the comparison with the online tier is fair. Knows nothing of our
+recommender.
 """
 
 # M = inner nodes (all codes but the last), T = tokens, L = levels, V = vocabulary
@@ -31,10 +32,10 @@ AllowedTokens = dict[tuple[int, ...], list[int]]
 
 
 class Generated(NamedTuple):
-    """A SID and log P(its codes | history), not renormalised over what is legal."""
+    """One generated SID."""
 
     sid: Sid
-    logprob: float
+    logprob: float  # log P(codes | history), not renormalised over the legal codes
 
 
 class Generator:
@@ -48,22 +49,28 @@ class Generator:
 
     @classmethod
     def load(cls, directory: Path, catalog: Catalog) -> Self:
-        """Raises InvalidRelease, or ReleaseMismatch where it speaks other SIDs than the catalog."""
+        """Load the baseline.
+
+        Raises InvalidRelease for broken files, and ReleaseMismatch if the SID space of the model is
+        not the catalog's.
+        """
         transformers_logging.disable_progress_bar()
         wanted = f"{catalog.space.fingerprint:016x}"
         try:
             found = json.loads((directory / "metrics.json").read_text())["sid_space"]
             model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
         except (SafetensorError, OSError, ValueError, KeyError) as exc:
-            raise InvalidRelease(f"{directory}: no sound baseline ({exc})") from exc
+            raise InvalidRelease(f"{directory}: not a valid baseline ({exc})") from exc
         if found != wanted:
             raise ReleaseMismatch(f"{directory}: SID space {found}, expected {wanted}")
         return cls(model, catalog)
 
     @classmethod
     def untrained(cls, directory: Path, catalog: Catalog) -> Self:
-        """The shape of the model in `directory` over another catalog, with random weights: to
-        measure what other codebooks cost, nothing else."""
+        """Build a model with random weights and the shape of the one in `directory`.
+
+        It serves only to measure the cost of other codebooks.
+        """
         tokens = SidTokens(catalog.space)
         config = AutoConfig.from_pretrained(
             directory, vocab_size=len(tokens), bos_token_id=tokens.bos, pad_token_id=tokens.pad
@@ -76,7 +83,7 @@ class Generator:
 
     @property
     def model(self) -> Any:
-        """The language model itself, for `LanguageModelScorer`."""
+        """Return the language model, for `LanguageModelScorer`."""
         return self._model
 
     @torch.inference_mode()
@@ -89,12 +96,16 @@ class Generator:
         num_beams: int,
         reads_prompt_once: bool = False,
     ) -> list[Generated]:
-        """The `k` best SIDs below `prefixes` that `num_beams` beams find, best first.
+        """Return the `k` best SIDs below `prefixes` that `num_beams` beams find, best first.
 
-        k: at most `num_beams`. Prefixes that the catalog lacks are ignored. With ten beams a
-        prefix of an exact top item can fall out at the second step; `exact_beams` are enough for
-        none to. `generate` reads the prompt once a beam; `reads_prompt_once` hands it a cache
-        that was filled once, which few callers know to do.
+        With ten beams, the prefix of an exact top item can be lost at the second step;
+        `exact_beams` returns enough beams to lose none.
+
+        Args:
+            prefixes: those missing in the catalog are ignored.
+            k: at most `num_beams`.
+            reads_prompt_once: pass a cache with the encoded prompt. By default `generate` encodes
+                the prompt once per beam, and few callers know how to avoid it.
         """
         own = self._tabulate_user(prefixes)
         if not own[()]:
@@ -119,11 +130,11 @@ class Generator:
         return [Generated(self._tokens.sid(ids), score) for ids, score in found if score > _DEAD]
 
     def exact_beams(self, prefixes: Sequence[Prefix], *, k: int) -> int:
-        """As many beams as make `recommend` exact.
+        """Return the number of beams that makes `recommend` exact.
 
-        Beam search forgets nothing as long as every node that the prefixes span has a beam, and
-        the widest depth before the last step is that of the inner nodes: for three levels the
-        prefixes themselves.
+        Beam search loses nothing if every node below the prefixes has a beam at every step before
+        the last one. The widest of these steps is at the inner nodes. With three levels, the inner
+        nodes are the prefixes themselves.
         """
         return max(k, len(self._inner_nodes(prefixes)))
 
@@ -135,9 +146,10 @@ class Generator:
         *,
         k: int,
     ) -> list[Generated]:
-        """The `k` best SIDs below `prefixes`: one whole row an inner node, no cache and no beam.
+        """Return the `k` best SIDs below `prefixes`, ties by SID.
 
-        Float32: Llama's norms compute in it whatever the weights are. Ties by SID.
+        Every inner node is one full row of the model, without cache and without beams. Computed in
+        float32, in which Llama's norms compute for weights of any precision.
         """
         nodes_M = self._inner_nodes(prefixes)
         depth, trie = self._catalog.space.levels - 1, self._catalog.trie
@@ -156,7 +168,7 @@ class Generator:
         history_sids: Sequence[Sequence[int]] | NDArray[np.integer],
         codes_ML: NDArray[np.integer],
     ) -> Tensor:
-        """log P(inner node, next token | history): (M, V)."""
+        """Return log P(inner node, next token | history), (M, V)."""
         prompt = self._tokens.prompt(history_sids)
         node_ids = [self._tokens.ids(codes) for codes in codes_ML.tolist()]
         ids_MT = torch.tensor([[*prompt, *ids] for ids in node_ids])
@@ -167,7 +179,7 @@ class Generator:
         return joint_MV
 
     def _inner_nodes(self, prefixes: Sequence[Prefix]) -> NDArray[np.int64]:
-        """Trie nodes with all codes but the last, below `prefixes`."""
+        """Return the trie nodes below `prefixes` that have all codes but the last."""
         space, trie = self._catalog.space, self._catalog.trie
         codes = np.array(prefixes, dtype=np.int64).reshape(-1, space.prefix_depth)
         nodes = np.unique(trie.nodes(codes))
@@ -177,7 +189,7 @@ class Generator:
         return nodes
 
     def _tabulate_catalog(self) -> AllowedTokens:
-        """What may follow each prefix of the catalog and everything below it."""
+        """Return the legal next tokens after each prefix of the catalog and each node below it."""
         space, trie, first = self._catalog.space, self._catalog.trie, self._tokens.first_token
         allowed: AllowedTokens = {}
         for depth in range(space.prefix_depth, space.levels):
@@ -188,7 +200,7 @@ class Generator:
         return allowed
 
     def _tabulate_user(self, prefixes: Sequence[Prefix]) -> AllowedTokens:
-        """What may follow on the way to `prefixes`, from the empty prefix on."""
+        """Return the legal next tokens on the way to `prefixes`, from the empty prefix on."""
         allowed: AllowedTokens = {(): []}
         for ids in dict.fromkeys(self._tokens.ids(prefix) for prefix in prefixes):
             if ids not in self._below_prefixes:
@@ -200,7 +212,10 @@ class Generator:
         return allowed
 
     def _read(self, prompt_1T: Tensor, num_beams: int) -> DynamicCache | None:
-        """The cache of all but the prompt's last token, once a beam; None where none is left."""
+        """Encode all but the prompt's last token into a cache, repeated for each beam.
+
+        Return None if the prompt has only one token.
+        """
         if prompt_1T.shape[1] == 1:
             return None
         cache = DynamicCache(config=self._model.config)
@@ -209,11 +224,11 @@ class Generator:
         return cache
 
     def _config(self, k: int, num_beams: int) -> GenerationConfig:
-        """Beam search by the plain sum of log-probabilities, L steps, nothing sampled.
+        """Return settings of a beam search over L steps, by the sum of log-probabilities.
 
-        `generate` takes log_softmax over the whole vocabulary, then masks (transformers 5.19,
-        `_beam_search`), and leaves it there unless `renormalize_logits`; so without a length
-        penalty its scores are joint log-probabilities.
+        `generate` applies log_softmax over the whole vocabulary and then the mask (transformers
+        5.19, `_beam_search`); it renormalises only with `renormalize_logits`. Without a length
+        penalty its scores are therefore joint log-probabilities.
         """
         return GenerationConfig(
             num_beams=num_beams,

@@ -1,5 +1,6 @@
-"""Every item's score at once, many users at a time: what the finish, which wants the best few of
-one user, is held against (Eq. 11).
+"""Reference scores of every item for many users at once (Eq. 11).
+
+The finish, which searches only the best items of one user, is compared with these.
 """
 
 # B = users, H = history rows, M = nodes of one depth, N = catalog rows, L = levels
@@ -31,7 +32,7 @@ class CatalogScorer:
 
     @torch.inference_mode()
     def score(self, histories: Sequence[Sequence[int]]) -> NDArray[np.floating]:
-        """log P(SID | history) of every catalog row: (B, N), in the recommender's precision."""
+        """Return log P(SID | history) of every catalog row, (B, N), in the model's precision."""
         states_BW = self.encode(histories)
         joint_BM = states_BW.new_zeros(len(histories), 1)
         for depth, parent_M in enumerate(self._parents):
@@ -42,7 +43,7 @@ class CatalogScorer:
         return np.repeat(joint_BM.numpy(), per_leaf, axis=1)
 
     def encode(self, histories: Sequence[Sequence[int]]) -> Tensor:
-        """The last row of what counts of each, by catalog row: (B, W)."""
+        """Encode histories of catalog rows and return the state of the last item, (B, W)."""
         model, window = self._recommender, self._recommender.config.window
         recent = [list(history[window_start(len(history), window) :]) for history in histories]
         lengths_B = torch.tensor([len(history) for history in recent])
@@ -54,7 +55,7 @@ class CatalogScorer:
         return states_BHW[torch.arange(len(recent)), lengths_B]
 
     def _log_shares(self, states_BW: Tensor, depth: int) -> Tensor:
-        """log P(node | history, its parent) of all nodes at `depth` + 1: (B, M)."""
+        """Return log P(node | history, its parent) of all nodes at `depth` + 1, (B, M)."""
         nodes_MW = self._recommender.embed_nodes(self._packed[depth + 1], depth + 1)
         logits_BM: Tensor = self._recommender.queries[depth](states_BW) @ nodes_MW.T
         parent_M, num = self._parents[depth], len(self._packed[depth])

@@ -1,7 +1,8 @@
-"""The finish on catalogs of up to ten million items: it follows prefixes and fan-out, not items.
+"""`python -m bench scale`: the finish on catalogs of up to ten million items.
 
-Random valid SIDs over 3 x 8192 and random weights of the bundled shape, so cost alone. The skewed
-catalog has prefixes of very different fan-out, and C_u holds its largest.
+Its cost depends on prefixes and fan-out, not on the number of items. SIDs are random over 3 x 8192
+and weights are random in the bundled shape, so only the cost is measured. The skewed catalog has
+prefixes of very different fan-out, and its C_u has the largest one.
 """
 
 import argparse
@@ -35,7 +36,10 @@ _COLUMNS = (
 
 
 def random_sids(num_items: int, *, is_skewed: bool, seed: int) -> NDArray[np.int32]:
-    """(N, 3); skewed: prefixes drawn by Zipf's law, a few of them with over a thousand items."""
+    """Draw SIDs, (N, 3).
+
+    Prefixes of a skewed set follow Zipf's law: a few have over a thousand items.
+    """
     rng = np.random.default_rng(seed)
     if not is_skewed:
         return rng.integers(8192, size=(num_items, 3), dtype=np.int32)
@@ -46,7 +50,7 @@ def random_sids(num_items: int, *, is_skewed: bool, seed: int) -> NDArray[np.int
 
 
 def bare_catalog(sids_NL: NDArray[np.int32]) -> Catalog:
-    """Numbered items without titles."""
+    """Build a catalog of numbered items without titles."""
     num = len(sids_NL)
     order = np.argsort(SPACE.pack(sids_NL), kind="stable")
     return Catalog(
@@ -61,7 +65,7 @@ def bare_catalog(sids_NL: NDArray[np.int32]) -> Catalog:
 
 
 def some_candidates(catalog: Catalog, *, has_largest: bool, seed: int) -> Candidates:
-    """A C_u of random prefixes, with the one of most items if asked for."""
+    """Draw a C_u of random prefixes; with `has_largest`, the largest prefix is one of them."""
     depth = SPACE.prefix_depth
     num_prefixes = len(catalog.trie.packed[depth])
     node_P = np.random.default_rng(seed).integers(num_prefixes, size=NUM_PREFIXES)
@@ -107,7 +111,7 @@ def _median_ms(call: Callable[[], object]) -> float:
 
 
 def _random_searcher(known_NL: NDArray[np.int32], seed: int) -> Searcher:
-    """Its model knows these items, each by an embedding of its own."""
+    """Build a searcher with a random model that has an embedding for each of these items."""
     torch.manual_seed(seed)
     known = CatalogTrie(SPACE, known_NL).packed[2:]
     config = RecommenderConfig(sizes=SPACE.sizes)

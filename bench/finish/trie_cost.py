@@ -1,4 +1,4 @@
-"""What the trie costs at a million SIDs: seconds, bytes, microseconds a look-up."""
+"""`python -m bench trie`: build time, bytes and look-up time of a trie over a million SIDs."""
 
 import argparse
 import time

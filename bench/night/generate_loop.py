@@ -1,7 +1,7 @@
-"""One night's thinking as a user of `transformers` would write it today.
+"""Baseline of the nightly thinking: `generate` of transformers, called twice per micro-batch.
 
-A batched `generate` samples the paths, a batched beam search under `prefix_allowed_tokens_fn`
-continues each of them. Knows nothing of our engines.
+The first call samples the paths. The second call continues each of them by a beam search under
+`prefix_allowed_tokens_fn`. Knows nothing of our engines.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ _DEAD = -1e8  # beams without a continuation of their own carry scores near -1e9
 
 
 class PlainGenerate:
-    """`generate` twice a micro-batch, in float32. Samples differ from our engines' in the noise."""
+    """Nightly thinking by `generate`, in float32; its random samples differ from our engines'."""
 
     def __init__(self, model: Any, tokenizer: Any, catalog: Catalog, *, max_tokens: int) -> None:
-        """max_tokens: of a thought."""
+        """Prepare the tables of legal tokens; `max_tokens` limits one thought."""
         self._max_tokens = max_tokens
         self.model = model.eval()
         self._tokenizer = tokenizer
@@ -44,7 +44,7 @@ class PlainGenerate:
 
     @torch.inference_mode()
     def sample(self, users: Sequence[UserHistory], *, paths: int, seed: int) -> list[list[int]]:
-        """Prompt and thought of each path, T a user, without padding."""
+        """Return prompt and thought of each path, `paths` per user, without padding."""
         prompts = [render_history(self._catalog, user.rows) for user in users]
         asked = self._tokenizer(
             prompts, return_tensors="pt", padding=True, add_special_tokens=False
@@ -66,7 +66,7 @@ class PlainGenerate:
 
     @torch.inference_mode()
     def beam(self, sequences: Sequence[list[int]], *, width: int) -> list[list[Beam]]:
-        """The best prefixes after each path that closed its thought; none after another."""
+        """Return the best prefixes after each path; none after a path that did not close."""
         closed = [row for row in sequences if row[-1] == self._think_end]
         found = iter(self._beam(closed, width) if closed else ())
         return [next(found) if row[-1] == self._think_end else [] for row in sequences]
@@ -74,7 +74,7 @@ class PlainGenerate:
     def think(
         self, users: Sequence[UserHistory], *, paths: int, width: int, seed: int
     ) -> list[UserThoughts]:
-        """The same thoughts and C_u as `think_users` leaves, but for the noise."""
+        """Return thoughts and C_u as `think_users` does, apart from the random samples."""
         sequences = self.sample(users, paths=paths, seed=seed)
         return self.unite(users, sequences, self.beam(sequences, width=width), paths=paths)
 
@@ -142,7 +142,7 @@ class PlainGenerate:
         return found
 
     def _tabulate(self) -> tuple[dict[tuple[int, ...], list[int]], dict[tuple[int, ...], Prefix]]:
-        """Which token ids may follow which; the codes that token ids of a prefix stand for."""
+        """Return the legal next token ids after each start of a prefix, and each prefix's codes."""
         space, ids = self._catalog.space, self._tokenizer.convert_tokens_to_ids
         allowed: dict[tuple[int, ...], list[int]] = {}
         codes: dict[tuple[int, ...], Prefix] = {}

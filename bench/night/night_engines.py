@@ -1,7 +1,7 @@
-"""Who thinks in `bench refresh`, and what it took: our engines, and `generate` twice.
+"""Thinkers of `bench refresh` with their costs: our engines, and the loop over `generate`.
 
-Each leaves the same kind of thoughts of a micro-batch. Seconds are this process's CPU time, tokens
-are those that went through the model, padding included. Ray's workers note their own.
+All of them make the same kind of thoughts of a micro-batch. Seconds are CPU time of this process.
+Tokens are counted at the model's input, padding included. Ray workers write their own costs.
 """
 
 import json
@@ -32,20 +32,18 @@ PHASES = ("encode", "think", "beam", "write")
 
 @dataclass
 class Cost:
-    """What thinking came to.
-
-    seconds: "encode" is rendering prompts and the first pass of the model, which reads them;
-    "think" is the sampling; "beam" the prefixes and their union; "write" the bytes of records and
-    reasons. computed: tokens that went through the model; needed: prompts once, paths once, one
-    begin token a path and every beam but the last level's once.
-    """
+    """Cost of thinking, summed over micro-batches."""
 
     users: int = 0
-    sampled: int = 0
-    computed: int = 0
+    sampled: int = 0  # tokens of the paths
+    computed: int = 0  # tokens at the model's input
+    # Tokens that have to be computed: each prompt and path once, a begin token per closed path,
+    # and each beam once on every level but the last.
     needed: int = 0
     prefixes: int = 0
     wall_s: float = 0.0
+    # CPU seconds. encode: rendering and first pass of the prompts; think: sampling; beam: prefixes
+    # and their union; write: bytes of records and reasons.
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     def add(self, other: "Cost") -> None:
@@ -69,7 +67,7 @@ class Thinker(Protocol):
 
 
 class Ours:
-    """An engine behind `Reasoner`, used as the night uses it."""
+    """One of our engines, called as the night calls it."""
 
     def __init__(self, name: str, reasoner: Reasoner, release: Release, meter: "Meter") -> None:
         self.name = name
@@ -82,7 +80,7 @@ class Ours:
         self.find(users, paths=paths, width=width)
 
     def find(self, users: Sequence[UserHistory], *, paths: int, width: int) -> list[UserThoughts]:
-        """Think, and say what of."""
+        """Think about the users and return their thoughts."""
         timed = _Timed(self._reasoner, self.cost, self._meter)
         with _measured(self.cost, self._meter), self.cost.phase("beam"):
             found = think_users(
@@ -99,7 +97,7 @@ class Ours:
 
 
 class Plain:
-    """What a user of `transformers` writes today."""
+    """The loop over `generate` of transformers."""
 
     name = "plain_generate"
 
@@ -122,7 +120,7 @@ class Plain:
 
 
 class Meter:
-    """Watches the forward passes of one model: how many tokens, and how long the first took."""
+    """Counts tokens of one model's forward passes, and times the first pass of a round."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -144,7 +142,7 @@ class Meter:
 
 
 class _Timed:
-    """A reasoner whose thinking is told apart from the beam that follows."""
+    """A reasoner that times its thinking apart from the following beam search."""
 
     def __init__(self, reasoner: Reasoner, cost: Cost, meter: Meter) -> None:
         self.seconds = 0.0
@@ -173,7 +171,7 @@ def _measured(cost: Cost, meter: Meter) -> Iterator[None]:
 
 @contextmanager
 def _split(cost: Cost, meter: Meter) -> Iterator[None]:
-    """Time a round of sampling; its first forward pass reads the prompts."""
+    """Time a round of sampling; its first forward pass, which encodes the prompts, counts apart."""
     meter.first_s = None
     started = time.process_time()
     yield
@@ -203,7 +201,7 @@ def _write_and_count(
 
 
 def write(catalog: Catalog, thoughts: UserThoughts) -> int:
-    """The bytes that the night leaves for one user; how many."""
+    """Encode one user's record and thoughts as the night does; return the number of bytes."""
     prefixes = tuple(
         RecordedPrefix(prefix.codes, prefix.path, prefix.logprob) for prefix in thoughts.prefixes
     )
@@ -212,7 +210,7 @@ def write(catalog: Catalog, thoughts: UserThoughts) -> int:
 
 
 def load_thinkers(release: Release, *, width: int, say: Callable[[str], None]) -> list[Thinker]:
-    """Everybody who can be loaded here, `generate` first; who is not installed is named."""
+    """Load all installed thinkers, `generate` first; name a missing one with `say`."""
     from models.reasoner.transformers_engine import TransformersReasoner
 
     plain, meter = PlainGenerate.load(release.reasoner_dir, release.catalog), Meter()
@@ -224,7 +222,7 @@ def load_thinkers(release: Release, *, width: int, say: Callable[[str], None]) -
     try:
         from models.reasoner.vllm_engine import VllmReasoner
     except ModuleNotFoundError as exc:
-        say(f"vllm is left out: {exc.name} is not installed")
+        say(f"vllm is skipped: {exc.name} is not installed")
         return thinkers
     vllm = VllmReasoner.load(release.reasoner_dir, release.catalog.trie, width=width)
     meter = Meter()
@@ -235,10 +233,10 @@ def load_thinkers(release: Release, *, width: int, say: Callable[[str], None]) -
 def load_worker(
     release_dir: Path, paths: int, width: int, notes: Path
 ) -> Callable[..., list[UserThoughts]]:
-    """What a Ray worker runs: the transformers engine, on one thread.
+    """Return the function of a Ray worker: the transformers engine on one thread.
 
-    Each micro-batch's cost becomes a line of a file in `notes`, for `read_notes`: workers are on
-    this machine.
+    It appends the cost of each micro-batch to a file in `notes`, for `read_notes`. All workers must
+    be on this machine.
     """
     import torch
 
@@ -261,7 +259,7 @@ def load_worker(
 
 
 def read_notes(notes: Path) -> Cost:
-    """What the workers' micro-batches cost together; one that was done twice counts once."""
+    """Sum the costs of the workers' micro-batches; a repeated micro-batch counts once."""
     lines = (line for file in notes.glob("*.jsonl") for line in file.read_text().splitlines())
     total = Cost()
     for found in dict(map(json.loads, lines)).values():

@@ -1,8 +1,8 @@
-"""Users a second of a night: our engines beside what a user of `transformers` writes today.
+"""`python -m bench refresh`: users per second of the nightly thinking, beside `generate`.
 
-One run, one thread; micro-batch by micro-batch everybody in turn, so that a busy machine is busy
-for all. Rates are over the CPU time of the process that thinks, a Ray worker too. Also how many
-bytes a user takes in Redis.
+All engines run on one thread and take turns on each micro-batch, so that other load on the machine
+disturbs all of them equally. Rates are per CPU second of the thinking process, which may be a Ray
+worker. The bytes per user in Redis are measured too.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _COLUMNS = (
 def sample_batches(
     histories: Sequence[UserHistory], *, size: int, count: int, seed: int
 ) -> list[list[UserHistory]]:
-    """Micro-batches as a night makes them, of like histories, drawn from short to long."""
+    """Draw micro-batches of similar histories, as a night makes them, from short to long."""
     ordered = sorted(histories, key=lambda user: (len(user.rows), user.user_id))
     whole = [ordered[at : at + size] for at in range(0, len(ordered) - size + 1, size)]
     edges = np.linspace(0, len(whole), count + 1).astype(int)
@@ -52,7 +52,7 @@ def measure(
     width: int,
     progress: Progress,
 ) -> None:
-    """Everybody thinks about every micro-batch, after one that is not counted."""
+    """Let every thinker think about every micro-batch, after one that is not counted."""
     task = progress.add_task("micro-batches", total=len(batches) * len(thinkers))
     for thinker in thinkers:
         thinker.think(batches[0], paths=paths, width=width)
@@ -64,7 +64,7 @@ def measure(
 
 
 def row_of(name: str, cost: Cost, plain: float) -> Row:
-    """plain: users a second of the plain way."""
+    """Return a results row; `plain` is the rate of the `generate` loop in users per second."""
     seconds = sum(cost.seconds.values())
     rate = cost.users / seconds
     return {
@@ -85,9 +85,10 @@ def ray_row(
     release: Release, batches: Sequence[Sequence[UserHistory]], *, paths: int, width: int,
     workers: int, plain: float,
 ) -> Row | None:  # fmt: skip
-    """The transformers engine on Ray's workers; None where Ray is not installed.
+    """Measure the transformers engine on Ray's workers; None if Ray is not installed.
 
-    By the clock from the first micro-batch's end, which is done again and not counted.
+    The wall clock starts at the end of an extra first micro-batch, which is not counted in its
+    rate.
     """
     try:
         from models.reasoner.ray_pool import RayPool
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
     rows = [row_of(thinker.name, thinker.cost, plain_rate) for thinker in thinkers]
     on_ray = ray_row(release, batches, workers=options.workers, plain=plain_rate, **asked)
     if on_ray is None:
-        console.print("ray is left out: it is not installed")
+        console.print("ray is skipped: it is not installed")
     else:
         rows.append(on_ray)
     _report(options, release, rows, measure_bytes(release, options.bytes_users))
@@ -137,8 +138,8 @@ def main(arguments: Sequence[str]) -> int:
 def _report(
     options: argparse.Namespace, release: Release, rows: list[Row], sizes: list[Row]
 ) -> None:
-    """sizes: bytes of a user in Redis."""
-    title = "a night's thinking: users a second of one thread, and where the seconds go"
+    """Print and write the results; `sizes` are the rows with the bytes per user in Redis."""
+    title = "nightly thinking: users per second of one thread, and seconds per phase"
     num_rates = len(_COLUMNS) - len(PHASES)
     print_table(open_console(), title, rows, _COLUMNS[:num_rates])
     print_table(open_console(), "seconds", rows, ("name", *_COLUMNS[num_rates:]))
@@ -161,12 +162,18 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
     add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    add("--batches", type=int, default=8, metavar="N", help="micro-batches, short to long")
-    add("--batch", type=int, default=16, metavar="N", help="users a micro-batch")
+    add("--batches", type=int, default=8, metavar="N", help="number of micro-batches")
+    add("--batch", type=int, default=16, metavar="N", help="users per micro-batch")
     add("--paths", type=int, default=5, metavar="T")
     add("--width", type=int, default=10, metavar="M")
-    add("--workers", type=int, default=1, metavar="N", help="of Ray")
-    add("--bytes-users", type=int, default=20_000, metavar="N", help="to count bytes with")
+    add("--workers", type=int, default=1, metavar="N", help="Ray workers")
+    add(
+        "--bytes-users",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="users in Redis, to count bytes",
+    )
     add("--seed", type=int, default=0)
     add("--json", type=Path, metavar="FILE")
     return parser

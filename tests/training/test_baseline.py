@@ -239,11 +239,11 @@ def break_at_the_second_call() -> Callable[..., tuple[float, float]]:
 def test_a_model_of_other_sids_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ReleaseMismatch, match="SID space"):
         Generator.load(trained, toy_catalog(sizes=(8, 8, 8)))
-    with pytest.raises(InvalidRelease, match="no sound baseline"):
+    with pytest.raises(InvalidRelease, match="not a valid baseline"):
         Generator.load(tmp_path, toy_catalog())
     shutil.copytree(trained, tmp_path / "cut")
     (tmp_path / "cut" / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(InvalidRelease, match="no sound baseline"):
+    with pytest.raises(InvalidRelease, match="not a valid baseline"):
         Generator.load(tmp_path / "cut", toy_catalog())
 
 
