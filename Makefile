@@ -9,6 +9,8 @@
 #   make bench   quality, finish, latency, semantic ids, trie
 #   make chaos   what holds under faults, R1 to R10: kills, a fault proxy, overload; an hour
 #   make locust  simulated users for 20 s, on a service of its own or at URL=http://...
+#   make docs    the documentation as a site with search, in site/
+#   make map     docs/files.md again, from the docstrings
 #   make clean   forget the environment, the store and the caches
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -26,11 +28,13 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
 BASE := $(VENV)/.base
 DEV := $(VENV)/.dev
 LOCUST := $(VENV)/.locust
+DOCS_VENV := .venv-docs
+DOCS := $(DOCS_VENV)/.docs
 KERNEL := models/online/kernel/built/.made
 ALL_VENV := .venv-all
 ALL := $(ALL_VENV)/.all
 
-.PHONY: help demo serve test test-all lint types train dev bench chaos locust clean
+.PHONY: help demo serve test test-all lint types train dev bench chaos locust docs docs-serve map clean
 .DELETE_ON_ERROR:
 
 help:
@@ -80,9 +84,19 @@ chaos: $(DEV) $(KERNEL)
 locust: $(LOCUST) $(KERNEL)
 	$(PY) -m bench scenario --data $(DATA) --release $(RELEASE) $(if $(URL),--host $(URL))
 
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict
+	$(DOCS_VENV)/bin/python docs/tools/check_site.py site
+
+docs-serve: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs serve
+
+map:
+	$(PYTHON) docs/tools/file_map.py
+
 clean:
-	rm -rf $(VENV) $(ALL_VENV) .state models/online/kernel/built
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ALL_VENV) $(DOCS_VENV) .state models/online/kernel/built
+	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A half-made environment has no stamp and is made again from nothing.
@@ -131,4 +145,12 @@ $(LOCUST): pyproject.toml $(BASE)
 	@$(PIP) --constraint requirements.lock --constraint requirements-dev.lock $$($(PY) -c 'import \
 		pathlib, tomllib; project = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); \
 		print(*project["project"]["optional-dependencies"]["load"])')
+	@touch $@
+
+# The site needs neither torch nor anything else of ours.
+$(DOCS): requirements-docs.lock
+	@echo "Making $(DOCS_VENV) (once)"
+	@$(PYTHON) -m venv --clear $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+		--requirement requirements-docs.lock
 	@touch $@

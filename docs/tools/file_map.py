@@ -1,7 +1,7 @@
 """Write docs/files.md: one line for each file, from the first sentence of its docstring.
 
-    .venv/bin/python docs/tools/file_map.py            # write the page
-    .venv/bin/python docs/tools/file_map.py --check    # exit 1 if the page is old
+.venv/bin/python docs/tools/file_map.py            # write the page
+.venv/bin/python docs/tools/file_map.py --check    # exit 1 if the page is old
 """
 
 import ast

@@ -1,0 +1,1 @@
+"""Tests of README, docs and the other pages: commands, examples, links, names, form."""

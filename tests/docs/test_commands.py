@@ -1,0 +1,112 @@
+"""Commands on the pages: they work when pasted, and have the options that are shown."""
+
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
+
+import pytest
+
+from tests import ROOT
+from tests.docs.pages import GENERATED, PAGES, commands, inline, lines, name_of
+
+OURS = ("models", "offline", "service", "training", "bench")
+PYTHON = ".venv/bin/python"
+MAKE_TARGETS = sorted(
+    {word for _, words in commands("make") for word in words[1:] if "=" not in word}
+)
+MODULES = sorted(
+    {tuple(words[2:]) for _, words in commands(PYTHON) if len(words) > 2 and words[1] == "-m"}
+)
+HELP_OF_ALL = """
+import contextlib, io, json, runpy, sys
+found, code = {}, 0
+for words in json.loads(sys.argv[1]):
+    sys.argv = [*words, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        except SystemExit as exc:
+            code = exc.code or 0
+    found[" ".join(words)] = [code, out.getvalue()]
+print(json.dumps(found))
+"""
+
+
+@cache
+def helps() -> dict[str, tuple[int, str]]:
+    """Exit code and text of the `--help` of every command on the pages.
+
+    In one process: imports take seconds, and most commands import the same.
+    """
+    asked = sorted({command_of(words) for words in MODULES if has_help(words)})
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_OF_ALL, json.dumps(asked)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, tuple[int, str]] = json.loads(done.stdout)
+    return found
+
+
+def has_help(words: tuple[str, ...]) -> bool:
+    return words[0].split(".")[0] in OURS and words[0] != "models.online.build_kernel"
+
+
+def command_of(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Module and subcommand; training has one parser for all stages."""
+    has_subcommand = words[0] != "training" and words[1:] and not words[1].startswith("-")
+    return words[: 2 if has_subcommand else 1]
+
+
+def test_the_readme_has_the_front_door() -> None:
+    named = {word for page, words in commands("make") if page == "README.md" for word in words}
+    assert {"demo", "serve", "test", "train", "bench", "docs"} <= named
+
+
+def test_the_pages_show_every_tier() -> None:
+    assert {"offline", "service", "training", "bench"} <= {words[0] for words in MODULES}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != GENERATED], ids=name_of)
+def test_a_command_says_which_python_runs_it(page: object) -> None:
+    """`python -m ...` fails, or runs another Python, on most machines."""
+    assert page in PAGES
+    bare = re.compile(r"(?<![\w/.-])(?:python3? -m|pytest|mkdocs|ruff|mypy) \S")
+    shown = [*lines(page), *inline(page)]  # type: ignore[arg-type]
+    assert [code for code in shown if bare.search(code)] == []
+
+
+@pytest.mark.parametrize("target", MAKE_TARGETS)
+def test_a_make_target_exists(target: str) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", target],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", MODULES, ids=" ".join)
+def test_a_command_takes_the_options_it_is_shown_with(words: tuple[str, ...]) -> None:
+    """Subcommand and options stand in the command's own --help."""
+    if not has_help(words):
+        assert find_spec(words[0]) is not None
+        return
+    code, text = helps()[" ".join(command_of(words))]
+    assert code == 0, text
+    for option in (word for word in words[1:] if word.startswith("--") and word != "--help"):
+        assert re.search(rf"{option}\b", text), f"{option} is not in:\n{text}"
+
+
+def test_the_interface_of_the_benchmark_is_as_agreed() -> None:
+    _, text = helps()["bench quality"]
+    for option in ("--release", "--data", "--users", "--split", "--json"):
+        assert option in text
