@@ -186,7 +186,10 @@ async def test_a_service_looks_at_its_file_by_itself(keys_file: Path) -> None:
         ([client("a", ["recommend"], *(stored(new_key()) for _ in range(3)))], "keys: .*at most 2"),
         ([client("a", ["recommend"])], "clients.0.keys"),
         ([client("a", ["everything"], stored(SHOP))], "clients.0.scopes"),
-        ([client("a", ["events"], stored(SHOP)), client("a", ["events"], stored(OLD))], "one name"),
+        (
+            [client("a", ["events"], stored(SHOP)), client("a", ["events"], stored(OLD))],
+            "the same name",
+        ),
         ([client("a", ["events"], stored(SHOP), stored(SHOP))], "a key occurs twice"),
         ([client("a", ["events"], {"sha256": SHOP.key})], "clients.0.keys.0.sha256"),
         ([client("a", ["events"], stored(SHOP, expires="soon"))], "clients.0.keys.0.expires"),
