@@ -24,60 +24,68 @@ _EXIT_CODES: dict[type[Exception], int] = {
 
 
 class Command(NamedTuple):
+    """One word after `python -m bench`."""
+
     module: str  # below `bench`
     purpose: str
 
 
 COMMANDS = {
     "quality": Command(
-        "quality.quality", "who finds the item that was left out, ranking the whole catalog"
+        "quality.quality",
+        "rank of the left-out item in the whole catalog, by reasoner, online tier and both",
     ),
-    "stages": Command(
-        "quality.training_stages", "what each stage of the reasoner's training is worth"
-    ),
+    "stages": Command("quality.training_stages", "gain of each stage of the reasoner's training"),
     "faithfulness": Command(
         "quality.faithfulness",
-        "what follows thoughts that are whole, cut short, empty or somebody else's",
+        "results after thoughts that are whole, cut short, empty or of another user",
     ),
     "frontier": Command(
-        "quality.frontier", "what T thoughts and m beams a thought buy, and what they cost"
+        "quality.frontier", "quality and cost of T thoughts and m beams per thought"
     ),
     "staleness": Command(
-        "quality.staleness", "what is left of a night's prefixes some interactions later"
+        "quality.staleness", "quality of a night's prefixes some interactions later"
     ),
     "understanding": Command(
-        "quality.understanding", "what a reasoner says of items and users, by BERTScore"
+        "quality.understanding", "BERTScore of a reasoner's texts about items and users"
     ),
     "baseline": Command(
-        "finish.baseline_quality", "the same for the language model that `generate` decodes"
+        "finish.baseline_quality", "ranking quality of the language model behind `generate`"
     ),
     "refresh": Command(
-        "night.night_speed", "users a second of each engine, beside `generate` of transformers"
+        "night.night_speed",
+        "users per second of each engine at night, beside `generate` of transformers",
     ),
     "finish": Command(
         "finish.finish_time", "CPU time of one finish, beside `generate` of transformers"
     ),
     "scale": Command("finish.scale", "the finish on catalogs of up to ten million items"),
-    "exact": Command("finish.exact", "the finish against scoring every item in float64"),
+    "exact": Command("finish.exact", "the finish compared with scoring every item in float64"),
     "sids": Command(
         "quality.sid_quality",
         "fan-out, uniqueness and purity of semantic ids, beside published ones",
     ),
-    "trie": Command("finish.trie_cost", "a trie over a million random SIDs: seconds and bytes"),
+    "trie": Command(
+        "finish.trie_cost", "a trie over a million random SIDs: build time, bytes, look-ups"
+    ),
     "latency": Command("load.latency", "open-loop load on a real service, up to saturation"),
-    "path": Command("load.request_path", "where the CPU time of one request goes"),
-    "ab": Command("ab.ab", "what an arm of an experiment adds, from logs of exposures and events"),
+    "path": Command("load.request_path", "CPU time of each part of one request"),
+    "ab": Command("ab.ab", "gain of an experiment's arms, from logs of exposures and events"),
     "million": Command(
-        "load.million", "very many users loaded, activated and rolled back beside the service"
+        "load.million", "a night of a million users goes live while the service answers"
     ),
-    "footprint": Command("load.footprint", "bytes a user takes in Redis, memory of a service"),
+    "footprint": Command("load.footprint", "bytes per user in Redis, memory of a service"),
     "sizing": Command(
-        "load.sizing", "pods, shards, GPUs and money for so many users, from the results"
+        "load.sizing", "pods, shards, GPUs and costs for a number of users, from the results"
     ),
-    "chaos": Command("chaos.chaos", "what is promised under faults, R1 to R10, on real processes"),
-    "soak": Command("chaos.r9_soak", "memory of a service under an even load for half an hour"),
+    "chaos": Command("chaos.chaos", "promises R1 to R10 under faults, on real processes"),
+    "soak": Command(
+        "chaos.r9_soak", "memory of a service under an even load for half an hour (R9)"
+    ),
     "scenario": Command("load.scenario", "simulated users on a real service, with Locust"),
-    "tables": Command("tables.pages", "the results tables of README and docs, from the results"),
+    "tables": Command(
+        "tables.pages", "write the results tables of README and docs from bench/results"
+    ),
     "demo": Command("demo", "the whole system on this machine, with real users"),
 }
 

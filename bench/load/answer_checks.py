@@ -1,7 +1,8 @@
-"""Users whose records give them away, what is asked for them, and what is wrong with an answer.
+"""Synthetic users with disjoint prefixes, a generator of requests, and checks of answers.
 
-No two users of a generation share a prefix, and in another generation each has somebody else's: an
-item that came by a record says whose record, and of which night. Knows nothing of sockets.
+No two users of a generation share a prefix, and in another generation each user has the prefixes of
+another one. An item that came from a record therefore reveals the user and the night of the record.
+Knows nothing of sockets.
 """
 
 import json
@@ -20,46 +21,38 @@ from models.release.release import Release
 from models.store.events import HISTORY_LIMIT
 
 NUM_PREFIXES = 8  # of each record
-NUM_STRANGERS = 500  # users without a record, of whom nothing is known
+NUM_STRANGERS = 500  # users without record and history
 _MAX_USERS = 1000
 _STRANGER_SHARE, _EXCLUDE_SHARE, _EXPLAIN_SHARE, _UNION_SHARE = 0.03, 0.25, 0.1, 0.05
 _RECORDED = ("personal", "stale")
 _OK = 200
-_TAKEN = (200, 202)  # an event stored, or kept for a store that is away
+_TAKEN = (200, 202)  # the event is stored, or buffered while the store is away
 
 
 class Question(NamedTuple):
-    """What is sent and what an answer to it must not hold.
-
-    user: number of a user with a record; None for a stranger. asked_at: monotonic.
-    """
+    """A request with the facts needed to check its answer."""
 
     kind: Kind
     payload: bytes
     user_id: str
-    user: int | None
-    asked_at: float
-    excluded: frozenset[str] = frozenset()
-    event: str | None = None  # an item
+    user: int | None  # number of a user with a record; None for a stranger
+    asked_at: float  # monotonic
+    excluded: frozenset[str] = frozenset()  # items that the answer must not have
+    event: str | None = None  # item of an event
 
 
 class Reply(NamedTuple):
-    """What became of a question.
-
-    due_at: monotonic; latency_s counts from there. status: 0 for no answer. flaws: promises that
-    the answer breaks, `foreign`, `illegal`, `excluded`, `seen`, `twice`. store_ms: as the service
-    says, 0 where it says nothing.
-    """
+    """Result of a question."""
 
     kind: Kind
-    due_at: float
-    latency_s: float
-    status: int
+    due_at: float  # monotonic
+    latency_s: float  # from due_at
+    status: int  # 0 for no answer
     source: str = ""
     is_degraded: bool = False
     generation: int | None = None
-    flaws: tuple[str, ...] = ()
-    store_ms: float = 0.0
+    flaws: tuple[str, ...] = ()  # broken promises: foreign, illegal, excluded, seen, twice
+    store_ms: float = 0.0  # from the service's timings; 0 without
     has_retry_after: bool = False
 
     @property
@@ -68,23 +61,18 @@ class Reply(NamedTuple):
 
     @property
     def is_full(self) -> bool:
-        """A recommendation from a user's record with nothing amiss."""
+        """Tell if this is a recommendation from the user's record, not degraded."""
         return self.source == "personal" and not self.is_degraded
 
 
 @dataclass
 class Truth:
-    """What the store was given, and what it took since.
-
-    shifts: by generation, how far its records are moved from user to user. histories: the items of
-    each user at the start. is_history_certain: False once replies were corrupted, as an event in
-    the store carries no checksum.
-    """
+    """Content of the store: records and histories at the start, and acknowledged events."""
 
     release: Release
-    shifts: dict[int, int]
-    histories: Sequence[Sequence[str]]
-    is_history_certain: bool = True
+    shifts: dict[int, int]  # generation -> distance by which records move from user to user
+    histories: Sequence[Sequence[str]]  # items of each user at the start
+    is_history_certain: bool = True  # False after corruption: events in the store have no checksum
 
     def __post_init__(self) -> None:
         self._prefixes = self.release.catalog.trie.prefixes()
@@ -99,7 +87,7 @@ class Truth:
         return len(self.histories)
 
     def start_of(self, user: int, generation: int) -> int:
-        """Where among the trie's prefixes this user's begin."""
+        """Return the index of the user's first prefix among those of the trie."""
         return (user + self.shifts[generation]) % self.num_users * NUM_PREFIXES
 
     def starts(self, generation: int) -> list[int]:
@@ -111,8 +99,10 @@ class Truth:
         return block is not None and block * NUM_PREFIXES == self.start_of(user, generation)
 
     def seen(self, user: int) -> Mapping[str, float]:
-        """Items of this user's history, which forgets the oldest, and when that was known,
-        monotonic; 0 for the start."""
+        """Return the items of the user's history with their times of acknowledgement.
+
+        Times are monotonic, 0 for the start. The history forgets its oldest items.
+        """
         known: dict[str, float] = {}
         for item, at in self._done[user]:
             known.setdefault(item, at)
@@ -127,7 +117,7 @@ def num_users_of(release: Release) -> int:
 
 
 class Questioner:
-    """Draws questions, judges answers."""
+    """Draws questions and checks answers."""
 
     def __init__(self, truth: Truth, *, event_share: float = 0.05, seed: int = 0) -> None:
         self._truth = truth
@@ -158,7 +148,7 @@ class Questioner:
         return Question("recommend", payload, name, None if is_stranger else user, at, excluded)
 
     def _some_of(self, user: int) -> frozenset[str]:
-        """Items that would be recommended: the first below one of the user's prefixes."""
+        """Return items that are likely in an answer: the first below one of the user's prefixes."""
         generation = max(self._truth.shifts)
         catalog = self._truth.release.catalog
         start = self._truth.start_of(user, generation)
@@ -168,7 +158,7 @@ class Questioner:
         return frozenset(catalog.item_ids[row] for row in rows[:5].tolist())
 
     def judge(self, question: Question, answer: Answer | None, now: float) -> Reply:
-        """`now`: monotonic, when the answer was there or given up."""
+        """Check an answer; `now` is the time of the answer or of giving up (monotonic)."""
         latency_s = now - question.asked_at
         if answer is None:
             return Reply(question.kind, question.asked_at, latency_s, 0)
@@ -197,7 +187,7 @@ class Questioner:
 
 
 def find_flaws(truth: Truth, question: Question, body: Mapping[str, Any]) -> tuple[str, ...]:
-    """Every promise of R7 and R8 that an answer breaks, once each."""
+    """Return every promise of R7 and R8 that an answer breaks, once each."""
     catalog, items = truth.release.catalog, body["items"]
     named = [item["item_id"] for item in items]
     found = set()
@@ -217,7 +207,7 @@ def find_flaws(truth: Truth, question: Question, body: Mapping[str, Any]) -> tup
 
 
 def _is_foreign(truth: Truth, question: Question, body: Mapping[str, Any]) -> bool:
-    """Whether anything in it comes from a record that is not this user's, or of another night."""
+    """Tell if an answer has content from another user's record or from an unknown generation."""
     generation = (body["generation"] or {}).get("id")
     recorded = [item for item in body["items"] if item["source"] in _RECORDED]
     texts = {path["text"] for path in body.get("paths", ())}
@@ -237,8 +227,11 @@ def _is_foreign(truth: Truth, question: Question, body: Mapping[str, Any]) -> bo
 def _holds_seen(
     truth: Truth, question: Question, body: Mapping[str, Any], named: Sequence[str]
 ) -> bool:
-    """Whether it holds an item of the history that it must have used: all that was acknowledged
-    before it was asked, or, where it says that it is degraded, what every copy of a record has."""
+    """Tell if an answer has an item of the history that the service must have used.
+
+    This history is every event acknowledged before the question. For a degraded answer it is only
+    the history at the start, which every copy of a record has.
+    """
     if question.user is None or not truth.is_history_certain:
         return False
     if body["degraded"] and body["source"] not in _RECORDED:

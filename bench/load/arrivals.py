@@ -1,4 +1,4 @@
-"""Who asks for what and when: the seeded requests of one open-loop run.
+"""Seeded requests of one open-loop run: times, users and routes.
 
 Knows the routes of the service and distributions. Knows nothing of sockets or clocks.
 """
@@ -18,30 +18,26 @@ Kind = Literal["recommend", "event"]
 
 
 class Request(NamedTuple):
-    """due_s: when it is meant to be sent, seconds from the start of the run."""
+    """One request of a run."""
 
-    due_s: float
+    due_s: float  # intended send time, seconds from the start of the run
     kind: Kind
-    payload: bytes
+    payload: bytes  # the rendered HTTP request
 
 
 @dataclass(frozen=True)
 class Mix:
-    """What is asked.
+    """Distribution of requests."""
 
-    user_ids: most active first. skew: the user of rank r is drawn with weight r ** -skew.
-    event_share: of the requests; the others ask for num_items recommendations.
-    """
-
-    user_ids: Sequence[str]
-    item_ids: Sequence[str]
-    skew: float = 0.8
-    event_share: float = 0.05
-    num_items: int = 10
+    user_ids: Sequence[str]  # most active first
+    item_ids: Sequence[str]  # of the events
+    skew: float = 0.8  # the user of rank r is drawn with weight r ** -skew
+    event_share: float = 0.05  # share of events; the other requests are recommendations
+    num_items: int = 10  # of a recommendation
 
 
 def draw_requests(mix: Mix, *, rate: int, seconds: float, seed: int) -> list[Request]:
-    """round(rate * seconds) requests in order of their time."""
+    """Draw round(rate * seconds) requests, in order of their send time."""
     rng = np.random.default_rng([seed, rate])
     due = arrival_times(round(rate * seconds), seconds, rng)
     users = rng.choice(len(mix.user_ids), size=len(due), p=skewed(len(mix.user_ids), mix.skew))
@@ -58,16 +54,16 @@ def draw_requests(mix: Mix, *, rate: int, seconds: float, seed: int) -> list[Req
 
 
 def arrival_times(num: int, seconds: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A Poisson process of which the number of arrivals is known: sorted uniform times.
+    """Draw a Poisson process with a fixed number of arrivals: sorted uniform times.
 
-    Were the number random too, a short run would offer some percent more or less than its rate,
-    and a goodput of 95% of it would mean nothing.
+    With a random number, a short run would offer some percent more or less than its rate, and a
+    goodput of 95% of the rate would mean nothing.
     """
     return np.sort(rng.uniform(0.0, seconds, size=num))
 
 
 def skewed(num: int, skew: float) -> NDArray[np.float64]:
-    """Zipf-like probabilities of ranks 1..num."""
+    """Return Zipf-like probabilities of ranks 1..num."""
     weights = np.power(np.arange(1, num + 1, dtype=np.float64), -skew)
     probabilities: NDArray[np.float64] = weights / weights.sum()
     return probabilities

@@ -1,7 +1,7 @@
-"""`python -m bench footprint`: what a user takes in Redis, and what a serving process takes.
+"""`python -m bench footprint`: bytes per user in Redis, and memory of a service process.
 
-Bytes are those of an empty server subtracted from those of a filled one, divided: keys, times to
-live and Redis' own bookkeeping are in them. Users do not exist (see `synthetic`).
+The memory of an empty server is subtracted from that of a filled one and divided by the users.
+Keys, times to live and Redis' own bookkeeping are included. Users are synthetic.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from models.store.wire import Command, Wire, read_address
 
 PREFIXES = (32, 100)
 THOUGHTS = (1, 5)
-EVENTS = (9, 50)  # of a history: the mean of Beauty, and as many as the models read
+EVENTS = (9, 50)  # in a history: the mean of Beauty, and the maximum that the models read
 _TIMEOUT_MS = 30_000
 _TTL_S = 3 * 24 * 3600
 _BATCH = 500
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     release = Release.load(options.release)
     rows = measure_bytes(release, options.users)
     rows.append({"name": "service", "rss_mb": _measure_service(options.release)})
-    title = "what a user takes in Redis, and a service that has just started in memory"
+    title = "bytes per user in Redis, and memory of a service after its start"
     print_table(open_console(), title, rows, _COLUMNS)
     if options.json:
         meta = {
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure_bytes(release: Release, num_users: int) -> list[Row]:
-    """Rows of the record beside a JSON text, of the thoughts, and of the history."""
+    """Return rows of the record, of a JSON text with its content, of thoughts and of histories."""
     fills: dict[str, _Fill] = {}
     for count in PREFIXES:
         fills[f"record_{count}"] = partial(_write_records, num_prefixes=count, num_thoughts=0)
@@ -74,7 +74,7 @@ def measure_bytes(release: Release, num_users: int) -> list[Row]:
         fills[f"history_{count}"] = partial(_write_histories, num_events=count)
     sizes = {name: _measure_one(release, fill, num_users) for name, fill in fills.items()}
     for count in THOUGHTS:
-        sizes[f"thoughts_{count}"] -= sizes["record_32"]  # which were written with them
+        sizes[f"thoughts_{count}"] -= sizes["record_32"]  # thoughts were written with records
     return [{"name": name, "bytes_per_user": size} for name, size in sizes.items()]
 
 
@@ -124,7 +124,7 @@ def _draw(target: _Target, number: int, num_prefixes: int) -> PrefixRecord:
 
 
 def _draw_texts(target: _Target, number: int, count: int) -> tuple[str, ...]:
-    """The first is the one that all share; the others name categories of items of the catalog."""
+    """Return texts of thoughts: a shared first one, then ones that name categories."""
     paths = target.release.catalog.categories
     named = [" > ".join(paths[(number * 31 + at) % len(paths)]) for at in range(3 * count)]
     own = (
@@ -135,7 +135,7 @@ def _draw_texts(target: _Target, number: int, count: int) -> tuple[str, ...]:
 
 
 def _draw_history(release: Release, number: int, count: int) -> list[Event]:
-    """Event ids as long as those of an import."""
+    """Return events with ids of the length of imported ones."""
     items = release.catalog.item_ids
     return [
         Event(
@@ -153,7 +153,7 @@ def _set_json(record: PrefixRecord, user: str) -> Command:
 
 
 def _measure_service(release_dir: Path) -> float:
-    """Megabytes of a process that is ready and has kept nothing yet (Linux)."""
+    """Return the megabytes of a ready process with empty caches (Linux)."""
     with tempfile.TemporaryDirectory(prefix="rss-") as folder, attach(Path(folder)) as server:
         command = ["--release", str(release_dir), "--redis", server.url]
         with ServiceProcess(command, log=Path(folder) / "service.log") as service:
@@ -165,6 +165,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench footprint", allow_abbrev=False)
     add = parser.add_argument
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--users", type=int, default=20_000, metavar="N", help="to count bytes with")
-    add("--json", type=Path, metavar="FILE", help="a table goes to FILE with .md beside it")
+    add("--users", type=int, default=20_000, metavar="N", help="users in Redis, to count bytes")
+    add("--json", type=Path, metavar="FILE", help="results; also writes a .md beside it")
     return parser

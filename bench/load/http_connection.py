@@ -1,6 +1,6 @@
-"""One keep-alive HTTP/1.1 connection with one request in flight, as light as a generator needs it.
+"""A minimal keep-alive HTTP/1.1 connection for load generators, with one request in flight.
 
-Writes bytes that were rendered before, reads status and body. Knows nothing of routes or load.
+Writes rendered requests; reads status and body. Knows nothing of routes or load.
 """
 
 import asyncio
@@ -18,30 +18,33 @@ class Address(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """has_retry_after: whether a 503 says when to come back."""
+    """One HTTP answer."""
 
     status: int
     body: bytes
-    has_retry_after: bool = False
+    has_retry_after: bool = False  # a 503 with the header `Retry-After`
 
 
 class BrokenAnswerError(ConnectionError):
-    """What came back is no HTTP answer with a length."""
+    """The answer is not HTTP with a content length."""
 
 
 class Connection:
-    """One request at a time. A broken connection is replaced at the next request."""
+    """A connection for one request at a time; reopens itself after a failure."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def open(self) -> None:
-        """Raises OSError."""
+        """Connect. Raises OSError."""
         self._streams = await asyncio.open_connection(*self._address)
 
     async def exchange(self, request: bytes) -> Answer | None:
-        """None if the other side refused, broke off or said what is no answer."""
+        """Send a request and return the answer.
+
+        Return None if the server refuses or breaks the connection, or sends invalid HTTP.
+        """
         try:
             if self._streams is None:
                 await self.open()
@@ -69,7 +72,7 @@ class Connection:
 
 
 def render(method: str, target: str, *, body: bytes = b"") -> bytes:
-    """A request; `target` is percent-encoded already, a body is JSON."""
+    """Render a request; `target` must be percent-encoded, and a body must be JSON."""
     lines = [f"{method} {target} HTTP/1.1", "Host: service"]
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -77,7 +80,7 @@ def render(method: str, target: str, *, body: bytes = b"") -> bytes:
 
 
 def read_head(head: bytes) -> tuple[int, int]:
-    """Status and length of the body. Raises BrokenAnswerError."""
+    """Return the status and the length of the body. Raises BrokenAnswerError."""
     status_line, *fields = head.split(b"\r\n")
     lengths = [field for field in fields if field[: len(_LENGTH)].lower() == _LENGTH]
     try:

@@ -1,7 +1,7 @@
 """`python -m bench latency`: open-loop load on a real service process, up to its saturation.
 
-The service has one core to itself; the generator and Redis share another. A load test: the records
-are cheap ones (see `population`), and nothing here says how good an answer is.
+The service has one core alone; the generator and Redis share another. Records are made without a
+reasoner (see `population`), so the quality of the answers means nothing.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from models.store.embedded import attach
 _FIRST_RATE = 50
 _WARM_UP_RATE = 20
 _WARM_UP_S = 3.0
-_LONGER = 3  # times the seconds of a step, at half of saturation
+_LONGER = 3  # factor for the seconds of the run at half of saturation
 _SETTLE_S = 0.5
 _COLUMNS = (
     *("name", "p50_ms", "p99_ms", "p999_ms", "goodput", "share_personal", "cpu_ms", "finish_ms"),
@@ -45,7 +45,7 @@ class Cores(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """A running service and what it is asked."""
+    """A running service and the requests for it."""
 
     service: ServiceProcess
     mix: Mix
@@ -62,7 +62,7 @@ class Trial:
         )
         row = describe(name, outcomes, rate=rate, seconds=seconds, spent=spent)
         self.console.print(
-            f"{name:9} for {seconds:g} s: {row['goodput']:7.1f} good answers a second, "
+            f"{name:9} for {seconds:g} s: {row['goodput']:7.1f} good answers/s, "
             f"p50 {row['p50_ms']:.1f} ms, p99 {row['p99_ms']:.1f} ms"
         )
         time.sleep(_SETTLE_S)
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     title = f"open loop, latencies from the intended send time, {len(user_ids):,} users"
     print_table(open_console(), title, rows, _COLUMNS)
     full = saturation(rows, "full_goodput")
-    print(f"saturation: {saturation(rows)} requests/s; {full} with answers that are not degraded")
+    print(f"saturation: {saturation(rows)} requests/s; {full} without degraded answers")
     if options.json:
         meta = _meta(options, release, mix, cores, rows)
         write_json(options.json, meta, rows)
@@ -96,9 +96,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run_sweep(trial: Trial, *, rates: Sequence[int] | None, seconds: float) -> list[Row]:
-    """A row a rate: those given, or up to saturation; then half of saturation for longer.
+    """Return one row per rate, and a longer run at half of saturation.
 
-    Raises StepFailedError unless the service answers from the records that it was given.
+    Args:
+        rates: to measure; None searches for saturation.
+
+    Raises:
+        StepFailedError: no answer of the warm-up came from a record.
     """
     warm = trial.measure("warm_up", rate=_WARM_UP_RATE, seconds=min(_WARM_UP_S, seconds))
     if not warm["share_personal"]:
@@ -116,15 +120,15 @@ def run_sweep(trial: Trial, *, rates: Sequence[int] | None, seconds: float) -> l
 
 
 def take_cores() -> Cores:
-    """Two of the cores that we may use; from now on this process and its children keep to one.
+    """Choose two of the available cores, and pin this process and its children to the second.
 
-    Raises InvalidSettings where there are not two, or where cores cannot be chosen.
+    Raises InvalidSettings if there are fewer than two, or on another system than Linux.
     """
     if sys.platform != "linux":
-        raise InvalidSettings(f"latency: processes keep to a core on Linux, not on {sys.platform}")
+        raise InvalidSettings(f"latency: needs Linux to pin processes to cores, not {sys.platform}")
     available = sorted(os.sched_getaffinity(0))
     if len(available) < len(Cores._fields):
-        raise InvalidSettings("latency: one core, expected one for the service and one for us")
+        raise InvalidSettings("latency: one core, expected two: service and generator")
     cores = Cores(*available[: len(Cores._fields)])
     os.sched_setaffinity(0, {cores.generator})
     return cores
@@ -158,12 +162,24 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
     add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    add("--users", type=int, default=20_000, metavar="N", help="who have a record and ask")
-    rates = "requests a second; default: up from 50 until goodput no longer follows"
+    add(
+        "--users",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="users with a record, in the requests",
+    )
+    rates = "requests/s (default: search for saturation, from 50 on)"
     add("--rates", type=int, nargs="+", metavar="R", help=rates)
-    add("--seconds", type=float, default=10.0, metavar="S", help="a rate; half of saturation 3x")
-    add("--event-share", type=float, default=0.05, metavar="P", help="of the requests")
-    add("--skew", type=float, default=0.8, metavar="A", help="user of rank r asks r ** -A as often")
+    add(
+        "--seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="per rate; 3 times at half of saturation",
+    )
+    add("--event-share", type=float, default=0.05, metavar="P", help="share of events")
+    add("--skew", type=float, default=0.8, metavar="A", help="user of rank r has weight r ** -A")
     add("--seed", type=int, default=0, metavar="S")
-    add("--json", type=Path, metavar="FILE", help="a table goes to FILE with .md beside it")
+    add("--json", type=Path, metavar="FILE", help="results; also writes a .md beside it")
     return parser

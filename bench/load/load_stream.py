@@ -1,7 +1,7 @@
-"""Load without an end: open loop beside whatever else happens, until it is told to stop.
+"""Endless open-loop load from a thread, until it is stopped.
 
-Every question has its moment, of a Poisson process, and its latency counts from there. Knows
-nothing of what is asked.
+Questions come at the times of a Poisson process, and latencies count from these times. Knows
+nothing of the content of questions.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _START_TIMEOUT_S = 30.0
 
 
 class LoadStream:
-    """A thread with its own loop; `replies` grows in the order in which answers come."""
+    """A thread with its own event loop; `replies` grows in the order of the answers."""
 
     def __init__(
         self,
@@ -36,11 +36,15 @@ class LoadStream:
         settle_s: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """patience_s: how long after its moment a question is given up, sent or not. settle_s:
-        from opening the connections to the first question.
+        """Prepare the load.
+
+        Args:
+            rate: questions per second.
+            patience_s: a question is given up this long after its time, sent or not.
+            settle_s: wait between opening the connections and the first question.
 
         Raises:
-            ValueError: with no connection or no rate it would never end.
+            ValueError: without a connection or a rate, the load would never end.
         """
         if num_connections < 1 or rate <= 0:
             raise ValueError(f"{rate} questions/s on {num_connections} connections: both above 0")
@@ -58,7 +62,7 @@ class LoadStream:
         self._thread = threading.Thread(target=self._main, name="load")
 
     def since(self, moment: float, until: float = float("inf")) -> list[Reply]:
-        """Replies to what was due from `moment` on and before `until` (monotonic)."""
+        """Return the replies to questions due from `moment` to before `until` (monotonic)."""
         return [reply for reply in self.replies if moment <= reply.due_at < until]
 
     def __enter__(self) -> Self:
@@ -69,7 +73,7 @@ class LoadStream:
         return self
 
     def stop(self) -> None:
-        """Send no more; returns once what was sent is answered or given up."""
+        """Stop sending; return when all open questions are answered or given up."""
         self._stopping.set()
         self._thread.join()
 
@@ -110,7 +114,7 @@ class LoadStream:
         await release
 
     async def _release(self) -> None:
-        """Draw each question at its moment."""
+        """Draw and queue each question at its time."""
         due_at = self._loop.time()
         while not self._stopping.is_set():
             due_at += self._rng.exponential(1 / self._rate)
@@ -141,7 +145,7 @@ class LoadStream:
 async def _until_answered(
     due: "asyncio.Queue[Question]", workers: Sequence["asyncio.Task[None]"]
 ) -> None:
-    """Raises what a worker died of."""
+    """Wait for the open questions, then cancel the workers. Raises a worker's exception."""
     joined = asyncio.ensure_future(due.join())
     await asyncio.wait([joined, *workers], return_when=asyncio.FIRST_COMPLETED)
     joined.cancel()

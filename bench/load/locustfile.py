@@ -1,17 +1,17 @@
-"""Simulated users for Locust: who comes to a shop, and what they do there.
+"""Simulated visitors of a shop, for Locust.
 
     locust -f bench/load/locustfile.py --host http://127.0.0.1:8000 --data data/beauty
 
-    of 10   who            does
-    5       `Regular`      one of 50 users: looks, pages on, opens something, looks again
-    3       `Occasional`   one of all users, whose history is seldom kept: looks, perhaps pages on
-    1       `Stranger`     an id that nobody knows: looks
-    1       `Curious`      one of all users: asks why
+    of 10   visitor        user and actions
+    5       `Regular`      one of 50 users: looks, pages on, opens an item, looks again
+    3       `Occasional`   any user, with a history that is seldom cached: looks, may page on
+    1       `Stranger`     an unknown id: looks
+    1       `Curious`      any user: asks for reasons
 
-An answer that is no answer counts as a failure: nothing in it, an item twice over the pages, or one
-that the visitor has just opened. Closed loop: a visitor waits for each answer, so a slow service is
-asked less. Promises about latency are measured open loop (`python -m bench latency`). Knows the
-routes of the service; a key for them comes from THINKAHEAD_API_KEY.
+An answer counts as a failure if it is empty, repeats an item of an earlier page, or has the item
+that the visitor has just opened. The loop is closed: a visitor waits for each answer, so a slow
+service gets fewer requests. Promises about latency are measured open loop (`python -m bench
+latency`). Knows the routes of the service; THINKAHEAD_API_KEY is the key for them.
 """
 
 import os
@@ -31,8 +31,8 @@ from models.catalog.dataset import load_dataset
 _NUM_HOT = 50
 _PAGE = 10  # items
 _MAX_PAGES = 4
-_GOES_ON = 0.5  # to the next page, of those who look
-_OPENS = 0.4  # something of the page, of regulars
+_GOES_ON = 0.5  # probability of a further page
+_OPENS = 0.4  # probability that a regular opens an item
 
 
 class Population:
@@ -55,12 +55,12 @@ def add_options(parser: ArgumentParser) -> None:
 @events.init.add_listener
 def read_population(environment: Environment, **_: Any) -> None:
     Population.read(Path(environment.parsed_options.data))
-    # gevent's clock stood still meanwhile, and a short --run-time would be over at once (2.47)
+    # gevent's clock stood still during the read, and a short --run-time would end at once (2.47)
     time.sleep(0.01)
 
 
 class Visitor(HttpUser):
-    """What all of them can do; each visit is another user's."""
+    """Base of all visitors; each visit is by another user."""
 
     abstract = True
     wait_time = between(0.1, 0.5)  # seconds between visits
@@ -70,7 +70,7 @@ class Visitor(HttpUser):
             self.client.headers["Authorization"] = f"Bearer {key}"
 
     def browse(self, user_id: str, who: str, *, opened: str | None = None) -> list[str]:
-        """Item ids of the pages that the visitor looks at; the first page names the request."""
+        """Look at some pages and return their item ids; Locust counts the first page as `who`."""
         shown: list[str] = []
         cursor: str | None = None
         for page in range(_MAX_PAGES):
@@ -91,7 +91,10 @@ class Visitor(HttpUser):
         cursor: str | None = None,
         **params: str,
     ) -> dict[str, Any]:
-        """The answer, {} if there was none; what must not be in it fails the request."""
+        """Ask for a page and return the answer, {} for an error.
+
+        An empty first page and an item of `seen` are reported as failures.
+        """
         asked = {"n": str(_PAGE), **params} | ({"cursor": cursor} if cursor else {})
         url = f"/recommend/{quote(user_id, safe='')}"
         with self.client.get(url, params=asked, name=name, catch_response=True) as response:

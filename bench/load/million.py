@@ -1,9 +1,8 @@
-"""`python -m bench million`: very many users loaded, verified, activated and rolled back, with the
-service answering beside it.
+"""`python -m bench million`: a night of very many users goes live while the service answers.
 
-The service has a core to itself; Redis, the loading process and the generator share another, so
-that what the load costs the answers is more than it would be on machines of their own. Also how
-many bytes a user takes in Redis: an empty server to a loaded one, divided.
+The night is loaded, verified, activated and rolled back. The service has one core alone. Redis, the
+loading process and the generator share another core, so the load slows the answers more than on
+separate machines. The bytes per user in Redis are measured too.
 """
 
 import argparse
@@ -33,9 +32,9 @@ from models.store.embedded import attach
 from models.store.redis_store import RedisStore
 
 _TIMEOUT_MS = 30_000
-_NUM_ASKING = 20_000  # users that the load test asks for
+_NUM_ASKING = 20_000  # users in the requests
 _WINDOW_S = 5.0
-_EVERY_USER = {"load", "verify", "activate"}  # what touches all of them
+_EVERY_USER = {"load", "verify", "activate"}  # steps that touch all users
 _COLUMNS = (
     *("name", "seconds", "users_per_s", "p50_ms", "p99_ms", "p999_ms", "share_personal"),
     "bytes_per_user",
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _World:
-    """Commands of the offline tier over one server and one folder."""
+    """Runs commands of the offline tier on one server and one folder."""
 
     def __init__(
         self, options: argparse.Namespace, release: Release, redis_url: str, out_dir: Path
@@ -97,7 +96,7 @@ class _World:
         words = ["--redis", self._redis_url, "--out", str(self._out_dir)]
         if generation is not None:
             words += ["--generation", str(generation), "--release", str(self.options.release)]
-        if command == "activate":  # random prefixes have nothing in common with other random ones
+        if command == "activate":  # two nights of random prefixes do not overlap
             words += ["--gate", "overlap=0"]
         return Running(command, words)
 
@@ -106,7 +105,7 @@ class _World:
 
 
 class Running:
-    """`python -m offline COMMAND ...` and when it ended."""
+    """A running `python -m offline COMMAND ...`."""
 
     def __init__(self, command: str, words: Sequence[str]) -> None:
         self.ended_at: float | None = None
@@ -122,7 +121,10 @@ class Running:
         self._waiting.start()
 
     def finish(self) -> dict[str, Any]:
-        """What it printed. Raises StepFailedError unless it exits with 0."""
+        """Wait for the end and return the printed JSON.
+
+        Raises StepFailedError unless the command exits with 0.
+        """
         self._waiting.join()
         said, complaint = self._said
         if self._process.returncode:
@@ -137,20 +139,20 @@ class Running:
 
 
 def load_alone(world: _World) -> Row:
-    """The first night goes live with nobody asking; bytes of a user are record and thoughts."""
+    """Take the first night live without requests; bytes per user are of record and thoughts."""
     first = world.write(seed=world.options.seed)
     before, started = world.used_bytes(), time.monotonic()
     world.run("load", first)
     seconds, num_users = time.monotonic() - started, world.options.users
     size = (world.used_bytes() - before) / num_users
-    print(f"load_alone {seconds:7.1f} s, {size:.1f} bytes a user")
+    print(f"load_alone {seconds:7.1f} s, {size:.1f} bytes per user")
     world.run("activate", first)
     rate = num_users / seconds
     return {"name": "load_alone", "seconds": seconds, "users_per_s": rate, "bytes_per_user": size}
 
 
 def run_nights(world: _World, service: ServiceProcess) -> list[Row]:
-    """Quiet, then the second night's steps, each with the service asked beside it."""
+    """Measure answers without a night, then during each step of the second night."""
     asked = _Asked(world, service)
     rows = [asked.until("quiet", asked.for_seconds(world.options.seconds))]
     second = world.write(seed=world.options.seed + 1)
@@ -167,7 +169,7 @@ def run_nights(world: _World, service: ServiceProcess) -> list[Row]:
 
 
 class _Asked:
-    """The service under an even load, in windows, until something is over."""
+    """Sends an even load to the service, window by window, until a step ends."""
 
     def __init__(self, world: _World, service: ServiceProcess) -> None:
         options = world.options
@@ -215,11 +217,23 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
     add("--users", type=int, default=1_000_000, metavar="N")
-    add("--prefixes", type=int, default=32, metavar="P", help="of each user")
-    add("--bytes-users", type=int, default=20_000, metavar="N", help="to count bytes with")
-    add("--rate", type=int, default=50, metavar="R", help="requests a second beside it")
-    add("--seconds", type=float, default=30.0, metavar="S", help="of quiet before")
-    add("--window", type=float, default=_WINDOW_S, metavar="S", help="requests are drawn for")
+    add("--prefixes", type=int, default=32, metavar="P", help="per user")
+    add(
+        "--bytes-users",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="users in Redis, to count bytes",
+    )
+    add("--rate", type=int, default=50, metavar="R", help="requests/s to the service")
+    add("--seconds", type=float, default=30.0, metavar="S", help="before the first step")
+    add(
+        "--window",
+        type=float,
+        default=_WINDOW_S,
+        metavar="S",
+        help="requests are drawn for S seconds at a time",
+    )
     add("--seed", type=int, default=0, metavar="S")
-    add("--json", type=Path, metavar="FILE", help="a table goes to FILE with .md beside it")
+    add("--json", type=Path, metavar="FILE", help="results; also writes a .md beside it")
     return parser

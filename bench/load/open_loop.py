@@ -1,8 +1,8 @@
-"""Open-loop load: every request has its moment, whether or not earlier ones were answered.
+"""Open-loop load: requests have fixed send times, independent of earlier answers.
 
-A fixed pool of connections takes what is due, in order. A request that finds none free waits, and
-its latency still counts from the moment it was meant to be sent: what a stall does to those behind
-it is not left out (no coordinated omission). Knows nothing of what is asked.
+A fixed pool of connections takes the due requests in order. A request waits if no connection is
+free. Its latency counts from the intended send time, so that a stall counts for the requests behind
+it too (no coordinated omission). Knows nothing of the content of requests.
 """
 
 import asyncio
@@ -16,22 +16,17 @@ from bench.load.arrivals import Request
 from bench.load.http_connection import Address, Answer, Connection
 
 NUM_CONNECTIONS = 64
-_LEAD_S = 0.05  # from opening the connections to the first moment
-_PATIENCE_S = 5.0  # with the last answers
+_LEAD_S = 0.05  # from opening the connections to the start of the run
+_PATIENCE_S = 5.0  # wait for the last answers
 
 
 class Outcome(NamedTuple):
-    """What became of one request.
-
-    latency_s: from its moment to the last byte of the answer, or to when it was given up.
-    lag_s: how long after its moment the generator noticed it; the generator's own fault.
-    answer: None if there was none.
-    """
+    """Result of one request."""
 
     request: Request
-    latency_s: float
-    lag_s: float
-    answer: Answer | None
+    latency_s: float  # from the intended send time to the end of the answer, or to giving up
+    lag_s: float  # from the intended send time to the generator's handling: its own delay
+    answer: Answer | None  # None if there was none
 
 
 def run_open_loop(
@@ -41,9 +36,9 @@ def run_open_loop(
     num_connections: int = NUM_CONNECTIONS,
     patience_s: float = _PATIENCE_S,
 ) -> list[Outcome]:
-    """Send every request at its moment; outcomes in the order of `requests` (by due_s).
+    """Send every request at its time; return outcomes in the order of `requests` (by due_s).
 
-    Raises OSError when nobody listens at all.
+    Raises OSError if no connection can be opened.
     """
     with _no_collections(), asyncio.Runner(loop_factory=precise_loop) as runner:
         return runner.run(_Run(address, requests).run(num_connections, patience_s))
@@ -51,7 +46,7 @@ def run_open_loop(
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """A full collection beside a loaded catalog stops the generator for 0.2 s (measured)."""
+    """Disable garbage collection: with a loaded catalog, a full one takes 0.2 s (measured)."""
     gc.disable()
     try:
         yield
@@ -60,8 +55,10 @@ def _no_collections() -> Iterator[None]:
 
 
 def precise_loop() -> asyncio.AbstractEventLoop:
-    """select(2) wakes to the microsecond; epoll and uvloop round every pause up to a millisecond,
-    which would be added to each latency."""
+    """Return an event loop on select(2), which wakes to the microsecond.
+
+    epoll and uvloop round every pause up to a millisecond, which would add to each latency.
+    """
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
@@ -90,7 +87,7 @@ class _Run:
         ]
 
     async def _release(self) -> None:
-        """Hand each request over at its moment."""
+        """Queue each request at its time."""
         for index, request in enumerate(self._requests):
             if (pause_s := self._start + request.due_s - self._loop.time()) > 0:
                 await asyncio.sleep(pause_s)
@@ -111,7 +108,7 @@ class _Run:
 
 
 async def _cancel(workers: Sequence[asyncio.Task[None]]) -> None:
-    """Raises what a worker died of, if one did."""
+    """Cancel the workers. Raises the exception of a worker that failed."""
     for worker in workers:
         worker.cancel()
     for end in await asyncio.gather(*workers, return_exceptions=True):

@@ -1,8 +1,8 @@
-"""Users for a load test: real histories, and a record each that no reasoner had to think of.
+"""Users for a load test: real histories, with records made without a reasoner.
 
 C_u is the online model's own best prefixes, as many as a night with five paths of ten prefixes
-leaves on average (33.5 in `bench quality` on Beauty): as much work for the finish, and nothing that
-says how good it is.
+leaves on average (33.5 in `bench quality` on Beauty). The finish has the same work as after a real
+night; the quality of the answers means nothing.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _TTL_S = 24 * 3600
 def populate(
     redis_url: str, data_dir: Path, release: Release, *, num_users: int, seed: int
 ) -> list[str]:
-    """Import `data_dir`, write a layer for `num_users` users and make it live; their ids, shuffled.
+    """Import `data_dir`, write a live layer for `num_users` users, and return their shuffled ids.
 
     Raises StepFailedError if the import fails, StoreUnavailable, or InvalidDataset.
     """
@@ -89,7 +89,7 @@ async def _write_layer(
 def own_prefixes(
     finisher: Finisher, catalog: Catalog, item_ids: Sequence[str]
 ) -> tuple[RecordedPrefix, ...]:
-    """C_u without a reasoner, NUM_PREFIXES at most, best first; `item_ids` oldest first."""
+    """Make C_u without a reasoner: at most NUM_PREFIXES, best first; `item_ids` oldest first."""
     known = (catalog.row(item_id) for item_id in item_ids[-MAX_HISTORY:])
     state = finisher.encode([row for row in known if row is not None])
     best = catalog.trie.prefixes()[finisher.rank_prefixes(state, count=NUM_PREFIXES)]

@@ -1,6 +1,6 @@
-"""From outcomes to rows, and from rows to the rate to try next.
+"""Rows from outcomes, saturation from rows, and the next rate to try.
 
-Knows what a good answer is and what saturation means. Knows nothing of processes or sockets.
+Defines a good answer and saturation. Knows nothing of processes or sockets.
 """
 
 import json
@@ -15,18 +15,18 @@ from bench.common.results import Row
 from bench.load.open_loop import Outcome
 
 BUDGET_MS = 100  # the service's own default
-FOLLOWS = 0.95  # of the offered rate
+FOLLOWS = 0.95  # share of the offered rate that has to be answered in time
 _GROWTH = 1.25
-_FINE = 1.06  # between the highest rate that is followed and the lowest that is not
+_FINE = 1.06  # final ratio of the lowest rate beyond saturation to the highest within it
 _LONGEST_US = 3_600_000_000
-_DIGITS = 3  # of a latency, kept by the histogram
+_DIGITS = 3  # significant digits of the histogram
 _OK = 200
 _BEST_SOURCE = "personal"
 
 
 @dataclass(frozen=True)
 class Spent:
-    """CPU time of the service and of the generator during a run, in seconds."""
+    """CPU seconds of the service and of the generator during a run."""
 
     service_s: float
     generator_s: float
@@ -35,12 +35,15 @@ class Spent:
 def describe(
     name: str, outcomes: Sequence[Outcome], *, rate: int, seconds: float, spent: Spent
 ) -> dict[str, str | int | float]:
-    """One row. Latencies, shares and stages are those of recommendations, from their moment.
+    """Return one row. Latencies, shares and stages are those of recommendations.
 
-    goodput: 200 answers within BUDGET_MS, recommendations and events, per second; full_goodput:
-    those of them that are not degraded. cpu_ms: of the service process, per answer. share_SOURCE:
-    of all recommendations asked for. STAGE_ms: mean of what the service says it spent. lag_p99_ms,
-    generator_busy: how far to trust the generator.
+    - latencies (`p50_ms` ...): from the intended send time.
+    - `goodput`: answers per second with status 200 within BUDGET_MS, events included.
+    - `full_goodput`: those of `goodput` that are not degraded.
+    - `cpu_ms`: CPU time of the service process per answer.
+    - `share_SOURCE`: share of all requested recommendations.
+    - `STAGE_ms`: mean of the service's own timings.
+    - `lag_p99_ms`, `generator_busy`: delay and load of the generator, which limit the accuracy.
     """
     asked = [outcome for outcome in outcomes if outcome.request.kind == "recommend"]
     events = [outcome for outcome in outcomes if outcome.request.kind == "event"]
@@ -71,7 +74,7 @@ def describe(
 
 
 def histogram(seconds: Sequence[float]) -> HdrHistogram:
-    """Of microseconds."""
+    """Return a histogram of microseconds."""
     found = HdrHistogram(1, _LONGEST_US, _DIGITS)
     for value in seconds:
         found.record_value(max(round(1e6 * value), 1))
@@ -83,18 +86,20 @@ def percentile_ms(found: HdrHistogram, percent: float) -> float:
 
 
 def follows(row: Row, column: str = "goodput") -> bool:
-    """Whether goodput keeps up with what was offered."""
+    """Tell if goodput is at least FOLLOWS of the offered rate."""
     return float(row[column]) >= FOLLOWS * float(row["rate"])
 
 
 def saturation(rows: Sequence[Row], column: str = "goodput") -> int:
-    """The highest rate, in requests a second, whose goodput follows; 0 if none does."""
+    """Return the highest rate, in requests per second, with enough goodput; 0 if none has."""
     return max((int(row["rate"]) for row in rows if follows(row, column)), default=0)
 
 
 def next_rate(rows: Sequence[Row], *, first: int) -> int | None:
-    """Up by a quarter until goodput no longer follows, then halves of what is between; None when
-    saturation is known to 6%."""
+    """Return the next rate to try, or None when saturation is known to 6%.
+
+    Rates grow by a quarter until goodput no longer follows. Then the interval is bisected.
+    """
     low = saturation(rows)
     failed = [int(row["rate"]) for row in rows if int(row["rate"]) > low]
     if not failed:
@@ -110,7 +115,7 @@ def _is_good(outcome: Outcome) -> bool:
 
 
 def _body(outcome: Outcome) -> dict[str, Any]:
-    """The answer's JSON; empty for an error or for no answer."""
+    """Return the answer's JSON; empty for an error or without an answer."""
     if outcome.answer is None or outcome.answer.status != _OK:
         return {}
     body: dict[str, Any] = json.loads(outcome.answer.body)
@@ -124,14 +129,14 @@ def _shares(bodies: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _stages(bodies: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Milliseconds by stage, means over the answers that name them."""
+    """Return mean milliseconds by stage over the answers."""
     timings = [body["timings_ms"] for body in bodies if body]
     stages = timings[0] if timings else {}
     return {f"{stage}_ms": sum(each[stage] for each in timings) / len(timings) for stage in stages}
 
 
 def _statuses(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """status_200, ..., and no_answer."""
+    """Count answers by status: status_200, ..., and no_answer."""
     counts = Counter(outcome.answer and outcome.answer.status for outcome in outcomes)
     no_answer = counts.pop(None, 0)
     named = {f"status_{status}": count for status, count in sorted(counts.items())}

@@ -1,9 +1,9 @@
-"""Where a request's microseconds go: `python -m bench path`.
+"""`python -m bench path`: CPU time of each part of one request.
 
-CPU time, one request at a time, of users whose histories are kept. The whole and the empty route
-are a real service process's own, encoding and finish as it says in its answers; reading the store
-and writing JSON are done again here, by the same code on the same Redis. What these leave of the
-whole is routing, validation, the ladder, metrics and middleware.
+Requests are sent one at a time, for users with cached histories. The whole request and the empty
+route are measured on a real service process. Encoding and finish are the timings in its answers.
+Reading the store and writing JSON are repeated here, by the same code on the same Redis. The rest
+of the whole is routing, validation, the ladder, metrics and middleware.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def table(us: dict[str, float]) -> list[Row]:
-    """The parts, what they leave of the whole, and the whole; `us` has the whole under WHOLE."""
+    """Return rows of the parts, the rest, and the whole; `us` has the whole under WHOLE."""
     whole = us[WHOLE]
     parts = {name: value for name, value in us.items() if name != WHOLE}
     named = {**parts, REST: whole - sum(parts.values()), WHOLE: whole}
@@ -74,7 +74,7 @@ async def _parts(
 ) -> dict[str, float]:
     connection = Connection(Address(HOST, service.port))
     asked = [render("GET", f"/recommend/{quote(user_id, safe='')}") for user_id in user_ids]
-    for request in asked:  # from now on histories are kept
+    for request in asked:  # caches the histories
         await _get(connection, request)
     whole = await _process_us(service, connection, asked, num_requests)
     empty = await _process_us(service, connection, [render("GET", _EMPTY)], num_requests)
@@ -108,7 +108,7 @@ async def _get(connection: Connection, request: bytes) -> Any:
 async def _process_us(
     service: ServiceProcess, connection: Connection, requests: Sequence[bytes], num_requests: int
 ) -> float:
-    """CPU of the service's process a request."""
+    """Return CPU microseconds of the service process per request."""
     before = service.cpu_seconds()
     for request in itertools.islice(itertools.cycle(requests), num_requests):
         await _get(connection, request)
@@ -118,7 +118,7 @@ async def _process_us(
 async def _store_us(
     redis_url: str, release: Release, user_ids: Sequence[str], num_requests: int
 ) -> float:
-    """Of reading users whom a process has read before."""
+    """Return CPU microseconds of reading a user that this process has read before."""
     store = RedisStore(redis_url, _TIMEOUT_MS)
     try:
         manifest = await store.read_manifest()
@@ -139,7 +139,7 @@ async def _store_us(
 async def _own_us(
     call: Callable[[Any], Awaitable[object]], arguments: Sequence[Any], num_calls: int
 ) -> float:
-    """CPU of this process a call."""
+    """Return CPU microseconds of this process per call."""
     before = time.process_time()
     for argument in itertools.islice(itertools.cycle(arguments), num_calls):
         await call(argument)
@@ -152,5 +152,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
     add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
     add("--requests", type=int, default=5000, metavar="N")
-    add("--json", type=Path, metavar="FILE", help="a table goes to FILE with .md beside it")
+    add("--json", type=Path, metavar="FILE", help="results; also writes a .md beside it")
     return parser

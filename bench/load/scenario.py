@@ -1,6 +1,6 @@
 """`python -m bench scenario`: Locust's simulated users (`locustfile`) on a real service.
 
-Without `--host` on a service of its own, over users with cheap records (see `population`).
+Without `--host` it starts a service, with records made without a reasoner (see `population`).
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _own_service(options: argparse.Namespace) -> Iterator[str]:
-    """URL of a service that knows all users of the data; it ends with the block."""
+    """Start a service with all users of the data; yield its URL and end it after the block."""
     release = Release.load(options.release)
     with tempfile.TemporaryDirectory(prefix="scenario-") as folder, attach(Path(folder)) as server:
         populate(server.url, options.data, release, num_users=options.known, seed=0)
@@ -40,7 +40,7 @@ def _own_service(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _run_locust(options: argparse.Namespace, host: str) -> None:
-    """Raises StepFailedError if it is not installed, or if a request failed."""
+    """Run Locust. Raises StepFailedError if it is not installed or if a request failed."""
     run_module(
         "locust",
         "--headless",
@@ -57,10 +57,10 @@ def _run_locust(options: argparse.Namespace, host: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench scenario", allow_abbrev=False)
     add = parser.add_argument
-    add("--host", metavar="URL", help="a service that runs already; default: one of its own")
+    add("--host", metavar="URL", help="a running service (default: start one)")
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
     add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
     add("--known", type=int, default=20_000, metavar="N", help="users with a record")
-    add("--users", type=int, default=10, metavar="N", help="simulated at a time")
+    add("--users", type=int, default=10, metavar="N", help="simulated users at a time")
     add("--seconds", type=int, default=20, metavar="S")
     return parser

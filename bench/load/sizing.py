@@ -1,7 +1,7 @@
-"""`python -m bench sizing`: what a deployment of a given number of users needs, and what it costs.
+"""`python -m bench sizing`: size and cost of a deployment for a number of users.
 
-Every rate and size comes from the results that lie beside this file, so that a new measurement
-changes the sizing. What was not measured is an option with a default, and is said to be assumed.
+Rates and sizes come from bench/results, so that a new measurement changes the sizing. Everything
+else is assumed: an option with a default, printed as `assumed`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from models.errors import InvalidInput
 
 RESULTS = Path(__file__).parents[1] / "results"
 USERS = (1e6, 100e6, 400e6)
-_MIN_PODS = 3  # one a zone
+_MIN_PODS = 3  # one per zone
 _MIN_SHARDS = 3  # of a Redis Cluster
 _HOURS_A_MONTH = 730
 _GIB = 2**30
@@ -24,71 +24,48 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Measured:
-    """What `bench/results` says.
+    """Figures from bench/results."""
 
-    Attributes:
-        saturation_rps: requests a second of one service process on a core.
-        record_bytes, thoughts_bytes, history_bytes: of a user in Redis: 32 prefixes, five
-            thoughts, nine events.
-        service_mb: memory of a service that has just started.
-        think_users_per_s: of one core, with the bundled reasoner.
-        load_s, verify_s, activate_s: of a million users, by one process.
-    """
-
-    saturation_rps: float
-    record_bytes: float
-    thoughts_bytes: float
-    history_bytes: float
-    service_mb: float
-    think_users_per_s: float
-    load_s: float
+    saturation_rps: float  # requests per second of one service process on one core
+    record_bytes: float  # of a user in Redis, 32 prefixes
+    thoughts_bytes: float  # of a user in Redis, five thoughts
+    history_bytes: float  # of a user in Redis, nine events
+    service_mb: float  # memory of a service after its start
+    think_users_per_s: float  # of one core, with the bundled reasoner
+    load_s: float  # for a million users, by one process; also the two below
     verify_s: float
     activate_s: float
 
 
 @dataclass(frozen=True)
 class Assumed:
-    """What was not measured, or is for the operator to say.
+    """Figures that were not measured, or that the operator chooses."""
 
-    Attributes:
-        requests_per_user: a day.
-        peak: the busiest second over the mean one.
-        load_share: of a pod's saturation that it is planned for; the p99 was measured at half.
-        cache_mb: of encoded histories, copies and all else that a pod adds once it is warm.
-        generations: in Redis at a time: live, `--keep 2` before it, and the one that is loading.
-        replicas: copies of each Redis shard beside the master.
-        shard_gib: of data a Redis shard.
-        headroom: of Redis' memory over the data, for fragmentation, buffers and forks.
-        shard_rps: requests a second of one Redis shard.
-        active_share: of the users have new events a day, and are thought about.
-        night_hours: for thinking; load_hours: for loading, verifying and activating.
-        gpu_tokens_per_s: of one GPU of 80 GB that runs a reasoner of 1.7B parameters on vLLM.
-        gpu_tokens_per_user: five thoughts of 150 tokens, the prompt read once, and the beams.
-        core_hour, gib_hour, gpu_hour: prices.
-    """
-
-    requests_per_user: float = 5.0
-    peak: float = 3.0
-    load_share: float = 0.5
-    cache_mb: float = 500.0
-    generations: float = 4
-    replicas: float = 1
-    shard_gib: float = 24.0
-    headroom: float = 1.5
-    shard_rps: float = 20_000.0
-    active_share: float = 0.3
-    night_hours: float = 6.0
-    load_hours: float = 6.0
-    gpu_tokens_per_s: float = 10_000.0
-    gpu_tokens_per_user: float = 1_500.0
-    core_hour: float = 0.04
+    requests_per_user: float = 5.0  # per day
+    peak: float = 3.0  # requests in the busiest second over the mean
+    load_share: float = 0.5  # planned share of a pod's saturation; the p99 was measured at half
+    cache_mb: float = 500.0  # memory that a warm pod adds: encoded histories, copies, all other
+    generations: float = 4  # in Redis at a time: the live one, `--keep 2` before it, one loading
+    replicas: float = 1  # copies of each Redis shard besides the master
+    shard_gib: float = 24.0  # data per Redis shard
+    headroom: float = 1.5  # Redis memory over its data: fragmentation, buffers and forks
+    shard_rps: float = 20_000.0  # requests per second of one Redis shard
+    active_share: float = 0.3  # users with new events per day, about whom the night thinks
+    night_hours: float = 6.0  # for thinking
+    load_hours: float = 6.0  # for loading, verifying and activating
+    gpu_tokens_per_s: float = 10_000.0  # one GPU of 80 GB, a reasoner of 1.7B on vLLM
+    gpu_tokens_per_user: float = 1_500.0  # five thoughts of 150 tokens, the prompt once, beams
+    core_hour: float = 0.04  # price; also the two below
     gib_hour: float = 0.005
     gpu_hour: float = 2.5
 
 
 @dataclass(frozen=True)
 class Size:
-    """One deployment. Bytes are of Redis' data, before replicas and headroom; money a month."""
+    """One deployment.
+
+    Bytes are of Redis' data, before replicas and headroom. Costs are per month.
+    """
 
     users: float
     peak_rps: float
@@ -112,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     measured = read_measured(options.results)
     asked = options.users or USERS
     if options.rps and len(asked) > 1:
-        raise InvalidInput("--rps: goes with one --users")
+        raise InvalidInput("--rps: needs exactly one --users")
     sizes = [size(users, measured, assumed, peak_rps=options.rps) for users in asked]
     print(render(sizes))
     print()
@@ -121,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_measured(results: Path = RESULTS) -> Measured:
-    """Raises InvalidInput for results that are missing or of another shape."""
+    """Read the results. Raises InvalidInput if they are missing or have another shape."""
     latency, million, refresh, footprint = (
         _read(results / f"{name}.json") for name in ("latency", "million", "refresh", "footprint")
     )
@@ -143,10 +120,10 @@ def read_measured(results: Path = RESULTS) -> Measured:
 
 
 def size(users: float, found: Measured, given: Assumed, *, peak_rps: float | None = None) -> Size:
-    """The formulas of deploy/README.md."""
+    """Compute a deployment by the formulas of deploy/README.md."""
     rps = peak_rps or users * given.requests_per_user * given.peak / 86_400
     pods = max(_MIN_PODS, math.ceil(rps / (found.saturation_rps * given.load_share)))
-    pod_gib = math.ceil((found.service_mb + given.cache_mb) / 512) / 2  # by halves
+    pod_gib = math.ceil((found.service_mb + given.cache_mb) / 512) / 2  # in halves of a GiB
     a_user = given.generations * (found.record_bytes + found.thoughts_bytes) + found.history_bytes
     data_gib = users * a_user / _GIB
     by_bytes, by_rate = data_gib / given.shard_gib, rps / given.shard_rps
@@ -178,22 +155,22 @@ def size(users: float, found: Measured, given: Assumed, *, peak_rps: float | Non
 
 
 def render(sizes: Sequence[Size]) -> str:
-    """A table in Markdown, a column a deployment."""
+    """Return a Markdown table with one column per deployment."""
     lines = {
         "users": [f"{each.users / 1e6:,g}M" for each in sizes],
-        "requests a second at peak": [f"{each.peak_rps:,.0f}" for each in sizes],
+        "requests/s at peak": [f"{each.peak_rps:,.0f}" for each in sizes],
         "service pods (1 core each)": [f"{each.pods:,}" for each in sizes],
-        "memory a pod, GiB": [f"{each.pod_gib:g}" for each in sizes],
-        "Redis bytes a user": [f"{each.bytes_per_user:,.0f}" for each in sizes],
+        "memory per pod, GiB": [f"{each.pod_gib:g}" for each in sizes],
+        "Redis bytes per user": [f"{each.bytes_per_user:,.0f}" for each in sizes],
         "Redis data, GiB": [f"{each.redis_gib:,.1f}" for each in sizes],
         "Redis shards": [f"{each.shards:,}" for each in sizes],
         "cells": [f"{each.cells:,}" for each in sizes],
         "cores for the night, bundled reasoner": [f"{each.think_cores:,}" for each in sizes],
         "GPUs for the night, 1.7B reasoner (assumed)": [f"{each.gpus:,}" for each in sizes],
-        "service, $ a month": [f"{each.service_month:,.0f}" for each in sizes],
-        "Redis, $ a month": [f"{each.redis_month:,.0f}" for each in sizes],
-        "night on cores, $ a month": [f"{each.night_month:,.0f}" for each in sizes],
-        "or on GPUs, $ a month (assumed)": [f"{each.gpu_night_month:,.0f}" for each in sizes],
+        "service, $ per month": [f"{each.service_month:,.0f}" for each in sizes],
+        "Redis, $ per month": [f"{each.redis_month:,.0f}" for each in sizes],
+        "night on cores, $ per month": [f"{each.night_month:,.0f}" for each in sizes],
+        "or on GPUs, $ per month (assumed)": [f"{each.gpu_night_month:,.0f}" for each in sizes],
     }
     (heads, *rows) = [[name, *values] for name, values in lines.items()]
     sides = ["---", *["---:"] * len(sizes)]
@@ -201,7 +178,7 @@ def render(sizes: Sequence[Size]) -> str:
 
 
 def render_basis(found: Measured, given: Assumed) -> str:
-    """What the table stands on, a line each."""
+    """Return the figures behind the table, one per line."""
     return "\n".join(
         f"- {kind} `{field.name}`: {getattr(values, field.name):,.6g}"
         for kind, values in (("measured", found), ("assumed", given))
@@ -218,7 +195,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _row(report: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Raises KeyError with the name."""
+    """Return the first row of this name. Raises KeyError with the name."""
     found = (row for row in report["rows"] if row["name"] == name)
     row: dict[str, Any] | None = next(found, None)
     if row is None:
@@ -227,7 +204,7 @@ def _row(report: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _users(text: str) -> float:
-    """Also as `400e6`."""
+    """Parse a number of users, which may be written as `400e6`."""
     number = _positive(text)
     if number < 1 or number != int(number):
         raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of users")
@@ -252,10 +229,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench sizing", allow_abbrev=False)
     add = parser.add_argument
     add("--users", type=_users, action="append", metavar="N", help="may be repeated")
-    add("--rps", type=_positive, metavar="R", help="requests a second at peak, not by the users")
+    add("--rps", type=_positive, metavar="R", help="requests/s at peak (default: from users)")
     add("--results", type=Path, default=RESULTS, metavar="DIR")
     for field in fields(Assumed):
         kind = _not_negative if field.name == "replicas" else _positive
         flag = f"--{field.name.replace('_', '-')}"
-        add(flag, type=kind, default=field.default, metavar="X", help=f"default {field.default:g}")
+        add(
+            flag,
+            type=kind,
+            default=field.default,
+            metavar="X",
+            help=f"(default: {field.default:g})",
+        )
     return parser

@@ -173,8 +173,8 @@ _FRONTIER = pick(
     Column("of as many prefixes of the online tier", "own_prefix_recall"),
     _interval("R@10, strict", "strict@10"),
     Column("prefixes", "prefixes", 1),
-    Column("tokens a user", "tokens", 0),
-    Column("CPU ms a user", "cpu_ms", 0),
+    Column("tokens per user", "tokens", 0),
+    Column("CPU ms per user", "cpu_ms", 0),
 )
 _STALENESS = pick(
     "age of C_u in interactions",
@@ -208,7 +208,7 @@ _SIDS = pick(
         "unigenrec_rqvae_3x256": "RQ-VAE, 3x256",
     },
     Column("two-code prefixes", "groups_2", 0),
-    Column("items a prefix", "fan_out", 2),
+    Column("items per prefix", "fan_out", 2),
     Column("weighted by item", "fan_out_weighted", 2),
     Column("unique", "unique", 1, scale=100, unit="%"),
     Column("purity of 1 code", "purity_1", 3),
@@ -237,14 +237,14 @@ _SCALE = pick(
     },
     Column("CPU ms of a finish, p50", "cpu_ms_p50", 3),
     Column("build, s", "build_s", 2),
-    Column("bytes an item", "bytes_per_item", 0),
+    Column("bytes per item", "bytes_per_item", 0),
 )
 _TRIE = pick(
     "codebooks",
     {name: name for name in ("8192x8192x8192", "256x256x256x256", "64x64x256")},
     Column("distinct SIDs", "distinct_sids", 0),
     Column("build, s", "build_s", 2),
-    Column("bytes a SID", "bytes_per_sid", 1),
+    Column("bytes per SID", "bytes_per_sid", 1),
     Column("one look-up, us", "children_us", 1),
     Column("look-up in a batch, us", "expand_us", 2),
 )
@@ -257,9 +257,9 @@ _LATENCY = pick(
     Column("p50 ms", "p50_ms", 1),
     Column("p99 ms", "p99_ms", 1),
     Column("p99.9 ms", "p999_ms", 1),
-    Column("answered within 100 ms, a second", "goodput", 0),
+    Column("answered within 100 ms, per second", "goodput", 0),
     Column("personal", "share_personal", 1, scale=100, unit="%"),
-    Column("CPU ms a request", "cpu_ms", 2),
+    Column("CPU ms per request", "cpu_ms", 2),
 )
 _PATH = pick(
     "part",
@@ -301,7 +301,7 @@ _FOOTPRINT = pick(
         "history_50": "history of 50 events",
         "service": "service process after its start",
     },
-    Column("bytes a user in Redis", "bytes_per_user", 0),
+    Column("bytes per user in Redis", "bytes_per_user", 0),
     Column("RSS, MB", "rss_mb", 0),
 )
 _MILLION = pick(
@@ -346,7 +346,7 @@ _OVERLOAD = pick(
     _prefixed("R3.", {"twice": "2 times the capacity", "overload": "10 times the capacity"}),
     Column("capacity, requests/s", "capacity", 0),
     Column("offered, requests/s", "offered", 0),
-    Column("answered in time, a second", "goodput", 0),
+    Column("answered in time, per second", "goodput", 0),
     Column("of these by a model", "full_goodput", 0),
     Column("p99 ms of accepted", "accepted_p99_ms", 0),
     Column("503", "status_503", 0),

@@ -92,7 +92,7 @@ def test_another_number_of_users_is_asked_for_as_it_is_spoken(
     assert main(["--users", "4e6", "--rps", "7000", "--replicas", "0", "--gpu-hour", "3"]) == 0
     out = capsys.readouterr().out
     assert "| users | 4M |" in out
-    assert "| requests a second at peak | 7,000 |" in out
+    assert "| requests/s at peak | 7,000 |" in out
     assert (
         f"| service pods (1 core each) | {math.ceil(7000 / (read_measured().saturation_rps / 2))} |"
         in out
