@@ -111,8 +111,7 @@ class Serving:
             record_max_age_s=settings.record_max_age_hours * 3600,
             num_own_prefixes=settings.online_prefixes,
             mode=settings.mode,
-            rung_share=settings.rung_share,
-            experiments=Experiments(settings.experiments),
+            experiments=Experiments(settings.experiments, held_share=settings.rung_share),
             arms=arms,
         )
         self._watch_gauges()

@@ -1,8 +1,8 @@
-"""Experiments: which users are in which arm, and what an arm changes about their answers.
+"""Choose how a user is served: held at a lower rung, or by the arms of experiments.
 
-A layer divides the users once, by a hash of layer and user id; the experiments of a layer have
-shares of it that do not overlap, so a user is in one of them at most. Layers are independent of
-each other. Pure: no store, no clock, no counting.
+A layer divides the users once, by a hash of layer and user id. The experiments of one layer have
+shares that do not overlap, so a user is in at most one of them. Layers are independent of each
+other. A user held at a lower rung is in no experiment. Pure: no store, no clock, no counting.
 """
 
 import hashlib
@@ -17,34 +17,36 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.store.manifest import Layer, Manifest
 from models.store.records import MAX_PATHS, MAX_PREFIXES, PrefixRecord
-from service.sources import Mode
+from service.sources import Mode, Source
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]  # a label of metrics too
 Share = Annotated[float, Field(gt=0, le=1)]
-_ROUNDING = 1e-9  # three shares of a third are a whole
+HELD_RUNGS = (Source.ONLINE, Source.GLOBAL, Source.POPULAR)
+_ROUNDING = 1e-9  # so that three shares of 1/3 fill a layer
+_HOLDBACK_SALT = b"rungs/1"  # another salt would hold other users; experiments have their own
+_SPAN = float(1 << 64)
 
 
 class Arm(BaseModel):
-    """What is left out stays as the service is configured.
-
-    generation: whose records are read: a number (then those of older live layers), `live` (never
-    the canary's), `canary`, or `none` (the online model alone). paths, prefixes: caps on T and on
-    all of T x m: thoughts of lower numbers, and the best prefixes of those, are kept.
-    """
+    """One arm of an experiment. A setting of None stays as the service is configured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1
+    weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1  # relative to the other arms
     mode: Mode | None = None
+    # Generation whose records are read: a number (then the older live layers), `live` (never the
+    # canary's layers), `canary`, or `none` (no record, the online model alone).
     generation: Annotated[int, Field(ge=1)] | Literal["live", "canary", "none"] | None = None
     release: Path | None = None
+    # Cap on T: paths of a lower number are kept.
     paths: Annotated[int, Field(ge=1, le=MAX_PATHS)] | None = None
+    # Cap on all prefixes of a record (T x m): the best ones of the kept paths are kept.
     prefixes: Annotated[int, Field(ge=1, le=MAX_PREFIXES)] | None = None
 
     @property
     def changes(self) -> frozenset[str]:
-        """Which knobs it turns."""
+        """Return the names of the settings that this arm changes."""
         return frozenset(name for name in _KNOBS if getattr(self, name) is not None)
 
 
@@ -52,16 +54,17 @@ _KNOBS = ("mode", "generation", "release", "paths", "prefixes")
 
 
 class Experiment(BaseModel):
-    """share: of the layer's users. start: where the share begins, 0 to 1; None: behind the
-    experiment before it in the layer, which a change of that one would move. Another salt deals the
-    arms anew, as a new experiment over the same users should."""
+    """An experiment: a share of one layer's users, divided among arms."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     layer: Name = "default"
-    salt: str | None = None  # the name, if None
-    share: Share
+    # Another salt divides the same users among the arms independently. None: the name.
+    salt: str | None = None
+    share: Share  # of the layer's users
+    # Position in the layer where the share begins, 0 to 1. None: behind the experiment before it
+    # in the layer, so that a changed share of that experiment moves this one.
     start: Annotated[float, Field(ge=0, lt=1)] | None = None
     arms: Annotated[tuple[Arm, ...], Field(min_length=1, max_length=20)]
 
@@ -77,38 +80,38 @@ class Experiment(BaseModel):
 
 
 class Exposure(NamedTuple):
-    """A user in an arm. share: the arm's part of the experiment, which the counts should show."""
+    """A user's membership in one arm."""
 
     experiment: str
     arm: str
-    share: float
+    share: float  # of the arm in its experiment, to compare with the counted share
 
 
 @dataclass(frozen=True)
 class Choice:
-    """All that the arms of one user choose together; None: as configured.
+    """How one user is served. A setting of None stays as the service is configured."""
 
-    mode_experiment: the one that chose the mode, if any.
-    """
-
+    held_at: Source | None = None  # the highest rung that may answer; None: the best that can
     exposures: tuple[Exposure, ...] = ()
     mode: Mode | None = None
     generation: int | Literal["live", "canary", "none"] | None = None
     release: Path | None = None
     paths: int | None = None
     prefixes: int | None = None
-    mode_experiment: str | None = None
+    mode_experiment: str | None = None  # the experiment that chose the mode
 
     def under(self, asked: Mode | None) -> "Choice":
-        """The same for a request that names its mode: it gets that, and counts for no experiment
-        on modes."""
+        """Return the choice for a request that asked for a mode (None: for no mode).
+
+        The request keeps its mode, and is in no experiment on modes.
+        """
         if asked is None or self.mode_experiment is None:
             return self
         others = tuple(each for each in self.exposures if each.experiment != self.mode_experiment)
         return replace(self, exposures=others, mode=None, mode_experiment=None)
 
     def layers(self, manifest: Manifest | None, user_id: str) -> tuple[int, ...]:
-        """Generations to look for the user's record in, newest first; all of one manifest."""
+        """Return the generations to look for the user's record in, newest first."""
         if manifest is None or self.generation == "none":
             return ()
         if self.generation is None:
@@ -125,7 +128,10 @@ class Choice:
         return self.paths is not None or self.prefixes is not None or self.generation == "none"
 
     def cap(self, record: PrefixRecord | None) -> PrefixRecord | None:
-        """The record with what the caps leave of it; also of a copy from before the experiment."""
+        """Return the record within the caps.
+
+        A last good copy may be older than the experiment, so its record is capped here as well.
+        """
         if record is None or self.generation == "none":
             return None
         paths = MAX_PATHS if self.paths is None else self.paths
@@ -136,19 +142,58 @@ class Choice:
 NO_CHOICE = Choice()
 
 
-class Experiments:
-    """Raises ValueError for experiments that cannot run beside each other."""
+class Holdback:
+    """Hold a small, fixed share of the users at each of HELD_RUNGS.
 
-    def __init__(self, experiments: Sequence[Experiment]) -> None:
+    So the latency and quality of every rung are measured every day, and not only on the day when
+    the rung is needed. `stale` has no share of its own: its answers are `personal` answers of an
+    older record, and the ages of records show their worth. A user stays at a rung over processes,
+    releases and time.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share  # of all users, for each rung; 0 holds nobody
+
+    def rung_of(self, user_id: str) -> Source | None:
+        """Return the rung that holds the user; None for the best rung that can answer."""
+        if not self._share:
+            return None
+        digest = hashlib.blake2b(user_id.encode(), digest_size=8, key=_HOLDBACK_SALT).digest()
+        at = int(int.from_bytes(digest, "big") / _SPAN / self._share)
+        return HELD_RUNGS[at] if at < len(HELD_RUNGS) else None
+
+
+class Experiments:
+    """The experiments and the holdback of one service.
+
+    Raises ValueError for experiments that cannot run together.
+    """
+
+    def __init__(self, experiments: Sequence[Experiment], *, held_share: float = 0.0) -> None:
         _check_together(experiments)
+        self._holdback = Holdback(held_share)
         self._layers = [
             (_Buckets("layer", name), tuple(_segments(name, of_layer)))
             for name, of_layer in _by_layer(experiments).items()
         ]
         self._choices: dict[tuple[tuple[str, str], ...], Choice] = {}
 
+    def assign(self, user_id: str | None, asked: Mode | None, *, is_shed: bool) -> Choice:
+        """Return how a request of this user is served. `asked`: the mode that it names, if any.
+
+        A shed request gets `popular` in any case, so the holdback does not apply to it.
+        """
+        if user_id is not None and not is_shed:
+            held_at = self._holdback.rung_of(user_id)
+            if held_at is not None:
+                return Choice(held_at=held_at)
+        return self.choose(user_id).under(asked)
+
     def choose(self, user_id: str | None) -> Choice:
-        """Always the same for a user, as long as layer, share, salt and arms stay."""
+        """Return the choice of the user's arms.
+
+        It stays the same for a user as long as layer, share, salt and arms do.
+        """
         if not self._layers or user_id is None:
             return NO_CHOICE
         text = user_id.encode("utf-8", "surrogatepass")
@@ -164,7 +209,7 @@ class Experiments:
 
 
 class _Buckets:
-    """Users to places in [0, 1), uniformly, each purpose and salt independent of the others."""
+    """Map users to [0, 1), uniformly, and independently for each purpose and salt."""
 
     def __init__(self, purpose: str, salt: str) -> None:
         key = hashlib.blake2b(salt.encode(), digest_size=32).digest()
@@ -177,7 +222,7 @@ class _Buckets:
 
 
 class _Segment:
-    """An experiment with its part of a layer, [start, end)."""
+    """An experiment and its part [start, end) of a layer."""
 
     def __init__(self, experiment: Experiment, start: float) -> None:
         self.experiment = experiment
@@ -200,7 +245,7 @@ class _Segment:
 
 
 def _at(place: float, segments: Iterable[_Segment]) -> Iterator[_Segment]:
-    """The segment that the place is in, or none."""
+    """Yield the segment that holds the place, if there is one."""
     return (segment for segment in segments if segment.start <= place < segment.end)
 
 

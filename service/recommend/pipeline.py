@@ -19,7 +19,6 @@ from service.limits.concurrency import Admission, Limiter
 from service.limits.loop_lag import LoopLag
 from service.recommend.engine import Engine
 from service.recommend.experiments import Choice, Experiments, Exposure
-from service.recommend.holdback import RungShares
 from service.recommend.ladder import (
     RECORDED,
     Climb,
@@ -56,7 +55,6 @@ from service.users.reader import Users, UserView
 STAGES = ("store", "queue", "encode", "finish", "total")  # as the API names them
 _ANSWER_RESERVE_S = 0.002  # of the budget, to fill up and to write the answer
 _NOBODY = UserView((), None)
-_AS_CONFIGURED = Choice()
 _BY_FILTER = (Reason.SHORT, Reason.EMPTY)  # what a filter explains, and no fault
 
 
@@ -146,7 +144,6 @@ class Pipeline:
         record_max_age_s: float,
         num_own_prefixes: int,
         mode: Mode,
-        rung_share: float,
         experiments: Experiments,
         arms: Mapping[Path, Engine],
         monotonic: Callable[[], float] = time.monotonic,
@@ -162,7 +159,6 @@ class Pipeline:
         self._record_max_age_s = record_max_age_s
         self._num_own_prefixes = num_own_prefixes
         self._mode = mode
-        self._shares = RungShares(rung_share)
         self._experiments = experiments
         self.arms = arms
         self._pace = Pace()
@@ -197,7 +193,7 @@ class Pipeline:
 
     async def _answer(self, query: Query, *, deadline: float, is_shed: bool) -> Served:
         began_at, asked = self._monotonic(), query.asked
-        held_at, choice = self._place(query, is_shed=is_shed)
+        choice = self._experiments.assign(query.user_id, query.mode, is_shed=is_shed)
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
         engine = self.arms[choice.release] if choice.release else self.engine
         in_time = deadline - answer_reserve_s(self._limiter, self._lag)
@@ -209,7 +205,7 @@ class Pipeline:
         if is_shed:
             plan = plan_popular(Reason.OVERLOAD)
         else:
-            plan = self._plan(query, view, engine, age_s=age_s, held_at=held_at)
+            plan = self._plan(query, view, engine, age_s=age_s, held_at=choice.held_at)
         wanted = self._wanted(query, view, plan, engine)
         climbed = await self._climb(wanted, plan, engine, deadline=in_time)
         record = plan.record if climbed.source in RECORDED else None
@@ -221,7 +217,7 @@ class Pipeline:
             picks=climbed.picks,
             source=climbed.source,
             is_degraded=plan.is_impaired or _fell(climbed, plan, query),
-            is_held=held_at is not None,
+            is_held=choice.held_at is not None,
             record=record,
             record_age_s=age_s,
             thoughts=thoughts,
@@ -234,15 +230,6 @@ class Pipeline:
         )
         self._count(served, plan.reasons + climbed.reasons)
         return served
-
-    def _place(self, query: Query, *, is_shed: bool) -> tuple[Source | None, Choice]:
-        """The lower rung of whose sticky share the user is, who then is in no experiment; or what
-        the experiments choose."""
-        if not is_shed and query.user_id is not None:
-            held_at = self._shares.rung_of(query.user_id)
-            if held_at is not None:
-                return held_at, _AS_CONFIGURED
-        return None, self._experiments.choose(query.user_id).under(query.mode)
 
     def _plan(
         self,

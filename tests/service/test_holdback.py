@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.recommend.holdback import HELD_RUNGS, RungShares
+from service.recommend.experiments import HELD_RUNGS, Holdback
 from service.sources import Reason, Source
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
@@ -37,7 +37,7 @@ KNOWN = [
 
 def user_held_at(rung: Source | None) -> str:
     """The first of many users whom the hash puts there."""
-    shares = RungShares(SHARE)
+    shares = Holdback(SHARE)
     return next(user for user in map(str, range(1000)) if shares.rung_of(user) == rung)
 
 
@@ -54,7 +54,7 @@ async def service() -> AsyncIterator[InProcess]:
 
 
 def test_each_rung_has_its_share_and_a_user_is_in_one_at_most() -> None:
-    shares = RungShares(0.005)
+    shares = Holdback(0.005)
     counts = Counter(shares.rung_of(f"user-{at}") for at in range(100_000))
     for rung in HELD_RUNGS:
         assert abs(counts[rung] / 100_000 - 0.005) < 0.001
@@ -63,12 +63,12 @@ def test_each_rung_has_its_share_and_a_user_is_in_one_at_most() -> None:
 
 def test_who_is_held_is_the_same_in_every_process_for_ever() -> None:
     """Known answers: another hash or salt would deal the users anew, and end every comparison."""
-    shares = RungShares(SHARE)
+    shares = Holdback(SHARE)
     assert [shares.rung_of(str(at)) for at in range(8)] == KNOWN
 
 
 def test_a_share_of_none_holds_nobody() -> None:
-    assert {RungShares(0).rung_of(str(at)) for at in range(1000)} == {None}
+    assert {Holdback(0).rung_of(str(at)) for at in range(1000)} == {None}
 
 
 @pytest.mark.parametrize("rung", HELD_RUNGS)
