@@ -93,6 +93,6 @@ def create_app(
         metrics=serving.metrics,
         log=request_log,
         spans=spans,
-        is_draining=lambda: serving.is_draining,
+        is_draining=serving.draining.is_set,
     )
     return app

@@ -18,6 +18,7 @@ Knows nothing of HTTP; `app` puts it behind routes.
 import asyncio
 import itertools
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,11 +31,12 @@ from models.store.events import Event
 from service.limits.concurrency import Limiter
 from service.limits.flood_gate import RETRY_AFTER_S, Guard
 from service.limits.loop_lag import LoopLag
-from service.recommend.engine import Engine, self_test
+from service.recommend.climb import Climber
+from service.recommend.engine import Engine, Engines, self_test
 from service.recommend.experiments import Experiments
-from service.recommend.model_thread import NotDoneError, Worker
+from service.recommend.model_thread import ModelThread, NotDoneError
 from service.recommend.pages import Cursors
-from service.recommend.pipeline import Pipeline, Query, Served, answer_reserve_s
+from service.recommend.pipeline import Pipeline, Policy, Query, Served, answer_reserve_s
 from service.reload import Renewal, renew
 from service.settings import ServiceSettings
 from service.telemetry.logs import user_hash
@@ -67,7 +69,7 @@ class Serving:
         self.cursors = Cursors(
             settings.cursor_secret.get_secret_value() if settings.cursor_secret else None
         )
-        self.is_draining = False
+        self.draining = threading.Event()
         self._trouble: str | None = "the self-test has not finished"
         self._settings = settings
         self._store = store
@@ -75,7 +77,7 @@ class Serving:
         self._breaker = Breaker(on_doubt=self._wanted_at_store.set)
         self._cache = LastGoodCache(settings.copies_limit)
         self._buffer = EventBuffer(settings.outbox_limit)
-        self._worker = Worker(limit=settings.queue_limit)
+        self._thread = ModelThread(limit=settings.queue_limit)
         self._lag = LoopLag(self._renew_guard)
         self._limiter = Limiter(
             budget_s=settings.request_budget_ms / 1000, highest=settings.queue_limit
@@ -100,36 +102,38 @@ class Serving:
         self.manifest = ManifestWatch(
             store, fingerprint=space.fingerprint, breaker=self._breaker, metrics=self.metrics
         )
+        self._engines = Engines(engine, arms)
         self._pipeline = Pipeline(
-            engine,
+            self._engines,
+            Policy(
+                mode=settings.mode,
+                num_own_prefixes=settings.online_prefixes,
+                record_max_age_s=settings.record_max_age_hours * 3600,
+            ),
             users=self._users,
             manifest=self.manifest,
-            worker=self._worker,
+            climber=Climber(self._thread),
             limiter=self._limiter,
             lag=self._lag,
-            metrics=self.metrics,
-            record_max_age_s=settings.record_max_age_hours * 3600,
-            num_own_prefixes=settings.online_prefixes,
-            mode=settings.mode,
             experiments=Experiments(settings.experiments, held_share=settings.rung_share),
-            arms=arms,
+            metrics=self.metrics,
         )
         self._watch_gauges()
 
     @property
     def engine(self) -> Engine:
-        return self._pipeline.engine
+        return self._engines.own
 
     @property
     def unready(self) -> str | None:
         """Why no traffic should be sent here; None once it should."""
-        return "the process is about to end" if self.is_draining else self._trouble
+        return "the process is about to end" if self.draining.is_set() else self._trouble
 
     async def start(self) -> None:
         """Returns at once but for one look at the store; readiness follows by itself."""
         self._loop = asyncio.get_running_loop()
         self._lag.start()
-        self._worker.start()
+        self._thread.start()
         if await self.manifest.poll():
             with suppress(StoreUnavailable):
                 await self._erasures.poll()
@@ -151,7 +155,7 @@ class Serving:
                 await self._users.flush()
         if num_lost := len(self._buffer):
             logger.error("%d events are lost: the store is away", num_lost)
-        await asyncio.to_thread(self._worker.stop)
+        await asyncio.to_thread(self._thread.stop)
         await self._store.close()
 
     async def recommend(
@@ -184,10 +188,10 @@ class Serving:
         async with self._reloading:
             renewal = await self._renew(self.engine, self._settings.release_dir)
             if renewal.outcome == "taken":
-                self._pipeline.engine, self._trouble = renewal.engine, None
-            for path, arm in self._pipeline.arms.items():
+                self._engines.own, self._trouble = renewal.engine, None
+            for path, arm in self._engines.arms.items():
                 engine = (await self._renew(arm, path)).engine
-                self._pipeline.arms = {**self._pipeline.arms, path: engine}
+                self._engines.arms = {**self._engines.arms, path: engine}
         return renewal.outcome
 
     def users_with_records(self, limit: int) -> list[str]:
@@ -196,7 +200,7 @@ class Serving:
 
     def drain(self) -> None:
         """Unready from now on, and connections are closed. May be called from a signal handler."""
-        self.is_draining = True
+        self.draining.set()
 
     async def append(
         self, events: Mapping[str, Sequence[Event]], *, came_at: float | None = None
@@ -268,7 +272,7 @@ class Serving:
     async def _become_ready(self) -> None:
         deadline = time.monotonic() + _SELF_TEST_TIMEOUT_S
         try:
-            await self._worker.run(lambda: self_test(self.engine), deadline=deadline)
+            await self._thread.run(lambda: self_test(self.engine), deadline=deadline)
         except NotDoneError as exc:
             self._trouble = f"the self-test failed: {exc}"
             logger.critical("not ready: %s", self._trouble)
@@ -300,7 +304,7 @@ class Serving:
     def _watch_gauges(self) -> None:
         watch = self.metrics.watch
         watch("breaker_open", "1 while the store is not asked.", lambda: self._breaker.is_open)
-        watch("queue_waiting", "Finishes in the queue.", lambda: self._worker.num_waiting)
+        watch("queue_waiting", "Finishes in the queue.", lambda: self._thread.num_waiting)
         watch("outbox_events", "Events that wait for the store.", lambda: len(self._buffer))
         watch("erasures_waiting", "Users who wait to be erased.", lambda: len(self._erasures))
         watch("user_copies", "Users with a last good copy.", lambda: len(self._cache))

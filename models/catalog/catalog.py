@@ -4,7 +4,7 @@ Rows are sorted by (SID, most popular first, item id), so the items that share a
 and already in serving order. Knows nothing of users or models.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,8 +36,13 @@ class Catalog:
         return len(self.item_ids)
 
     def row(self, item_id: str) -> int | None:
-        """Row of an item, or None for one that this catalog lacks."""
+        """Return the row of an item; None if this catalog does not hold it."""
         return self._rows.get(item_id)
+
+    def rows(self, item_ids: Iterable[str]) -> tuple[int, ...]:
+        """Return the rows of the items that this catalog holds, in the order given."""
+        found = map(self._rows.get, item_ids)
+        return tuple([row for row in found if row is not None])
 
     @cached_property
     def trie(self) -> CatalogTrie:

@@ -156,7 +156,7 @@ async def _answer(
     timeout_ms: int | None,
 ) -> Response:
     if cursor is not None:
-        after = serving.cursors.read(cursor, now_s=time.time(), asked=asked.asked)
+        after = serving.cursors.read(cursor, now_s=time.time(), asked=asked.digest)
         asked = replace(asked, after=after)
     state = request.scope["state"]
     served = await serving.recommend(asked, timeout_ms=timeout_ms, came_at=state.get("came_at"))

@@ -1,12 +1,12 @@
-"""One loaded release with what finishes on it and what it remembers between requests.
+"""One loaded release with its model, and the caches that it keeps between requests.
 
-A request holds one engine from start to end, so an answer never mixes two releases. Knows nothing
+A request keeps one engine from start to end, so an answer never mixes two releases. Knows nothing
 of users or HTTP.
 """
 
 import gc
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,20 +24,17 @@ from service.recommend.pages import digest
 
 MIB = 1 << 20
 _SELF_TEST_ITEMS = 10
-_COLLECT_AFTER = (10_000, 50, 100_000)  # allocations, young ones, middling ones
+_COLLECT_AFTER = (10_000, 50, 100_000)  # thresholds of the generations 0, 1 and 2, see `gc`
 
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """`encode` and `candidates` are for the thread that finishes, and for no other.
-
-    history_cache_bytes: of encoded histories. candidates_limit: records whose tree is kept.
-    """
+    """A release, ready to answer. Only the model thread may call `encode` and `candidates`."""
 
     release: Release
     finisher: Finisher
-    history_cache_bytes: int = 256 * MIB
-    candidates_limit: int = 4096
+    history_cache_bytes: int = 256 * MIB  # of encoded histories
+    candidates_limit: int = 4096  # records whose candidate tree is kept
 
     @property
     def catalog(self) -> Catalog:
@@ -45,25 +42,24 @@ class Engine:
 
     @cached_property
     def label(self) -> str:
-        """How answers name the release."""
+        """Name of the release in answers."""
         return f"{self.release.name}@{self.release.version}"
 
     @cached_property
     def digest(self) -> bytes:
-        """Of the release, for cursors."""
+        """Digest of the label, for cursors."""
         return digest(self.label.encode())
 
     @cached_property
     def model(self) -> str:
-        """How answers name the online model: a digest of its weights, and its precision."""
+        """Name of the online model in answers: a digest of its weights, and its precision."""
         weights = self.release.manifest.files["online.safetensors"]
         return f"online@{weights[:12]}/{self.finisher.precision}"
 
     @cached_property
     def popular_rows(self) -> tuple[int, ...]:
-        """The release's fixed list, then the rest of the catalog by popularity."""
-        listed = (self.catalog.row(item_id) for item_id in self.release.popular)
-        known = [row for row in listed if row is not None]
+        """Rows of the release's fixed list, then of the most popular other items."""
+        known = self.catalog.rows(self.release.popular)
         rest = by_popularity(self.catalog)[:MAX_POPULAR].tolist()
         return tuple(dict.fromkeys([*known, *rest]))
 
@@ -76,11 +72,14 @@ class Engine:
         return self.finisher.candidates(self.release.global_prefixes)
 
     def encode(self, rows: Sequence[int]) -> KeptHistory:
-        """A whole history, by catalog row; kept, or extended by an event, where it can be."""
+        """Encode a whole history, given as catalog rows, from the cache where possible."""
         return self._histories.state(rows)
 
     def candidates(self, record: PrefixRecord) -> Candidates:
-        """The tree below a record's prefixes. By content: no user gets another's by mistake."""
+        """Return the candidate tree below a record's prefixes.
+
+        The prefixes are the cache's key, so no user can get the tree of another by mistake.
+        """
         kept = self._candidates.get(record.prefixes)
         if kept is None:
             kept = self.finisher.candidates([prefix.codes for prefix in record.prefixes])
@@ -100,6 +99,21 @@ class Engine:
         return OrderedDict()
 
 
+class Engines:
+    """The engine of the service's own release, and those that arms of experiments choose.
+
+    Each may be replaced between requests, by one assignment.
+    """
+
+    def __init__(self, own: Engine, arms: Mapping[Path, Engine]) -> None:
+        self.own = own
+        self.arms = arms  # by release directory
+
+    def of(self, release_dir: Path | None) -> Engine:
+        """Return the engine of an arm's release, or the own one for None."""
+        return self.own if release_dir is None else self.arms[release_dir]
+
+
 def load_engine(
     release_dir: Path,
     *,
@@ -107,16 +121,16 @@ def load_engine(
     history_cache_bytes: int = 256 * MIB,
     candidates_limit: int = 4096,
 ) -> Engine:
-    """Raises InvalidRelease, also for a precision that the release was not found good at."""
+    """Load a release. Raises InvalidRelease, also for a precision that it was not validated at."""
     release = Release.load(release_dir)
     finisher = Finisher(load_searcher(release, precision), release.catalog)
     return Engine(release, finisher, history_cache_bytes, candidates_limit)
 
 
 def self_test(engine: Engine) -> None:
-    """Climb the two rungs that need no store. Raises InvalidRelease naming the one that fails.
+    """Try the rungs `global` and `popular`, which need no store. Raises InvalidRelease.
 
-    It also warms the model, with a history and without, so that no request pays for it.
+    This also warms the model, with a history and without, so that no request pays for it.
     """
     if not engine.popular_rows:
         raise InvalidRelease(f"{engine.label}: the catalog holds no item")
@@ -129,11 +143,12 @@ def self_test(engine: Engine) -> None:
 
 
 def spare_collections() -> None:
-    """Once an engine is loaded: let the garbage collector stop requests no more.
+    """Keep the garbage collector from stopping requests; to be called after an engine is loaded.
 
-    A full collection took 0.2 to 0.3 s of what was loaded, every 10 to 20 s under load, and with
-    that out of its sight as much of the copies of users that a process keeps. What requests leave
-    behind in cycles is young and is still collected.
+    A full collection took 0.2 to 0.3 s, every 10 to 20 s under load, because it walked all that
+    was loaded. With the loaded objects frozen it took as long again, for the copies of users that a
+    process keeps; so full collections are rare too. Cycles that requests leave behind are young,
+    and are still collected.
     """
     gc.collect()
     gc.freeze()

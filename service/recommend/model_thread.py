@@ -47,7 +47,7 @@ class Done(NamedTuple, Generic[T]):
     spent: Spent
 
 
-class Worker:
+class ModelThread:
     """Start before use; `run` is for one event loop."""
 
     def __init__(self, *, limit: int, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -1,8 +1,8 @@
-"""Where a paged list stands: what it was begun with and what it has shown, signed.
+"""Cursors of paged lists: what a list began with and which items it has shown, signed.
 
-A page continues the list of the pages before it: the same release and generation, the history as
-it was, and none of the items shown. Those travel in the cursor, so that whatever fails or arrives
-between two pages, no item comes twice. Knows nothing of HTTP.
+A page continues the pages before it: with the same release and generation, the history as it was,
+and without the items already shown. All of that travels in the cursor. So no item comes twice,
+also if something fails or new events arrive between two pages. Knows nothing of HTTP.
 """
 
 import hashlib
@@ -10,12 +10,13 @@ import hmac
 import secrets
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from models.errors import CursorGone, InvalidCursor
 from models.store.events import Event
 from models.store.manifest import Manifest
+from service.users.reader import UserView
 
 LIFETIME_S = 1800
 MAX_SHOWN = 1000  # items of one list
@@ -29,28 +30,24 @@ _NO_EVENT = bytes(8)
 
 
 class Cursor(NamedTuple):
-    """expires_at: unix seconds. asked, release: digests of the request and the release's label.
+    """The end of one page of a list."""
 
-    epoch: of the manifest, 0 without one. generation: of the record, None without one.
-    newest_event: a digest of its id, None without a history. shown: catalog rows.
-    """
-
-    expires_at: int
-    epoch: int
-    generation: int | None
-    asked: bytes
-    release: bytes
-    newest_event: bytes | None
-    shown: tuple[int, ...]
+    expires_at: int  # unix seconds
+    epoch: int  # of the manifest; 0 without one
+    generation: int | None  # of the record; None without one
+    asked: bytes  # digest of the query
+    release: bytes  # digest of the release's label
+    newest_event: bytes | None  # digest of its id; None without a history
+    shown: tuple[int, ...]  # catalog rows
 
     def check_release(self, release: bytes) -> None:
-        """Raises CursorGone unless it is the one that the list was begun with."""
+        """Raises CursorGone unless the list began with this release."""
         if release != self.release:
             raise CursorGone("another release is served now: begin again without a cursor")
 
 
 class Cursors:
-    """Signs and reads. `secret`: None for a random one that no other process shares."""
+    """Sign cursors and read them. `secret`: None for a random one that no other process shares."""
 
     def __init__(self, secret: str | None) -> None:
         self._key = secret.encode() if secret is not None else secrets.token_bytes(32)
@@ -64,7 +61,11 @@ class Cursors:
         return urlsafe_b64encode(signed + self._tag(signed)).rstrip(b"=").decode()
 
     def read(self, text: str, *, now_s: float, asked: bytes) -> Cursor:
-        """Raises InvalidCursor for one that is not ours or of another request; CursorGone."""
+        """Verify and decode a cursor. `asked`: digest of the query that it came with.
+
+        Raises InvalidCursor for a cursor without our signature or of another query, CursorGone for
+        an expired one.
+        """
         signed = self._verified(text)
         version, expires_at, epoch, generation, of, release, newest = _HEAD.unpack_from(signed)
         if version != _VERSION or of != asked:
@@ -95,16 +96,33 @@ def digest(text: bytes) -> bytes:
     return hashlib.blake2b(text, digest_size=8).digest()
 
 
-def digest_of_newest(history: Sequence[Event]) -> bytes | None:
-    return digest(history[-1].event_id.encode()) if history else None
+def begin_cursor(
+    view: UserView,
+    manifest: Manifest | None,
+    *,
+    asked: bytes,
+    release: bytes,
+    shown: tuple[int, ...],
+    now_s: float,
+) -> Cursor:
+    """Return the cursor at the end of a first page, which showed the catalog rows `shown`."""
+    newest = view.history[-1].event_id if view.history else None
+    return Cursor(
+        expires_at=int(now_s) + LIFETIME_S,
+        epoch=manifest.epoch if manifest is not None else 0,
+        generation=view.record.generation if view.record is not None else None,
+        asked=asked,
+        release=release,
+        newest_event=digest(newest.encode()) if newest is not None else None,
+        shown=shown,
+    )
 
 
-def pinned_layers(
-    cursor: Cursor, live: tuple[int, ...], manifest: Manifest | None
-) -> tuple[int, ...]:
-    """The generation that the list was begun with, if it has one. Raises CursorGone.
+def pin_layers(cursor: Cursor, live: tuple[int, ...], manifest: Manifest | None) -> tuple[int, ...]:
+    """Return the generation that the list began with, if it has one. Raises CursorGone.
 
-    A process that is behind the one which gave the cursor takes that one's word for it.
+    `live`: the live layers here. A process whose manifest is older than the cursor trusts the
+    cursor, because the process that wrote it knew a newer manifest.
     """
     if cursor.generation is None:
         return ()
@@ -113,8 +131,16 @@ def pinned_layers(
     raise CursorGone("the generation of this list is no longer live: begin again without a cursor")
 
 
-def pinned_history(cursor: Cursor, history: tuple[Event, ...]) -> tuple[Event, ...]:
-    """The events up to the newest of then; all of them if that one is gone."""
+def pin_view(view: UserView, cursor: Cursor) -> UserView:
+    """Return the view as it was when the list began: without later events or another record."""
+    record = view.record
+    if record is not None and record.generation != cursor.generation:
+        record = None
+    return replace(view, history=_pin_history(cursor, view.history), record=record)
+
+
+def _pin_history(cursor: Cursor, history: tuple[Event, ...]) -> tuple[Event, ...]:
+    """Return the events up to the newest one of the cursor; all events if that one is gone."""
     if cursor.newest_event is None:
         return ()
     for at in reversed(range(len(history))):

@@ -14,8 +14,8 @@ from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import window_start
 from models.online.torch_runtime import TorchRuntime
 from models.store.user_state import UserState
+from service.recommend.climb import RungTimes
 from service.recommend.engine import Engine
-from service.recommend.rung_times import Pace
 from service.sources import Reason, Source
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
@@ -184,28 +184,28 @@ async def test_the_stages_of_an_answer_add_up(service: InProcess) -> None:
 
 
 def test_a_rung_is_brief_only_once_it_was_seen_to_be() -> None:
-    pace = Pace()
-    assert not pace.is_brief(Source.ONLINE)
-    pace.took(Source.ONLINE, 0.0001, work_s=0.0001)
-    assert pace.is_brief(Source.ONLINE)
-    pace.took(Source.ONLINE, 0.01, work_s=0.0001)  # the thread was kept from its core
-    assert pace.is_brief(Source.ONLINE)
-    pace.took(Source.ONLINE, 0.01, work_s=0.01)
-    assert not pace.is_brief(Source.ONLINE)
+    times = RungTimes()
+    assert not times.is_brief(Source.ONLINE)
+    times.record(Source.ONLINE, 0.0001, work_s=0.0001)
+    assert times.is_brief(Source.ONLINE)
+    times.record(Source.ONLINE, 0.01, work_s=0.0001)  # the thread was kept from its core
+    assert times.is_brief(Source.ONLINE)
+    times.record(Source.ONLINE, 0.01, work_s=0.01)
+    assert not times.is_brief(Source.ONLINE)
 
 
 def test_a_pace_follows_what_a_rung_took_and_doubts_itself_when_that_bars_it() -> None:
-    pace = Pace()
-    assert pace.expected_s(Source.ONLINE) == 0
-    pace.took(Source.ONLINE, 1.0, work_s=1.0)
-    assert pace.expected_s(Source.ONLINE) == 1.0
+    times = RungTimes()
+    assert times.expected_s(Source.ONLINE) == 0
+    times.record(Source.ONLINE, 1.0, work_s=1.0)
+    assert times.expected_s(Source.ONLINE) == 1.0
     for _ in range(50):
-        pace.took(Source.ONLINE, 0.1, work_s=0.1)
-    assert pace.expected_s(Source.ONLINE) == pytest.approx(0.1, rel=0.01)
+        times.record(Source.ONLINE, 0.1, work_s=0.1)
+    assert times.expected_s(Source.ONLINE) == pytest.approx(0.1, rel=0.01)
     for _ in range(100):
-        pace.was_skipped(Source.ONLINE)
-    assert pace.expected_s(Source.ONLINE) < 0.01
-    assert pace.expected_s(Source.GLOBAL) == 0
+        times.record_skip(Source.ONLINE)
+    assert times.expected_s(Source.ONLINE) < 0.01
+    assert times.expected_s(Source.GLOBAL) == 0
 
 
 def counted(method: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:

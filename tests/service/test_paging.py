@@ -149,7 +149,7 @@ async def test_a_process_that_is_behind_continues_what_one_ahead_began(store: Me
 async def test_another_release_is_410(service: InProcess) -> None:
     first = await service.recommend("user")
     other = replace(toy_engine(), release=replace(toy_engine().release, version="other"))
-    service.serving._pipeline.engine = other
+    service.serving._engines.own = other
     answer = await ask(service, "/recommend/user", cursor=first["next_cursor"])
     assert_gone(answer, "release")
 

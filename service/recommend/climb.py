@@ -1,0 +1,223 @@
+"""Climb down the rungs of a plan on the model thread, until enough items are found.
+
+Knows how long each rung takes, and skips one that would end after the deadline. Knows nothing of
+stores, users or HTTP.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+from models.catalog.candidates import Candidates
+from models.online.finish import KeptHistory
+from service.recommend.engine import Engine
+from service.recommend.ladder import RECORDED, Pick, Plan, Wanted, top_up
+from service.recommend.model_thread import (
+    JobFailedError,
+    ModelThread,
+    OutOfTimeError,
+    QueueFullError,
+    Spent,
+)
+from service.sources import Reason, Source
+
+Clock = Callable[[], float]
+_WEIGHT = 0.2  # of the newest time in the moving average
+_BRIEF_S = 0.0005  # handing a job to another thread and back costs about as much at the worst
+_DOUBT = 0.95  # factor on the estimate of a skipped rung: one stall does not bar it for ever
+
+
+class RungTimes:
+    """Moving averages of the seconds that each rung takes: by the clock, and of CPU time.
+
+    A rung that never ran is expected to take no time. CPU time is kept apart because a thread that
+    waits for a core does no more work in that time.
+    """
+
+    def __init__(self) -> None:
+        self._expected_s: dict[Source, float] = {}
+        self._work_s: dict[Source, float] = {}
+
+    def expected_s(self, source: Source) -> float:
+        return self._expected_s.get(source, 0.0)
+
+    def is_brief(self, source: Source) -> bool:
+        """True if the rung is known to take less CPU time than the hand-over to a thread."""
+        return self._work_s.get(source, _BRIEF_S) < _BRIEF_S
+
+    def record(self, source: Source, seconds: float, *, work_s: float) -> None:
+        """Add one measurement; work_s: seconds of CPU time."""
+        _follow(self._expected_s, source, seconds)
+        _follow(self._work_s, source, work_s)
+
+    def record_skip(self, source: Source) -> None:
+        """Lower the estimate that kept the rung from being tried."""
+        self._expected_s[source] = self.expected_s(source) * _DOUBT
+
+
+class Climb:
+    """One walk down the rungs of a plan.
+
+    The model thread runs it. `picks` and `reasons` only grow, rung by rung, so a caller that stops
+    waiting takes the items found so far.
+    """
+
+    def __init__(
+        self, plan: Plan, engine: Engine, wanted: Wanted, *, times: RungTimes, clock: Clock
+    ) -> None:
+        self.picks: list[Pick] = []
+        self.reasons: list[Reason] = []
+        self.answered: Source | None = None  # the first rung that gave an item
+        self.encode_s = 0.0
+        self._plan = plan
+        self._engine = engine
+        self._wanted = wanted
+        self._times = times
+        self._clock = clock
+        self._taken = set(wanted.exclude)
+        self._is_united = wanted.is_union and plan.record is not None
+
+    def run(self, deadline: float) -> None:
+        """Try the rungs of the model in order, until enough items are found or time is up.
+
+        A rung that is expected to end after the deadline is skipped for a cheaper one.
+        """
+        if self._wanted.category is not None and not len(self._wanted.category.rows):
+            self.reasons.append(Reason.EMPTY)
+            return
+        for rung in self._plan.rungs:
+            if self._is_united and rung == Source.ONLINE:
+                continue  # its prefixes were among those of the record's rung
+            now = self._clock()
+            if now + self._times.expected_s(rung) >= deadline:
+                self._skip(rung, is_in_time=now < deadline)
+                continue
+            found = self._find_timed(rung)
+            if found and self.answered is None:
+                self.answered = rung
+            self._taken.update([pick.row for pick in found])
+            self.picks.extend(found)
+            if len(self.picks) >= self._wanted.num_items:
+                return
+            self.reasons.append(Reason.SHORT if found else Reason.EMPTY)
+
+    def _skip(self, rung: Source, *, is_in_time: bool) -> None:
+        if is_in_time:
+            self._times.record_skip(rung)
+        if Reason.NO_TIME not in self.reasons:
+            self.reasons.append(Reason.NO_TIME)
+
+    def _find_timed(self, rung: Source) -> list[Pick]:
+        began_at, worked_s = self._clock(), time.thread_time()
+        found = self._find(rung)
+        seconds, work_s = self._clock() - began_at, time.thread_time() - worked_s
+        self._times.record(rung, seconds, work_s=work_s)
+        return found
+
+    def _find(self, rung: Source) -> list[Pick]:
+        engine, wanted = self._engine, self._wanted
+        began_at = self._clock()
+        state = engine.encode(self._plan.rows)
+        self.encode_s += self._clock() - began_at
+        found = engine.finisher.finish(
+            state,
+            self._candidates(rung, state),
+            k=wanted.num_items - len(self.picks),
+            exclude=self._taken,
+            allowed_N=wanted.category.mask if wanted.category is not None else None,
+        )
+        return [
+            Pick(scored.row, scored.logprob, self._source(rung, scored.row)) for scored in found
+        ]
+
+    def _candidates(self, rung: Source, state: KeptHistory) -> Candidates:
+        if rung == Source.GLOBAL:
+            return self._engine.global_candidates
+        if rung == Source.ONLINE:
+            return self._own_candidates(state)
+        assert self._plan.record is not None
+        recorded = self._engine.candidates(self._plan.record)
+        if self._is_united:
+            return self._engine.finisher.union(recorded, self._own_candidates(state))
+        return recorded
+
+    def _own_candidates(self, state: KeptHistory) -> Candidates:
+        """Return the model's own prefixes, or all prefixes of the category if there is one."""
+        if self._wanted.category is not None:
+            return self._wanted.category.candidates
+        return self._engine.finisher.own_prefixes(state, count=self._wanted.num_own)
+
+    def _source(self, rung: Source, row: int) -> Source:
+        """Return the rung, or `online` for an item of a union that the record does not hold."""
+        if not self._is_united or rung not in RECORDED:
+            return rung
+        return rung if self._prefix_of(row) in self._recorded else Source.ONLINE
+
+    def _prefix_of(self, row: int) -> tuple[int, ...]:
+        catalog = self._engine.catalog
+        return tuple(catalog.sids[row, : catalog.space.prefix_depth].tolist())
+
+    @cached_property
+    def _recorded(self) -> frozenset[tuple[int, ...]]:
+        record = self._plan.record
+        return frozenset(prefix.codes for prefix in record.prefixes) if record else frozenset()
+
+
+class Climbed(NamedTuple):
+    """The items of one climb, filled up with popular ones, and how they were found."""
+
+    picks: tuple[Pick, ...]
+    rung: Source  # the first rung that gave an item
+    source: Source  # the same rung, or `online` if no item of a union came from the record
+    reasons: tuple[Reason, ...] = ()
+    spent: Spent = Spent(0.0, 0.0)
+    encode_s: float = 0.0
+
+
+class Climber:
+    """Hand climbs over to the model thread, and keep the times of the rungs."""
+
+    def __init__(self, thread: ModelThread, *, clock: Clock = time.monotonic) -> None:
+        self._thread = thread
+        self._clock = clock
+        self._times = RungTimes()
+
+    async def climb(
+        self, plan: Plan, engine: Engine, wanted: Wanted, *, deadline: float
+    ) -> Climbed:
+        """Try the rungs of the plan until `deadline`, then fill up with popular items."""
+        if not plan.rungs:
+            picks = tuple(top_up((), engine, wanted))
+            return Climbed(picks, Source.POPULAR, Source.POPULAR)
+        climb = Climb(plan, engine, wanted, times=self._times, clock=self._clock)
+        spent, failures = Spent(0.0, 0.0), []
+        try:
+            is_brief = self._times.is_brief(plan.rungs[0])
+            done = await self._thread.run(
+                lambda: climb.run(deadline), deadline=deadline, is_brief=is_brief
+            )
+            spent = done.spent
+        except QueueFullError:
+            failures.append(Reason.QUEUE_FULL)
+        except OutOfTimeError as exc:
+            spent = exc.spent
+            failures.append(Reason.NO_TIME)
+        except JobFailedError:
+            failures.append(Reason.FINISH)
+        found = tuple(climb.picks)  # the thread may still be adding
+        rung = (found and climb.answered) or Source.POPULAR
+        has_own = not found or any(pick.source == rung for pick in found)
+        return Climbed(
+            picks=tuple(top_up(found, engine, wanted)),
+            rung=rung,
+            source=rung if has_own else found[0].source,
+            reasons=(*climb.reasons, *failures),
+            spent=spent,
+            encode_s=climb.encode_s,
+        )
+
+
+def _follow(averages: dict[Source, float], source: Source, newest: float) -> None:
+    before = averages.get(source, newest)
+    averages[source] = before + _WEIGHT * (newest - before)
