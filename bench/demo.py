@@ -1,7 +1,7 @@
-"""`python -m bench demo`: the whole system on this machine, through its own front doors.
+"""`python -m bench demo`: the whole system on this machine, by its public commands and HTTP.
 
-Imports the data, lets a night pass for some users, starts the service, asks it about three of them
-and shows what it said and why. Knows the public commands and HTTP; leaves nothing running.
+Imports the data, runs a night for some users, starts the service, and shows its answers with their
+reasons for three users. Leaves no process running.
 """
 
 import argparse
@@ -34,10 +34,10 @@ _STORE_TIMEOUT_MS = 5000
 
 @dataclass
 class Stages:
-    """Seconds by stage, in the order they ran."""
+    """Timer of the demo's stages."""
 
     console: Console
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage, in order
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -88,7 +88,7 @@ def _ask(service_url: str, user_id: str) -> dict[str, Any]:
 
 
 async def _read_users(redis_url: str, release: Release, num_users: int) -> dict[str, UserState]:
-    """Users spread over those that the night has thought about, as the store holds them."""
+    """Read some users with a record from the store, evenly spaced."""
     store = RedisStore(redis_url, _STORE_TIMEOUT_MS)
     try:
         manifest = await store.read_manifest()
@@ -126,7 +126,7 @@ def _show(
 def _show_path(
     console: Console, catalog: Catalog, state: UserState, answer: dict[str, Any]
 ) -> None:
-    """The path behind the best item that has one, and the prefixes that were found after it."""
+    """Print the path behind the best item that has one, and the prefixes found after it."""
     texts = {path["path"]: path["text"] for path in answer["paths"]}
     used = [item["path"] for item in answer["items"] if item["path"] in texts]
     path = used[0] if used else min(texts)
@@ -138,7 +138,7 @@ def _show_path(
 
 
 def _meaning(catalog: Catalog, prefix: Prefix) -> str:
-    """Items below a prefix, and the category that most of them have."""
+    """Describe a prefix by the number of its items and their most common category."""
     rows = (catalog.sids[:, : len(prefix)] == prefix).all(axis=1).nonzero()[0].tolist()
     leaves = Counter(catalog.categories[row][-1] for row in rows if catalog.categories[row])
     common = f", mostly {leaves.most_common(1)[0][0]}" if leaves else ""
@@ -146,7 +146,7 @@ def _meaning(catalog: Catalog, prefix: Prefix) -> str:
 
 
 def _plain(text: str) -> str:
-    """Titles and thoughts are hostile: no terminal codes, no markup."""
+    """Remove terminal codes and markup: titles and thoughts are untrusted text."""
     return escape("".join(char if char.isprintable() else " " for char in text))
 
 
@@ -155,6 +155,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
     parser.add_argument("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
     parser.add_argument("--users", type=int, default=200, metavar="N")
-    redis = "store; default: the embedded server, which is shared with make serve"
+    redis = "store (default: the embedded server, shared with `make serve`)"
     parser.add_argument("--redis", metavar="URL", help=redis)
     return parser

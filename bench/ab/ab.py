@@ -1,7 +1,7 @@
 """`python -m bench ab --exposures LOG... --events LOG... [--control ARM] [--json FILE]`.
 
-The lift of every arm over the control, metric by metric, with 95% intervals by user. Exits 1 when
-users did not fall into the arms by their shares: no figure of such an experiment can be trusted.
+Prints the lift of every arm over the control for each metric, with 95% intervals over users. Exits
+with 1 if the numbers of users do not match the arms' shares: then no figure can be trusted.
 """
 
 import argparse
@@ -33,10 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     print_table(console, f"{name}: every arm against {control}", rows, _COLUMNS)
     console.print(
         f"users: {srm['counts']}, expected by shares {srm['shares']}: p = {srm['p_value']:.3g}; "
-        f"seen in several arms and left out: {len(exposed.mixed)}"
+        f"seen in several arms and removed: {len(exposed.mixed)}"
     )
     if srm["is_mismatch"]:
-        console.print("SAMPLE RATIO MISMATCH: the arms differ by more than what they show")
+        console.print("SAMPLE RATIO MISMATCH: no figure of this experiment can be trusted")
     if options.json:
         meta = {"experiment": name, "control": control, "window_hours": options.window_hours}
         described = {"metrics": METRICS, "sample_ratio": srm, "mixed_users": len(exposed.mixed)}
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 def measure(
     exposed: Exposed, events: Mapping[str, Sequence[Done]], *, control: str, window_s: float
 ) -> list[dict[str, str | int | float]]:
-    """One row a metric and arm, the control's own first; a metric without any event has none."""
+    """Return one row per metric and arm, the control first; none for a metric without events."""
     sums = {
         arm: add_up(users, events, window_s=window_s)
         for arm, users in sorted(exposed.arms.items(), key=lambda each: (each[0] != control, each))
@@ -66,7 +66,7 @@ def measure(
 
 
 def check_counts(exposed: Exposed, shares: Mapping[str, float]) -> dict[str, Any]:
-    """Whether the users of the arms are as many as the shares say."""
+    """Test if the numbers of users in the arms match the shares."""
     counts = {arm: len(users) for arm, users in sorted(exposed.arms.items())}
     p_value = sample_ratio_p(counts, shares)
     return {
@@ -112,7 +112,7 @@ def _choose(what: str, wanted: str | None, known: Sequence[str]) -> str:
     if wanted is None or wanted not in known:
         has = ", ".join(known) or "none"
         asked = f"no {what} {wanted}" if wanted else f"which {what}?"
-        raise InvalidInput(f"{asked} The logs of exposures know: {has}")
+        raise InvalidInput(f"{asked} The logs of exposures have: {has}")
     return wanted
 
 
@@ -131,15 +131,17 @@ def _parser() -> argparse.ArgumentParser:
     files: dict[str, Any] = {"nargs": "+", "type": Path, "required": True, "metavar": "FILE"}
     parser.add_argument("--exposures", help="logs of the service, text or JSON", **files)
     parser.add_argument("--events", help="JSON lines: user_id, item_id, timestamp", **files)
-    parser.add_argument("--experiment", help="needed where the logs know several")
-    parser.add_argument("--control", metavar="ARM", help="default: the arm `control`")
-    parser.add_argument("--window-hours", type=float, default=24.0, metavar="H", help="default 24")
+    parser.add_argument("--experiment", help="needed if the logs have several")
+    parser.add_argument("--control", metavar="ARM", help="(default: the arm `control`)")
+    parser.add_argument(
+        "--window-hours", type=float, default=24.0, metavar="H", help="(default: 24)"
+    )
     parser.add_argument(
         "--shares",
         nargs="+",
         default=(),
         metavar="ARM=SHARE",
-        help="of users, for the check of the counts; default: as the service logged them",
+        help="planned shares of users, to check the counts (default: from the service's logs)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the table and what it is of")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="results")
     return parser

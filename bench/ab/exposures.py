@@ -1,7 +1,7 @@
-"""Logs of exposures and of events, joined user by user into the sums that metrics are made of.
+"""Join logs of exposures and events by user, and sum them up for the metrics.
 
-An exposure is a line that the service logs for an answer under an experiment; an event is whatever
-the product logs of what users did. Users meet by the hash that the service's logs name them with.
+The service logs an exposure for each answer under an experiment. The product logs events: actions
+of users. Both are joined by the hash that stands for the user in the service's logs.
 """
 
 import bisect
@@ -19,49 +19,50 @@ from models.errors import InvalidDataset
 from models.store.records import hash_user
 
 METRICS = {
-    "events_per_user": "events within the window of an exposure, a user",
-    "conversion": "share of users with such an event on an item that they had been recommended",
-    "hits_per_answer": "share of answers of which some item had an event within the window",
-    "recall_at_10": "share of events whose item was among the last answer's first 10",
+    "events_per_user": "events within the window of an exposure, per user",
+    "conversion": "share of users with such an event on a recommended item",
+    "hits_per_answer": "share of answers with an event on one of their items within the window",
+    "recall_at_10": "share of events on one of the last answer's first 10 items",
 }
 _TOP = 10
 
 
 class Shown(NamedTuple):
-    """An answer under an experiment; unix seconds."""
+    """An answer under an experiment."""
 
-    at_s: float
+    at_s: float  # unix time
     items: tuple[str, ...]
 
 
 class Done(NamedTuple):
-    at_s: float
+    """An event: an action of a user."""
+
+    at_s: float  # unix time
     item_id: str
 
 
 @dataclass
 class Exposed:
-    """Who saw which arm of one experiment. mixed: users seen in several arms, who count in none.
+    """Exposures of one experiment."""
 
-    shares: of the arms, as the service had them.
-    """
-
-    arms: dict[str, dict[str, list[Shown]]] = field(default_factory=dict)
-    shares: dict[str, float] = field(default_factory=dict)
-    mixed: frozenset[str] = frozenset()
+    arms: dict[str, dict[str, list[Shown]]] = field(default_factory=dict)  # arm -> user -> answers
+    shares: dict[str, float] = field(
+        default_factory=dict
+    )  # of the arms, as the service logged them
+    mixed: frozenset[str] = frozenset()  # users seen in several arms, removed from all
 
 
 class Sums(NamedTuple):
-    """Numerator and denominator of a metric, by user."""
+    """A metric as two sums, by user."""
 
     numerator_U: NDArray[np.float64]
     denominator_U: NDArray[np.float64]
 
 
 def read_exposures(files: Sequence[Path]) -> dict[str, Exposed]:
-    """By experiment. Lines without JSON, and JSON that is no exposure, are passed over.
+    """Read exposures by experiment; all other lines of the logs are skipped.
 
-    Raises InvalidDataset for an exposure that lacks something.
+    Raises InvalidDataset for an exposure with a missing or invalid field.
     """
     found: defaultdict[str, Exposed] = defaultdict(Exposed)
     for where, line in _lines(files):
@@ -80,10 +81,10 @@ def read_exposures(files: Sequence[Path]) -> dict[str, Exposed]:
 
 
 def read_events(files: Sequence[Path]) -> dict[str, list[Done]]:
-    """By user hash, in order of time; an `event_id` that was seen before adds nothing.
+    """Read events by user hash, in order of time; a repeated `event_id` of a user is skipped.
 
-    A line holds `item_id`, `timestamp` (unix seconds) and `user_id`, or `user` (its hash).
-    Raises InvalidDataset, with file and line, for anything else.
+    A line has `item_id`, `timestamp` (unix seconds) and either `user_id` or `user` (its hash).
+    Raises InvalidDataset, with file and line, for any other line.
     """
     events: defaultdict[str, list[Done]] = defaultdict(list)
     seen: set[tuple[str, str]] = set()
@@ -108,7 +109,7 @@ def read_events(files: Sequence[Path]) -> dict[str, list[Done]]:
 def add_up(
     arm: Mapping[str, Sequence[Shown]], events: Mapping[str, Sequence[Done]], *, window_s: float
 ) -> dict[str, Sums]:
-    """Every metric's sums over the users of one arm."""
+    """Return every metric's sums over the users of one arm."""
     rows = np.array(
         [_of_user(shown, events.get(user, ()), window_s) for user, shown in sorted(arm.items())]
     ).reshape(len(arm), 4)
@@ -123,7 +124,11 @@ def add_up(
 
 
 def _of_user(shown: Sequence[Shown], events: Sequence[Done], window_s: float) -> list[float]:
-    """Events that count, those among the last answer's first 10, answers with a hit, answers."""
+    """Return four counts of one user.
+
+    These are: events within the window, events on one of the last answer's first 10 items, answers
+    with a hit, answers.
+    """
     answers = sorted(shown)
     times = [answer.at_s for answer in answers]
     num_events = num_recalled = 0
@@ -152,7 +157,7 @@ def _set_apart(exposed: Exposed) -> None:
 
 
 def _lines(files: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Lines that hold something, each with its place."""
+    """Yield lines that are not blank, each with file and line number."""
     for file in files:
         try:
             with file.open(encoding="utf-8", errors="replace") as lines:
@@ -164,7 +169,7 @@ def _lines(files: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """The object that the line ends in: the service's text lines have time and level before it."""
+    """Parse the object at the end of a line: text logs of the service begin with time and level."""
     try:
         parsed = json.loads(line[line.index("{") :])
     except ValueError:

@@ -1,8 +1,8 @@
-"""What an arm adds over another, with intervals: the statistics of an online experiment.
+"""Statistics of an online experiment: lift of an arm over another, with intervals.
 
-Every metric is a ratio of two sums over users, `numerator / denominator`; per user, the denominator
-is 1. Users are independent of each other, what one user does is not: variances are by user, with
-the delta method. Knows nothing of logs.
+Every metric is a ratio of two sums over users, `numerator / denominator`; the denominator of a
+metric per user is 1. Users are independent of each other, but the actions of one user are not.
+Variances are therefore computed over users, by the delta method. Knows nothing of logs.
 """
 
 # U = users of an arm
@@ -19,33 +19,32 @@ Z_95 = 1.959963984540054
 
 
 class Ratio(NamedTuple):
-    """A metric in one arm. variance: of the value itself, not of one user."""
+    """A metric in one arm."""
 
     value: float
-    variance: float
+    variance: float  # of `value`, not of one user
     num_users: int
 
     @property
     def half_width(self) -> float:
-        """Of the 95% interval."""
+        """Return half the width of the 95% interval."""
         return Z_95 * math.sqrt(self.variance)
 
 
 class Lift(NamedTuple):
-    """Treatment against control. relative: None where the control is 0, its interval also where the
-    treatment is. p_value: two-sided, that both are the same."""
+    """Comparison of treatment and control, with 95% intervals."""
 
     difference: float
     low: float
     high: float
-    relative: float | None
-    relative_low: float | None
+    relative: float | None  # None if the control is 0
+    relative_low: float | None  # None if the control or the treatment is 0
     relative_high: float | None
-    p_value: float
+    p_value: float  # two-sided, of equal values
 
 
 def ratio(numerator_U: NDArray[np.float64], denominator_U: NDArray[np.float64]) -> Ratio | None:
-    """None where there is nothing to divide by, or fewer than two users to vary."""
+    """Return the metric; None for a denominator of 0 or fewer than two users."""
     num_users, total = len(numerator_U), float(denominator_U.sum())
     if num_users < 2 or total == 0:
         return None
@@ -65,9 +64,11 @@ def compare(treatment: Ratio, control: Ratio) -> Lift:
 
 
 def sample_ratio_p(counts: Mapping[str, int], shares: Mapping[str, float]) -> float:
-    """Chi-squared: how likely counts this uneven are if users fall into arms by `shares`.
+    """Return the p-value of the chi-squared test that users fall into arms by `shares`.
 
-    shares: positive, by arm; they need not sum to 1. An arm that nobody is in counts as well.
+    Args:
+        counts: users by arm.
+        shares: positive, by arm; need not sum to 1. An arm without users counts too.
     """
     total, whole = sum(counts.values()), sum(shares.values())
     if len(shares) < 2 or not total:
@@ -78,7 +79,7 @@ def sample_ratio_p(counts: Mapping[str, int], shares: Mapping[str, float]) -> fl
 
 
 def _relative(treatment: Ratio, control: Ratio) -> tuple[float | None, float | None, float | None]:
-    """Treatment over control, less 1, and its interval, symmetric on a log scale."""
+    """Return treatment / control - 1 with its interval, which is symmetric on a log scale."""
     if control.value <= 0:
         return None, None, None
     quotient = treatment.value / control.value

@@ -1,7 +1,7 @@
-"""`python -m bench chaos`: what is promised under faults (R1 to R10), measured on real processes.
+"""`python -m bench chaos`: measure the promises under faults (R1 to R10) on real processes.
 
-A scenario a promise, each from nothing. With --json the results go into that file beside those of
-earlier runs, so that one scenario can be measured again; a promise that is not kept is exit 1.
+Each promise has one scenario, which starts from nothing. With --json the results are merged into
+the file of earlier runs, so that one scenario can be measured again. A broken promise is exit 1.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SCENARIOS = {
 _COLUMNS = ("name", "promise", "figure", "holds", "command")
 _COMPLAINT = re.compile(r".*\b(?:ERROR|CRITICAL)\b|[\w.]+(?:Error|Exception|Group)\b")
 _MAX_COMPLAINTS = 10
-_TITLE = "what holds under faults"
+_TITLE = "promises under faults"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _complain(folder: Path) -> None:
-    """What services logged as errors: the folder is gone in a moment."""
+    """Print errors from the services' logs, before their folder is deleted."""
     for log in sorted(folder.rglob("service-*.log")):
         lines = log.read_text(errors="replace").splitlines()
         found = [line for line in lines if _COMPLAINT.match(line)]
@@ -68,7 +68,7 @@ def _complain(folder: Path) -> None:
 
 
 def _keep(options: argparse.Namespace, fresh: Sequence[Row]) -> None:
-    """Print and write what is known by now; a scenario takes minutes, and the next may fail."""
+    """Print and write the results so far; a scenario takes minutes, and the next may fail."""
     rows = merge(options.json, [*fresh, *_soaked(options.json)])
     promises = [row for row in rows if row["name"] in PROMISES]
     _print([row for row in promises if promise_of(row) in {promise_of(each) for each in fresh}])
@@ -84,7 +84,7 @@ def _keep(options: argparse.Namespace, fresh: Sequence[Row]) -> None:
 
 
 def _soaked(file: Path | None) -> list[Row]:
-    """What `bench soak` left beside the file: R9 takes half an hour and is another command."""
+    """Return the rows of R9 from `soak.json` beside the file: `bench soak` measures it."""
     if file is None or not (soak := file.with_name("soak.json")).exists():
         return []
     found: list[Row] = json.loads(soak.read_text())["rows"]
@@ -103,10 +103,16 @@ def _print(promises: Sequence[Row]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench chaos", allow_abbrev=False)
     add = parser.add_argument
-    add("--only", nargs="+", choices=list(SCENARIOS), metavar="R", help="R1 R4 ...: these alone")
+    add(
+        "--only",
+        nargs="+",
+        choices=list(SCENARIOS),
+        metavar="R",
+        help="scenarios to run, as R1 R4 (default: all)",
+    )
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--rate", type=int, default=200, metavar="R", help="requests a second beside a fault")
+    add("--rate", type=int, default=200, metavar="R", help="requests/s during a fault")
     add("--seed", type=int, default=0, metavar="S")
-    add("--quick", action="store_true", help="as short as shows that it works; no figures")
-    add("--json", type=Path, metavar="FILE", help="a table goes to FILE with .md beside it")
+    add("--quick", action="store_true", help="short runs that only show that the scenarios work")
+    add("--json", type=Path, metavar="FILE", help="results; also writes a .md beside it")
     return parser

@@ -1,6 +1,6 @@
-"""What a scenario found: figures beside their bounds, kept in one file that grows run by run.
+"""Findings of the scenarios: figures with their bounds, merged into one file over several runs.
 
-Knows nothing of how anything was measured.
+Knows nothing of the measurement.
 """
 
 import json
@@ -34,12 +34,12 @@ _COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 
 
 class Bound(NamedTuple):
-    """One figure that was promised."""
+    """One promised figure."""
 
     name: str
-    value: float
+    value: float  # measured
     sign: Literal["<=", ">=", "=="]
-    limit: float
+    limit: float  # promised
 
     @property
     def holds(self) -> bool:
@@ -53,20 +53,18 @@ class Bound(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """name: of the promise, such as R1. details: a row each of what was measured.
+    """Result of one scenario."""
 
-    replies: all that were judged, for R7 and R8.
-    """
-
-    name: str
+    name: str  # of the promise, such as R1
     bounds: Sequence[Bound]
-    details: Sequence[Row] = ()
-    replies: Sequence[Reply] = field(default=(), repr=False)
+    details: Sequence[Row] = ()  # one row per measurement
+    replies: Sequence[Reply] = field(default=(), repr=False)  # all checked ones, for R7 and R8
 
     def rows(self, *, is_quick: bool) -> list[Row]:
-        """One of the promise and one a detail, as the file holds them.
+        """Return the row of the promise and one row per detail.
 
-        R7 and R8 are promised of all answers, so that their own scenario is one of their details.
+        R7 and R8 are promises about the answers of all scenarios. The row of their own scenario is
+        therefore a detail, named R7.scenario.
         """
         flaws = Counter(flaw for reply in self.replies for flaw in reply.flaws)
         summary = {
@@ -92,9 +90,12 @@ def summarise(name: str, bounds: Sequence[Bound]) -> dict[str, str | int | float
 
 
 def merge(file: Path | None, fresh: Sequence[Row]) -> list[Row]:
-    """The file's rows with those of the promises in `fresh` replaced; R7 and R8 over all of them.
+    """Merge new rows into those of the file, and compute R7 and R8 over all of them.
 
-    In the order of the promises, each before its details.
+    Rows are in the order of the promises, each promise before its details.
+
+    Args:
+        fresh: replace the file's rows of the same promises.
     """
     held: list[Row] = []
     if file is not None and file.exists():
@@ -121,21 +122,25 @@ def _over_all(name: str, kinds: Iterable[str], rows: Sequence[Row]) -> Row:
 
 
 def p99_ms(replies: Sequence[Reply]) -> float:
-    """Of what was answered or given up; 0 for nothing."""
+    """Return the 99th percentile of the latencies, given-up requests included; 0 without any."""
     if not replies:
         return 0.0
     return percentile_ms(histogram([reply.latency_s for reply in replies]), 99)
 
 
 def full_share(replies: Sequence[Reply]) -> float:
-    """Of the recommendations: how many come from a record, with nothing amiss."""
+    """Return the share of recommendations that come from a record and are not degraded."""
     asked = [reply for reply in replies if reply.kind == "recommend"]
     return sum(reply.is_full for reply in asked) / max(len(asked), 1)
 
 
 def back_s(after: Sequence[Reply], since: float, *, healthy: float) -> float:
-    """Seconds from `since` to the first of _IN_A_ROW recommendations with as many full answers
-    among them as a share of `healthy` makes likely; to the last one if there is none."""
+    """Return the seconds from `since` until recommendations are back to normal.
+
+    Normal begins with the first full recommendation that starts a window of _IN_A_ROW with enough
+    full ones: at least _ENOUGH of the share `healthy`. Without such a window, the seconds are those
+    to the last recommendation.
+    """
     asked = sorted(
         (reply for reply in after if reply.kind == "recommend" and reply.due_at >= since),
         key=lambda reply: reply.due_at,
@@ -149,18 +154,18 @@ def back_s(after: Sequence[Reply], since: float, *, healthy: float) -> float:
 
 
 def num_failed(replies: Iterable[Reply]) -> int:
-    """Answers with a 5xx, and no answers."""
+    """Count answers with a 5xx and missing answers."""
     return sum(reply.status == 0 or reply.status >= 500 for reply in replies)
 
 
 def statuses(replies: Iterable[Reply]) -> dict[str, int]:
-    """status_200, ...; status_0 is no answer."""
+    """Count replies by status: status_200, ...; status_0 is a missing answer."""
     counts = Counter(reply.status for reply in replies)
     return {f"status_{status}": count for status, count in sorted(counts.items())}
 
 
 def shares(replies: Sequence[Reply]) -> dict[str, float]:
-    """share_SOURCE of the recommendations that were answered."""
+    """Return share_SOURCE for the sources of the answered recommendations."""
     sources = Counter(reply.source for reply in replies if reply.source)
     total = max(sources.total(), 1)
     return {f"share_{source}": num / total for source, num in sorted(sources.items())}

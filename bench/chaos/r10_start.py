@@ -1,4 +1,4 @@
-"""R10: how long a service takes from its start to ready, with its Redis there and without."""
+"""R10: time of a service from its start to ready, with Redis and without."""
 
 import time
 

@@ -1,6 +1,6 @@
-"""R1: Redis out, in every way that a process, a proxy and the server's own commands can make it.
+"""R1: ten kinds of Redis outage.
 
-Killed, stopped and read-only is the server itself; the rest a fault proxy before it does.
+The server itself is killed, stopped or read-only. A fault proxy in front of it makes the others.
 """
 
 import re
@@ -34,22 +34,23 @@ from bench.load.rate_sweep import BUDGET_MS
 
 _OPEN = re.compile(r"^thinkahead_breaker_open(?:\{[^}]*\})? 1(?:\.0)?$", re.MULTILINE)
 _POLL_S = 0.05
-_SETTLED_S = 0.2  # from when the breaker is seen open until no reply from before is under way
+_SETTLED_S = 0.2  # after the breaker opened, until no earlier reply is open
 _BREAKER_S, _BACK_S = 1.0, 2.0
 
 
 class Outage(NamedTuple):
-    """seconds: of the outage, of a whole run. is_total: no reply gets through, so that the breaker
-    has to open and every answer is degraded."""
+    """One kind of outage."""
 
     name: str
-    strike: Callable[[], None]
-    lift: Callable[[], None]
-    is_total: bool = True
-    seconds: float = 6.0
+    strike: Callable[[], None]  # begins the outage
+    lift: Callable[[], None]  # ends it
+    is_total: bool = True  # no reply gets through: the breaker must open, answers are degraded
+    seconds: float = 6.0  # length in a whole run
 
 
 class Suffered(NamedTuple):
+    """Result of one outage."""
+
     outage: Outage
     row: Row
     replies: Sequence[Reply]
@@ -114,7 +115,7 @@ def proxy_outages(proxy: ProxyProcess, world: World) -> list[Outage]:
 def suffer_all(
     outages: Sequence[Outage], world: World, service: ServiceProcess, load: LoadStream
 ) -> list[Suffered]:
-    """One after another, beside what the same service does while all is well."""
+    """Measure the service without an outage, then during one outage after another."""
     warm_up(load)
     time.sleep(world.conditions.seconds(3.0, 1.0))
     healthy = full_share(well := list(load.replies))
@@ -125,7 +126,11 @@ def suffer_all(
 def suffer(
     outage: Outage, world: World, service: ServiceProcess, load: LoadStream, *, healthy: float
 ) -> Suffered:
-    """Strike, watch, lift, watch again. healthy: share of answers from a record before."""
+    """Measure the service during and after one outage.
+
+    Args:
+        healthy: share of answers from a record before the outage.
+    """
     conditions = world.conditions
     lasts_s = conditions.seconds(outage.seconds, 1.5)
     watch_s = conditions.seconds(5.0, 2.5)
@@ -158,7 +163,7 @@ def suffer(
 
 
 def breaker_opened_at(service: ServiceProcess, *, until: float) -> float:
-    """When the metric says so (monotonic); `until` if it does not by then."""
+    """Poll the metric of the breaker; return the time when it opens, or `until`."""
     with httpx.Client() as client:
         while (now := time.monotonic()) < until:
             if _OPEN.search(client.get(f"{service.url}/metrics").text):
@@ -168,7 +173,7 @@ def breaker_opened_at(service: ServiceProcess, *, until: float) -> float:
 
 
 def _store_ms(out: Sequence[Reply], *, since: float) -> float:
-    """99 of 100 recommendations spent no more on the store."""
+    """Return the 99th percentile of the milliseconds that recommendations spent on the store."""
     spent = sorted(reply.store_ms for reply in out if reply.source and reply.due_at >= since)
     return spent[int(0.99 * len(spent))] if spent else 0.0
 

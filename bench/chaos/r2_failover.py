@@ -11,7 +11,7 @@ from bench.load.answer_checks import Reply
 from models.store.keys import record_key
 
 _BACK_S = 5.0
-_REPLICATED_S = 1.5  # from the last write until replicas have it, generously
+_REPLICATED_S = 1.5  # from the last write until replicas have it; ample
 
 
 def measure(conditions: Conditions) -> Finding:
@@ -26,7 +26,10 @@ def measure(conditions: Conditions) -> Finding:
 
 
 def fail_over(conditions: Conditions, number: int) -> tuple[Row, list[Reply]]:
-    """No events are sent: a cluster may lose what it acknowledged just before (by design)."""
+    """Kill one master under load.
+
+    No events are sent, because a cluster may lose those acknowledged just before the failover.
+    """
     with RedisCluster(conditions.folder / f"cluster-{number}") as cluster:
         world = World(conditions, f"R2-{number}", cluster.url)
         generation = world.furnish()

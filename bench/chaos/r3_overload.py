@@ -1,7 +1,7 @@
-"""R3: ten times what a service can do, open loop, with the service held to a share of a core.
+"""R3: open-loop load of ten times the capacity of a service with a share of a core.
 
-Capacity is the highest rate that it answers in time, asked as the overload is. The generator's
-clients give up after a second, as real ones would.
+The capacity is the highest rate that the service answers in time, measured with the requests of the
+overload. Clients give up after a second, as real ones do.
 """
 
 import time
@@ -16,15 +16,17 @@ from bench.common.service_process import ServiceProcess
 from bench.load.answer_checks import Reply
 from bench.load.rate_sweep import BUDGET_MS, next_rate, saturation
 
-_SHARES = (0.1, 0.25)  # of a core; the next on a slow machine, where one answer takes many periods
+# Shares of a core. The second is for slow machines, where one answer takes many quota periods.
+_SHARES = (0.1, 0.25)
 _LEAST_CAPACITY = 80
 _TIMES = 10
 _FIRST_RATE = 20
 _MAX_CONNECTIONS = 1200
-_CONNECTIONS = 4 / 3  # for each request a second: nobody waits for another's answer to be sent, and
-# none is silent for so long that the service hangs up
+# Connections for each request per second: enough that no request waits for another's answer, and
+# few enough that none is idle until the service closes it.
+_CONNECTIONS = 4 / 3
 _PATIENCE_S = 1.0
-_SETTLE_S = 5.0  # so many new connections are work of their own
+_SETTLE_S = 5.0  # for the service to accept the many new connections
 _NORMAL_S = 5.0
 _BUSY = 503
 
@@ -64,7 +66,7 @@ def _measure(world: World, service: ServiceProcess, share: float, capacity: int)
 
 
 def _bounds(row: Row, overload: Sequence[Reply]) -> list[Bound]:
-    """row: of the overload, whose replies these are."""
+    """Return the promised figures of the overload, from its row and its replies."""
     capacity = float(row["capacity"])
     refused = [reply for reply in overload if reply.status == _BUSY]
     rss_grown = float(row["rss_peak_mb"]) / float(row["rss_before_mb"]) - 1
@@ -80,7 +82,10 @@ def _bounds(row: Row, overload: Sequence[Reply]) -> list[Bound]:
 
 
 def _hold_back(world: World, service: ServiceProcess, held: ExitStack) -> tuple[float, int]:
-    """The share of a core that the service is held to until `held` ends, and its capacity then."""
+    """Limit the service to a share of a core until `held` ends; return the share and the capacity.
+
+    The larger share is used if the smaller one leaves too little capacity.
+    """
     capacity = 0
     for share in _SHARES:
         held.close()
@@ -93,13 +98,13 @@ def _hold_back(world: World, service: ServiceProcess, held: ExitStack) -> tuple[
 
 
 def find_capacity(world: World, service: ServiceProcess) -> int:
-    """Requests a second of which 95% are answered in time by a model."""
+    """Return the highest rate, per second, with 95% of its requests answered in time by a model."""
     seconds = world.conditions.seconds(4.0, 1.0)
     rows: list[Row] = []
     while (rate := next_rate(rows, first=_FIRST_RATE)) is not None:
         replies = _ask(world, service, rate, seconds)
         good = sum(is_good(reply) and reply.source != "popular" for reply in replies)
-        goodput = rate * good / max(len(replies), 1)  # as if exactly `rate` had come
+        goodput = rate * good / max(len(replies), 1)  # scaled to exactly `rate` requests
         rows.append({"name": f"rate_{rate}", "rate": rate, "goodput": goodput})
         if world.conditions.is_quick and len(rows) == 3:
             break
@@ -109,7 +114,7 @@ def find_capacity(world: World, service: ServiceProcess) -> int:
 def _ask(
     world: World, service: ServiceProcess, rate: int, seconds: float, *, is_cold: bool = False
 ) -> Sequence[Reply]:
-    """Replies of `seconds`, after a warm-up unless `is_cold`."""
+    """Return the replies of some seconds at `rate`, after a warm-up unless `is_cold`."""
     with world.load(service, rate=rate, patience_s=_PATIENCE_S) as load:
         if not is_cold:
             warm_up(load)
@@ -121,7 +126,7 @@ def _ask(
 def _overload(
     world: World, service: ServiceProcess, rate: int, seconds: float
 ) -> tuple[Sequence[Reply], float]:
-    """Replies, and the most memory that the service had meanwhile, in MB."""
+    """Return the replies and the peak memory of the service during the load, in MB."""
     peak_mb = service.rss_mb()
     with world.load(
         service,
@@ -138,7 +143,7 @@ def _overload(
 
 
 def is_good(reply: Reply) -> bool:
-    """Taken and answered in time."""
+    """Tell if a request was accepted and answered in time."""
     return reply.status in (200, 202) and reply.latency_s <= BUDGET_MS / 1000
 
 
@@ -149,7 +154,11 @@ def _is_fault(reply: Reply) -> bool:
 def describe(
     name: str, replies: Sequence[Reply], capacity: int, seconds: float
 ) -> dict[str, str | int | float]:
-    """goodput: in time; full_goodput: and not popular. accepted: answered with 200 or 202."""
+    """Return one row of a load.
+
+    `goodput` is the rate of answers in time, and `full_goodput` is the part of it that is not
+    `popular`. A request is accepted if it is answered with 200 or 202.
+    """
     accepted = [reply for reply in replies if reply.status in (200, 202)]
     good = [reply for reply in replies if is_good(reply)]
     return {

@@ -1,7 +1,7 @@
 """R4: SIGTERM under load.
 
-In flight is whatever was sent before the signal: also what the service has not read yet, and
-events of which half is still to come.
+In flight are all requests sent before the signal: also those that the service has not read yet, and
+events of which only one half is sent.
 """
 
 import asyncio
@@ -21,13 +21,15 @@ from models.store.redis_store import RedisStore
 _NUM_RECOMMEND, _NUM_EVENTS, _NUM_HALF_EVENTS = 48, 8, 8
 _PAUSE_S = 0.2  # before the second half of an event
 _EXIT_S = 10.0
-_MARGIN_S = 0.005  # a request that was due this long before the signal had been sent
+_MARGIN_S = 0.005  # a request due this long before the signal counts as sent
 _TIMEOUT_MS = 10_000
 
 Part = Literal["whole", "half"]
 
 
 class Stopped(NamedTuple):
+    """Result of one stop."""
+
     row: Row
     replies: list[Reply]
 
@@ -70,7 +72,10 @@ def stop_once(world: World, number: int) -> Stopped:
 
 
 async def _burst(world: World, service: ServiceProcess, *, seed: int) -> tuple[list[Reply], float]:
-    """Send on many connections, signal at once, read what comes; and when the signal went out."""
+    """Send on many connections, send SIGTERM at once, and read the answers.
+
+    Return the replies and the time of the signal (monotonic).
+    """
     questioner, loop = (
         Questioner(world.truth, event_share=0.0, seed=seed),
         asyncio.get_running_loop(),
@@ -104,14 +109,14 @@ async def _burst(world: World, service: ServiceProcess, *, seed: int) -> tuple[l
 
 
 class _Sender(Connection):
-    """Sends and receives apart."""
+    """A connection that sends and receives separately."""
 
     def send(self, part: bytes) -> None:
         assert self._streams is not None
         self._streams[1].write(part)
 
     async def receive(self) -> Answer | None:
-        """None if the other side broke off."""
+        """Return the answer, or None if the service broke the connection or 10 s passed."""
         try:
             async with asyncio.timeout(_EXIT_S):
                 return await self._receive()
@@ -120,8 +125,11 @@ class _Sender(Connection):
 
 
 def _num_broken(replies: Sequence[Reply]) -> int:
-    """Not answered whole, or with an error that is not the limiter's: a burst is shed signal or no
-    signal, with a 503 that says when to come back."""
+    """Count requests without a complete answer and answers with an error.
+
+    A 503 with `Retry-After` does not count: the limiter rejects part of a burst without a signal
+    too.
+    """
     return num_failed(replies) - _num_shed(replies)
 
 
@@ -137,7 +145,7 @@ def _event(world: World, user: int, at: float) -> Question:
 
 
 async def _count_lost(world: World) -> int:
-    """Events that were acknowledged and are not in the store."""
+    """Count acknowledged events that are missing in the store."""
     store = RedisStore(world.redis_url, _TIMEOUT_MS)
     users = range(world.truth.num_users)
     try:

@@ -1,4 +1,4 @@
-"""R5: a night goes live and is taken back under load, by the commands that an operator types."""
+"""R5: activate a night and roll it back under load, by the operator's commands."""
 
 import subprocess
 import sys
@@ -24,11 +24,11 @@ _POLL_S = 0.01
 
 
 class Flip(NamedTuple):
-    """generation: what is live afterwards. at: when the store had it, monotonic."""
+    """One change of the live generation."""
 
     name: str
-    generation: int
-    at: float
+    generation: int  # live after the change
+    at: float  # time of the change in the store, monotonic
 
 
 def measure(conditions: Conditions) -> Finding:
@@ -62,7 +62,7 @@ def measure(conditions: Conditions) -> Finding:
 
 
 class _Nights:
-    """Generations on disk and the commands that bring them live."""
+    """Generations on disk, and the commands that take them live."""
 
     def __init__(self, world: World, client: "redis.Redis") -> None:
         self._world = world
@@ -70,7 +70,7 @@ class _Nights:
         self._out_dir = world.folder / "generations"
 
     def write(self) -> int:
-        """Records in which every user has another's prefixes than in the last; its number."""
+        """Write a generation and return its number; each user gets other prefixes than before."""
         truth = self._world.truth
         shift = len(truth.shifts) * truth.num_users // 2
         starts = [
@@ -88,7 +88,7 @@ class _Nights:
         return generation
 
     def flip(self, name: str, command: str, generation: int) -> Flip:
-        """`generation` is what is live afterwards. Raises StepFailedError."""
+        """Run a command and note when `generation` is live. Raises StepFailedError."""
         with self._start(command, generation) as process:
             flipped_at = self._watch(generation, lambda: process.poll() is not None)
             _finish(process, command)
@@ -103,7 +103,7 @@ class _Nights:
         if command != "rollback":
             words += ["--generation", str(generation)]
             words += ["--release", str(self._world.truth.release.directory)]
-        if command == "activate":  # nobody keeps a prefix from one of these nights to the next
+        if command == "activate":  # two of these nights have no common prefix for any user
             words += ["--gate", "overlap=0"]
         return subprocess.Popen(
             [sys.executable, "-m", "offline", command, *words],
@@ -113,7 +113,10 @@ class _Nights:
         )
 
     def _watch(self, generation: int, is_over: Callable[[], bool]) -> float:
-        """When the store names that generation. Raises StepFailedError if it never does."""
+        """Poll the store until this generation is live and return the time.
+
+        Raises StepFailedError if the command ends without it.
+        """
         while True:
             has_ended = is_over()
             held = self._client.get(MANIFEST_KEY)
@@ -133,13 +136,16 @@ def _finish(process: "subprocess.Popen[str]", command: str) -> None:
 
 
 def _with_ends(flips: Sequence[Flip]) -> list[tuple[Flip, float]]:
-    """Each flip and when the next one began; far in the future for the last."""
+    """Pair each flip with the time of the next one; infinity for the last."""
     ends = [flip.at for flip in flips[1:]] + [float("inf")]
     return list(zip(flips, ends, strict=True))
 
 
 def describe(flip: Flip, end: float, load: LoadStream) -> Row:
-    """converged_s: from the store's change to the last answer from what was live before."""
+    """Return the row of one flip.
+
+    `converged_s` is the time from the change in the store to the last answer of an old generation.
+    """
     replies = load.since(flip.at, end)
     old = [
         reply.ended_at

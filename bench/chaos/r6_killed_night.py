@@ -1,4 +1,4 @@
-"""R6: the nightly job killed with -9 at fifty seeded points, proven by its own test."""
+"""R6: the nightly job killed with SIGKILL at fifty seeded points; runs the test of it."""
 
 import re
 import subprocess

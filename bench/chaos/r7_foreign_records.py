@@ -1,5 +1,8 @@
-"""R7 and R8 at their hardest: records that are not their user's, bytes that are no records, and
-replies that come when nobody waits for them any more."""
+"""R7 and R8 in their hardest case.
+
+The store has records of other users and bytes that are no records, and replies come after the
+service has stopped waiting for them.
+"""
 
 import re
 import time
@@ -24,6 +27,8 @@ _MEGABYTE = 2**20
 
 
 class Phase(NamedTuple):
+    """Result of one part of the scenario."""
+
     row: Row
     replies: list[Reply]
 
@@ -67,7 +72,7 @@ def _ask(world: World, service: ServiceProcess, name: str) -> Phase:
 
 
 def poison(client: "redis.Redis", world: World) -> None:
-    """Two users of three keep a sound record; under every third lies something else."""
+    """Replace the record of every third user by foreign, broken or outdated bytes."""
     generation = max(world.truth.shifts)
     for user in range(0, world.truth.num_users, 3):
         _poison(client, world, user, generation, kind=user // 3 % _NUM_POISONS)
@@ -94,7 +99,7 @@ def _poison(client: "redis.Redis", world: World, user: int, generation: int, *, 
     elif kind == 5:
         client.rpush(key, own)
     elif kind == 6:
-        client.set(key, late.encode(user_id(user)))  # sound, but of another night
+        client.set(key, late.encode(user_id(user)))  # valid, but of another night
     else:
         client.set(key, foreign)
         client.set(history_key(user_id(user)), b"no stream")

@@ -1,9 +1,10 @@
 """`python -m bench soak`: memory of a service under an even load for half an hour (R9).
 
-What a service keeps is bounded, and the question is what grows beyond: so every history is full
-from the start, the cache of encoded histories holds fewer than there are users (at its default of
-256 MB it would still fill up, at one event a second for twenty minutes), and most have asked
-before the first sample. The slope is a straight line through the samples after a sixth of the time.
+The caches of a service are bounded; the test looks for growth beyond them. All caches are therefore
+full at the first sample. Every history is full from the start. The cache of encoded histories has
+room for fewer users than there are: at its default of 256 MB and one event per second, it would
+still grow for twenty minutes. Most users have asked before the first sample. The slope is fitted to
+the samples after a sixth of the time.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from models.store.events import HISTORY_LIMIT
 _PERIOD_S = 5.0
 _FILL_RATE, _FILL_S = 200, 120.0  # 700 questions of 500 strangers, 1,200 events
 _SMALL_CACHE = {"THINKAHEAD_HISTORY_CACHE_MB": "16"}
-_WARM_UP_SHARE = 1 / 6  # of the samples
+_WARM_UP_SHARE = 1 / 6  # share of samples not in the fit
 _SLOPE_MB = 1.0
 _TEN_MINUTES_S = 600.0
 _BARS = "▁▂▃▄▅▆▇█"
@@ -37,9 +38,11 @@ _COLUMNS = ("name", "minutes", "answers", "failed", "p99_ms", "rss_mb", "slope_m
 
 
 class Sample(NamedTuple):
-    seconds: float
-    rss_mb: float
-    answers: int
+    """State of the service at one time."""
+
+    seconds: float  # since the first sample
+    rss_mb: float  # resident memory
+    answers: int  # so far
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def soak(world: World, *, minutes: float) -> tuple[list[Sample], LoadStream]:
-    """Samples every few seconds; one more at the end."""
+    """Fill the caches, then take samples every five seconds and one at the end."""
     samples: list[Sample] = []
     with world.service(environ=_SMALL_CACHE) as service:
         with world.load(service, rate=_FILL_RATE):
@@ -119,7 +122,7 @@ def describe(samples: Sequence[Sample], load: LoadStream) -> Finding:
 
 
 def slope(samples: Sequence[Sample]) -> float:
-    """MB per ten minutes, by least squares, once caches are warm."""
+    """Return the growth in MB per ten minutes, by least squares, without the warm-up."""
     kept = samples[int(_WARM_UP_SHARE * len(samples)) :]
     seconds = np.array([sample.seconds for sample in kept])
     rss_mb = np.array([sample.rss_mb for sample in kept])
@@ -127,7 +130,7 @@ def slope(samples: Sequence[Sample]) -> float:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """At most 60 bars, from the lowest value to the highest."""
+    """Draw values as at most 60 bars; the lowest bar is the lowest value."""
     parts = np.array_split(np.array(values), min(_WIDTH, len(values)))
     means = np.array([part.mean() for part in parts])
     spread = max(float(means.max() - means.min()), 1e-9)
@@ -146,7 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
     add("--minutes", type=float, default=30.0, metavar="M")
-    add("--rate", type=int, default=20, metavar="R", help="requests a second")
+    add("--rate", type=int, default=20, metavar="R", help="requests/s")
     add("--seed", type=int, default=0, metavar="S")
-    add("--json", type=Path, metavar="FILE", help="FILE, with .md and the samples as .csv")
+    add(
+        "--json", type=Path, metavar="FILE", help="results; writes .md and .csv (samples) beside it"
+    )
     return parser

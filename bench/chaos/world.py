@@ -1,6 +1,6 @@
-"""What every scenario starts from: a Redis with users in it, the service over it, and load.
+"""Common start of all scenarios: a Redis with synthetic users, services on it, and load.
 
-Knows processes and what the store is given. Knows nothing of any fault.
+Knows processes and the content of the store. Knows nothing of any fault.
 """
 
 import asyncio
@@ -28,23 +28,20 @@ from models.store.redis_store import RedisStore
 
 _TIMEOUT_MS = 10_000
 _TTL_S = 24 * 3600
-HISTORY = 20  # items
+HISTORY = 20  # items of each user at the start
 _WARM_UP_S = 1.0
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which all scenarios run. core: the service's own, None where cores cannot be chosen.
-
-    is_quick: as short as shows that everything works; its figures mean nothing.
-    """
+    """Conditions of a run, the same for all scenarios."""
 
     release: Release
-    folder: Path
-    core: int | None
-    rate: int
+    folder: Path  # for stores and logs
+    core: int | None  # of the service alone; None if cores cannot be chosen
+    rate: int  # requests per second
     seed: int
-    is_quick: bool
+    is_quick: bool  # as short as possible: shows that the scenarios work, figures mean nothing
 
     def seconds(self, whole: float, quick: float) -> float:
         return quick if self.is_quick else whole
@@ -54,12 +51,17 @@ class Conditions:
 
 
 class World:
-    """One store, one truth; as many services over it as a scenario starts."""
+    """One store with known content; a scenario starts services on it."""
 
     def __init__(
         self, conditions: Conditions, name: str, redis_url: str, *, history: int = HISTORY
     ) -> None:
-        """history: items of each user at the start."""
+        """Draw the histories.
+
+        Args:
+            name: of the folder below `conditions.folder`.
+            history: items of each user at the start.
+        """
         self.conditions = conditions
         self.folder = conditions.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -68,14 +70,14 @@ class World:
         self._num_started = 0
 
     def new_generation(self) -> int:
-        """Its number; every user has another's prefixes than in the one before."""
+        """Return the number of a new generation; each user gets other prefixes than before."""
         time.sleep(0.002)  # numbers are milliseconds
         generation = time.time_ns() // 1_000_000
         self.truth.shifts[generation] = len(self.truth.shifts) * self.truth.num_users // 2
         return generation
 
     def furnish(self) -> int:
-        """Histories, and a record for everybody in a live layer; its generation."""
+        """Write histories and a live layer with a record per user; return its generation."""
         generation = self.new_generation()
         asyncio.run(self._write(generation))
         return generation
@@ -84,7 +86,11 @@ class World:
     def service(
         self, *, redis_url: str | None = None, environ: Mapping[str, str] | None = None
     ) -> Iterator[ServiceProcess]:
-        """Ready. `redis_url`: another way to the same store."""
+        """Start a service and wait until it is ready.
+
+        Args:
+            redis_url: another URL of the same store, such as a proxy's.
+        """
         with self.start_service(redis_url=redis_url, environ=environ) as service:
             service.wait_until_ready()
             yield service
@@ -92,7 +98,7 @@ class World:
     def start_service(
         self, *, redis_url: str | None = None, environ: Mapping[str, str] | None = None
     ) -> ServiceProcess:
-        """To be entered; not ready then."""
+        """Prepare a service process; it starts in a `with` block, which does not wait for ready."""
         self._num_started += 1
         release = str(self.conditions.release.directory)
         words = ["--release", release, "--redis", redis_url or self.redis_url]
@@ -109,7 +115,7 @@ class World:
         patience_s: float = PATIENCE_S,
         settle_s: float = 0.0,
     ) -> LoadStream:
-        """To be entered. `rate`: requests a second."""
+        """Prepare a load on a service; it starts in a `with` block. `rate`: requests per second."""
         seed = self.conditions.seed
         return LoadStream(
             Address(HOST, service.port),
@@ -157,7 +163,7 @@ class World:
 
 
 def draw_histories(conditions: Conditions, size: int) -> Sequence[Sequence[str]]:
-    """Random items, oldest first, none twice."""
+    """Draw random histories without repeated items, oldest first."""
     rng = np.random.default_rng(conditions.seed)
     items = conditions.release.catalog.item_ids
     return [
@@ -170,7 +176,7 @@ def draw_histories(conditions: Conditions, size: int) -> Sequence[Sequence[str]]
 def open_world(
     conditions: Conditions, name: str, *, history: int = HISTORY
 ) -> Iterator[tuple[World, RedisServer]]:
-    """A world over one server, furnished."""
+    """Start a Redis server and fill it."""
     with RedisServer(conditions.folder / name / "redis") as server:
         world = World(conditions, name, server.url, history=history)
         world.furnish()
@@ -179,12 +185,12 @@ def open_world(
 
 @contextmanager
 def proxied(server: RedisServer) -> Iterator[tuple[ProxyProcess, str]]:
-    """A fault proxy before the server, and the URL of the store behind it."""
+    """Start a fault proxy in front of the server; yield it and the URL of the store behind it."""
     with ProxyProcess(server.address) as proxy:
         yield proxy, f"redis://{HOST}:{proxy.port}/0"
 
 
 def warm_up(load: LoadStream) -> None:
-    """Long enough that copies and histories are held and the first requests are past."""
+    """Wait until caches are filled and the first requests are answered, then forget the replies."""
     time.sleep(_WARM_UP_S)
     load.replies.clear()

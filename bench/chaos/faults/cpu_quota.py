@@ -1,6 +1,6 @@
-"""A process held to a share of one core, so that a generator beside it can ask for ten times more.
+"""Limit a process to a share of a core, so that one generator can send ten times its capacity.
 
-Knows cgroups and signals. Knows nothing of what the process does.
+Knows cgroups and signals. Knows nothing of the process.
 """
 
 import os
@@ -12,16 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_PERIOD_US = 10_000  # a tenth of the budget: at the usual 100 ms every answer would wait for one
-_WEIGHT_V1, _WEIGHT_V2 = "262144", "10000"  # the most: what the quota leaves, nobody else takes
+_PERIOD_US = 10_000  # a tenth of the budget: with the usual 100 ms, every answer would wait for one
+_WEIGHT_V1, _WEIGHT_V2 = "262144", "10000"  # the maximum: other processes do not take the quota
 _SIGNAL_PERIOD_S = 0.02
 
 
 @contextmanager
 def hold(pid: int, share: float) -> Iterator[str]:
-    """Hold a running process to `share` of a core; says how.
+    """Limit a running process to `share` of a core; yield a text with the method.
 
-    By a cgroup's CPU quota where we may make one, else by stopping and continuing it in turns.
+    The method is the CPU quota of a cgroup. If we may not make a cgroup, the process is stopped and
+    continued in turns.
     """
     if (group := _make_group(share)) is None:
         with _by_signals(pid, share):
@@ -37,7 +38,7 @@ def hold(pid: int, share: float) -> Iterator[str]:
 
 
 def _make_group(share: float) -> Path | None:
-    """A new group with that quota, version 1 or 2; None where that is not ours to do."""
+    """Make a cgroup with this quota, version 1 or 2; None without the permission."""
     name, quota = f"think-ahead-{os.getpid()}", str(int(share * _PERIOD_US))
     for root, values in (
         (

@@ -1,7 +1,4 @@
-"""What can be wrong with a connection to Redis, as one line of JSON can ask for it.
-
-Pure: knows no sockets.
-"""
+"""Faults of a connection to Redis, encoded as one line of JSON. Knows no sockets."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -11,29 +8,30 @@ from models.errors import InvalidInput, InvalidSettings
 
 
 class Kind(StrEnum):
+    """Kind of fault."""
+
     NONE = "none"
     LATENCY = "latency"  # replies come late, in order
     RESET = "reset"  # the connection is reset in place of a reply
     TRUNCATE = "truncate"  # half of a reply, then the end of the connection
-    CORRUPT = "corrupt"  # one byte of a reply is another
-    BLACK_HOLE = "black_hole"  # connections are taken, nothing moves; afterwards all comes late
-    REFUSE = "refuse"  # nobody listens
+    CORRUPT = "corrupt"  # one byte of a reply is changed
+    BLACK_HOLE = "black_hole"  # connections open, but no byte passes until the fault ends
+    REFUSE = "refuse"  # the port is closed
     ERROR = "error"  # every command is answered with `text`
 
 
 @dataclass(frozen=True)
 class Fault:
-    """delay_ms, jitter_ms: of LATENCY, uniform on top of fixed. share: of the pieces in which
-    replies come that RESET, TRUNCATE or CORRUPT strikes. text: of ERROR, as Redis would say it."""
+    """One fault and its parameters."""
 
     kind: Kind = Kind.NONE
-    delay_ms: float = 0.0
-    jitter_ms: float = 0.0
-    share: float = 1.0
-    text: str = "LOADING Redis is loading the dataset in memory"
+    delay_ms: float = 0.0  # LATENCY: fixed part
+    jitter_ms: float = 0.0  # LATENCY: maximum of a uniform part on top
+    share: float = 1.0  # RESET, TRUNCATE, CORRUPT: share of the reply pieces that are struck
+    text: str = "LOADING Redis is loading the dataset in memory"  # ERROR: in Redis' own form
 
     def __post_init__(self) -> None:
-        """Raises InvalidSettings."""
+        """Check the parameters. Raises InvalidSettings."""
         if self.delay_ms < 0 or self.jitter_ms < 0:
             raise InvalidSettings(
                 f"{self.kind}: {self.delay_ms} + {self.jitter_ms} ms, expected >= 0"
@@ -48,7 +46,7 @@ class Fault:
 
     @classmethod
     def decode(cls, line: bytes) -> "Fault":
-        """Raises InvalidSettings for what `encode` would not write; a field may be missing."""
+        """Parse a line of `encode`; fields may be missing. Raises InvalidSettings."""
         try:
             given = json.loads(line)
             return cls(**{**given, "kind": Kind(given.get("kind", Kind.NONE))})

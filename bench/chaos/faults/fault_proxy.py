@@ -1,10 +1,10 @@
-"""A TCP proxy in front of a Redis that does to its replies what networks and servers do.
+"""A TCP proxy in front of Redis that injects the faults of networks and servers.
 
     python -m bench.chaos.faults.fault_proxy --upstream HOST:PORT
 
-prints its own port and that of its control socket, and takes one line of JSON a fault there (see
-`faults`), each answered with `ok` or with what is wrong. Knows RESP only as far as to count
-commands.
+The command prints the port of the proxy and the port of its control socket. The control socket
+takes one line of JSON per fault (see `fault`) and answers each with `ok` or an error. Of the
+protocol RESP, the proxy only counts commands.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _SWITCH_TIMEOUT_S = 10.0
 
 
 class FaultProxy:
-    """One listening socket, one upstream, one fault at a time for all connections."""
+    """A proxy with one listening socket, one upstream, and one fault for all connections."""
 
     def __init__(self, upstream: Address, *, seed: int = 0) -> None:
         self.num_accepted = 0
@@ -49,12 +49,12 @@ class FaultProxy:
         return self._fault
 
     async def start(self) -> None:
-        """Raises OSError if the port that it had before is taken."""
+        """Listen, after a stop on the same port. Raises OSError if the port is taken."""
         self._server = await asyncio.start_server(self._serve, HOST, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def switch(self, fault: Fault) -> None:
-        """From now on this fault and no other, on old connections too."""
+        """Replace the current fault, on existing connections too."""
         self._fault = fault
         self._switched.set()
         self._switched = asyncio.Event()
@@ -67,7 +67,7 @@ class FaultProxy:
         await self._stop_listening()
 
     async def passable(self) -> Fault:
-        """The fault in force, once it is none that holds everything up."""
+        """Wait while the fault is BLACK_HOLE; return the current fault."""
         while self._fault.kind == Kind.BLACK_HOLE:
             await self._switched.wait()
         return self._fault
@@ -79,7 +79,7 @@ class FaultProxy:
         return (fault.delay_ms + self._rng.uniform(0.0, fault.jitter_ms)) / 1000
 
     def flip(self, piece: bytes) -> bytes:
-        """The piece with one byte changed."""
+        """Return the piece with one random byte changed."""
         at, by = self._rng.randrange(len(piece)), self._rng.randrange(1, 256)
         return piece[:at] + bytes([piece[at] ^ by]) + piece[at + 1 :]
 
@@ -103,7 +103,7 @@ class FaultProxy:
 
 
 class _Link:
-    """One client's connection and its twin to the upstream."""
+    """A client's connection and the matching connection to the upstream."""
 
     def __init__(
         self,
@@ -116,11 +116,11 @@ class _Link:
         self._upstream = upstream
         self._client = (reader, writer)
         self._server: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._parser = hiredis.Reader()  # of what the client asks
+        self._parser = hiredis.Reader()  # of the client's commands
         self._work: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Until either side closes, or the link is aborted."""
+        """Pass bytes on until either side closes or the link is aborted."""
         self._work = asyncio.create_task(self._pump())
         with suppress(asyncio.CancelledError, OSError):
             await self._work
@@ -129,7 +129,7 @@ class _Link:
                 streams[1].close()
 
     def abort(self) -> None:
-        """Both sides see a reset."""
+        """Reset both connections."""
         for streams in (self._server, self._client):
             if streams is not None:
                 _reset(streams[1])
@@ -159,7 +159,7 @@ class _Link:
                 await self._server[1].drain()
 
     def _count(self, piece: bytes) -> int:
-        """Commands that are complete with this piece."""
+        """Return the number of commands that this piece completes."""
         self._parser.feed(piece)
         num = 0
         try:
@@ -177,7 +177,7 @@ class _Link:
                 return
 
     async def _pass_on(self, fault: Fault, piece: bytes) -> bool:
-        """Whether the connection lives on."""
+        """Send a reply piece with the fault applied; return False if the connection ends."""
         if fault.kind == Kind.LATENCY:
             await asyncio.sleep(self._proxy.delay_s(fault))
         is_struck = self._proxy.strikes(fault)
@@ -201,7 +201,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def serve_forever(upstream: Address) -> None:
-    """Print both ports, then take faults until the control connection's peer is gone."""
+    """Print both ports, then take faults until the control connection closes."""
     proxy = FaultProxy(upstream)
     await proxy.start()
     over = asyncio.Event()
@@ -224,7 +224,7 @@ async def serve_forever(upstream: Address) -> None:
 
 
 class ProxyProcess:
-    """The proxy in a process of its own; ends with the `with`, or when this process dies."""
+    """A proxy in a child process; ends with its `with` block or with this process."""
 
     def __init__(self, upstream: Address) -> None:
         place = f"{upstream.host}:{upstream.port}"
@@ -245,11 +245,11 @@ class ProxyProcess:
         return self
 
     def switch(self, fault: Fault) -> None:
-        """In force when this returns. Raises InvalidSettings with what the proxy said instead."""
+        """Set the proxy's fault, in force on return. Raises InvalidSettings with its error."""
         self._control.sendall(fault.encode())
         with self._control.makefile("rb") as said:
             if (answer := said.readline().strip()) != b"ok":
-                raise InvalidSettings(f"fault proxy: {answer.decode() or 'it is gone'}")
+                raise InvalidSettings(f"fault proxy: {answer.decode() or 'no answer'}")
 
     def __exit__(
         self,
@@ -263,7 +263,7 @@ class ProxyProcess:
 
 
 def read_place(text: str) -> Address:
-    """HOST:PORT. Raises InvalidSettings."""
+    """Parse HOST:PORT. Raises InvalidSettings."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit():
         raise InvalidSettings(f"--upstream {text}, expected HOST:PORT")

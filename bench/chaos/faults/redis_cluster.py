@@ -1,4 +1,4 @@
-"""A cluster of Valkey on loopback: three masters, three replicas, any of which can be killed."""
+"""A Valkey cluster on loopback: three masters and three replicas, each of which can be killed."""
 
 import signal
 import socket
@@ -44,7 +44,7 @@ class RedisCluster:
         self._processes[port].wait()
 
     def master_of(self, key: str) -> int:
-        """Port of the master that owns a key's slot."""
+        """Return the port of the master that owns a key's slot."""
         with redis.Redis(port=self.ports[-1]) as client:
             slot: Any = client.execute_command("CLUSTER KEYSLOT", key)
             slots: Any = client.execute_command("CLUSTER SLOTS")
@@ -115,7 +115,7 @@ def _num_known(port: int) -> int:
 
 
 def _plain_slots(slots: Any) -> list[Any]:
-    """redis-py gives a dict of slot ranges, or the reply as it is."""
+    """Convert slot ranges to lists; redis-py gives a dict or the plain reply."""
     if not isinstance(slots, dict):
         return list(slots)
     return [[first, last, found["primary"]] for (first, last), found in slots.items()]

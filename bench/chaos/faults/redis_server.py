@@ -1,6 +1,6 @@
-"""A real Redis (Valkey) on a TCP port of its own, to be killed, stopped and brought back.
+"""A real Redis (Valkey) on its own TCP port, which can be killed, stopped and restarted.
 
-Knows processes and signals. Knows nothing of what is kept there.
+Knows processes and signals. Knows nothing of the data.
 """
 
 import signal
@@ -22,7 +22,7 @@ _POLL_S = 0.01
 
 
 class RedisServer:
-    """Its data outlive a kill."""
+    """A server process; its data survive a kill."""
 
     def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         self.address = Address(HOST, free_port())
@@ -35,7 +35,7 @@ class RedisServer:
         return f"redis://{self.address.host}:{self.address.port}/0"
 
     def start(self) -> None:
-        """Returns once it answers. Raises StepFailedError if it does not."""
+        """Start the server and wait until it answers. Raises StepFailedError if it does not."""
         self._folder.mkdir(parents=True, exist_ok=True)
         words = ["--port", str(self.address.port), "--bind", HOST, "--dir", str(self._folder)]
         words += ["--appendonly", "yes", "--save", "", *self._options]
@@ -49,7 +49,7 @@ class RedisServer:
             time.sleep(_POLL_S)
 
     def kill(self) -> None:
-        """SIGKILL, and gone."""
+        """Send SIGKILL and wait for the end."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -78,7 +78,7 @@ class RedisServer:
 
 
 def is_answering(address: Address) -> bool:
-    """Whether a PING is answered with anything that is no error."""
+    """Tell if a server answers PING with PONG."""
     try:
         with socket.create_connection(address, timeout=1.0) as connection:
             connection.sendall(b"PING\r\n")
