@@ -1,6 +1,7 @@
 """Users of few rights on a real Redis: each tier has what it needs, and the service no more.
 
-What the service may do stands in two places, deploy/redis-users.acl and the README: both are held.
+The rights of the service stand in deploy/redis-users.acl and in docs/operate-service.md: both are
+tested.
 """
 
 import re
@@ -42,15 +43,15 @@ def of_deploy() -> str:
     return re.sub(r"CHANGE-ME[A-Z-]*", SECRET, text)
 
 
-def of_readme() -> str:
-    """The service's user as the README gives it, the night's as in deploy/."""
-    text = " ".join((ROOT / "README.md").read_text().split())
-    (rules,) = re.findall(r"ACL SETUSER serving on >SECRET ([^`)]+)", text)
+def of_docs() -> str:
+    """Return the service's user as the documentation gives it, the night's as in deploy/."""
+    text = (ROOT / "docs" / "operate-service.md").read_text()
+    (rules,) = re.findall(r"ACL SETUSER serving on >SECRET (.+)", text)
     others = [line for line in of_deploy().splitlines() if SERVICE not in line]
     return "\n".join([*others, f"user {SERVICE} on >{SECRET} {rules}", ""])
 
 
-@pytest.fixture(params=[of_deploy, of_readme], ids=["deploy", "README"])
+@pytest.fixture(params=[of_deploy, of_docs], ids=["deploy", "docs"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
     acl = tmp_path / "users.acl"
     acl.write_text(request.param())
