@@ -36,10 +36,9 @@ from service.recommend.engine import Engine, Engines, self_test
 from service.recommend.experiments import Experiments
 from service.recommend.model_thread import ModelThread, NotDoneError
 from service.recommend.pages import Cursors
-from service.recommend.pipeline import Pipeline, Policy, Query, Served, answer_reserve_s
+from service.recommend.pipeline import Pipeline, Policy, answer_reserve_s
 from service.reload import Renewal, renew
 from service.settings import ServiceSettings
-from service.telemetry.logs import user_hash
 from service.telemetry.metrics import Metrics
 from service.users.breaker import Breaker
 from service.users.local_state import ErasureWatch, EventBuffer, LastGoodCache
@@ -52,7 +51,6 @@ _LAST_FLUSH_S = 1.0
 _REST_LAGS = 10  # the later the loop, the longer nobody listens to who was refused
 _SHORTEST_REST_S = 0.3
 logger = logging.getLogger(__name__)
-exposure_log = logging.getLogger("service.exposures")  # `bench ab` reads it
 
 
 class Serving:
@@ -103,9 +101,10 @@ class Serving:
             store, fingerprint=space.fingerprint, breaker=self._breaker, metrics=self.metrics
         )
         self._engines = Engines(engine, arms)
-        self._pipeline = Pipeline(
+        self.pipeline = Pipeline(
             self._engines,
             Policy(
+                budget_s=settings.request_budget_ms / 1000,
                 mode=settings.mode,
                 num_own_prefixes=settings.online_prefixes,
                 record_max_age_s=settings.record_max_age_hours * 3600,
@@ -157,23 +156,6 @@ class Serving:
             logger.error("%d events are lost: the store is away", num_lost)
         await asyncio.to_thread(self._thread.stop)
         await self._store.close()
-
-    async def recommend(
-        self, query: Query, *, timeout_ms: int | None = None, came_at: float | None = None
-    ) -> Served:
-        """`timeout_ms`: what the caller has; it only ever shortens the configured budget.
-
-        came_at: when the request came, on the monotonic clock; its time counts from there.
-        """
-        budget_ms = self._settings.request_budget_ms
-        if timeout_ms is not None:
-            budget_ms = min(budget_ms, timeout_ms)
-        came_at = time.monotonic() if came_at is None else came_at
-        served = await self._pipeline.recommend(
-            query, deadline=came_at + budget_ms / 1000, came_at=came_at
-        )
-        self._expose(query.user_id, served)
-        return served
 
     def reload_soon(self) -> None:
         """Look at the release directories again. May be called from a signal handler."""
@@ -252,22 +234,6 @@ class Serving:
         renewal = await asyncio.to_thread(renew, self._settings, current, release_dir)
         self.metrics.count_reload(renewal.outcome)
         return renewal
-
-    def _expose(self, user_id: str | None, served: Served) -> None:
-        """Counts and logs what an experiment needs to know: whom it showed what, in which arm."""
-        for experiment, arm, share in served.exposures:
-            self.metrics.count_exposure(experiment, arm)
-            fields = {
-                "experiment": experiment,
-                "arm": arm,
-                "share": share,
-                "user": user_hash(user_id) if user_id is not None else None,
-                "at_ms": time.time_ns() // 1_000_000,
-                "source": served.source,
-                "generation": served.record.generation if served.record else None,
-                "items": [served.engine.catalog.item_ids[pick.row] for pick in served.picks],
-            }
-            exposure_log.info("exposure", extra={"fields": fields})
 
     async def _become_ready(self) -> None:
         deadline = time.monotonic() + _SELF_TEST_TIMEOUT_S

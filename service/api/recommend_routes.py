@@ -159,7 +159,9 @@ async def _answer(
         after = serving.cursors.read(cursor, now_s=time.time(), asked=asked.digest)
         asked = replace(asked, after=after)
     state = request.scope["state"]
-    served = await serving.recommend(asked, timeout_ms=timeout_ms, came_at=state.get("came_at"))
+    served = await serving.pipeline.recommend(
+        asked, timeout_ms=timeout_ms, came_at=state.get("came_at")
+    )
     state["source"], state["seconds"] = served.source.value, served.seconds
     answer = write_recommendation(
         served, serving.cursors, user_id=asked.user_id, request_id=state["request_id"]
@@ -188,7 +190,7 @@ async def _answer_one(
     request_id, user_id = request.state.request_id, str(asked.user_id)
     try:
         check_user_id(user_id)
-        served = await serving.recommend(asked, timeout_ms=timeout_ms)
+        served = await serving.pipeline.recommend(asked, timeout_ms=timeout_ms)
     except InvalidUserId as exc:
         return BatchEntry(user_id=user_id, status=422, detail=str(exc))
     except Exception:  # the other users of the batch still get their answers

@@ -4,6 +4,7 @@ Reads the user, climbs the ladder on the model thread, fills up, explains and co
 the way costs a rung, never the answer. Knows nothing of HTTP.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from service.recommend.experiments import Choice, Experiments, Exposure
 from service.recommend.ladder import RECORDED, Pick, Plan, Wanted, plan_popular, plan_rungs
 from service.recommend.pages import MAX_SHOWN, Cursor, begin_cursor, digest, pin_layers, pin_view
 from service.sources import Criticality, Mode, Reason, Source
+from service.telemetry.logs import user_hash
 from service.telemetry.metrics import Metrics
 from service.users.manifest_watch import ManifestWatch
 from service.users.reader import Users, UserView
@@ -29,6 +31,7 @@ STAGES = ("store", "queue", "encode", "finish", "total")  # as the API names the
 _ANSWER_RESERVE_S = 0.002  # of the budget, to fill up and to write the answer
 _NOBODY = UserView((), None)
 _BY_FILTER = (Reason.SHORT, Reason.EMPTY)  # reasons that a filter explains, so no faults
+exposure_log = logging.getLogger("service.exposures")  # `bench ab` reads it
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Served:
 class Policy:
     """Settings of every answer."""
 
+    budget_s: float  # from the arrival of a request to its answer
     mode: Mode  # of queries that name none
     num_own_prefixes: int  # that the online model takes of its own
     record_max_age_s: float  # an older record is `stale`
@@ -112,17 +116,31 @@ class Pipeline:
         self._wall = wall
 
     async def recommend(
-        self, query: Query, *, deadline: float, came_at: float | None = None
+        self, query: Query, *, timeout_ms: int | None = None, came_at: float | None = None
     ) -> Served:
-        """Answer a query before `deadline`.
+        """Answer a query in time.
 
-        `deadline` and `came_at`, the arrival of the request, are times of the monotonic clock.
+        timeout_ms: the caller's time; it shortens the configured budget, never lengthens it.
+        came_at: arrival of the request on the monotonic clock, where its time begins; None: now.
         Above the concurrency limit the lowest rung answers, without the store and the model.
         Raises CursorGone for a list whose release or generation is no longer served.
         """
+        budget_s = self._policy.budget_s
+        if timeout_ms is not None:
+            budget_s = min(budget_s, timeout_ms / 1000)
+        came_at = self._monotonic() if came_at is None else came_at
+        served = await self._answer_within_limit(
+            query, deadline=came_at + budget_s, came_at=came_at
+        )
+        if served.exposures:
+            self._log_exposures(query.user_id, served)
+        return served
+
+    async def _answer_within_limit(
+        self, query: Query, *, deadline: float, came_at: float
+    ) -> Served:
         if self._limiter.admit(query.criticality) == Admission.POPULAR:
             return await self._answer(query, deadline=deadline, is_shed=True)
-        came_at = self._monotonic() if came_at is None else came_at
         sample_s: float | None = None
         try:
             served = await self._answer(query, deadline=deadline, is_shed=False)
@@ -262,6 +280,22 @@ class Pipeline:
         self._metrics.observe_rung(served.source, served.seconds["total"], is_held=served.is_held)
         if served.record is not None:
             self._metrics.observe_record_age(served.record_age_s)
+
+    def _log_exposures(self, user_id: str | None, served: Served) -> None:
+        """Count and log the arms of an answer, with the items that it shows."""
+        for experiment, arm, share in served.exposures:
+            self._metrics.count_exposure(experiment, arm)
+            fields = {
+                "experiment": experiment,
+                "arm": arm,
+                "share": share,
+                "user": user_hash(user_id) if user_id is not None else None,
+                "at_ms": time.time_ns() // 1_000_000,
+                "source": served.source,
+                "generation": served.record.generation if served.record else None,
+                "items": [served.engine.catalog.item_ids[pick.row] for pick in served.picks],
+            }
+            exposure_log.info("exposure", extra={"fields": fields})
 
 
 def answer_reserve_s(limiter: Limiter, lag: LoopLag) -> float:

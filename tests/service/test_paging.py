@@ -241,7 +241,7 @@ async def test_an_expired_cursor_is_410(store: MemoryStore) -> None:
     with pytest.raises(CursorGone):
         cursors.read(cursors.write(SOME), now_s=SOME.expires_at + 1, asked=ASKED)
     async with serving(store) as service:
-        service.serving._pipeline._wall = lambda: time.time() - LIFETIME_S - 10
+        service.serving.pipeline._wall = lambda: time.time() - LIFETIME_S - 10
         first = await service.recommend("user")
         answer = await ask(service, "/v1/recommend/user", cursor=first["next_cursor"])
         assert_gone(answer, "1800 s old")
