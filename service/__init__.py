@@ -1,12 +1,24 @@
-"""The online tier: HTTP in, recommendations out, inside a deadline.
+"""The online tier: HTTP requests in, recommendations out, within a deadline.
 
-A request reads from the top down: `routes` validates, `pipeline` keeps the deadline, `users` reads
-one user's history and record (past `breaker`, falling back to `copies`), `ladder` decides which
-rungs may answer and climbs them, at the `pace` that they have shown, on the thread of `worker`.
-`manifest` keeps up with the night, `reload` with new releases, `outbox` holds events while the
-store is away, `metrics` counts, `problems` words every error, `serving` holds all of it, `app` puts
-it behind HTTP and `__main__` runs it.
+A request for a recommendation passes through these modules:
 
-`client` is the other side: what a backend that wants recommendations calls, with nothing of the
-above behind it.
+    limits.connections           reads the connection; under overload rejects it or answers at once
+    api.middleware               adds request id and trace, counts the request
+    auth.key_middleware          checks the API key, its scope and its rate
+    api.recommend_routes         validates the request
+    recommend.pipeline           keeps the deadline: reads the user, climbs the ladder
+    users.reader                 reads history and record of the user from the store
+    recommend.ladder, climb      choose the rungs that may answer, and run them on the model thread
+    api.recommendation           writes the answer
+
+`serving` owns the state of a process and its background tasks. `app` and `admin` build the two ASGI
+applications, `server` runs them, `settings` configures them and `reload` replaces the release.
+`__main__` starts the service; `check` and `auth.new_key` are its other commands.
+
+`client` is the Python client for callers; it imports no other module of this package.
+
+Imports point downward only, from left to right:
+
+    __main__ > app admin server check > api > serving reload settings
+             > recommend > users limits > auth > telemetry > sources problems config_file
 """

@@ -111,7 +111,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **params: Unpack[PagedParams],
     ) -> Recommendation:
-        """Recommend items to a user who has just interacted with the items of `session`.
+        """Recommend items to a user after interactions with the items of `session`.
 
         The session is not stored.
         """
@@ -277,7 +277,7 @@ class Client:
         timeout_s: float | None = None,
         **params: Unpack[PagedParams],
     ) -> Recommendation:
-        """Recommend items to a user who has just interacted with the items of `session`.
+        """Recommend items to a user after interactions with the items of `session`.
 
         The session is not stored.
         """

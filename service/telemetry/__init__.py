@@ -1,1 +1,5 @@
-"""Prometheus metrics, log lines, W3C trace contexts and OpenTelemetry spans."""
+"""Metrics, logs and traces of the service.
+
+`metrics` holds the Prometheus metrics, `logs` formats lines, `trace_context` reads and writes W3C
+trace headers, and `otel` exports spans (extra `otel`).
+"""
