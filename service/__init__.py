@@ -17,7 +17,7 @@ applications, `server` runs them, `settings` configures them and `reload` replac
 
 `client` is the Python client for callers; it imports no other module of this package.
 
-Imports point downward only, from left to right:
+A module imports only from modules further to the right:
 
     __main__ > app admin server check > api > serving reload settings
              > recommend > users limits > auth > telemetry > sources problems config_file
