@@ -24,7 +24,7 @@ from service.settings import ServiceSettings
 from service.telemetry.logs import LogFormat, RequestLog
 
 if TYPE_CHECKING:
-    from service.telemetry.otel import SpanRecorder  # it needs an extra
+    from service.telemetry.otel import SpanRecorder  # needs the extra `otel`
 
 
 def create_app(

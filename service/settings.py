@@ -46,7 +46,7 @@ class ServiceSettings(BaseSettings):
 
     # Release and store
     release_dir: Path  # release to serve; no default
-    precision: Annotated[str, Field(min_length=1)] = "fastest"  # or a precision that it names
+    precision: Annotated[str, Field(min_length=1)] = "fastest"  # or a precision of the release
     redis_url: RedisUrl | None = None  # None: the embedded server
     state_dir: Path | None = None  # folder of the embedded server; unused if redis_url is set
 
@@ -58,7 +58,7 @@ class ServiceSettings(BaseSettings):
 
     # Admin port
     admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None  # None: no admin port
-    admin_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"  # otherwise keys_file is needed
+    admin_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"  # another address needs keys_file
     # Redis URL with a user that may write the manifest; None: redis_url.
     admin_redis_url: RedisUrl | None = None
 

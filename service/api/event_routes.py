@@ -56,7 +56,7 @@ async def append_event(
 
     A retry with the same `event_id` adds nothing.
     """
-    event = _event(body)
+    event = _to_event(body)
     came_at = request.scope["state"].get("came_at")
     appended = (await serving.append({user_id: [event]}, came_at=came_at))[user_id][0]
     taken = TakenEvent(
@@ -83,17 +83,17 @@ async def append_events(request: Request, serving: CurrentServing, body: EventBa
     """
     results: dict[int, EventResult] = {}
     events: dict[str, list[Event]] = {}
-    places: dict[str, list[int]] = {}
+    indices: dict[str, list[int]] = {}
     for at, each in enumerate(body.events):
         try:
-            event = _checked(each)
+            event = _validate_event(each)
         except InvalidInput as exc:
             results[at] = EventResult(status=422, user_id=each.user_id, detail=str(exc))
         else:
             events.setdefault(each.user_id, []).append(event)
-            places.setdefault(each.user_id, []).append(at)
-    taken = await _take(serving, events)
-    for user_id, of_user in places.items():
+            indices.setdefault(each.user_id, []).append(at)
+    taken = await _append_all(serving, events)
+    for user_id, of_user in indices.items():
         results.update(zip(of_user, taken[user_id], strict=True))
     answer = TakenBatch(
         request_id=request.state.request_id, results=[results[at] for at in sorted(results)]
@@ -102,7 +102,7 @@ async def append_events(request: Request, serving: CurrentServing, body: EventBa
     return Response(text, media_type="application/json")
 
 
-async def _take(
+async def _append_all(
     serving: Serving, events: Mapping[str, Sequence[Event]]
 ) -> dict[str, list[EventResult]]:
     try:
@@ -128,17 +128,17 @@ async def _take(
     }
 
 
-def _checked(each: BatchedEvent) -> Event:
+def _validate_event(each: BatchedEvent) -> Event:
     """Validate one event of a batch. Raises InvalidInput where a single event gets 422."""
     check_user_id(each.user_id)
     try:
-        return _event(NewEvent.model_validate(each.model_dump(exclude={"user_id"})))
+        return _to_event(NewEvent.model_validate(each.model_dump(exclude={"user_id"})))
     except ValidationError as exc:
         first = exc.errors()[0]
         raise InvalidInput(f"{first['loc'][0]}: {first['msg']}") from exc
 
 
-def _event(body: NewEvent) -> Event:
+def _to_event(body: NewEvent) -> Event:
     """Return the event to store. Raises InvalidRecord."""
     event = Event(
         item_id=body.item_id,

@@ -26,7 +26,7 @@ from service.telemetry.trace_context import (
 )
 
 if TYPE_CHECKING:
-    from service.telemetry.otel import SpanRecorder  # it needs an extra
+    from service.telemetry.otel import SpanRecorder  # needs the extra `otel`
 
 MAX_BODY_BYTES = 64 * 1024
 CLIENT_GONE = 499  # status in logs and metrics, as in nginx; it is not sent

@@ -83,7 +83,7 @@ async def recommend(
     """Return 200 for every valid request. `source` and `degraded` tell the answer's quality."""
     serving: Serving = request.app.state.serving
     return await _answer(
-        request, serving, _query(request, user_id, query), query.cursor, timeout_ms
+        request, serving, _to_query(request, user_id, query), query.cursor, timeout_ms
     )
 
 
@@ -106,10 +106,10 @@ async def recommend_for(
     The body is not stored.
     """
     if isinstance(body, ForUser):
-        asked = _query(request, body.user_id, body, _session(body))
+        query = _to_query(request, body.user_id, body, _session_events(body))
     else:
-        asked = _query(request, None, body, _history(body))
-    return await _answer(request, serving, asked, body.cursor, timeout_ms)
+        query = _to_query(request, None, body, _history_events(body))
+    return await _answer(request, serving, query, body.cursor, timeout_ms)
 
 
 @router.post(
@@ -126,13 +126,13 @@ async def recommend_batch(
     Each user has the time budget of a single request. `X-Request-Timeout-Ms` limits the whole
     batch: when it runs short, the remaining users get a cheaper rung.
     """
-    wanted = [_query(request, user_id, body) for user_id in body.user_ids]
-    results = await _answer_all(request, serving, wanted, timeout_ms)
+    queries = [_to_query(request, user_id, body) for user_id in body.user_ids]
+    results = await _answer_all(request, serving, queries, timeout_ms)
     answer = RecommendationBatch(request_id=request.state.request_id, results=results)
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
-def _query(
+def _to_query(
     request: Request, user_id: str | None, body: _RequestModel, events: tuple[Event, ...] = ()
 ) -> pipeline.Query:
     return pipeline.Query(
@@ -151,46 +151,46 @@ def _query(
 async def _answer(
     request: Request,
     serving: Serving,
-    asked: pipeline.Query,
+    query: pipeline.Query,
     cursor: str | None,
     timeout_ms: int | None,
 ) -> Response:
     if cursor is not None:
-        after = serving.cursors.read(cursor, now_s=time.time(), asked=asked.digest)
-        asked = replace(asked, after=after)
+        after = serving.cursors.read(cursor, now_s=time.time(), asked=query.digest)
+        query = replace(query, after=after)
     state = request.scope["state"]
     served = await serving.pipeline.recommend(
-        asked, timeout_ms=timeout_ms, came_at=state.get("came_at")
+        query, timeout_ms=timeout_ms, came_at=state.get("came_at")
     )
     state["source"], state["seconds"] = served.source.value, served.seconds
     answer = write_recommendation(
-        served, serving.cursors, user_id=asked.user_id, request_id=state["request_id"]
+        served, serving.cursors, user_id=query.user_id, request_id=state["request_id"]
     )
     headers = {"server-timing": server_timing(served)}
     return Response(orjson.dumps(answer), headers=headers, media_type="application/json")
 
 
 async def _answer_all(
-    request: Request, serving: Serving, wanted: Sequence[pipeline.Query], timeout_ms: int | None
+    request: Request, serving: Serving, queries: Sequence[pipeline.Query], timeout_ms: int | None
 ) -> list[BatchEntry]:
     """Answer one user after another, so that a batch takes one place in the queue."""
     ends_at = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
     results = []
-    for asked in wanted:
+    for query in queries:
         left_ms = None
         if ends_at is not None:
             left_ms = max(int(1000 * (ends_at - time.monotonic())), 1)
-        results.append(await _answer_one(request, serving, asked, left_ms))
+        results.append(await _answer_one(request, serving, query, left_ms))
     return results
 
 
 async def _answer_one(
-    request: Request, serving: Serving, asked: pipeline.Query, timeout_ms: int | None
+    request: Request, serving: Serving, query: pipeline.Query, timeout_ms: int | None
 ) -> BatchEntry:
-    request_id, user_id = request.state.request_id, str(asked.user_id)
+    request_id, user_id = request.state.request_id, str(query.user_id)
     try:
         check_user_id(user_id)
-        served = await serving.pipeline.recommend(asked, timeout_ms=timeout_ms)
+        served = await serving.pipeline.recommend(query, timeout_ms=timeout_ms)
     except InvalidUserId as exc:
         return BatchEntry(user_id=user_id, status=422, detail=str(exc))
     except Exception:  # the other users of the batch still get their answers
@@ -200,26 +200,26 @@ async def _answer_one(
     return BatchEntry(user_id=user_id, status=200, recommendation=answer)
 
 
-def _history(body: ForHistory) -> tuple[Event, ...]:
+def _history_events(body: ForHistory) -> tuple[Event, ...]:
     """Return the history as events, oldest first.
 
     An item without a timestamp takes the timestamp of the item before it.
     """
     events, timestamp = [], 0
-    for at, past in enumerate(body.history):
-        item_id, stamp = (past, None) if isinstance(past, str) else (past.item_id, past.timestamp)
+    for at, item in enumerate(body.history):
+        item_id, stamp = (item, None) if isinstance(item, str) else (item.item_id, item.timestamp)
         timestamp = timestamp if stamp is None else stamp
         events.append(Event(item_id, timestamp, f"{_UNSTORED_PREFIX}{at}"))
     return tuple(sorted(events, key=lambda event: event.timestamp))
 
 
-def _session(body: ForUser) -> tuple[Event, ...]:
+def _session_events(body: ForUser) -> tuple[Event, ...]:
     """Return the session as events. Raises InvalidRecord for an event that cannot be stored."""
     now_s, events = int(time.time()), []
-    for at, done in enumerate(body.session):
-        stamp = now_s if done.timestamp is None else done.timestamp
-        check_event(Event(done.item_id, stamp, done.event_id or secrets.token_hex(8)))
-        events.append(Event(done.item_id, stamp, done.event_id or f"{_UNSTORED_PREFIX}{at}"))
+    for at, action in enumerate(body.session):
+        stamp = now_s if action.timestamp is None else action.timestamp
+        check_event(Event(action.item_id, stamp, action.event_id or secrets.token_hex(8)))
+        events.append(Event(action.item_id, stamp, action.event_id or f"{_UNSTORED_PREFIX}{at}"))
     return tuple(events)
 
 
@@ -233,7 +233,7 @@ def _read_query(request: Request) -> RecommendQuery:
     try:
         return RecommendQuery.model_validate(params)
     except ValidationError as exc:
-        raise _refusal(exc, "query") from exc
+        raise _validation_error(exc, "query") from exc
 
 
 def _read_timeout(request: Request) -> int | None:
@@ -242,11 +242,11 @@ def _read_timeout(request: Request) -> int | None:
             try:
                 return _TIMEOUT.validate_python(value.decode("latin-1"))
             except ValidationError as exc:
-                raise _refusal(exc, "header", TIMEOUT_HEADER) from exc
+                raise _validation_error(exc, "header", TIMEOUT_HEADER) from exc
     return None
 
 
-def _refusal(exc: ValidationError, *where: str) -> RequestValidationError:
+def _validation_error(exc: ValidationError, *where: str) -> RequestValidationError:
     return RequestValidationError(
         [{**error, "loc": (*where, *error["loc"])} for error in exc.errors()]
     )

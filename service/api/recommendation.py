@@ -29,7 +29,7 @@ def write_recommendation(
         timings_ms=_timings(served),
     )
     if served.thoughts is None:
-        del answer["paths"]  # deleted instead of appended: the agreed order has it before timings
+        del answer["paths"]  # built in, then deleted: the agreed order has it before timings_ms
     return answer
 
 

@@ -20,7 +20,7 @@ MAX_BATCH = 100  # users
 MAX_EVENTS = 500
 MAX_SESSION = 100
 MAX_EVENT_ID_CHARS = 128
-LAST_SECOND = 253_402_300_799  # of the year 9999; milliseconds taken for seconds lie beyond
+LAST_SECOND = 253_402_300_799  # end of the year 9999; rejects milliseconds sent as seconds
 TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
 
 

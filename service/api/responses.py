@@ -8,7 +8,7 @@ Knows nothing of how an answer is computed; `recommendation` fills in the fields
 from typing import Annotated, NotRequired
 
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from service.sources import Source
 
