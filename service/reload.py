@@ -1,7 +1,7 @@
-"""The releases that the settings name, and others in their place while requests are answered.
+"""Load the releases that the settings name, and replace them while requests are answered.
 
-The new one is loaded, verified and tried beside the old one; whoever holds the engine swaps it by
-one assignment. Knows nothing of requests.
+A new release is loaded, verified and tried while the old one goes on serving. The caller then swaps
+the engine by one assignment. Knows nothing of requests.
 """
 
 import logging
@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 
 class Renewal(NamedTuple):
-    """engine: the one to serve from now on; the old one unless the outcome is `taken`."""
+    """Result of one look at a release directory."""
 
-    engine: Engine
+    engine: Engine  # to serve with from now on; the old one unless the outcome is `taken`
     outcome: Literal["taken", "unchanged", "refused"]
 
 
@@ -37,9 +37,9 @@ def _load(settings: ServiceSettings, release_dir: Path) -> Engine:
 
 
 def load_arms(settings: ServiceSettings, engine: Engine) -> dict[Path, Engine]:
-    """The releases that arms of experiments name, each tried.
+    """Load and try the releases that arms of experiments name. Return them by directory.
 
-    Raises InvalidRelease, ReleaseMismatch for one of another SID space than the engine's.
+    Raises InvalidRelease, and ReleaseMismatch for a release of another SID space than `engine`.
     """
     named = {arm.release for each in settings.experiments for arm in each.arms if arm.release}
     arms = {path: _load(settings, path) for path in sorted(named)}
@@ -50,9 +50,10 @@ def load_arms(settings: ServiceSettings, engine: Engine) -> dict[Path, Engine]:
 
 
 def renew(settings: ServiceSettings, current: Engine, release_dir: Path) -> Renewal:
-    """What this directory holds now, in place of `current`, which came from it, if it can be.
+    """Load the directory that `current` came from, and return the engine to use from now on.
 
-    Not on the thread that finishes: the old engine goes on meanwhile. Never raises.
+    Runs on a thread other than the model thread, while `current` goes on serving. Raises nothing:
+    a bad release is logged and refused.
     """
     try:
         engine = _load(settings, release_dir)
@@ -72,7 +73,10 @@ def renew(settings: ServiceSettings, current: Engine, release_dir: Path) -> Rene
 
 
 def _check_space(engine: Engine, current: Engine) -> None:
-    """Records and manifest are of one SID space: another one takes a restart."""
+    """Raise ReleaseMismatch for another SID space: records and manifest would not fit it.
+
+    Only a restart can change the SID space of a process.
+    """
     found, expected = engine.catalog.space.fingerprint, current.catalog.space.fingerprint
     if found != expected:
         raise ReleaseMismatch(

@@ -1,16 +1,16 @@
-"""Everything that one serving process holds, and its life: start, keep up, stop.
+"""State of one serving process, and its life: start, follow store and releases, stop.
 
-What it keeps between requests is bounded:
+Everything that it keeps between requests is bounded:
 
     connections                     MAX_CONNECTIONS; head and body of a request by their own limits
     requests in work                the limiter, `queue_limit` at the very most
     requests read and not answered  the limiter's second bound: `is_flooded`
-    jobs of the worker              `queue_limit`
+    jobs of the model thread        `queue_limit`
     last good copies of users       `copies_limit`, as are records resolved by an engine
     encoded histories               `history_cache_mb`
     events that wait                `outbox_limit`
     connections to the store        one wire, and MAX_CONNECTIONS of redis-py
-    labels of metrics               enums, routes, statuses and settings: no caller's words
+    labels of metrics               enums, routes, statuses and settings: no text from callers
 
 Knows nothing of HTTP; `app` puts it behind routes.
 """
@@ -46,7 +46,7 @@ from service.users.manifest_watch import ManifestWatch
 from service.users.reader import Appended, Users
 
 _SELF_TEST_TIMEOUT_S = 60.0
-_PROBE_S = 0.1  # between looks at a store that is away or in doubt
+_PROBE_S = 0.1  # between polls of a store that is away or in doubt
 _LAST_FLUSH_S = 1.0
 _REST_LAGS = 10  # the later the loop, the longer nobody listens to who was refused
 _SHORTEST_REST_S = 0.3
@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 
 class Serving:
+    """State of one serving process."""
+
     def __init__(
         self,
         settings: ServiceSettings,
@@ -125,11 +127,14 @@ class Serving:
 
     @property
     def unready(self) -> str | None:
-        """Why no traffic should be sent here; None once it should."""
+        """Reason why no traffic should be sent to this process; None if it should."""
         return "the process is about to end" if self.draining.is_set() else self._trouble
 
     async def start(self) -> None:
-        """Returns at once but for one look at the store; readiness follows by itself."""
+        """Poll the store once and start the background tasks; one of them makes the process ready.
+
+        Returns before the process is ready: see `unready`.
+        """
         self._loop = asyncio.get_running_loop()
         self._lag.start()
         self._thread.start()
@@ -143,8 +148,8 @@ class Serving:
         ]
 
     async def stop(self) -> None:
-        """After the last request: hand over what waits, then let go of everything."""
-        self._stopping.set()  # no cancelling: whatever is under way ends in order
+        """Send the buffered events, then release everything. Call it after the last request."""
+        self._stopping.set()  # no task is cancelled: each ends in order
         self._reload_wanted.set()
         self._wanted_at_store.set()
         await asyncio.gather(*self._tasks)
@@ -158,14 +163,14 @@ class Serving:
         await self._store.close()
 
     def reload_soon(self) -> None:
-        """Look at the release directories again. May be called from a signal handler."""
-        if self._loop is not None:  # before that it is being read for the first time
+        """Read the release directories again soon. May be called from a signal handler."""
+        if self._loop is not None:  # before `start` they are being read for the first time
             self._loop.call_soon_threadsafe(self._reload_wanted.set)
 
     async def reload(self) -> Literal["taken", "unchanged", "refused"]:
-        """Look at the release directories now; what came of the service's own.
+        """Read the release directories now. Return the outcome for the service's own release.
 
-        Each of an arm is looked at by itself: one that is refused keeps nothing else back.
+        The release of each arm is read on its own: a refused one does not affect the others.
         """
         async with self._reloading:
             renewal = await self._renew(self.engine, self._settings.release_dir)
@@ -177,20 +182,24 @@ class Serving:
         return renewal.outcome
 
     def users_with_records(self, limit: int) -> list[str]:
-        """Users whom this process has seen lately and who had a record then."""
+        """Return up to `limit` recent users of this process that had a record."""
         return self._cache.with_records(limit)
 
     def drain(self) -> None:
-        """Unready from now on, and connections are closed. May be called from a signal handler."""
+        """Become unready, and close connections behind their answers.
+
+        May be called from a signal handler.
+        """
         self.draining.set()
 
     async def append(
         self, events: Mapping[str, Sequence[Event]], *, came_at: float | None = None
     ) -> dict[str, list[Appended]]:
-        """By user, in order. Goes on when the client is gone: what it has sent is kept.
+        """Append events by user, and return the result of each event in order.
 
-        came_at: as in `recommend`; what the store has not taken in time waits in this process.
-        Raises StoreUnavailable when not even that has room.
+        The appending goes on when the client disconnects. Events that the store does not take in
+        time wait in this process. came_at: arrival of the request on the monotonic clock, where
+        its time begins. Raises StoreUnavailable when the event buffer is full, too.
         """
         appending = asyncio.create_task(self._append(events, came_at=came_at))
         self._appending.add(appending)
@@ -247,7 +256,7 @@ class Serving:
             logger.info("ready with %s", self.engine.label)
 
     async def _keep_up(self) -> None:
-        """Look at the store at intervals; sooner while it is in doubt, and as soon as it is."""
+        """Poll the store at intervals: shorter ones while it is in doubt, and when doubt begins."""
         poll_s = self._settings.manifest_poll_ms / 1000
         while not self._stopping.is_set():
             self._wanted_at_store.clear()
@@ -270,9 +279,9 @@ class Serving:
     def _watch_gauges(self) -> None:
         watch = self.metrics.watch
         watch("breaker_open", "1 while the store is not asked.", lambda: self._breaker.is_open)
-        watch("queue_waiting", "Finishes in the queue.", lambda: self._thread.num_waiting)
+        watch("queue_waiting", "Jobs that wait for the model.", lambda: self._thread.num_waiting)
         watch("outbox_events", "Events that wait for the store.", lambda: len(self._buffer))
-        watch("erasures_waiting", "Users who wait to be erased.", lambda: len(self._erasures))
+        watch("erasures_waiting", "Users that wait to be erased.", lambda: len(self._erasures))
         watch("user_copies", "Users with a last good copy.", lambda: len(self._cache))
         watch("concurrency_limit", "Requests that may be in work.", lambda: self._limiter.limit)
         watch("in_work", "Requests in work.", lambda: self._limiter.num_inside)
@@ -281,5 +290,5 @@ class Serving:
             "Requests in work as a share of the limit; from 1 on others are shed.",
             lambda: self._limiter.saturation,
         )
-        watch("loop_lag_seconds", "By how much the event loop is late.", lambda: self._lag.seconds)
+        watch("loop_lag_seconds", "Lag of the event loop, in seconds.", lambda: self._lag.seconds)
         watch("ready", "1 once the self-test has passed.", lambda: self.unready is None)

@@ -69,7 +69,8 @@ class Finisher:
     """Finishes on one catalog with one searcher. Not thread-safe."""
 
     def __init__(self, searcher: Searcher, catalog: Catalog) -> None:
-        self.num_opened_L = np.zeros(catalog.space.levels, dtype=np.int64)  # so far, by depth
+        self._levels = catalog.space.levels
+        self.num_opened_L = np.zeros(self._levels, dtype=np.int64)  # so far, by depth
         self.num_scored = 0  # children of all nodes opened so far
         self._searcher = searcher
         self._catalog = catalog
@@ -142,10 +143,9 @@ class Finisher:
             exclude: catalog rows to leave out.
             allowed_N: mask over the catalog's rows.
         """
-        levels = self._catalog.space.levels
         allowed = AllowedRows(self._first_row, self._banned_N, allowed_N)
         with self._ban(exclude):
-            found = self._search(state, candidates, levels, k=k, allowed=allowed).found
+            found = self._search(state, candidates, self._levels, k=k, allowed=allowed).found
         best = zip(found.entry.tolist(), found.logprob.tolist(), strict=True)
         return [Scored(row, logprob) for row, logprob in best]
 
@@ -173,7 +173,7 @@ class Finisher:
         allowed: AllowedRows | None,
     ) -> Searched:
         if not k:
-            return Searched.nothing(self._catalog.space.levels)
+            return Searched.nothing(self._levels)
         searched = self._searcher.search(state, tree, goal=goal, k=k, allowed=allowed)
         self.num_opened_L += searched.num_opened_L
         self.num_scored += searched.num_scored

@@ -137,6 +137,7 @@ class NativeRuntime:
         if max(config.levels, config.layers) > _MAX_LEVELS:
             raise InvalidRelease(f"{NATIVE}: more than {_MAX_LEVELS} levels or layers")
         self.config = config
+        self._levels = config.levels
         self._prunes = prunes
         self._library = _load(file)
         self._packed = _Packed(config, weights)
@@ -178,7 +179,7 @@ class NativeRuntime:
     ) -> Searched:
         """Search as `models.online.finish.Searcher.search` specifies."""
         entries, logprobs = np.empty(k, dtype=np.int64), np.empty(k)
-        num_opened_L, num_scored = np.zeros(self.config.levels, dtype=np.int64), c_int64()
+        num_opened_L, num_scored = np.zeros(self._levels, dtype=np.int64), c_int64()
         num = self._library.search_tree(
             byref(self._packed.model),
             state.buffer.ctypes.data,

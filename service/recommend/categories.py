@@ -1,4 +1,4 @@
-"""The items of each category, as masks for the finish and as lists for the popular rung.
+"""Items of each category, as masks for the model and as lists for the popular rung.
 
 An item belongs to every level of its category path. Knows nothing of users or requests.
 """
@@ -17,41 +17,41 @@ MAX_KEPT = 32  # masks and trees; a mask takes one byte an item of the catalog
 
 
 class Category:
-    """What a request may choose from: `rows` of the catalog, most popular first."""
+    """The items of one category."""
 
     def __init__(self, catalog: Catalog, rows: NDArray[np.int64]) -> None:
-        self.rows = rows
+        self.rows = rows  # of the catalog, most popular first
         self._catalog = catalog
 
     @cached_property
     def popular_rows(self) -> list[int]:
-        """As many as an answer can need beside a history and a request's exclusions."""
+        """The first MAX_POPULAR rows, which is all that an answer can need."""
         rows: list[int] = self.rows[:MAX_POPULAR].tolist()
         return rows
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """Over the catalog's rows."""
+        """Mask over the catalog's rows, (N,)."""
         allowed_N = np.zeros(len(self._catalog), dtype=bool)
         allowed_N[self.rows] = True
         return allowed_N
 
     @cached_property
     def candidates(self) -> Candidates:
-        """Every prefix that holds an item of the category."""
+        """All prefixes that hold an item of the category."""
         trie, depth = self._catalog.trie, self._catalog.space.prefix_depth
         return from_nodes(trie, trie.nodes(self._catalog.sids[self.rows, :depth]))
 
 
 class Categories:
-    """The categories of one catalog; those asked for last keep their masks."""
+    """The categories of one catalog, with the masks of the MAX_KEPT most recently used ones."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._kept: OrderedDict[str, Category] = OrderedDict()
 
     def get(self, name: str) -> Category:
-        """One without items for a name that no item has."""
+        """Return the category of this name; it is empty if no item has the name."""
         if name not in self._kept:
             rows = self._rows.get(name, np.empty(0, dtype=np.int64))
             self._kept[name] = Category(self._catalog, rows)
@@ -70,5 +70,5 @@ class Categories:
 
 
 def by_popularity(catalog: Catalog) -> NDArray[np.int64]:
-    """All rows, the one with the most training interactions first; ties by row."""
+    """Return all rows, those with the most training interactions first; ties by row."""
     return np.argsort(-catalog.popularity, kind="stable")

@@ -1,7 +1,7 @@
 """One thread for the model, behind a bounded queue.
 
-A job is a plain function and the moment by which its answer is worth having, on the monotonic
-clock. No two jobs run at once. Knows nothing of recommendations.
+A job is a function and its deadline on the monotonic clock. Jobs run one at a time. Knows nothing
+of recommendations.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ class NotDoneError(Exception):
 
 
 class QueueFullError(NotDoneError):
-    """The job was not accepted."""
+    """The job was not accepted, because too many jobs wait."""
 
 
 class OutOfTimeError(NotDoneError):
-    """The job's deadline came first; it may still be running."""
+    """The deadline came before the result; the job may still be running."""
 
     def __init__(self, spent: "Spent") -> None:
         super().__init__("out of time")
@@ -38,30 +38,34 @@ class JobFailedError(NotDoneError):
 
 
 class Spent(NamedTuple):
-    queue_s: float
-    run_s: float
+    """Time of a job."""
+
+    queue_s: float  # seconds in the queue
+    run_s: float  # seconds on the thread
 
 
 class Done(NamedTuple, Generic[T]):
+    """Result of a job."""
+
     value: T
     spent: Spent
 
 
 class ModelThread:
-    """Start before use; `run` is for one event loop."""
+    """A thread that runs jobs for one event loop. Call `start` before `run`."""
 
     def __init__(self, *, limit: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._limit = limit
         self._monotonic = monotonic
-        self._num_accepted = 0  # jobs that the thread has or will have
+        self._num_accepted = 0  # jobs that are queued or running
         self._thread = threading.Thread(target=self._work, name="finish", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what is queued, then end the thread. Blocks until then."""
+        """Run the queued jobs, then end the thread. Blocks until then."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -72,11 +76,11 @@ class ModelThread:
     async def run(
         self, function: Callable[[], T], *, deadline: float, is_brief: bool = False
     ) -> Done[T]:
-        """Result of `function`, called on the thread.
+        """Call `function` on the thread and return its result.
 
-        is_brief: it takes less time than a hand-over would, so while the thread is idle it is
-        called on the loop. Raises QueueFullError at once, OutOfTimeError at the deadline, and
-        JobFailedError when the function raised.
+        is_brief: the function takes less time than the hand-over to the thread would, so the event
+        loop calls it while the thread is idle. Raises QueueFullError at once, OutOfTimeError at
+        the deadline, and JobFailedError when the function raised.
         """
         queued_at, loop = self._monotonic(), asyncio.get_running_loop()
         if queued_at >= deadline:
@@ -114,7 +118,7 @@ class ModelThread:
 
 
 class _Job:
-    """Made on the loop, run on the thread, answered on the loop."""
+    """A job: made on the event loop, run on the thread, settled on the event loop."""
 
     def __init__(
         self,
@@ -124,7 +128,7 @@ class _Job:
         loop: asyncio.AbstractEventLoop,
         has_ended: Callable[[], None],
     ) -> None:
-        """has_ended: called on the loop once the thread is through with it, run or not."""
+        """has_ended: called on the event loop after the thread ran or skipped the job."""
         self.result: asyncio.Future[Any] = loop.create_future()
         self._function = function
         self._deadline = deadline
@@ -135,18 +139,18 @@ class _Job:
         self._ended_at: float | None = None
 
     def spent(self, now: float) -> Spent:
-        """Seconds in the queue and on the thread, as of `now` at the latest."""
+        """Return the seconds in the queue and on the thread, up to `now` if it has not ended."""
         began_at = self._began_at if self._began_at is not None else now
         ended_at = self._ended_at if self._ended_at is not None else now
         return Spent(began_at - self._queued_at, max(ended_at - began_at, 0.0))
 
     def expire(self) -> None:
-        """End the wait; the job itself may go on."""
+        """End the wait for the result; the job itself may go on."""
         if not self.result.done():
             self.result.set_exception(TimeoutError())
 
     def run(self, monotonic: Callable[[], float]) -> None:
-        """Nothing, for a job that nobody waits for any more or will in a moment."""
+        """Call the function, unless the deadline has passed or the caller has stopped waiting."""
         value, failure, began_at = None, None, monotonic()
         if not self.result.done() and began_at < self._deadline:
             self._began_at = began_at
@@ -156,7 +160,7 @@ class _Job:
                 logger.exception("a job of the worker failed")
                 failure = exc
             self._ended_at = monotonic()
-        with suppress(RuntimeError):  # the loop was closed meanwhile
+        with suppress(RuntimeError):  # the loop was closed while the job ran
             self._loop.call_soon_threadsafe(self._settle, value, failure)
 
     def _settle(self, value: Any, failure: Exception | None) -> None:
