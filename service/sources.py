@@ -9,7 +9,7 @@ DEFAULT_ITEMS = 10  # of an answer, if the request names no number
 
 
 class Source(StrEnum):
-    """The rungs of the ladder, best first."""
+    """Rungs of the ladder, best first."""
 
     PERSONAL = "personal"  # prefixes of this user's record, written by the night
     STALE = "stale"  # such a record, but over age, a local copy, or behind an unreadable record

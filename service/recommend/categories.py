@@ -17,7 +17,7 @@ MAX_KEPT = 32  # masks and trees; a mask takes one byte an item of the catalog
 
 
 class Category:
-    """The items of one category."""
+    """Items of one category."""
 
     def __init__(self, catalog: Catalog, rows: NDArray[np.int64]) -> None:
         self.rows = rows  # of the catalog, most popular first
@@ -25,7 +25,7 @@ class Category:
 
     @cached_property
     def popular_rows(self) -> list[int]:
-        """The first MAX_POPULAR rows, which is all that an answer can need."""
+        """First MAX_POPULAR rows, which is all that an answer can need."""
         rows: list[int] = self.rows[:MAX_POPULAR].tolist()
         return rows
 
@@ -44,7 +44,7 @@ class Category:
 
 
 class Categories:
-    """The categories of one catalog, with the masks of the MAX_KEPT most recently used ones."""
+    """Categories of one catalog, with the masks of the MAX_KEPT most recently used ones."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -70,5 +70,5 @@ class Categories:
 
 
 def by_popularity(catalog: Catalog) -> NDArray[np.int64]:
-    """Return all rows, those with the most training interactions first; ties by row."""
+    """Return all rows by descending number of training interactions; ties by row."""
     return np.argsort(-catalog.popularity, kind="stable")

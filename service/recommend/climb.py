@@ -165,7 +165,7 @@ class Climb:
 
 
 class Climbed(NamedTuple):
-    """The items of one climb, filled up with popular ones, and how they were found."""
+    """Items of one climb, filled up with popular ones, and the way to them."""
 
     picks: tuple[Pick, ...]
     rung: Source  # the first rung that gave an item

@@ -34,7 +34,7 @@ class Engine:
     release: Release
     finisher: Finisher
     history_cache_bytes: int = 256 * MIB  # of encoded histories
-    candidates_limit: int = 4096  # records whose candidate tree is kept
+    candidates_limit: int = 4096  # number of records with a cached candidate tree
 
     @property
     def catalog(self) -> Catalog:
@@ -100,7 +100,7 @@ class Engine:
 
 
 class Engines:
-    """The engine of the service's own release, and those that arms of experiments choose.
+    """Engines of the service's own release and of releases that arms of experiments choose.
 
     Each may be replaced between requests, by one assignment.
     """

@@ -35,7 +35,7 @@ class Arm(BaseModel):
     name: Name
     weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1  # relative to the other arms
     mode: Mode | None = None
-    # Generation whose records are read: a number (then the older live layers), `live` (never the
+    # Generation of the records to read: a number (then the older live layers), `live` (never the
     # canary's layers), `canary`, or `none` (no record, the online model alone).
     generation: Annotated[int, Field(ge=1)] | Literal["live", "canary", "none"] | None = None
     release: Path | None = None
@@ -89,7 +89,7 @@ class Exposure(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """How one user is served. A setting of None stays as the service is configured."""
+    """Settings for one user. A setting of None stays as the service is configured."""
 
     held_at: Source | None = None  # the highest rung that may answer; None: the best that can
     exposures: tuple[Exposure, ...] = ()
@@ -164,7 +164,7 @@ class Holdback:
 
 
 class Experiments:
-    """The experiments and the holdback of one service.
+    """Experiments and holdback of one service.
 
     Raises ValueError for experiments that cannot run together.
     """

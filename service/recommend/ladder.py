@@ -28,7 +28,7 @@ class Pick(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """The rungs that may answer for one user, and why better ones may not."""
+    """Rungs that may answer for one user, and reasons why better ones may not."""
 
     rungs: tuple[Source, ...]  # rungs of the model, best first; `popular` comes after all of them
     rows: tuple[int, ...]  # the history as catalog rows, oldest first
@@ -39,7 +39,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The items that an answer may hold."""
+    """Items that an answer may hold."""
 
     num_items: int
     exclude: frozenset[int]  # catalog rows

@@ -18,15 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 class NotDoneError(Exception):
-    """The job gave no result in time."""
+    """Base of the errors below: a job gave no result in time."""
 
 
 class QueueFullError(NotDoneError):
-    """The job was not accepted, because too many jobs wait."""
+    """Too many jobs wait, so the job was not accepted."""
 
 
 class OutOfTimeError(NotDoneError):
-    """The deadline came before the result; the job may still be running."""
+    """Deadline passed before the result came; the job may still be running."""
 
     def __init__(self, spent: "Spent") -> None:
         super().__init__("out of time")
@@ -34,7 +34,7 @@ class OutOfTimeError(NotDoneError):
 
 
 class JobFailedError(NotDoneError):
-    """The job raised; the traceback is in the log."""
+    """Exception in the job; the traceback is in the log."""
 
 
 class Spent(NamedTuple):

@@ -1,4 +1,4 @@
-"""Cursors of paged lists: what a list began with and which items it has shown, signed.
+"""Cursors of paged lists: a list's beginning and the items that it has shown, signed.
 
 A page continues the pages before it: with the same release and generation, the history as it was,
 and without the items already shown. All of that travels in the cursor. So no item comes twice,
@@ -30,7 +30,7 @@ _NO_EVENT = bytes(8)
 
 
 class Cursor(NamedTuple):
-    """The end of one page of a list."""
+    """End of one page of a list, where the next page begins."""
 
     expires_at: int  # unix seconds
     epoch: int  # of the manifest; 0 without one
@@ -121,8 +121,8 @@ def begin_cursor(
 def pin_layers(cursor: Cursor, live: tuple[int, ...], manifest: Manifest | None) -> tuple[int, ...]:
     """Return the generation that the list began with, if it has one. Raises CursorGone.
 
-    `live`: the live layers here. A process whose manifest is older than the cursor trusts the
-    cursor, because the process that wrote it knew a newer manifest.
+    `live`: the live layers here. If the manifest here is older than the cursor's, the cursor is
+    trusted, because the process that wrote it knew a newer manifest.
     """
     if cursor.generation is None:
         return ()

@@ -59,7 +59,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Served:
-    """The answer to one query, before it is written as JSON."""
+    """Answer to one query, before it is written as JSON."""
 
     engine: Engine
     picks: tuple[Pick, ...]
@@ -123,7 +123,7 @@ class Pipeline:
         timeout_ms: the caller's time; it shortens the configured budget, never lengthens it.
         came_at: arrival of the request on the monotonic clock, where its time begins; None: now.
         Above the concurrency limit the lowest rung answers, without the store and the model.
-        Raises CursorGone for a list whose release or generation is no longer served.
+        Raises CursorGone for a list of a release or generation that is no longer served.
         """
         budget_s = self._policy.budget_s
         if timeout_ms is not None:

@@ -2,7 +2,7 @@
 
     LastGoodCache  the last good copy of each recent user's state, used while the store is away
     EventBuffer    events that the store could not take yet
-    ErasureWatch   users with an erasure request, whom this process forgets in both of the above
+    ErasureWatch   users with an erasure request; it removes them from both of the above
 
 All three are bounded and belong to the event loop. Knows nothing of models, rungs or HTTP.
 """
@@ -149,7 +149,7 @@ class ErasureWatch:
 
 
 def _join(waiting: tuple[Event, ...], new: Sequence[Event]) -> tuple[Event, ...]:
-    """Append the new events whose ids do not wait already."""
+    """Append the new events, without ids that wait already."""
     known = {event.event_id for event in waiting}
     fresh = {event.event_id: event for event in reversed(new) if event.event_id not in known}
     return (*waiting, *reversed(fresh.values()))

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class ManifestWatch:
-    """The manifest in use, and why a newer one is refused."""
+    """Manifest in use, and the reason for which a newer one is refused."""
 
     def __init__(
         self, store: UserStore, *, fingerprint: int, breaker: Breaker, metrics: Metrics

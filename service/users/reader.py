@@ -37,11 +37,11 @@ _NOTHING_KNOWN = UserView((), None)
 
 class Appended(NamedTuple):
     stored: bool  # False: the event waits in this process
-    new: bool | None  # None: the store has not answered, and nothing else knows
+    new: bool | None  # None: unknown, because the store has not answered
 
 
 class Users:
-    """The state of users: from the store while it answers, otherwise from this process."""
+    """State of users: from the store while it answers, otherwise from this process."""
 
     def __init__(
         self,
