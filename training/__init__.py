@@ -1,6 +1,15 @@
-"""Makes releases: quantize items, train the online recommender and the reasoner, publish.
+"""Make releases: quantize items, train the online recommender and the reasoner, publish.
 
     python -m training all --data data/beauty --out releases/beauty
 
 Reads the data folder, writes a work folder and a release. Imports `models` only.
+
+    cli, recipe, run, stages     command line, TOML recipe, work folder, stages of a release
+    split, quantize              leave-one-out split, items to SIDs
+    train_online, sid_loss       the online recommender and its loss
+    reasoner_stages, remote      the reasoner's stages, here or on a remote machine
+    align, bootstrap, activation, enhance    the stages themselves, in this order
+    tasks, mixture, batching     texts of every task, their shares, token rows in batches
+    learner, nano, language      the reasoner in training, one from scratch, the training loop
+    train_sasrec, train_sid_lm   baselines for the benchmarks
 """

@@ -1,7 +1,7 @@
 """Reasoning Activation: learn to think from raw histories, then to name the item (Eq. 5).
 
-What a thought says is the thinker's: on public data the paper takes the category-based chains of
-A.1. Item sequences may stay in the mixture so that the recommender is not forgotten.
+A `Thinker` writes the thoughts to learn from; on public data the paper takes the category-based
+chains of A.1. Item sequences may stay in the mixture, so that the model keeps recommending.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,11 @@ from training.tasks import Tasks
 
 @dataclass(frozen=True)
 class ActivateRecipe:
-    """Passes over the users, or as many of them as `max_rows`; each pass cuts every training
-    history anew."""
+    """Settings of Reasoning Activation."""
 
-    rationale_epochs: int = 4
-    max_rows: int = 1_000_000_000
-    sequence_epochs: int = 1
+    rationale_epochs: int = 4  # passes over the users; each pass cuts every history at random
+    max_rows: int = 1_000_000_000  # rationales per pass, at most
+    sequence_epochs: int = 1  # the first passes, which get item sequences too
     learning_rate: float = 1e-3
     batch_tokens: int = 4096
     seed: int = 0
@@ -39,10 +38,10 @@ def activate(
     schedule: LanguageRecipe | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, float]:
-    """Train in place; returns loss, tokens and seconds.
+    """Train in place; return loss, tokens and seconds.
 
-    thinker: writes the thoughts; category chains without one. schedule: instead of the recipe's
-    learning rate.
+    thinker: writes the thoughts; None for category chains. schedule: replaces the learning rate of
+    the recipe.
     """
     rng = np.random.default_rng(recipe.seed)
     batches: list[TokenBatch] = []

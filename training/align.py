@@ -1,7 +1,7 @@
-"""Itemic Alignment: the paper's two substages over its four tasks, and what comes before them.
+"""Itemic Alignment: the paper's two substages over its four tasks, and pretraining for `nano`.
 
-A reasoner from scratch knows no language that a warm-up could protect: `align` gives it the words
-and the sequences of its catalog.
+A reasoner from scratch has no language that a warm-up could protect. Instead, `align` teaches it
+the words and the item sequences of its catalog.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,10 @@ from training.tasks import Tasks
 
 @dataclass(frozen=True)
 class AlignRecipe:
-    """Passes over each task's rows; one epoch of sequences sees every training item once.
+    """Settings of `align`: passes over the rows of each task."""
 
-    item_dropout: the share of items left out of a sequence, others in every epoch.
-    """
-
-    sequence_epochs: int = 1
-    item_dropout: float = 0.0
+    sequence_epochs: int = 1  # one pass covers one window of every training history
+    item_dropout: float = 0.0  # share of items left out of a sequence, drawn in every pass
     interleaved_epochs: int = 3
     caption_epochs: int = 1
     learning_rate: float = 2e-3
@@ -36,29 +33,30 @@ class AlignRecipe:
 
 @dataclass(frozen=True)
 class WarmupRecipe:
-    """Token Warm-up: `epochs` over the persona texts of all users or as many of them as hold
-    `max_tokens`, new token rows alone."""
+    """Settings of Token Warm-up, which trains only the rows of new tokens."""
 
-    epochs: int = 1
-    max_tokens: int = 1_000_000_000
+    epochs: int = 1  # passes over the persona texts of all users
+    max_tokens: int = 1_000_000_000  # ends the passes early
     learning_rate: float = 5e-4
-    pack_tokens: int = 1024
+    pack_tokens: int = 1024  # length of a packed sequence
     batch_tokens: int = 8192
 
 
 @dataclass(frozen=True)
 class IntegrateRecipe:
-    """Multi-Task Integration: `tokens` in all, context included, shared out by a Mixture."""
+    """Settings of Multi-Task Integration."""
 
-    tokens: int = 40_000_000
+    tokens: int = 40_000_000  # of all tasks, context included; a Mixture divides them
     learning_rate: float = 3e-4
-    pack_tokens: int = 1024
+    pack_tokens: int = 1024  # length of a packed sequence
     batch_tokens: int = 8192
 
 
 def align(model: Any, tasks: Tasks, recipe: AlignRecipe) -> dict[str, float]:
-    """What a model from scratch has instead of a pretraining: captions, interleaved histories and
-    item sequences. Trains in place; returns loss, tokens and seconds."""
+    """Pretrain a model from scratch on captions, interleaved histories and item sequences.
+
+    Trains in place; returns loss, tokens and seconds.
+    """
     rng = np.random.default_rng(recipe.seed)
     epochs = max(recipe.sequence_epochs, recipe.interleaved_epochs, recipe.caption_epochs)
     batches: list[TokenBatch] = []
@@ -75,8 +73,10 @@ def align(model: Any, tasks: Tasks, recipe: AlignRecipe) -> dict[str, float]:
 def warm_up(
     learner: Learner, tasks: Tasks, recipe: WarmupRecipe, checkpoint: Checkpoint | None = None
 ) -> dict[str, float]:
-    """First substage: the rows of the fresh tokens learn from persona texts, all else stands
-    still (4.1). Returns loss, tokens and seconds."""
+    """First substage: train only the rows of the fresh tokens, on persona texts (4.1).
+
+    Returns loss, tokens and seconds.
+    """
     told = (row for _ in range(recipe.epochs) for row in tasks.personas())
     rows = limit_tokens(told, recipe.max_tokens)
     batches = pack_rows(rows, length=recipe.pack_tokens, batch_tokens=recipe.batch_tokens)
@@ -94,8 +94,10 @@ def integrate(
     mixture: Mixture,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, float]:
-    """Second substage: all four tasks, every weight or LoRA's (A.3.1). Returns loss, tokens and
-    seconds."""
+    """Second substage: train all weights, or LoRA's, on all four tasks (A.3.1).
+
+    Returns loss, tokens and seconds.
+    """
     rows = mix(tasks, mixture, recipe.tokens)
     batches = pack_rows(rows, length=recipe.pack_tokens, batch_tokens=recipe.batch_tokens)
     schedule = language_recipe(learner, recipe.learning_rate)
@@ -105,7 +107,7 @@ def integrate(
 
 
 def limit_tokens(rows: Iterator[Row], max_tokens: int) -> Iterator[Row]:
-    """Rows from the first on, as many as hold `max_tokens` tokens."""
+    """Yield rows until the next one would exceed `max_tokens` in total."""
     num_tokens = 0
     for row in rows:
         num_tokens += len(row.ids)
@@ -115,7 +117,10 @@ def limit_tokens(rows: Iterator[Row], max_tokens: int) -> Iterator[Row]:
 
 
 def language_recipe(learner: Learner, learning_rate: float) -> LanguageRecipe:
-    """No weight decay beside LoRA, which trains some rows of a matrix and not the others."""
+    """Return the schedule, without weight decay for LoRA, which trains only some rows of a matrix.
+
+    Decay would move the other rows.
+    """
     if is_adapted(learner.model):
         return LanguageRecipe(learning_rate, weight_decay=0.0)
     return LanguageRecipe(learning_rate)

@@ -1,14 +1,14 @@
 """Text to token ids, and rows of token ids to batches.
 
-An encoder is many times faster than its tokenizer where texts share their words. Batches are padded
-(one row a sequence) or packed: many rows in one sequence, none of which sees another. Positions
-count anew in each row; transformers reads the borders from them (`masking_utils`,
-`find_packed_sequence_indices`, 5.19) as long as it is given no attention mask.
+An encoder is many times faster than its tokenizer for texts that share their words. A batch is
+padded (one row per sequence) or packed (many rows per sequence, which do not attend to each other).
+In a packed sequence, positions restart at 0 in each row. transformers finds the borders of the rows
+by them, if it gets no attention mask (`masking_utils`, `find_packed_sequence_indices`, 5.19).
 
 Knows tokenizers; knows nothing of tasks, items or users.
 """
 
-# R = sequences of a batch, S = tokens of the longest (padded) or of each (packed)
+# R = sequences of a batch, S = tokens of the longest sequence
 
 import re
 from collections.abc import Iterable, Sequence
@@ -26,29 +26,26 @@ _OPEN = 32  # sequences that may still take a row
 
 
 class Row(NamedTuple):
-    """Token ids, how many at the front are context without loss, and whose history it tells."""
+    """Token ids of one text."""
 
     ids: list[int]
-    num_context: int
-    history: int | None = None
+    num_context: int  # tokens at the front without loss
+    history: int | None = None  # index of the training history that the text is about
 
 
 class TokenBatch(NamedTuple):
-    """ids (R, S), labels (R, S) with -100 where there is no loss.
-
-    positions_RS: counted anew in each row of a packed sequence; None for one row a sequence.
-    """
+    """One batch of sequences, padded or packed."""
 
     ids_RS: Tensor
-    labels_RS: Tensor
-    positions_RS: Tensor | None = None
+    labels_RS: Tensor  # -100 where there is no loss
+    positions_RS: Tensor | None = None  # restart in each packed row; None for padded batches
 
 
 class Encoder:
-    """A tokenizer cuts text at its added tokens and encodes what lies between on its own, so the
-    pieces can be kept: 260 us for a prompt of 76 tokens become 12.
+    """Encodes text with a cache of its pieces: 12 us instead of 260 us for a prompt of 76 tokens.
 
-    Raises ReleaseMismatch for a tokenizer that does not work that way.
+    A tokenizer cuts text at its added tokens and encodes each piece between them independently, so
+    the ids of a piece can be cached. Raises ReleaseMismatch for a tokenizer that works differently.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -84,7 +81,10 @@ class Encoder:
 
 
 def batch_rows(rows: Sequence[Row], max_tokens: int, rng: np.random.Generator) -> list[TokenBatch]:
-    """Rows of like length together, at most `max_tokens` with padding a batch, in random order."""
+    """Group rows of similar length into padded batches, and shuffle the batches.
+
+    max_tokens: of a batch, padding included. A longer row is a batch of its own.
+    """
     ordered = sorted(rows, key=lambda row: (len(row.ids), rng.random()))
     groups: list[list[Row]] = [[]]
     for row in ordered:
@@ -95,7 +95,7 @@ def batch_rows(rows: Sequence[Row], max_tokens: int, rng: np.random.Generator) -
 
 
 def pad_rows(rows: Sequence[Row]) -> TokenBatch:
-    """One batch of rows, as wide as the longest."""
+    """Pad rows to one batch as wide as the longest row."""
     width = max(len(row.ids) for row in rows)
     ids_RS = torch.zeros(len(rows), width, dtype=torch.int64)
     labels_RS = torch.full((len(rows), width), -100)
@@ -106,18 +106,19 @@ def pad_rows(rows: Sequence[Row]) -> TokenBatch:
 
 
 def row_labels(row: Row) -> list[int]:
-    """-100 where there is no loss: the context, and the first token of a row, which has nothing
-    before it to be predicted from."""
+    """Return the labels of a row: its ids, with -100 for tokens without loss.
+
+    These are the context and the first token, since there is nothing to predict it from.
+    """
     first = max(row.num_context, 1)
     return [-100] * min(first, len(row.ids)) + row.ids[first:]
 
 
 def pack_rows(rows: Iterable[Row], *, length: int, batch_tokens: int) -> list[TokenBatch]:
-    """Rows in their order to sequences of `length` tokens, as many in a batch as `batch_tokens`
-    has room for (at least one).
+    """Pack rows, in order, into sequences of `length` tokens.
 
-    A longer text is cut to `length`. Raises InvalidSettings for a longer row with context, whose
-    answer would be lost.
+    A batch has batch_tokens // length sequences, at least one. A longer text without context is cut
+    to `length`. Raises InvalidSettings for a longer row with context: its answer would be lost.
     """
     sequences = _fill(rows, length)
     num = max(1, batch_tokens // length)
@@ -125,7 +126,10 @@ def pack_rows(rows: Iterable[Row], *, length: int, batch_tokens: int) -> list[To
 
 
 def _fill(rows: Iterable[Row], length: int) -> list[list[Row]]:
-    """First fit: into the oldest sequence with room; the fullest is closed where none has any."""
+    """Put each row into the oldest open sequence with room (first fit).
+
+    If none has room and `_OPEN` sequences are open, the fullest one is closed.
+    """
     closed: list[list[Row]] = []
     opened: list[list[Row]] = []
     room: list[int] = []
@@ -148,7 +152,7 @@ def _fill(rows: Iterable[Row], length: int) -> list[list[Row]]:
 
 
 def _batch(sequences: Sequence[Sequence[Row]], length: int) -> TokenBatch:
-    """int32, to be widened when it is used: a run's batches are all made beforehand."""
+    """Build one packed batch in int32, to save memory: all batches of a run exist at once."""
     ids_RS = torch.zeros(len(sequences), length, dtype=torch.int32)
     labels_RS = torch.full((len(sequences), length), -100, dtype=torch.int32)
     positions_RS = torch.zeros(len(sequences), length, dtype=torch.int32)

@@ -1,6 +1,6 @@
-"""Bootstrapping with pruned contexts: the aligned model is asked why (Eq. 3 and 4).
+"""Bootstrapping with pruned contexts: ask the aligned model for rationales (Eq. 3 and 4).
 
-Knows catalogs, item vectors and reasoners; what a rationale must hold to is in `checks.py`.
+Knows catalogs, item vectors and reasoners. The checks of a rationale are in `rationale_checks.py`.
 """
 
 # N = items in catalog order, E = width of an item vector
@@ -25,32 +25,34 @@ from training.rationale_writers import Bootstrapped
 
 @dataclass(frozen=True)
 class BootstrapRecipe:
-    """users: how many histories are asked about. tries: rationales sampled a history, of which the
-    first sound one is kept."""
+    """Settings of bootstrapping."""
 
-    users: int = 22_363
-    top_k: int = 10
-    tries: int = 4
-    max_tokens: int = 128
+    users: int = 22_363  # histories to ask about, the first ones
+    top_k: int = 10  # items of the pruned context
+    tries: int = 4  # rationales sampled per history; the first sound one is kept
+    max_tokens: int = 128  # per rationale
     temperature: float = 0.7
     batch_users: int = 16
 
 
 @dataclass(frozen=True)
 class Question:
-    """Why does the item at `cut` of a history follow? relevant, target: catalog rows."""
+    """A question to the model: why does the target follow in this history?"""
 
-    history: int
-    cut: int
-    relevant: tuple[int, ...]
-    target: int
+    history: int  # index of the history
+    cut: int  # position of the target in the history
+    relevant: tuple[int, ...]  # catalog rows of the pruned context
+    target: int  # catalog row
 
 
 def most_relevant(
     vectors_NE: NDArray[np.float32], history: Sequence[int], target: int, k: int
 ) -> tuple[int, ...]:
-    """g of Eq. 3: the `k` items of a history with the largest cosine to the target, in the order
-    in which they were bought. Of equals the later one; an item without a vector is far from all."""
+    """Return the `k` items of a history with the largest cosine to the target (g of Eq. 3).
+
+    They keep their order in the history. On ties the later item wins. An item with a zero vector
+    has cosine -1.
+    """
     rows = np.array(history)
     norms = np.linalg.norm(vectors_NE[rows], axis=1) * np.linalg.norm(vectors_NE[target])
     cosine = np.divide(
@@ -63,7 +65,7 @@ def most_relevant(
 def questions(
     histories: Sequence[Sequence[int]], vectors_NE: NDArray[np.float32], recipe: BootstrapRecipe
 ) -> Iterator[Question]:
-    """One a history of at least two items: its last item is the target."""
+    """Yield one question per history of at least two items; the last item is the target."""
     for at, history in enumerate(histories[: recipe.users]):
         if len(history) < 2:
             continue
@@ -81,8 +83,11 @@ def bootstrap(
     *,
     seed: int,
 ) -> dict[str, Any]:
-    """Write the sound rationales to `file`, one JSON object a line; a run that was killed goes on
-    behind its last whole batch. Returns how many were asked, kept and dropped, and why."""
+    """Write the answers to `file`, one JSON object per line.
+
+    A run that was killed continues behind its last complete line. Returns the numbers of questions
+    and of kept and dropped rationales, the latter by reason.
+    """
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
     reasoner = TransformersReasoner(
         plain_model(learner.model),
@@ -110,7 +115,7 @@ def bootstrap(
 
 
 def load_rationales(file: Path) -> dict[int, Bootstrapped]:
-    """By history: what `bootstrap` kept."""
+    """Read the sound rationales of `bootstrap`, by index of the history."""
     kept = (answer for answer in _read(file) if answer["text"] is not None)
     return {answer["history"]: Bootstrapped(answer["cut"], answer["text"]) for answer in kept}
 
@@ -123,7 +128,7 @@ def _ask(
     tries: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """For each question its first sound rationale, or None, and the faults of those before it."""
+    """Return, per question, the first sound rationale (or None) and the faults of earlier ones."""
     asked = [prompts.rationale_query(catalog, one.relevant, one.target) for one in batch]
     seeds = [(seed << 32) + one.history for one in batch]
     thoughts = reasoner.think(asked, paths=tries, seeds=seeds)
@@ -143,7 +148,7 @@ def _ask(
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """Whole lines alone: the last one may have been cut by a kill, and is removed."""
+    """Read the complete lines. A last line that a kill has cut is removed from the file."""
     if not file.is_file():
         return []
     lines = file.read_text().splitlines(keepends=True)

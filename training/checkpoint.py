@@ -1,4 +1,4 @@
-"""Where a run stands, on disk: one safetensors file, replaced whole, so a kill loses minutes.
+"""Checkpoint of a run: one safetensors file, replaced atomically, so that a kill loses minutes.
 
 Knows weights and optimizers; knows nothing of batches or tasks.
 """
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """Steps done, tokens read, seconds spent in all, the losses of the last steps, and what else
-    was measured at every step, by name."""
+    """Progress of a run, over all its processes."""
 
-    step: int = 0
+    step: int = 0  # steps done
     num_tokens: int = 0
     seconds: float = 0.0
-    recent: list[float] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)  # losses of the last steps
+    # Name -> one value per step, of other measurements.
     series: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, name: str, value: float) -> None:
@@ -34,10 +34,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """file: where it lies. of: what the run depends on; a checkpoint of another run is ignored."""
+    """Checkpoint file of one run."""
 
     file: Path
-    of: str
+    of: str  # digest of the run's inputs; a checkpoint with another one is ignored
 
     def save(
         self, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, progress: Progress
@@ -53,7 +53,7 @@ class Checkpoint:
     def resume(
         self, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> Progress | None:
-        """Put weights and optimizer where they were; None where there is nothing to resume."""
+        """Restore weights and optimizer and return the progress; None without a checkpoint."""
         if not self.file.is_file():
             return None
         state: dict[int, dict[str, Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Command line of training: one stage, all of them into a release, or a release renewed."""
+"""Command line of training: run one stage, make a release of all stages, or renew a release."""
 
 import argparse
 import logging
@@ -19,7 +19,7 @@ from training.train_sid_lm import baseline_stage
 
 _NANO = Path(__file__).parent / "runs" / "nano.toml"
 _BAD_INPUT = 78
-_COMPARED = {"baseline": baseline_stage, "sasrec": sasrec_stage}  # models that tables hold ours to
+_COMPARED = {"baseline": baseline_stage, "sasrec": sasrec_stage}  # baselines of the benchmarks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             run_stage(run, options.stage)
             return 0
         for stage in STAGES:
-            if stage == "quantize" or run.is_done(stage):  # which is said
+            if stage == "quantize" or run.is_done(stage):  # `run_stage` logs that it is done
                 run_stage(run, stage)
         _run_side_by_side(options, [stage for stage in STAGES if not run.is_done(stage)])
         publish_stage(run, options.out)
@@ -57,7 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_side_by_side(options: argparse.Namespace, stages: list[str]) -> None:
-    """One process and one thread a stage: on two cores faster than two threads a stage in turn."""
+    """Run stages in parallel, each in a process with one thread.
+
+    On two cores this is faster than one stage after the other with two threads.
+    """
     command = [sys.executable, "-m", "training"]
     shared = ["--data", options.data, "--work", options.work, "--config", options.config]
     plain = os.environ | {"TERM": "dumb"}  # two progress bars would overwrite each other

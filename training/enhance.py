@@ -1,10 +1,10 @@
-"""Reasoning Enhancement: GRPO on thoughts, paid by the beam that follows them (4.3, A.3.3).
+"""Reasoning Enhancement: GRPO on thoughts, rewarded by the beam that follows them (4.3, A.3.3).
 
-A prompt is a training history without its last item, the target. A rollout is what the night does:
-the same engine, the same beam. Only the thought's tokens learn; an unclosed one earns nothing.
+A prompt is a training history without its last item, the target. A rollout uses the engine and the
+beam of the night. Only the thought's tokens are trained; an unclosed thought has reward 0.
 """
 
-# P = prompts of a step, G = thoughts a prompt, R = P x G, S = tokens of prompt and thought,
+# P = prompts of a step, G = thoughts per prompt, R = P x G, S = tokens of prompt and thought,
 # T = tokens of a thought, N = labelled tokens
 
 import copy
@@ -36,33 +36,30 @@ _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
 @dataclass(frozen=True)
 class EnhanceRecipe:
-    """The paper's numbers (A.3.3), and a budget of steps for machines that need one.
+    """Settings of Reasoning Enhancement, by default the paper's (A.3.3)."""
 
-    updates: optimizer steps on one set of rollouts, from the second on of an older policy.
-    micro_rows: thoughts in one backward pass, for memory.
-    """
-
-    reward: str = "rollout-beam"
-    group: int = 16
-    beams: int = 32
+    reward: str = "rollout-beam"  # key of training.reward.REWARDS
+    group: int = 16  # thoughts per prompt
+    beams: int = 32  # beams after each thought
     learning_rate: float = 1e-5
     kl_weight: float = 0.001
     clip: float = 0.2
     epochs: int = 2
-    max_steps: int = 1_000_000
-    prompts: int = 8
+    max_steps: int = 1_000_000  # budget of steps, for slow machines
+    prompts: int = 8  # per step
+    # Optimizer steps on one set of rollouts. From the second one on, the policy is newer than the
+    # rollouts.
     updates: int = 1
-    micro_rows: int = 32
+    micro_rows: int = 32  # thoughts in one backward pass, limited by memory
     temperature: float = 1.0
 
 
 class Rollouts(NamedTuple):
-    """rows: prompt and thought of each path, G a prompt. beams: after each of them, none after an
-    unclosed one. targets: one a prompt."""
+    """Rollouts of one step."""
 
-    rows: list[Row]
-    beams: list[list[Beam]]
-    targets: list[Sid]
+    rows: list[Row]  # R rows: prompt and thought, G per prompt
+    beams: list[list[Beam]]  # R lists: the beams after each thought, empty if it is unclosed
+    targets: list[Sid]  # P targets
 
 
 def enhance(
@@ -75,10 +72,14 @@ def enhance(
     *,
     seed: int,
 ) -> dict[str, Any]:
-    """Train in place; returns steps, tokens, mean rewards early and late, and the share of groups
-    that taught nothing, under every reward. A killed run goes on from its checkpoint.
+    """Train in place; a killed run continues from its checkpoint.
 
-    Raises InvalidSettings for an unknown reward.
+    Returns:
+        Steps and tokens. Under every reward: the mean early and late, and the share of groups
+        with equal rewards, which teach nothing.
+
+    Raises:
+        InvalidSettings: the reward is unknown.
     """
     if recipe.reward not in REWARDS:
         raise InvalidSettings(
@@ -108,7 +109,7 @@ def enhance(
 
 
 def _steps(num_histories: int, recipe: EnhanceRecipe, seed: int) -> Iterator[list[int]]:
-    """Which histories each step asks about, whole epochs up to the budget."""
+    """Yield the indices of the histories of each step, over all epochs or up to `max_steps`."""
     num = 0
     for epoch in range(recipe.epochs):
         order = np.random.default_rng([seed, epoch]).permutation(num_histories).tolist()
@@ -125,7 +126,7 @@ class _Trainer:
     def __init__(
         self, learner: Learner, catalog: Catalog, recipe: EnhanceRecipe, max_tokens: int, seed: int
     ) -> None:
-        # Drawn from the policy itself: a nucleus would sample another distribution than it scores.
+        # Sample from the whole policy: nucleus sampling would differ from the scored distribution.
         sampling = Sampling(
             recipe.temperature, top_p=1.0, top_k=len(learner.tokenizer), max_tokens=max_tokens
         )
@@ -143,7 +144,7 @@ class _Trainer:
         weights: dict[str, Any],
         optimizer: torch.optim.Optimizer,
     ) -> tuple[float, int]:
-        """Rollouts, rewards, updates; returns the last loss and the tokens that were sampled."""
+        """Sample rollouts, compute rewards, update; return the last loss and the sampled tokens."""
         seeds = [(self._seed << 32) + progress.step * 4096 + at for at in range(len(histories))]
         rollouts = roll_out(self._reasoner, self._catalog, histories, self._recipe, seeds)
         paid = {name: _rewards(rollouts, name) for name in REWARDS}
@@ -168,7 +169,7 @@ class _Trainer:
         ]
         old: list[Tensor] = []
         with torch.no_grad():
-            if self._recipe.updates > 1:  # the only update has the sampling policy before it
+            if self._recipe.updates > 1:  # a single update starts from the sampling policy itself
                 old = [token_logprobs(self._model, part)[0] for part, _ in parts]
             reference = [token_logprobs(self._reference, part)[0] for part, _ in parts]
         total = 0.0
@@ -200,8 +201,10 @@ def roll_out(
     recipe: EnhanceRecipe,
     seeds: Sequence[int],
 ) -> Rollouts:
-    """G thoughts about each history without its last item, and the K best SIDs after each (Eq. 7):
-    all beams of a level in one pass."""
+    """Sample G thoughts per history without its last item, and the best SIDs after each (Eq. 7).
+
+    All beams of a level run in one pass.
+    """
     asked = [render_history(catalog, history[:-1][-MAX_HISTORY:]) for history in histories]
     thoughts = reasoner.think(asked, paths=recipe.group, seeds=seeds)
     depth = catalog.space.levels
@@ -217,8 +220,11 @@ def roll_out(
 
 
 def token_logprobs(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """float32 log-probabilities of the tokens after each row's context, and which are no padding:
-    (R, T) twice."""
+    """Return the log-probabilities of the tokens after each row's context.
+
+    Returns:
+        float32 (R, T), and a bool mask (R, T) that is False for padding.
+    """
     batch = pad_rows(rows)
     with autocast(model.device):
         logits_NV, wanted_N = labelled_logits(model, batch)
@@ -230,7 +236,7 @@ def token_logprobs(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 
 
 def _rewards(rollouts: Rollouts, name: str) -> Tensor:
-    """(P, G)."""
+    """Return the rewards (P, G)."""
     group = len(rollouts.beams) // len(rollouts.targets)
     paid = [
         pay(REWARDS[name], beams, rollouts.targets[at // group])
@@ -240,7 +246,7 @@ def _rewards(rollouts: Rollouts, name: str) -> Tensor:
 
 
 def _report(progress: Progress) -> dict[str, Any]:
-    """Means over the first and the last tenth of the steps, at least one each."""
+    """Summarise the run. Early and late are the first and the last tenth of the steps."""
     tenth = max(1, progress.step // 10)
 
     def mean(values: Sequence[float]) -> float:

@@ -1,8 +1,8 @@
-"""General Language Modeling: English prose that every Python brings along.
+"""General Language Modeling: English prose that is part of every Python installation.
 
-The corpus is `pydoc_data.topics`, the chapters of the language reference that `help()` shows: 79
-texts of about 465,000 characters in CPython 3.11, under the PSF License Version 2. Nothing has to
-be downloaded and its licence lets anyone pass it on; it stands for the paper's unnamed corpora.
+The corpus is `pydoc_data.topics`, the chapters of the language reference that `help()` shows. In
+CPython 3.11 these are 79 texts with about 465,000 characters, under the PSF License Version 2. It
+needs no download, may be redistributed, and stands in for the paper's unnamed corpora.
 """
 
 import re
@@ -13,7 +13,7 @@ _PARAGRAPHS = re.compile(r"\n{2,}")
 
 
 def general_texts(num_characters: int = 1500) -> Iterator[str]:
-    """The corpus in its own order, whole paragraphs joined to about `num_characters` each."""
+    """Yield the corpus in order, complete paragraphs joined to about `num_characters` each."""
     for name in sorted(topics):
         text = ""
         for paragraph in _PARAGRAPHS.split(topics[name].strip()):

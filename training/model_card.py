@@ -1,4 +1,4 @@
-"""Model cards: what a model is, from what, how, and how good on validation."""
+"""Model cards: description, data, recipe and validation figures of a model, in Markdown."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from models.catalog.dataset import Dataset
 def model_card(
     name: str, dataset: Dataset, recipe: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> str:
-    """Markdown; every number comes from the run itself. Test figures live in `bench/results/`."""
+    """Write the card of a release. All numbers are the run's; test figures: `bench/results/`."""
     num_events = sum(len(history) for history in dataset.histories.values())
     return f"""# Release `{name}`
 
@@ -66,7 +66,7 @@ def _thoughts(recipe: Mapping[str, Any]) -> str:
 
 
 def baseline_card(facts: Mapping[str, Any]) -> str:
-    """Markdown of the model that the benchmark stands beside ours."""
+    """Write the card of the language model that `bench finish` compares with."""
     recipe = facts["recipe"]
     return f"""# The baseline of `bench finish`
 
@@ -98,7 +98,7 @@ An interrupted run goes on from the checkpoint in its work folder. Research use,
 
 
 def sasrec_card(facts: Mapping[str, Any]) -> str:
-    """Markdown of the SASRec that tables stand beside ours."""
+    """Write the card of the SASRec that `bench quality` compares with."""
     return f"""# SASRec beside ours
 
 SASRec with the full cross-entropy over the catalog, {facts["parameters"]:,} parameters in bfloat16.

@@ -1,6 +1,6 @@
-"""The `nano` reasoner from scratch: a byte-level BPE of the catalog's own text and a small Qwen3.
+"""The `nano` reasoner from scratch: a byte-level BPE of the catalog's text and a small Qwen3.
 
-Larger scales start from a pretrained directory instead and share everything after this file.
+Larger reasoners start from a pretrained directory instead; all later steps are the same.
 """
 
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ from models.reasoner.prompts import PAD, SPECIAL_TOKENS, TURN_END
 
 @dataclass(frozen=True)
 class NanoConfig:
-    """Shape of the from-scratch reasoner; `text_tokens` is the BPE's size before additions."""
+    """Shape of the reasoner from scratch."""
 
-    text_tokens: int = 2048
+    text_tokens: int = 2048  # size of the BPE, without markers and itemic tokens
     width: int = 256
     layers: int = 4
     heads: int = 4
@@ -28,7 +28,7 @@ class NanoConfig:
 def build_tokenizer(
     texts: Iterable[str], space: SidSpace, text_tokens: int
 ) -> PreTrainedTokenizerFast:
-    """Train a BPE on `texts`, then add markers and itemic tokens, each as one id of its own."""
+    """Train a BPE on `texts`, then add markers and itemic tokens, one id each."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -47,13 +47,13 @@ def build_tokenizer(
 
 
 def add_itemic_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str]) -> int:
-    """Add tokens that decoding keeps and nothing normalises; returns how many are new."""
+    """Add tokens that decoding keeps and no normaliser changes; return the number of new ones."""
     fresh = [AddedToken(token, special=False, normalized=False) for token in tokens]
     return int(tokenizer.add_tokens(fresh))
 
 
 def new_reasoner(config: NanoConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """A randomly initialised Qwen3 that fits the tokenizer; seed torch first."""
+    """Create a randomly initialised Qwen3 for the tokenizer; seed torch first."""
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),

@@ -1,5 +1,7 @@
-"""What a reasoner does on validation users: does it close its thoughts, name the user's interests,
-and find the prefix of what came next more often than popularity does?"""
+"""Measure a reasoner on validation users: closed thoughts, named interests, prefix recall.
+
+Popular prefixes are the reference for recall.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,31 +16,27 @@ _PATHS, _WIDTH, _BATCH = 5, 10, 32
 
 
 class Probe(NamedTuple):
-    """Shares in 0..1, counts per user, and one thought to read."""
+    """Measurements of a reasoner; shares are in 0..1."""
 
-    closed_paths: float
-    named_interests: float
-    prefixes: float
-    prefix_recall: float
-    popular_prefix_recall: float
-    sample: str
+    closed_paths: float  # share of paths
+    named_interests: float  # share of thoughts with all interests among the history's topics
+    prefixes: float  # mean number per user
+    prefix_recall: float  # share of users with the target's prefix in C_u
+    popular_prefix_recall: float  # likewise, with as many popular prefixes as C_u has
+    sample: str  # one thought to read
 
 
 class WishShift(NamedTuple):
-    """Share of C_u's prefixes that stand for the wished topic: as users are, and as they wish."""
+    """Share of the prefixes in C_u that belong to the wished topic."""
 
-    unasked: float
-    asked: float
+    unasked: float  # without an instruction
+    asked: float  # with the wish as an instruction
 
 
 def probe(
     reasoner: TransformersReasoner, catalog: Catalog, users: Sequence[UserSplit], *, seed: int
 ) -> Probe:
-    """Think about every user's training history and look for the validation target's prefix.
-
-    `named_interests` is the share of thoughts whose every interest is a topic of that history;
-    `popular_prefix_recall` uses as many popular prefixes as the user's C_u has.
-    """
+    """Think about every user's training history and look for the validation target's prefix."""
     rows = {item: row for row, item in enumerate(catalog.item_ids)}
     histories = [
         UserHistory(user.user_id, tuple(rows[item] for item in user.train)) for user in users
@@ -78,7 +76,7 @@ def probe(
 def wish_shift(
     reasoner: TransformersReasoner, catalog: Catalog, users: Sequence[UserSplit], *, seed: int
 ) -> WishShift:
-    """Each user wishes for the topic of the validation target, in words (Fig. 3)."""
+    """Measure the effect of a wish, in words, for the topic of the validation target (Fig. 3)."""
     topic_of = prompts.prefix_topics(catalog)
     shares: dict[bool, list[float]] = {False: [], True: []}
     for start in range(0, len(users), _BATCH):

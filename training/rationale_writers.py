@@ -1,6 +1,6 @@
-"""Who writes the thoughts of Reasoning Activation: one template, chosen by the recipe.
+"""Thoughts to learn from in Reasoning Activation, written by a template of the recipe.
 
-Knows prompts and catalogs; knows nothing of tokens. A thinker sees the target, as a teacher does.
+A thinker sees the target, as a teacher does. Knows prompts and catalogs; knows nothing of tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,32 +17,30 @@ Template = Callable[[Catalog, Sequence[int], int], str]
 
 
 class Thought(NamedTuple):
-    """A thought's text, and what the user asked for in words, if anything."""
+    """A thought to learn."""
 
     text: str
-    instruction: str | None = None
+    instruction: str | None = None  # the user's wish in words, if any
 
 
 class Bootstrapped(NamedTuple):
-    """A rationale that passed the checks (Eq. 4), of the item at `cut` of one history."""
+    """A rationale that passed the checks (Eq. 4)."""
 
-    cut: int
+    cut: int  # position of its target in the history
     text: str
 
 
 @dataclass(frozen=True)
 class ThoughtRecipe:
-    """What thoughts say and how long they may be.
+    """Content and length of thoughts."""
 
-    template: "category" (A.1), "bootstrapped" (Eq. 3 and 4; the category chain for users without a
-    rationale) or "three-stage" (OneReason). Of all rows a share `wish_share` carries an instruction
-    and another `silent_share` an empty thought, so that the model also recommends at once.
-    """
-
+    # "category" (A.1), "three-stage" (OneReason) or "bootstrapped" (Eq. 3 and 4), which takes the
+    # category chain for users without a rationale.
     template: str = "category"
-    wish_share: float = 0.0
+    wish_share: float = 0.0  # share of rows with an instruction
+    # Share of rows with an empty thought, so that the model can recommend without thinking too.
     silent_share: float = 0.0
-    max_tokens: int = prompts.MAX_THOUGHT_TOKENS
+    max_tokens: int = prompts.MAX_THOUGHT_TOKENS  # per thought
 
 
 def category_text(catalog: Catalog, history: Sequence[int], target: int) -> str:
@@ -57,9 +55,10 @@ TEMPLATES: dict[str, Template] = {
 
 
 class Thinker:
-    """Writes thoughts by a recipe. bootstrapped: by history, what to say instead of the template.
+    """Writes thoughts by a recipe.
 
-    Raises InvalidSettings for an unknown template or shares beyond one.
+    bootstrapped: index of a history -> rationale to use instead of the template. Raises
+    InvalidSettings for an unknown template or invalid shares.
     """
 
     def __init__(
@@ -81,12 +80,15 @@ class Thinker:
         self._rng = np.random.default_rng(seed)
 
     def cut(self, history: int) -> int | None:
-        """Where a history has to be cut because only that item has a rationale."""
+        """Return the position at which a history must be cut, if it has a rationale for it."""
         known = self._bootstrapped.get(history)
         return known.cut if known else None
 
     def think(self, catalog: Catalog, before: Sequence[int], target: int, history: int) -> Thought:
-        """before, target: catalog rows. history: index of the history that they come from."""
+        """Write one thought.
+
+        before, target: catalog rows. history: index of their history.
+        """
         recipe, drawn = self._recipe, self._rng.random()
         if drawn < recipe.wish_share:
             instruction = prompts.wish(catalog, target, is_exact=drawn < recipe.wish_share / 2)

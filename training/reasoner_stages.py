@@ -1,7 +1,7 @@
-"""The reasoner's own stages, each from the learner that the one before it left.
+"""The stages of the reasoner; each starts from the learner of the stage before.
 
-Every stage leaves `work/<stage>/` and its report, and is not run again; a killed stage goes on from
-its checkpoint. What is published is `work/reasoner/`, plain weights in bfloat16.
+A finished stage has its learner in `work/<stage>/` and a report, and is not run again. A killed
+stage continues from its checkpoint. `work/reasoner/` has the plain bfloat16 weights to publish.
 """
 
 import json
@@ -41,11 +41,11 @@ _CHANGES_NOTHING = {"bootstrap"}
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What every stage learns from. histories: catalog rows, training items alone."""
+    """Data that every stage learns from."""
 
     run: Run
     catalog: Catalog
-    histories: Sequence[Sequence[int]]
+    histories: Sequence[Sequence[int]]  # catalog rows of training items
 
     def tasks(self, learner: Learner) -> Tasks:
         seed = self.run.recipe.seed
@@ -56,17 +56,17 @@ class Material:
 
     @property
     def rationales(self) -> Path:
-        """Where bootstrapping leaves what it kept."""
+        """File for the rationales of bootstrapping."""
         return self.run.work / f"rationales_{self.run.key('bootstrap')}.jsonl"
 
     def reasoner(self, learner: Learner) -> TransformersReasoner:
-        """What thinks with the learner's weights, at the length of the recipe's thoughts."""
+        """Build an engine with the learner's weights and the recipe's length of thoughts."""
         sampling = Sampling(max_tokens=self.run.recipe.thoughts.max_tokens)
         model = plain_model(learner.model)
         return TransformersReasoner(model, learner.tokenizer, self.catalog.space, sampling)
 
     def probe(self, reasoner: TransformersReasoner) -> dict[str, Any]:
-        """How it does on the validation users of every recipe with this seed."""
+        """Measure a reasoner on validation users; the recipe's seed determines the users."""
         recipe = self.run.recipe
         users = sample_users(self.run.split, _NUM_PROBED_USERS, recipe.seed)
         seen: dict[str, Any] = probe(reasoner, self.catalog, users, seed=recipe.seed)._asdict()
@@ -77,14 +77,16 @@ class Material:
 
 
 def gather(run: Run) -> Material:
-    """Needs the quantized catalog in the work folder."""
+    """Load the material; the quantized catalog must be in the work folder."""
     catalog = run.catalog()
     return Material(run, catalog, training_histories(catalog, run.split))
 
 
 def reasoner_stage(run: Run) -> dict[str, Any]:
-    """All stages that the recipe lists, then `reasoner/`. Raises InvalidSettings for an unknown
-    stage."""
+    """Run all stages of the recipe, then export `reasoner/`; return their reports.
+
+    Raises InvalidSettings for an unknown stage.
+    """
     material = gather(run)
     stages = run.recipe.reasoner.stages
     if unknown := sorted(set(stages) - set(REASONER_STAGES)):
@@ -110,12 +112,12 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """Of the GPU, or of the CPU where there is none."""
+    """Return the name of the GPU, or of the CPU without one."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def _run_stage(material: Material, stage: str, before: str | None) -> dict[str, Any]:
-    """One stage, unless it is done with this data and recipe; returns its report."""
+    """Run one stage, unless it is already done with this data and recipe; return its report."""
     run = material.run
     if run.is_done(stage):
         logger.info("%s: already done with this data and recipe", stage)
@@ -134,7 +136,7 @@ def _run_stage(material: Material, stage: str, before: str | None) -> dict[str, 
 
 
 def _load(material: Material, stage: str | None) -> Learner:
-    """The learner that a stage left; the untrained base before the first."""
+    """Load the learner of a stage; None for the untrained base."""
     recipe, space = material.run.recipe, material.catalog.space
     if stage:
         learner = load_learner(recipe.reasoner, material.run.work / stage, space)
@@ -146,12 +148,12 @@ def _load(material: Material, stage: str | None) -> Learner:
 
 
 def base_texts(material: Material) -> list[str]:
-    """What the tokenizer of a base from scratch is made of."""
+    """Return the corpus for the tokenizer of a base from scratch."""
     return [*_catalog_texts(material), *_task_texts(material)]
 
 
 def _catalog_texts(material: Material) -> list[str]:
-    """Captions of all items and a category chain of every user."""
+    """Return captions of all items and a category chain of every user."""
     catalog = material.catalog
     texts = [prompts.caption(catalog, row) for row in range(len(catalog))]
     texts += [category_text(catalog, rows, rows[-1]) for rows in material.histories]
@@ -159,7 +161,7 @@ def _catalog_texts(material: Material) -> list[str]:
 
 
 def _task_texts(material: Material) -> list[str]:
-    """The words of the alignment tasks, whose prompts would otherwise be spelt in letters."""
+    """Return texts of the alignment tasks; without them the BPE would split their prompts more."""
     catalog, space = material.catalog, material.catalog.space
     texts = list(general_texts())
     for rows in material.histories[:1000]:
@@ -189,7 +191,7 @@ def _integrate(material: Material, learner: Learner) -> dict[str, Any]:
 
 
 def _bootstrap(material: Material, learner: Learner) -> dict[str, Any]:
-    """Leaves the learner as it is, and the rationales."""
+    """Write the rationales; the learner does not change."""
     run = material.run
     at = {item: row for row, item in enumerate(run.dataset.items)}
     vectors = run.item_vectors()[np.array([at[item] for item in material.catalog.item_ids])]

@@ -1,4 +1,4 @@
-"""A training run as one TOML file: every number that shapes a release, and nothing else."""
+"""Recipe of a training run, one TOML file: all numbers that shape a release, and only these."""
 
 import dataclasses
 import hashlib
@@ -22,11 +22,11 @@ from training.rationale_writers import ThoughtRecipe
 
 @dataclass(frozen=True)
 class QuantizeRecipe:
-    """Codebook sizes, coarse to fine, and the share of text (the rest is co-occurrence)."""
+    """Settings of quantizing."""
 
-    sizes: tuple[int, ...] = (64, 64, 256)
+    sizes: tuple[int, ...] = (64, 64, 256)  # codebook sizes, coarse to fine
     prefix_depth: int = 2
-    text_weight: float = 0.7
+    text_weight: float = 0.7  # share of text; the rest is co-occurrence
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class ShapeRecipe:
 
 @dataclass(frozen=True)
 class OnlineRecipe:
-    """Of the online recommender; `epochs` is a ceiling, `patience` counts evaluations."""
+    """Training settings of the online recommender."""
 
-    epochs: int = 120
-    batch_items: int = 2048
+    epochs: int = 120  # at most
+    batch_items: int = 2048  # per batch, padding included
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup_steps: int = 200
-    evaluate_every: int = 4
-    patience: int = 6
+    evaluate_every: int = 4  # epochs
+    patience: int = 6  # evaluations without improvement before training stops
     num_validation_users: int = 5000
     seed: int = 0
 

@@ -1,11 +1,12 @@
-"""The reasoner's stages apart from the rest, for a machine with a GPU and few packages.
+"""The reasoner's stages on a remote machine with a GPU and few packages.
 
     python -m training.remote prepare --release releases/beauty --data ... --work ... --config ...
     python -m training.remote run --data ... --work ... --config ...
 
-`prepare` runs where the whole project is installed and leaves a work folder with the SIDs of a
+`prepare` runs where the whole project is installed. It makes a work folder with the SIDs of a
 release and the item vectors. `run` needs torch, transformers, pyarrow, rich and, for LoRA, peft.
-It checks itself, trains, checks what it made, and writes `results.json`. Stopped, it goes on.
+It checks the setup, trains, checks the result and writes `results.json`. A stopped run continues
+when it is started again.
 """
 
 import argparse
@@ -58,9 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare(run: Run, release: Path) -> None:
-    """The catalog of `release` as if quantizing had made it, and the item vectors of the data.
+    """Write the catalog of `release` into the work folder, as if by quantizing, and item vectors.
 
-    Only the catalog is read, so the release may be of another format.
+    Only manifest and catalog are read, so the release may have another format. Raises
+    InvalidRelease, or InvalidInput if its items differ from the data.
     """
     try:
         spec = json.loads((release / "manifest.json").read_text())["space"]
@@ -79,9 +81,9 @@ def prepare(run: Run, release: Path) -> None:
 
 
 def check_before(run: Run) -> None:
-    """In a minute, what would otherwise fail after hours: data, base, one step, one rollout.
+    """Check data, base, one training step and one rollout, in about a minute.
 
-    Raises InvalidInput or InvalidRelease with what is missing.
+    Otherwise an error would show only after hours. Raises InvalidInput or InvalidRelease.
     """
     if not run.is_done("quantize"):
         raise InvalidInput(f"{run.work}: not prepared for this data and recipe, see `prepare`")
@@ -106,7 +108,7 @@ def check_before(run: Run) -> None:
 
 
 def train(run: Run) -> dict[str, Any]:
-    """All stages, or those that are left; checks `work/reasoner` and writes `results.json`."""
+    """Run the remaining stages, check `work/reasoner`, write and return `results.json`."""
     if not run.is_done("reasoner"):
         run.finish("reasoner", reasoner_stage(run))
     results = {
@@ -121,8 +123,10 @@ def train(run: Run) -> dict[str, Any]:
 
 
 def check_after(run: Run, catalog: Catalog) -> dict[str, float]:
-    """The exported model as the night loads it, on a few users. Raises InvalidRelease for a model
-    that was activated and closes none of its thoughts or leaves no prefix."""
+    """Load the exported model as the night does, and think about a few users.
+
+    Raises InvalidRelease if an activated model closes no thought or finds no prefix.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     directory = run.work / "reasoner"
     reasoner = TransformersReasoner.load(directory, catalog.space, device=device)

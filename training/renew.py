@@ -1,8 +1,8 @@
-"""An existing release with a fresh online recommender, or with another reasoner over its SIDs.
+"""Renew a release with a fresh online recommender, or with another reasoner over its SIDs.
 
-The catalog and its SIDs stay. Records of past nights stay valid, so a service reloads the result
-without a new night. With the old weights it is published again as it is, which brings a release of
-an older format up to date.
+Catalog and SIDs stay, so the records of past nights stay valid and a service can reload the release
+without a new night. With the old weights, the release is only published again, which updates an
+older format.
 """
 
 import json
@@ -38,8 +38,8 @@ def renew(
 ) -> Release:
     """Publish the release at `directory` again, from the interactions of `data`.
 
-    reasoner_work: where `training.remote` has trained the reasoner to take. Raises InvalidRelease
-    if that is not finished, or over other SIDs.
+    keep_weights: keep the online recommender. reasoner_work: work folder of `training.remote` with
+    the new reasoner. Raises InvalidRelease if that reasoner is unfinished or has other SIDs.
     """
     release = Release.load(directory)
     dataset = load_dataset(data)
@@ -78,7 +78,7 @@ def renew(
 
 
 def _read_results(work: Path, release: Release) -> dict[str, Any]:
-    """What `training.remote` wrote last."""
+    """Read `results.json` of `training.remote`. Raises InvalidRelease for other SIDs."""
     try:
         results: dict[str, Any] = json.loads((work / "results.json").read_text())
         made = load_catalog(work / "catalog.parquet", release.space)

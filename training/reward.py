@@ -1,4 +1,4 @@
-"""What a thought earns by the beam that follows it (Eq. 6 and 7), and other ways to pay for it.
+"""Rewards of a thought by the beam that follows it (Eq. 6 and 7), and alternatives.
 
 Knows codes; knows nothing of text, users or models.
 """
@@ -17,29 +17,31 @@ Reward = Callable[[NDArray[np.int64], NDArray[np.int64]], float]
 
 
 def rollout_beam(beams_KL: NDArray[np.int64], target_L: NDArray[np.int64]) -> float:
-    """The most codes, place by place, that any beam shares with the target: 0 to L (Eq. 6)."""
+    """Return the most codes that any beam shares with the target by position: 0 to L (Eq. 6)."""
     return float((beams_KL == target_L).sum(axis=1).max())
 
 
 def exact_hit(beams_KL: NDArray[np.int64], target_L: NDArray[np.int64]) -> float:
-    """1 if the target is among the beams."""
+    """Return 1 if the target is among the beams, otherwise 0."""
     return float((beams_KL == target_L).all(axis=1).any())
 
 
 def top_hit(beams_KL: NDArray[np.int64], target_L: NDArray[np.int64]) -> float:
-    """1 if the target is the best beam: the verifiable pass reward, one answer a thought (4.3)."""
+    """Return 1 if the target is the best beam: the verifiable pass reward, one answer (4.3)."""
     return float((beams_KL[0] == target_L).all())
 
 
 def prefix_weighted(beams_KL: NDArray[np.int64], target_L: NDArray[np.int64]) -> float:
-    """SIDReasoner's .25, .5 and 1 for one, two and all of three levels right from the first on;
-    half as much for each level that is missing. The best of the beams."""
+    """Return the reward of SIDReasoner for the longest correct prefix of any beam.
+
+    It is 1 for all levels and half as much for each missing level. With three levels: .25, .5, 1.
+    """
     depth = int(np.minimum.accumulate(beams_KL == target_L, axis=1).sum(axis=1).max())
     return 2.0 ** (depth - len(target_L)) if depth else 0.0
 
 
 def hit_diversity(beams_KL: NDArray[np.int64], target_L: NDArray[np.int64]) -> float:
-    """OneReason's hit times diversity: the share of beams with a first code of their own."""
+    """Return OneReason's exact hit times diversity: distinct first codes / beams."""
     return exact_hit(beams_KL, target_L) * len(np.unique(beams_KL[:, 0])) / len(beams_KL)
 
 
@@ -53,7 +55,7 @@ REWARDS: dict[str, Reward] = {
 
 
 def pay(reward: Reward, beams: Sequence[Beam], target: Sid) -> float:
-    """Of one thought. None that never closed has beams: it earns nothing."""
+    """Return the reward of one thought; 0 without beams, since the thought never closed."""
     if not beams:
         return 0.0
     beams_KL = np.array([beam.codes for beam in beams], dtype=np.int64)

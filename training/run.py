@@ -1,4 +1,4 @@
-"""One training run: its data, its recipe, its work folder, and which stages are done."""
+"""One training run: its data, its recipe, its work folder, and its finished stages."""
 
 import hashlib
 import json
@@ -34,10 +34,10 @@ _REASONER_TABLES = {
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training run: where its data, its work and its recipe are."""
+    """One training run."""
 
-    data: Path
-    work: Path
+    data: Path  # data folder
+    work: Path  # work folder
     recipe: Recipe
 
     @cached_property
@@ -58,10 +58,10 @@ class Run:
         return load_catalog(self.work / "catalog.parquet", space)
 
     def item_vectors(self) -> NDArray[np.float32]:
-        """The item-embedding space, (N, E), in the order of the data set; made once a recipe."""
+        """Return the item vectors (N, E) in the order of the data set; computed once per recipe."""
         file = self.work / f"item_vectors_{self.key('quantize')}.safetensors"
         if not file.is_file():
-            # Here, since the reasoner's stages run without scikit-learn and sentence models.
+            # Imported here: the reasoner's stages run without scikit-learn and sentence models.
             from training.quantize import embed_items
 
             weight, seed = self.recipe.quantize.text_weight, self.recipe.seed
@@ -71,7 +71,7 @@ class Run:
         return made
 
     def outcome(self, stage: str) -> dict[str, Any]:
-        """What a finished stage reported."""
+        """Read the report of a finished stage."""
         values: dict[str, Any] = json.loads((self.work / f"{stage}.json").read_text())["made"]
         return values
 
@@ -86,15 +86,18 @@ class Run:
         draft.replace(self.work / f"{stage}.json")
 
     def inputs(self, stage: str) -> str:
-        """What a stage's result depends on, so that a change of another stage does not redo it."""
+        """Describe the inputs of a stage, so that changes of other stages do not repeat it."""
         return f"{self.data_digest} {self.recipe.digest(self._tables(stage))}"
 
     def key(self, stage: str) -> str:
-        """Those inputs, short enough for the name of a file that must not be another run's."""
+        """Return a short hash of the inputs, for the name of a file of this run."""
         return hashlib.sha256(self.inputs(stage).encode()).hexdigest()[:8]
 
     def _tables(self, stage: str) -> tuple[str, ...]:
-        """Of the recipe: for a stage of the reasoner its own and those of the stages before it."""
+        """Return the recipe tables that a stage depends on.
+
+        For a stage of the reasoner, these include the tables of the stages before it.
+        """
         if stage in _TABLES:
             return _TABLES[stage]
         stages = self.recipe.reasoner.stages

@@ -1,7 +1,7 @@
-"""The loss of the online recommender: -log P(next SID | history), one softmax a node on its way.
+"""The loss of the online recommender: -log P(next SID | history).
 
-Only the children of those nodes are scored, gathered from the trie; targets of like fan-out are
-padded together.
+There is one softmax per node on the path of the SID. Only the children of that node are scored,
+gathered from the trie. Targets with a similar fan-out are padded together.
 """
 
 # N = targets, W = model width, L = levels, M = nodes of one depth, F = children of a node
@@ -18,7 +18,7 @@ _FAN_OUTS = (4, 8, 16, 32, 1 << 40)
 
 
 class SidLoss:
-    """Of one recommender over one catalog."""
+    """Loss of one recommender over one catalog."""
 
     def __init__(self, recommender: OnlineRecommender, trie: CatalogTrie) -> None:
         self._recommender = recommender
@@ -27,7 +27,10 @@ class SidLoss:
         self._below = [int(np.prod(trie.space.sizes[depth:])) for depth in range(len(trie.packed))]
 
     def __call__(self, states_NW: Tensor, targets_N: Tensor) -> Tensor:
-        """Mean over targets, given as packed SIDs; states: the history rows before them."""
+        """Return the mean loss over targets.
+
+        states_NW: encoded histories before the targets. targets_N: packed SIDs.
+        """
         total = states_NW.new_zeros(())
         for depth, query in enumerate(self._recommender.queries):
             nodes_MW = self._recommender.embed_nodes(self._packed[depth + 1], depth + 1)
@@ -45,7 +48,11 @@ class SidLoss:
 def _ragged_loss(
     queries_NW: Tensor, nodes_MW: Tensor, first_N: Tensor, num_N: Tensor, at_N: Tensor
 ) -> Tensor:
-    """Sum of -log of each target's share among its siblings, `num` nodes from `first` on."""
+    """Sum -log P(target | siblings) over targets.
+
+    first_N, num_N: the siblings are nodes `first` to `first + num - 1`. at_N: place of the target
+    among them.
+    """
     total, fewest = queries_NW.new_zeros(()), 0
     for most in _FAN_OUTS:
         chosen = ((num_N > fewest) & (num_N <= most)).nonzero().squeeze(-1)
@@ -57,7 +64,7 @@ def _ragged_loss(
 
 
 def _logits(queries_NW: Tensor, nodes_MW: Tensor, first_N: Tensor, num_N: Tensor) -> Tensor:
-    """Of the siblings, -infinity behind the last of them: (N, F)."""
+    """Return the logits of the siblings (N, F), padded with -infinity."""
     place_F = torch.arange(int(num_N.max()))
     last_N1 = (num_N - 1).unsqueeze(1)
     node_NF = first_N.unsqueeze(1) + torch.minimum(place_F, last_N1)

@@ -1,7 +1,7 @@
-"""The leave-one-out split, and what may be learnt from it.
+"""The leave-one-out split.
 
-The last item of a user is the test target, the one before it the validation target; the rest is
-training. Nothing in training text, co-occurrence or popularity comes from the two targets.
+The last item of a user is the test target, the one before it the validation target; the rest is for
+training. Training texts, co-occurrence and popularity use no target.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from models.errors import InvalidDataset
 
 @dataclass(frozen=True)
 class UserSplit:
-    """One user's training items in order, and the validation target (None for a short user)."""
+    """Split of one user, without the test target."""
 
     user_id: str
-    train: tuple[str, ...]
-    valid: str | None
+    train: tuple[str, ...]  # item ids, oldest first
+    valid: str | None  # item id of the validation target; None for a short history
 
 
 @dataclass(frozen=True)
 class Split:
-    """All users, without any test target."""
+    """Splits of all users, without test targets."""
 
     users: tuple[UserSplit, ...]
 
@@ -43,7 +43,7 @@ class Split:
 
 
 def split_dataset(dataset: Dataset) -> Split:
-    """Cut every history; one of fewer than three items is training alone."""
+    """Split every history. One with fewer than three items is used for training only."""
     users = []
     for user_id, history in dataset.histories.items():
         items = tuple(interaction.item_id for interaction in history)
@@ -55,20 +55,20 @@ def split_dataset(dataset: Dataset) -> Split:
 
 
 def sample_users(split: Split, count: int, seed: int) -> list[UserSplit]:
-    """The same `count` users with a validation target for every caller with this seed."""
+    """Sample `count` users with a validation target; the seed determines the sample."""
     users = [user for user in split.users if user.valid is not None and user.train]
     order = np.random.default_rng(seed).permutation(len(users))
     return [users[at] for at in order[:count]]
 
 
 def training_histories(catalog: Catalog, split: Split) -> list[list[int]]:
-    """Training items of each user as catalog rows."""
+    """Return the training items of each user as catalog rows."""
     rows = {item: row for row, item in enumerate(catalog.item_ids)}
     return [[rows[item] for item in user.train] for user in split.users if user.train]
 
 
 def data_digest(data: Path) -> str:
-    """SHA-256 over the two tables of a data folder. Raises InvalidDataset for a missing one."""
+    """Hash the two tables of a data folder (SHA-256). Raises InvalidDataset if one is missing."""
     digest = hashlib.sha256()
     for name in ("interactions.parquet", "items.parquet"):
         file = data / name

@@ -1,4 +1,4 @@
-"""The stages of a training run, each reading and writing one work folder.
+"""The stages of a training run, all in one work folder.
 
 A stage that finished with the same data and recipe is not run again, so an interrupted run resumes.
 """
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_stage(run: Run, stage: str) -> None:
-    """Run one of STAGES unless it is done already; says what it made."""
+    """Run one of STAGES, unless it is already done, and log its report."""
     run.work.mkdir(parents=True, exist_ok=True)
     if run.is_done(stage):
         logger.info("%s: already done with this data and recipe", stage)
@@ -41,7 +41,7 @@ def run_stage(run: Run, stage: str) -> None:
 
 
 def quantize_stage(run: Run) -> dict[str, Any]:
-    """Items to SIDs: `catalog.parquet`, `codebooks.safetensors`."""
+    """Assign SIDs to items; writes `catalog.parquet` and `codebooks.safetensors`."""
     recipe, items = run.recipe.quantize, run.dataset.items
     made = quantize(
         run.item_vectors(),
@@ -69,7 +69,7 @@ def quantize_stage(run: Run) -> dict[str, Any]:
 
 
 def online_stage(run: Run) -> dict[str, Any]:
-    """The online recommender: `online.safetensors`."""
+    """Train the online recommender; writes `online.safetensors`."""
     config = _recommender_config(run)
     recipe = replace(run.recipe.online, seed=run.recipe.seed)
     result = train_online(config, recipe, run.catalog(), run.split)
@@ -78,7 +78,7 @@ def online_stage(run: Run) -> dict[str, Any]:
 
 
 def publish_stage(run: Run, out: Path) -> Release:
-    """All parts into one verified release at `out`, named after its last path component."""
+    """Publish all parts as one verified release at `out`, named after its last path component."""
     metrics = {stage: run.outcome(stage) for stage in STAGES}
     recipe = {
         **run.recipe.to_json(),

@@ -1,6 +1,6 @@
-"""Texts of every task to token rows with an exact loss mask.
+"""Token rows of every training task, with an exact loss mask.
 
-All rows are rendered by `models.reasoner.prompts`, so that training and night speak the same words.
+`models.reasoner.prompts` renders all texts, so that training and the night use the same words.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from training.rationale_writers import Thinker, ThoughtRecipe
 
 
 class Tasks:
-    """Draws rows of each task from training histories (catalog rows, oldest first)."""
+    """Draws rows of each task from training histories, which are catalog rows, oldest first."""
 
     def __init__(
         self, catalog: Catalog, histories: Sequence[Sequence[int]], tokenizer: Any, seed: int
@@ -29,9 +29,9 @@ class Tasks:
         self._rng = np.random.default_rng(seed)
 
     def sequences(self, *, item_dropout: float = 0.0) -> Iterator[Row]:
-        """Items alone: one window a user, every item a target of those before it.
+        """Yield item sequences: one window per user, in which each item is predicted.
 
-        item_dropout: the chance of an item to be left out, if two others remain.
+        item_dropout: probability of leaving an item out, as long as two items remain.
         """
         for at, window in self._windows():
             if item_dropout:
@@ -39,19 +39,18 @@ class Tasks:
             yield self._row("", prompts.sequence_text(self._catalog.space, self._sids(window)), at)
 
     def captions(self) -> Iterator[Row]:
-        """Every item of the catalog once, in few words around its caption."""
+        """Yield every item of the catalog once, in few words around its caption."""
         for row in self._rng.permutation(len(self._catalog)).tolist():
             yield self._row(*prompts.caption_example(self._catalog.space, self._catalog, row))
 
     def interleaved(self) -> Iterator[Row]:
-        """One window a user, every SID beside its topic."""
+        """Yield one window per user, with the topic beside every SID."""
         for at, window in self._windows():
             text = prompts.interleaved_text(self._catalog.space, self._catalog, window)
             yield self._row("", text, at)
 
     def personas(self) -> Iterator[Row]:
-        """Interleaved User Persona Grounding (A.3.1): each history whole, in windows one after the
-        other."""
+        """Interleaved User Persona Grounding (A.3.1): yield each history in consecutive windows."""
         for at in self._order():
             history = self._histories[at]
             for start in range(0, len(history), prompts.PERSONA_ITEMS):
@@ -59,8 +58,11 @@ class Tasks:
                 yield self._row("", prompts.persona_text(self._catalog, window), at)
 
     def preferences(self) -> Iterator[Row]:
-        """Sequential Preference Modeling (A.3.1): every position of every history a target once,
-        after the window of at most `MAX_HISTORY` items before it."""
+        """Sequential Preference Modeling (A.3.1).
+
+        Each item but the first of every history is the target once, after the window of at most
+        `MAX_HISTORY` items before it.
+        """
         cuts = [(at, cut) for at, rows in enumerate(self._histories) for cut in range(1, len(rows))]
         for index in self._rng.permutation(len(cuts)).tolist():
             at, cut = cuts[index]
@@ -70,21 +72,21 @@ class Tasks:
             yield self._row(*example, at)
 
     def descriptions(self) -> Iterator[Row]:
-        """Itemic Dense Captioning (A.3.1): every item of the catalog once."""
+        """Itemic Dense Captioning (A.3.1): yield every item of the catalog once."""
         for row in self._rng.permutation(len(self._catalog)).tolist():
             yield self._row(*prompts.description_example(self._catalog.space, self._catalog, row))
 
     def general(self) -> Iterator[Row]:
-        """General Language Modeling (A.3.1): the general corpus once."""
+        """General Language Modeling (A.3.1): yield the general corpus once."""
         texts = list(general_texts())
         for at in self._rng.permutation(len(texts)).tolist():
             yield self._row("", texts[at])
 
     def rationales(self, thinker: Thinker | None = None) -> Iterator[Row]:
-        """Reasoning from raw histories: one cut of each user, thought and target under one loss
-        with equal weights (Eq. 5).
+        """Reasoning from raw histories: yield one cut of each user's history (Eq. 5).
 
-        The cut is drawn anew each time, except where the thinker knows one by heart.
+        Thought and target have equal weights in one loss. The cut is random in each pass, unless
+        the thinker has a rationale for a fixed one.
         """
         thinker = thinker or Thinker(ThoughtRecipe())
         for at in self._order():
@@ -109,7 +111,7 @@ class Tasks:
         return [tuple(sid) for sid in self._catalog.sids[list(rows)].tolist()]
 
     def _order(self) -> list[int]:
-        """All histories in random order."""
+        """Return the indices of all histories in random order."""
         order: list[int] = self._rng.permutation(len(self._histories)).tolist()
         return order
 
@@ -118,7 +120,7 @@ class Tasks:
         return kept if len(kept) > 1 else window
 
     def _windows(self) -> Iterator[tuple[int, list[int]]]:
-        """At most `MAX_HISTORY` consecutive items of every user."""
+        """Yield (history index, at most `MAX_HISTORY` consecutive items) of every user."""
         for at in self._order():
             history = self._histories[at]
             start = int(self._rng.integers(max(1, len(history) - MAX_HISTORY + 1)))

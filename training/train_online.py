@@ -1,6 +1,7 @@
-"""Train the online recommender: next SID at every position of every training history.
+"""Train the online recommender to predict the next SID at every position of a history.
 
-Chosen on the validation targets of a fixed sample of users; test targets are never seen here.
+The best epoch is chosen by the validation targets of a fixed sample of users. Test targets are
+never seen here.
 """
 
 import logging
@@ -35,18 +36,17 @@ class OnlineResult(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Histories padded at the end, as SIDs (B, H, L) and as catalog rows, and how many items each
-    holds."""
+    """Histories, padded at the end. B = users, H = items, L = levels."""
 
     sids_BHL: Tensor
-    lengths_B: Tensor
-    rows_BH: Tensor
+    lengths_B: Tensor  # items of each history
+    rows_BH: Tensor  # catalog rows
 
 
 def train_online(
     config: RecommenderConfig, recipe: OnlineRecipe, catalog: Catalog, split: Split
 ) -> OnlineResult:
-    """Train until the validation recall@10 stops rising; returns the best weights."""
+    """Train until the validation recall@10 stops rising; return the best weights."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     recommender = new_recommender(config, catalog)
@@ -87,8 +87,10 @@ def train_online(
 
 
 def new_recommender(config: RecommenderConfig, catalog: Catalog) -> OnlineRecommender:
-    """Untrained. It knows the prefixes of items that somebody had in the training split; seed torch
-    first."""
+    """Create an untrained recommender; seed torch first.
+
+    It knows the prefixes of items with at least one training interaction.
+    """
     known = CatalogTrie(catalog.space, catalog.sids[catalog.popularity > 0])
     return OnlineRecommender.knowing(config, known.packed[2:])
 
@@ -100,7 +102,10 @@ def batches(
     recipe: OnlineRecipe,
     rng: np.random.Generator,
 ) -> Iterator[Batch]:
-    """One epoch in random order: a random window of each history, users of like length together."""
+    """Yield the batches of one epoch, in random order.
+
+    Each history gives one random window. A batch has windows of similar length.
+    """
     crops = [_crop(history, window, rng) for history in histories]
     order = sorted(range(len(crops)), key=lambda at: (len(crops[at]), rng.random()))
     groups: list[list[int]] = [[]]
@@ -129,7 +134,7 @@ def _pad(histories: Sequence[Sequence[int]], catalog: Catalog) -> Batch:
 
 
 def next_sid_loss(recommender: OnlineRecommender, loss: SidLoss, batch: Batch) -> Tensor:
-    """Mean over targets of -log P(SID | items before it), the first item of a history included."""
+    """Return the mean of -log P(SID | items before it) over all items, the first included."""
     sids_BHL, lengths_B, _ = batch
     states_BHW = recommender.encode(recommender.embed_items(sids_BHL[:, :-1]))
     real_BH = torch.arange(sids_BHL.shape[1]) < lengths_B.unsqueeze(1)
@@ -139,7 +144,10 @@ def next_sid_loss(recommender: OnlineRecommender, loss: SidLoss, batch: Batch) -
 def validate(
     recommender: OnlineRecommender, catalog: Catalog, users: Sequence[UserSplit]
 ) -> tuple[float, float]:
-    """Recall@10 and NDCG@10 of the validation targets: whole catalog, history items masked."""
+    """Return recall@10 and NDCG@10 of the validation targets.
+
+    The whole catalog is ranked, except items of the history.
+    """
     finisher = Finisher(fastest_searcher(recommender.eval()), catalog)
     everything = Candidates(catalog.trie)
     row_of = {item: row for row, item in enumerate(catalog.item_ids)}
@@ -157,7 +165,7 @@ def validate(
 def cosine(
     optimizer: torch.optim.Optimizer, warmup: int, total: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """A linear warm-up, then a cosine down to a twentieth at `total` steps."""
+    """Schedule a linear warm-up, then a cosine down to a twentieth at `total` steps."""
 
     def factor(step: int) -> float:
         if step < warmup:

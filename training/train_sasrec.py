@@ -1,6 +1,6 @@
-"""Train the SASRec that stands beside ours: the next item at every position, full cross-entropy.
+"""Train the SASRec baseline: the next item at every position, with full cross-entropy.
 
-The same histories, crops, validation users and choice of epoch as the online recommender.
+Histories, crops, validation users and the choice of epoch are those of the online recommender.
 """
 
 # B = users, H = items of a history, N = catalog rows
@@ -49,7 +49,7 @@ class SasRecRecipe:
 
 
 def sasrec_stage(run: Run, release_dir: Path, out: Path) -> None:
-    """Train on the release's catalog rows; write `model.safetensors`, `metrics.json`, a card."""
+    """Train on the catalog rows of a release; write model, `metrics.json` and card to `out`."""
     release, recipe = Release.load(release_dir), SasRecRecipe(seed=run.recipe.seed)
     model, metrics = train_sasrec(recipe, release.catalog, run.split)
     out.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def sasrec_stage(run: Run, release_dir: Path, out: Path) -> None:
 def train_sasrec(
     recipe: SasRecRecipe, catalog: Catalog, split: Split
 ) -> tuple[SasRec, dict[str, float]]:
-    """Until the validation recall@10 stops rising; the best weights and their figures."""
+    """Train until the validation recall@10 stops rising; return the best weights and figures."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     config = SasRecConfig(
@@ -109,7 +109,7 @@ def train_sasrec(
 
 
 def next_item_loss(model: SasRec, batch: Batch) -> Tensor:
-    """Mean over all items but the first of each history of -log P(item | those before it)."""
+    """Return the mean of -log P(item | items before it), over all but each first item."""
     rows_BH, lengths_B = batch.rows_BH, batch.lengths_B
     states_BHW = model(rows_BH[:, :-1]) if rows_BH.shape[1] > 1 else model(rows_BH)[:, :0]
     is_real_BH = torch.arange(1, rows_BH.shape[1]) < lengths_B.unsqueeze(1)
@@ -119,7 +119,10 @@ def next_item_loss(model: SasRec, batch: Batch) -> Tensor:
 
 
 def validate(model: SasRec, catalog: Catalog, users: Sequence[UserSplit]) -> tuple[float, float]:
-    """Recall@10 and NDCG@10 of the validation targets: whole catalog, history items masked."""
+    """Return recall@10 and NDCG@10 of the validation targets.
+
+    The whole catalog is ranked, except items of the history.
+    """
     row_of = {item: row for row, item in enumerate(catalog.item_ids)}
     ranks: list[int] = []
     for start in range(0, len(users), _BATCH_USERS):

@@ -1,7 +1,8 @@
-"""Train what a user of `transformers` would write today: a decoder-only LM over SID tokens.
+"""Train the language-model baseline: a decoder-only LM over SID tokens.
 
-The same histories, the same validation users and about as many parameters as the online
-recommender, so that the benchmark compares ways of finishing and not sizes of models.
+A user of `transformers` would write this today. It has the histories, the validation users and
+about the number of parameters of the online recommender, so that the benchmark compares ways of
+finishing and not model sizes.
 """
 
 # B = users, H = items, L = levels, T = tokens
@@ -41,26 +42,26 @@ _K = 10
 
 @dataclass(frozen=True)
 class BaselineRecipe:
-    """Shape and schedule; `epochs` is a ceiling, `patience` counts evaluations."""
+    """Shape and training settings of the language model."""
 
     width: int = 192
     layers: int = 4
     heads: int = 4
     mlp_width: int = 576
     dropout: float = 0.3
-    epochs: int = 24
-    batch_items: int = 2048
+    epochs: int = 24  # at most
+    batch_items: int = 2048  # per batch, padding included
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup_steps: int = 200
-    evaluate_every: int = 4
-    patience: int = 3
+    evaluate_every: int = 4  # epochs
+    patience: int = 3  # evaluations without improvement before training stops
     num_validation_users: int = 2000
     seed: int = 0
 
 
 def baseline_stage(run: Run, release_dir: Path, out: Path) -> None:
-    """Train on the release's SIDs, or go on from the checkpoint in `run.work`; write `out`."""
+    """Train on the SIDs of a release and write `out`; continues from a checkpoint in `run.work`."""
     release = Release.load(release_dir)
     recipe = BaselineRecipe(seed=run.recipe.seed)
     run.work.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def baseline_stage(run: Run, release_dir: Path, out: Path) -> None:
 
 
 def new_model(recipe: BaselineRecipe, tokens: SidTokens) -> LlamaForCausalLM:
-    """A randomly initialised Llama over SID tokens; seed torch first."""
+    """Create a randomly initialised Llama over SID tokens; seed torch first."""
     config = LlamaConfig(
         vocab_size=len(tokens),
         hidden_size=recipe.width,
@@ -96,9 +97,9 @@ def new_model(recipe: BaselineRecipe, tokens: SidTokens) -> LlamaForCausalLM:
 
 
 def add_dropout(model: LlamaForCausalLM, rate: float) -> None:
-    """Dropout on the embeddings and on both branches of every layer, while `model.train()`.
+    """Add dropout to the embeddings and both branches of every layer, active in training mode.
 
-    Llama itself has none but in attention; the saved model stays a plain Llama.
+    Llama has dropout only in attention. The saved model stays a plain Llama.
     """
 
     def drop(module: torch.nn.Module, _: Any, x: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ def add_dropout(model: LlamaForCausalLM, rate: float) -> None:
 
 
 def next_token_loss(model: Any, tokens: SidTokens, batch: Batch) -> Tensor:
-    """Mean over the codes of all items of -log P(code | everything before it)."""
+    """Return the mean of -log P(code | all codes before it) over the codes of all items."""
     sids_BHL, lengths_B, _ = batch
     flat_BT = (sids_BHL + torch.from_numpy(tokens.first_token)).flatten(1)
     is_real_BT = torch.arange(flat_BT.shape[1]) < (lengths_B * tokens.space.levels).unsqueeze(1)
@@ -128,7 +129,10 @@ def next_token_loss(model: Any, tokens: SidTokens, batch: Batch) -> Tensor:
 def validate(
     model: Any, catalog: Catalog, users: Sequence[UserSplit], *, batch_size: int = 16
 ) -> tuple[float, float]:
-    """Recall@10 and NDCG@10 of the validation targets: whole catalog, history items masked."""
+    """Return recall@10 and NDCG@10 of the validation targets.
+
+    The whole catalog is ranked, except items of the history.
+    """
     model.eval()
     scorer = LanguageModelScorer(model, catalog)
     row_of = {item: row for row, item in enumerate(catalog.item_ids)}
@@ -150,9 +154,10 @@ def validate(
 
 
 class Trainer:
-    """One run, a checkpoint after every evaluation. `model` holds the best weights after `train`.
+    """One training run, with a checkpoint after every evaluation.
 
-    Every epoch has its own seed, so a resumed run is the uninterrupted one.
+    `model` holds the best weights after `train`. Every epoch has its own seed, so a resumed run
+    gives the weights of an uninterrupted one.
     """
 
     def __init__(
@@ -174,7 +179,7 @@ class Trainer:
         self._best_weights: dict[str, Tensor] = {}
 
     def train(self) -> dict[str, float]:
-        """Until the validation recall@10 stops rising; returns the best evaluation's figures."""
+        """Train until the validation recall@10 stops rising; return the best figures."""
         recipe = self._recipe
         if self._checkpoint.is_file():
             self._resume()
@@ -221,7 +226,7 @@ class Trainer:
         return batches(self._histories, self._catalog, MAX_HISTORY, sizes, rng)
 
     def _set_learning_rate(self) -> None:
-        """Linear warm-up, then a cosine down to a twentieth."""
+        """Set the learning rate: linear warm-up, then a cosine down to a twentieth."""
         if self._step < self._recipe.warmup_steps:
             factor = (self._step + 1) / self._recipe.warmup_steps
         else:
@@ -252,7 +257,7 @@ class Trainer:
         draft.replace(self._checkpoint)
 
     def _resume(self) -> None:
-        """Go on from the checkpoint; one of another recipe is ignored."""
+        """Continue from the checkpoint, unless its recipe differs."""
         with safe_open(self._checkpoint, "pt") as file:
             progress = json.loads(file.metadata()["progress"])
             parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
@@ -276,7 +281,7 @@ class Trainer:
 
 
 def write_baseline(out: Path, model: LlamaForCausalLM, facts: dict[str, Any]) -> None:
-    """A Hugging Face directory in bfloat16 with its card and `metrics.json`."""
+    """Write a Hugging Face directory in bfloat16, with card and `metrics.json`."""
     shutil.rmtree(out, ignore_errors=True)
     model.bfloat16().save_pretrained(out)
     (out / "metrics.json").write_text(json.dumps(facts, indent=1) + "\n")
