@@ -3,7 +3,7 @@
 The bar shows users per second and the time left, on stderr. The timings of a shard are in
 `part-00000.times` beside it, one JSON line per micro-batch. A shard itself holds no times: its
 bytes do not depend on the number of stops. Timings give the speed and cost of a night
-that many processes shared. Nothing else depends on them, so a torn line is skipped.
+that many processes shared. No other file depends on them, so a torn line is skipped.
 """
 
 import heapq

@@ -110,7 +110,7 @@ def _resumed_plan(
     plan, held = read_plan(folder), runner.run(store.read_manifest())
     is_live = held is not None and plan.generation in {layer.generation for layer in held.layers}
     if not is_live and _base(plan.held) != _base(held):
-        logger.warning("night %d was overtaken by another: planning anew", plan.generation)
+        logger.warning("another night overtook night %d: making a new plan", plan.generation)
         return None
     return plan
 
@@ -137,7 +137,7 @@ def think_night(
     if plan.release != f"{release.name}@{release.version}":
         raise ReleaseMismatch(
             f"{settings.release_dir}: {release.name}@{release.version}, expected {plan.release}, "
-            "with which this night was planned"
+            "the release of this night's plan"
         )
     folder = settings.out_dir / str(plan.generation)
     shards = share(plan, index=index, of=of)

@@ -54,7 +54,7 @@ class Encoder:
         self._pieces: dict[str, list[int]] = {}
         if self.encode(_SAMPLE) != tokenizer.encode(_SAMPLE, add_special_tokens=False):
             raise ReleaseMismatch(
-                f"{tokenizer.name_or_path}: text beside an added token is encoded unlike text alone"
+                f"{tokenizer.name_or_path}: encodes text beside an added token unlike text alone"
             )
 
     def encode(self, text: str) -> list[int]:

@@ -60,7 +60,7 @@ class Checkpoint:
         with safe_open(self.file, "pt") as file:
             metadata = file.metadata()
             if metadata["of"] != self.of:
-                logger.info("%s is of another run, starting anew", self.file)
+                logger.info("%s belongs to another run, starting from the beginning", self.file)
                 return None
             for key in file.keys():  # noqa: SIM118 - not a dict
                 part, _, name = key.partition("/")

@@ -82,19 +82,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("stage", choices=["all", *STAGES, "renew", *_COMPARED])
     parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
     parser.add_argument("--out", type=Path, help="release or baseline to write")
-    parser.add_argument("--release", type=Path, help="whose catalog a model beside ours learns")
+    parser.add_argument("--release", type=Path, help="catalog for `baseline` and `sasrec`")
     parser.add_argument("--work", type=Path, help="checkpoints (default: beside the release)")
     parser.add_argument("--config", type=Path, default=_NANO, help="recipe (TOML)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of one stage run by itself")
+    parser.add_argument("--threads", type=int, default=1, help="for a single stage")
     parser.add_argument(
-        "--keep-weights", action="store_true", help="with `renew`: publish again as it is"
+        "--keep-weights", action="store_true", help="with `renew`: publish again without training"
     )
     parser.add_argument(
         "--reasoner",
         type=Path,
         metavar="WORK",
-        help="with `renew`: what training.remote left there",
+        help="with `renew`: take the reasoner of training.remote from its work folder",
     )
     options = parser.parse_args(arguments)
     if options.stage in ("all", "renew", *_COMPARED) and options.out is None:

@@ -158,7 +158,7 @@ def _train_fresh_rows(learner: Learner) -> list[Any]:
 
 
 def _adapt(learner: Learner, recipe: ReasonerRecipe, directory: Path | None = None) -> Learner:
-    """For "lora", add adapters to every linear layer but the head, new or from `directory`."""
+    """Add adapters for "lora", to every linear layer but the head, new or from `directory`."""
     if recipe.tuning not in TUNINGS:
         raise InvalidSettings(f"[reasoner] tuning = {recipe.tuning!r}, expected among {TUNINGS}")
     if recipe.tuning == "full":

@@ -51,4 +51,4 @@ def _again(name: str, source: Callable[[], Iterator[Row]]) -> Iterator[Row]:
             is_empty = False
             yield row
         if is_empty:
-            raise InvalidDataset(f"task {name}: no training history has a row for it")
+            raise InvalidDataset(f"task {name}: no training history gives a row")

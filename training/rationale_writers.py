@@ -74,7 +74,7 @@ class Thinker:
             )
         shares = (recipe.wish_share, recipe.silent_share)
         if min(shares) < 0 or sum(shares) > 1:
-            raise InvalidSettings(f"[thoughts] shares {shares}, expected 0 to 1 in all")
+            raise InvalidSettings(f"[thoughts] shares {shares}, expected a sum of 0 to 1")
         self._recipe = recipe
         self._bootstrapped = bootstrapped or {}
         self._rng = np.random.default_rng(seed)

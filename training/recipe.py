@@ -81,7 +81,7 @@ class Recipe:
         return values
 
     def digest(self, tables: Sequence[str]) -> str:
-        """Of the seed and the given tables."""
+        """Hash the seed and the given tables."""
         values = self.to_json()
         text = json.dumps({name: values[name] for name in ("seed", *tables)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -86,7 +86,7 @@ def check_before(run: Run) -> None:
     Otherwise an error would show only after hours. Raises InvalidInput or InvalidRelease.
     """
     if not run.is_done("quantize"):
-        raise InvalidInput(f"{run.work}: not prepared for this data and recipe, see `prepare`")
+        raise InvalidInput(f"{run.work}: not prepared for this data and recipe, run `prepare`")
     recipe, material = run.recipe, gather(run)
     catalog = material.catalog
     texts = base_texts(material)
@@ -148,7 +148,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and results")
     parser.add_argument("--config", type=Path, required=True, help="recipe (TOML)")
-    parser.add_argument("--release", type=Path, help="whose SIDs to take, with `prepare`")
+    parser.add_argument("--release", type=Path, help="with `prepare`: source of the SIDs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check-only", action="store_true", help="with `run`: train nothing")
     options = parser.parse_args(arguments)

@@ -86,5 +86,5 @@ def _read_results(work: Path, release: Release) -> dict[str, Any]:
         raise InvalidRelease(f"{work}: no finished reasoner ({exc})") from exc
     same_items = made.item_ids == release.catalog.item_ids
     if not same_items or not np.array_equal(made.sids, release.catalog.sids):
-        raise InvalidRelease(f"{work}: trained over other SIDs than those of {release.name}")
+        raise InvalidRelease(f"{work}: trained with SIDs that differ from {release.name}")
     return results

@@ -1,6 +1,6 @@
 """Train the SASRec baseline: the next item at every position, with full cross-entropy.
 
-Histories, crops, validation users and the choice of epoch are those of the online recommender.
+Histories, crops, validation users and the choice of epoch are as for the online recommender.
 """
 
 # B = users, H = items of a history, N = catalog rows
@@ -33,17 +33,19 @@ _TOP, _BATCH_USERS = 10, 256
 
 @dataclass(frozen=True)
 class SasRecRecipe:
+    """Shape and training settings of SASRec."""
+
     width: int = 128
     layers: int = 2
     heads: int = 4
     dropout: float = 0.5
-    epochs: int = 40
-    batch_items: int = 2048
+    epochs: int = 40  # at most
+    batch_items: int = 2048  # per batch, padding included
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 200
-    evaluate_every: int = 4
-    patience: int = 5
+    evaluate_every: int = 4  # epochs
+    patience: int = 5  # evaluations without improvement before training stops
     num_validation_users: int = 5000
     seed: int = 0
 

@@ -265,7 +265,7 @@ class Trainer:
                 part, _, name = key.partition("/")
                 parts[part][name] = file.get_tensor(key)
         if progress["recipe"] != asdict(self._recipe):
-            logger.info("baseline: %s is of another recipe, starting anew", self._checkpoint)
+            logger.info("baseline: %s has another recipe, starting again", self._checkpoint)
             return
         self._epoch, self._step = progress["epoch"], progress["step"]
         self._seconds, self._best = progress["seconds"], progress["best"]
@@ -277,7 +277,7 @@ class Trainer:
             state.setdefault(int(at), {})[name] = value
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
-        logger.info("baseline: going on after epoch %d", self._epoch)
+        logger.info("baseline: continuing after epoch %d", self._epoch)
 
 
 def write_baseline(out: Path, model: LlamaForCausalLM, facts: dict[str, Any]) -> None:

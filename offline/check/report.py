@@ -18,19 +18,19 @@ _NUM_FIRST_CODES = 10
 # name, help, key of the summary
 _METRICS = (
     ("generation", "Generation of the last night (unix milliseconds).", "generation"),
-    ("epoch", "Epoch at which it went live; absent while it has not.", "epoch"),
-    ("activated_seconds", "When it went live (unix seconds).", "activated_at"),
-    ("users_due", "Users that were due.", "users_due"),
+    ("epoch", "Epoch at which it went live; absent if it is not live.", "epoch"),
+    ("activated_seconds", "Time at which it went live (unix seconds).", "activated_at"),
+    ("users_due", "Users to think about.", "users_due"),
     ("users_refreshed", "Users with new thoughts.", "refreshed"),
-    ("users_carried", "Users carried on from before.", "carried"),
-    ("users_empty", "Users on whom no path closed.", "empty"),
-    ("users_failed", "Dead letters.", "failed"),
+    ("users_carried", "Users with a row carried over from an earlier generation.", "carried"),
+    ("users_empty", "Users without a closed path.", "empty"),
+    ("users_failed", "Dead letters: users on whom thinking failed.", "failed"),
     ("tokens", "Tokens sampled.", "tokens"),
-    ("think_seconds", "Seconds that its processes thought, together.", "think_s"),
-    ("users_per_second", "Users a second of one such process.", "users_per_s"),
-    ("cost", "Of the thinking, at the price given; absent without one.", "cost"),
+    ("think_seconds", "Seconds of thinking, summed over processes.", "think_s"),
+    ("users_per_second", "Users per second of one process.", "users_per_s"),
+    ("cost", "Cost of the thinking; absent without --price-per-hour.", "cost"),
     ("record_bytes", "Mean bytes of a record key in the store.", "record_bytes"),
-    ("load_cuts", "How often loading slowed down for the store.", "load_cuts"),
+    ("load_cuts", "Number of times that loading slowed down for the store.", "load_cuts"),
 )
 
 
@@ -91,7 +91,7 @@ def render_table(summary: Mapping[str, Any]) -> str:
         ("generation", f"{summary['generation']} ({summary['layer']}), epoch {summary['epoch']}"),
         ("users", _numbers(summary, "refreshed", "carried", "empty", "failed")),
         ("thinking", _thinking(summary)),
-        ("against before", _numbers(changes, "new", "changed", "unchanged", "gone")),
+        ("compared to before", _numbers(changes, "new", "changed", "unchanged", "gone")),
         *((f"gate {gate['name']}", _verdict(gate)) for gate in summary["gates"]),
         ("report", f"{summary['shards']}/report.html"),
     ]
@@ -104,9 +104,9 @@ def _numbers(facts: Mapping[str, Any], *names: str) -> str:
 
 def _thinking(summary: Mapping[str, Any]) -> str:
     if not summary.get("users_due"):
-        return "nobody had to be thought about"
+        return "no user to think about"
     if not summary["think_s"]:
-        return "no times were kept"
+        return "no timings"
     facts = [
         f"{summary['users_per_s']:,.1f} users/s and {summary['tokens_per_s']:,.0f} tokens/s",
         f"{summary['think_s'] / 3600:,.3f} hours of one process",
@@ -118,7 +118,7 @@ def _thinking(summary: Mapping[str, Any]) -> str:
 
 def _verdict(gate: Mapping[str, Any]) -> str:
     if gate["value"] is None:
-        return "nothing to judge by"
+        return "too few data to judge"
     verdict = "passed" if gate["has_passed"] else "FAILED"
     return f"{verdict}: {short(gate['value'])}, expected {gate['expected']}"
 
@@ -136,9 +136,9 @@ def render_metrics(summary: dict[str, Any]) -> str:
     ]
     seconds = summary.get("seconds", {})
     stages = [(f'{{stage="{stage}"}}', spent) for stage, spent in seconds.items()]
-    lines += _metric("gate_passed", "1 for a gate that was passed.", passed)
-    lines += _metric("gate_value", "What a gate judged.", values)
-    lines += _metric("stage_seconds", "Time by stage.", stages)
+    lines += _metric("gate_passed", "1 if the gate passed, 0 if it failed.", passed)
+    lines += _metric("gate_value", "Value that the gate judged.", values)
+    lines += _metric("stage_seconds", "Seconds per stage.", stages)
     return "\n".join(lines) + "\n"
 
 

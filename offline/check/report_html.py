@@ -30,9 +30,9 @@ def render_html(summary: dict[str, Any]) -> str:
         _head(summary),
         _section("Users", _users(summary)),
         _section("Gates", _gates(summary)),
-        _section("Overlap with the night before, users by Jaccard", _overlaps(summary)),
-        _section("Length of thoughts, paths by characters", _lengths(summary)),
-        _section("Top first codes, this night and the one before", _first_codes(summary)),
+        _section("Users by overlap with the night before (Jaccard)", _overlaps(summary)),
+        _section("Paths by length in characters", _lengths(summary)),
+        _section("Most frequent first codes, this night and the one before", _first_codes(summary)),
         _section("Thinking", _thinking(summary)),
         _section("Slowest micro-batches", _slowest(summary)),
         _section("Users with the most tokens", _most_tokens(summary)),
@@ -70,14 +70,14 @@ def _users(summary: dict[str, Any]) -> str:
     changes = summary.get("changes", {})
     rows = [
         ("thought about", summary.get("users_due")),
-        ("carried on as they were", summary.get("carried")),
+        ("carried over", summary.get("carried")),
         ("new", changes.get("new")),
         ("changed", changes.get("changed")),
         ("unchanged", changes.get("unchanged")),
         ("gone", changes.get("gone")),
         ("failed", summary.get("failed")),
         ("empty", summary.get("empty")),
-        ("prefixes a user", summary.get("mean_prefixes")),
+        ("prefixes per user", summary.get("mean_prefixes")),
     ]
     share = changes.get("share_compared", 1)
     note = f"<p>Compared: {share:.1%} of the users, chosen by hash.</p>" if share < 1 else ""
@@ -93,9 +93,9 @@ def _gates(summary: dict[str, Any]) -> str:
 
 
 def _verdict(gate: dict[str, Any]) -> tuple[str, str]:
-    """Render verdict and value. A gate without data passes, but is shown as "nothing to judge"."""
+    """Render verdict and value. A gate with too few data passes, but says so."""
     if gate["value"] is None:
-        return "<span class=none>nothing to judge by</span>", "-"
+        return "<span class=none>too few data to judge</span>", "-"
     passed = "<span class=pass>passed</span>" if gate["has_passed"] else None
     return passed or "<span class=fail>FAILED</span>", short(gate["value"])
 
@@ -131,9 +131,9 @@ def _thinking(summary: dict[str, Any]) -> str:
     if not summary.get("think_s"):
         return ""
     rows = [
-        ("hours of one process", summary["think_s"] / 3600),
-        ("users a second of one", summary["users_per_s"]),
-        ("tokens a second of one", summary["tokens_per_s"]),
+        ("process hours", summary["think_s"] / 3600),
+        ("users/s per process", summary["users_per_s"]),
+        ("tokens/s per process", summary["tokens_per_s"]),
         ("cost", summary.get("cost")),
     ]
     return _facts(rows)

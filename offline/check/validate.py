@@ -37,8 +37,8 @@ def validate(
         total.add(_check_shard(folder, plan, shard, catalog, seen))
     if not seen:
         raise InvalidInput(
-            f"nothing to make live: of {plan.users_chosen} users "
-            f"{total.empty + plan.unreadable} came out empty and {len(total.failed)} failed "
+            f"no records to make live: of {plan.users_chosen} users "
+            f"{total.empty + plan.unreadable} are empty and {len(total.failed)} failed "
             f"(see {folder})"
         )
     if guard is not None:
@@ -54,7 +54,7 @@ def _check_complete(folder: Path, plan: Plan) -> None:
     missing = [shard for shard in shards if not part_file(folder, shard).exists()]
     if missing:
         raise InvalidInput(
-            f"{folder}: {len(missing)} of {len(shards)} shards are not there (the first: "
+            f"{folder}: {len(missing)} of {len(shards)} shards are missing (the first: "
             f"{missing[0]}): run `python -m offline think` first"
         )
 
@@ -68,7 +68,7 @@ def _check_shard(folder: Path, plan: Plan, shard: int, catalog: Catalog, seen: s
     for row in read_part(part):
         user_id = row.thoughts.user_id
         if user_id in seen or planned.get(user_id) != row.digest:
-            raise InvalidInput(f"{part}: row {len(found)} is doubled, or not what the plan names")
+            raise InvalidInput(f"{part}: row {len(found)} is a duplicate, or not in the plan")
         check_thoughts(catalog, row.thoughts)
         seen.add(user_id)
         found.append(user_id)

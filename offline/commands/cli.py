@@ -1,7 +1,7 @@
 """The command line: arguments in, one JSON line or one error line out.
 
 An error after which the work can continue names the command for it. `exits` has the exit codes,
-`nightly` the commands of a night, `live_commands` those for live generations.
+`nightly` the commands of a night, `live_commands` the commands for live generations.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def _resume_hint(arguments: Sequence[str]) -> str:
         return ""
     if words[0] in nightly.RESUMABLE and not {"--resume", "--dry-run"} & set(words):
         words.append("--resume")
-    return f"; go on with: python -m offline {shlex.join(words)}"
+    return f"; continue with: python -m offline {shlex.join(words)}"
 
 
 def _import(options: argparse.Namespace, console: Console) -> None:
@@ -68,7 +68,7 @@ def _parser() -> Parser:
     importing = commands.add_parser("import", help="fill the histories from a data folder")
     importing.add_argument("--data", type=Path, required=True, metavar="DIR")
     importing.add_argument(
-        "--again", action="store_true", help="even if the store has these data already"
+        "--again", action="store_true", help="import even if the store has these data already"
     )
     importing.set_defaults(run=_import)
     add_redis(importing)

@@ -73,9 +73,9 @@ def exit_of(exc: BaseException) -> Exit | None:
     """Return how a run with this exception ends; None for a bug."""
     match exc:
         case Terminated():
-            return Exit(EX_TEMPFAIL, "stopped by SIGTERM; what was live stays live", True)
+            return Exit(EX_TEMPFAIL, "stopped by SIGTERM; the live generation is unchanged", True)
         case KeyboardInterrupt():
-            reason = "interrupted; what was live stays live, and it can be run again"
+            reason = "interrupted; the live generation is unchanged, and the command can run again"
             return Exit(EX_INTERRUPTED, reason, True)
         case InvalidInput() | InvalidRelease():
             return Exit(EX_CONFIG, str(exc), False)
@@ -84,14 +84,14 @@ def exit_of(exc: BaseException) -> Exit | None:
         case ManifestConflict():
             return Exit(EX_TEMPFAIL, str(exc), False)
         case StoreFull():
-            return Exit(EX_TEMPFAIL, f"{exc}; what was live stays live: make room", True)
+            return Exit(EX_TEMPFAIL, f"{exc}; the live generation is unchanged: make room", True)
         case StoreUnavailable() | LeaseTaken():
             return Exit(EX_TEMPFAIL, str(exc), True)
         case MemoryError():
             reason = str(exc) or "out of memory"
-            return Exit(EX_TEMPFAIL, f"{reason}; what was thought is kept", True)
+            return Exit(EX_TEMPFAIL, f"{reason}; finished thoughts are kept", True)
         case OSError():
             place = exc.filename or "input or output"
-            full = "; what was thought is kept: make room" if exc.errno in _FULL else ""
+            full = "; finished thoughts are kept: make room" if exc.errno in _FULL else ""
             return Exit(EX_TEMPFAIL, f"{place}: {exc.strerror or exc}{full}", True)
     return None

@@ -44,17 +44,17 @@ OpenStore = Callable[[str | None], Opened]
 Command = Callable[[argparse.Namespace, Console, OpenStore], None]
 
 HELP = {
-    "load": "write a generation's records into the store; nothing goes live",
-    "verify": "whether a loaded generation is whole in the store",
-    "activate": "gates, load, verify, then make a generation live, or a canary of it",
-    "rollback": "back to what was live before, or end a canary",
+    "load": "write a generation's records into the store, without making it live",
+    "verify": "check that a loaded generation is complete in the store",
+    "activate": "run the gates, load, verify, then make a generation live, or live for a canary",
+    "rollback": "return to the generations that were live before, or end a canary",
     "gc": "remove old generations from store and disk",
     "archive": "append the event streams to the archive on disk",
-    "repair": "fill the store again from shards and archive",
-    "erase": "remove all that is known of a user, for good",
-    "compact": "put base and deltas together as a new base, and make it live",
+    "repair": "restore the store from shards and archive",
+    "erase": "remove all data of a user, for good",
+    "compact": "merge base and deltas into a new base, and make it live",
     "worker": "think about users on demand, until stopped",
-    "status": "what is live and what is kept",
+    "status": "show the live generations and those kept on disk",
 }
 _NEED_RELEASE = ("load", "verify", "activate", "compact", "worker")
 
@@ -84,11 +84,11 @@ def _run(
 def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `go_live`, which `refresh` takes too."""
     add = parser.add_argument
-    add("--force", metavar="REASON", help="go live past failed gates; the reason is kept")
-    add("--gate", action="append", default=[], metavar="NAME=X", help="another limit of a gate")
-    add("--canary", type=float, metavar="PERCENT", help="for this share of the users only")
-    add("--keep", type=int, default=KEEP, metavar="N", help="nights kept for a rollback")
-    add("--textfile", type=Path, metavar="FILE", help="Prometheus metrics, for node exporter")
+    add("--force", metavar="REASON", help="overrule failed gates; the report keeps the reason")
+    add("--gate", action="append", default=[], metavar="NAME=X", help="change the limit of a gate")
+    add("--canary", type=float, metavar="PERCENT", help="go live for this share of users only")
+    add("--keep", type=int, default=KEEP, metavar="N", help="nights to keep for a rollback")
+    add("--textfile", type=Path, metavar="FILE", help="write metrics here, for node exporter")
 
 
 def _add_own_arguments(choices: dict[str, argparse.ArgumentParser]) -> None:
@@ -100,8 +100,13 @@ def _add_own_arguments(choices: dict[str, argparse.ArgumentParser]) -> None:
     worker.add_argument("--paths", type=int, default=DEFAULT_PATHS, metavar="T")
     worker.add_argument("--width", type=int, default=DEFAULT_WIDTH, metavar="M")
     add_engine_arguments(worker)
-    worker.add_argument("--idle-ms", type=int, default=60_000, help="before a request is claimed")
-    worker.add_argument("--once", action="store_true", help="end when nothing is waiting")
+    worker.add_argument(
+        "--idle-ms",
+        type=int,
+        default=60_000,
+        help="claim a request that another worker has held for this long",
+    )
+    worker.add_argument("--once", action="store_true", help="serve one micro-batch, then end")
 
 
 def live_settings(options: argparse.Namespace) -> LiveSettings:

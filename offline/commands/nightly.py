@@ -1,7 +1,7 @@
 """The commands of a night.
 
 `plan`, `think` and `validate` run one stage each, `refresh` a whole night. `retry-dead` runs a
-night for the users on whom the last one failed.
+night for the dead letters of the last one.
 """
 
 import argparse
@@ -57,7 +57,7 @@ _MAX_PROCESSES = 1 << 20
 
 
 def add_commands(commands: "_Commands") -> None:
-    planning = commands.add_parser("plan", help="decide who is due, and write the plan")
+    planning = commands.add_parser("plan", help="choose the users that are due, write the plan")
     planning.set_defaults(run=_plan)
     thinking = commands.add_parser("think", help="think about the users of a plan")
     thinking.add_argument("--index", type=number(0, _MAX_PROCESSES), default=0, metavar="I")
@@ -66,14 +66,14 @@ def add_commands(commands: "_Commands") -> None:
         type=number(1, _MAX_PROCESSES),
         default=1,
         metavar="N",
-        help="this is process I of N that share the plan, from 0",
+        help="number of processes that share the plan; I counts from 0",
     )
     thinking.set_defaults(run=_think)
-    validating = commands.add_parser("validate", help="check what was thought, and finish it")
+    validating = commands.add_parser("validate", help="check the shards, finish the generation")
     validating.set_defaults(run=_validate)
-    refreshing = commands.add_parser("refresh", help="a whole night: think and make it live")
+    refreshing = commands.add_parser("refresh", help="run a whole night and make it live")
     refreshing.set_defaults(run=_refresh)
-    retrying = commands.add_parser("retry-dead", help="a night for those on whom the last failed")
+    retrying = commands.add_parser("retry-dead", help="run a night for the dead letters")
     retrying.set_defaults(run=_retry_dead)
     for command in (planning, thinking, validating, refreshing, retrying):
         add_release_and_out(command)
@@ -85,7 +85,7 @@ def add_commands(commands: "_Commands") -> None:
         add_redis(command)
     for command in (refreshing, retrying):
         command.add_argument(
-            "--resume", action="store_true", help="go on with the newest night that is not over"
+            "--resume", action="store_true", help="continue the newest unfinished night"
         )
     for command in (planning, thinking, refreshing, retrying):
         add_price(command)
@@ -214,7 +214,7 @@ def _engine(options: argparse.Namespace) -> LoadThink:
 def _plan_folder(settings: RefreshSettings, generation: int | None) -> Path:
     folder = settings.out_dir / str(generation) if generation else newest_plan(settings.out_dir)
     if folder is None:
-        raise InvalidInput(f"{settings.out_dir}: no plan; `python -m offline plan` makes one")
+        raise InvalidInput(f"{settings.out_dir}: no plan; run `python -m offline plan` first")
     return folder
 
 

@@ -40,14 +40,14 @@ def open_store(redis_url: str | None) -> Iterator[tuple[RedisStore, asyncio.Runn
 
 def add_redis(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, else the embedded server"
+        "--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, or the embedded server"
     )
 
 
 def add_release_and_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--release", type=Path, required=True, metavar="DIR")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where generations are kept (default: state folder)"
+        "--out", type=Path, metavar="DIR", help="folder of generations (default: state folder)"
     )
 
 
@@ -56,7 +56,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         "--generation",
         type=number(1, 2**64 - 1),
         metavar="G",
-        help="whose plan (default: the newest)",
+        help="generation of the plan (default: the newest)",
     )
 
 
@@ -65,16 +65,16 @@ def add_who(parser: argparse.ArgumentParser) -> None:
         "--users",
         type=_users,
         metavar="N|all",
-        help="the first N by id, as a delta; or all (the default), as a new base",
+        help="the first N users by id, as a delta; or all (default), as a new base",
     )
     parser.add_argument(
         "--user", action="append", default=[], metavar="ID", help="this user; may be repeated"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="histories from a data folder, not from the store"
+        "--data", type=Path, metavar="DIR", help="read histories from a data folder, not the store"
     )
     parser.add_argument(
-        "--rethink", action="store_true", help="also about users of whom nothing has changed"
+        "--rethink", action="store_true", help="think again about unchanged users too"
     )
 
 
@@ -84,21 +84,21 @@ def add_how(parser: argparse.ArgumentParser) -> None:
         type=number(1, MAX_PATHS),
         default=DEFAULT_PATHS,
         metavar="T",
-        help=f"thoughts a user (default {DEFAULT_PATHS})",
+        help=f"thoughts per user (default {DEFAULT_PATHS})",
     )
     parser.add_argument(
         "--width",
         type=number(1, _MAX_WIDTH),
         default=DEFAULT_WIDTH,
         metavar="M",
-        help=f"prefixes a thought (default {DEFAULT_WIDTH})",
+        help=f"prefixes per thought (default {DEFAULT_WIDTH})",
     )
     parser.add_argument("--seed", type=number(0, 2**63), default=0, metavar="S")
 
 
 def add_price(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--price-per-hour", type=_price, metavar="P", help="of this device, to show what it costs"
+        "--price-per-hour", type=_price, metavar="P", help="price of this device, to show the cost"
     )
 
 
@@ -106,7 +106,7 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="think about 64 users, say what all would take, and change nothing",
+        help="think about 64 users, estimate the cost of the night, change nothing",
     )
 
 

@@ -65,7 +65,7 @@ class Generation:
 def open_generation(folder: Path) -> Generation:
     """Open a generation. Raises InvalidInput for a folder without a finished one."""
     if not is_finished(folder):
-        raise InvalidInput(f"{folder}: not there or not finished, expected {folder}/_SUCCESS.json")
+        raise InvalidInput(f"{folder}: missing or not finished, expected {folder}/_SUCCESS.json")
     try:
         generation = Generation(folder, json.loads((folder / "_SUCCESS.json").read_text()))
         _ = (generation.number, generation.created_at, generation.is_base, generation.release)

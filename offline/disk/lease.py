@@ -41,9 +41,7 @@ class Lease:
                     return cls(file, descriptor, epoch=_read_epoch(descriptor) + 1)
             except BlockingIOError as exc:
                 os.close(descriptor)
-                raise LeaseTaken(
-                    f"{file}: another job is at work here, this one gives way"
-                ) from exc
+                raise LeaseTaken(f"{file}: another job is running here, this one stops") from exc
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -56,7 +54,7 @@ class Lease:
         except FileNotFoundError:
             mark = b""
         if mark != self._mark:
-            raise LeaseTaken(f"{self._file}: another job took over, this one gives way")
+            raise LeaseTaken(f"{self._file}: another job took over, this one stops")
 
     def __enter__(self) -> Self:
         return self

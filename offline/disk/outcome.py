@@ -45,5 +45,5 @@ class Outcome:
         """Raise InvalidRelease if many users failed and none succeeded: no user is the cause."""
         if len(self.failed) >= _HOPELESS and not self.refreshed:
             raise InvalidRelease(
-                f"the first {len(self.failed)} users all failed, lastly by {self.failed[-1][1]}"
+                f"the first {len(self.failed)} users all failed, the last with {self.failed[-1][1]}"
             )

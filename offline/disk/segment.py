@@ -85,7 +85,7 @@ class Segment:
             self.batches.append(batch)
             end = batch_end
         if end < len(content):
-            logger.warning("%s: %d bytes of no whole batch cut off", self.file, len(content) - end)
+            logger.warning("%s: cut off a torn batch, %d bytes", self.file, len(content) - end)
             os.ftruncate(self._descriptor, end)
             os.fsync(self._descriptor)
 

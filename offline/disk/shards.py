@@ -3,7 +3,7 @@
     OUT/<generation>/plan.json, plan-*.parquet  the plan of the night (`plan_file`)
     OUT/<generation>/part-00000.parquet ...     one part per shard of the plan, one row per user
     OUT/<generation>/part-00000.segment         a shard in progress (`segment`)
-    OUT/<generation>/failed.jsonl               users on whom thinking failed, with the reason
+    OUT/<generation>/failed.jsonl               dead letters: failed users, with the reason
     OUT/<generation>/_SUCCESS.json              counts and digests; absent until it is finished
     OUT/<generation>/summary.json               summary of the whole night; the only file with times
     OUT/manifest.json                           the manifest last activated from here
@@ -117,7 +117,7 @@ def read_outcome(part: Path) -> Outcome:
         failed = [(str(user_id), str(reason)) for user_id, reason in counts.pop("failed")]
         return Outcome(**counts, failed=failed)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as exc:
-        raise InvalidInput(f"{part}: no counts of ours in it ({type(exc).__name__})") from exc
+        raise InvalidInput(f"{part}: no counts in its metadata ({type(exc).__name__})") from exc
 
 
 def is_finished(folder: Path) -> bool:

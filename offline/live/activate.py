@@ -77,7 +77,7 @@ async def activate(
         except ManifestConflict:
             continue  # most likely a worker opened a layer: read the manifest again
         return keep_copy(out_dir, manifest)
-    raise ManifestConflict("the manifest keeps changing: other jobs are at work")
+    raise ManifestConflict("the manifest keeps changing: other jobs are running")
 
 
 def keep_canary(manifest: Manifest, held: Manifest) -> Manifest:
@@ -241,7 +241,7 @@ async def _check_records(target: Manifest, store: NightStore, out_dir: Path) -> 
         num_found = await store.count_records(layer.generation, user_ids)
         if num_found < len(user_ids):
             raise InvalidInput(
-                f"generation {layer.generation}: of {len(user_ids)} users looked at, {num_found} "
-                "still have a record: it has expired or was collected; "
+                f"generation {layer.generation}: only {num_found} of {len(user_ids)} sampled users "
+                "still have a record (expired or collected); "
                 f"run `python -m offline load --generation {layer.generation}` first"
             )

@@ -79,8 +79,8 @@ async def carry_out(
                 await erase(erasure.user_id, store, out_dir, now_ms=now_ms)
                 num_erased += 1
             except InvalidUserId as exc:
-                logger.error("an erasure names no user: %s", exc)
+                logger.error("an erasure has an invalid user id: %s", exc)
             await store.settle_erasures([erasure])
     if num_erased:
-        logger.warning("%d users were erased, as they asked", num_erased)
+        logger.warning("erased %d users on request", num_erased)
     return num_erased

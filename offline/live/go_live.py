@@ -87,9 +87,9 @@ def go_live(launch: Launch) -> dict[str, Any]:
     if failures and (not launch.settings.force or not may_force(gates)):
         write_reports(launch.generation.folder, summary, launch.settings.textfile, is_live=False)
         raise GatesFailed(
-            f"generation {launch.generation.number} stays out: {failures}; what was live stays "
-            f"live (see {launch.generation.folder / 'report.html'}; "
-            f"`activate --generation {launch.generation.number} --force REASON` takes it live)"
+            f"generation {launch.generation.number} does not go live: {failures}; the live one is "
+            f"unchanged (see {launch.generation.folder / 'report.html'}; "
+            f"`activate --generation {launch.generation.number} --force REASON` overrules gates)"
         )
     if failures:
         logger.warning("gates overruled (%s): %s", launch.settings.force, failures)
@@ -145,7 +145,7 @@ def _remember(launch: Launch, held: Manifest | None) -> Before:
         num_rows = sum(layer.users for layer in held.layers)
         return remember(live_rows(launch.out_dir, held), num_rows=num_rows)
     except InvalidInput as exc:
-        logger.warning("no comparison with what is live: %s", exc)
+        logger.warning("no comparison with the live generation: %s", exc)
         return Before()
 
 
@@ -170,7 +170,7 @@ def _find_loaded(launch: Launch) -> Loaded | None:
         try:
             launch.runner.run(verify(launch.generation, launch.store, space=space, loaded=loaded))
         except StoreUnavailable as exc:
-            logger.info("loading after all: %s", exc)
+            logger.info("not loaded yet, loading: %s", exc)
             return None
     return loaded
 

@@ -30,7 +30,7 @@ def join(
     if held is None or held.fingerprint != fingerprint:
         raise InvalidInput(
             f"generation {layer.generation} is a delta, and no base of its SID space is live: "
-            "run `python -m offline repair` or a whole night"
+            "run `python -m offline repair`, or a night over all users"
         )
     kept = [delta for delta in held.deltas if delta.generation not in (replaced, layer.generation)]
     absorbed = None
@@ -55,7 +55,7 @@ def to_manifest(
     """
     if canary_percent is not None:
         if held is None or held.fingerprint != fingerprint:
-            raise InvalidInput("nothing of this SID space is live that a canary could stand beside")
+            raise InvalidInput("a canary needs a live base of its SID space, and there is none")
         canary = Canary(percent=canary_percent, layers=layers)
         return held.model_copy(update={"epoch": epoch, "canary": canary})
     *deltas, base = layers

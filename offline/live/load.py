@@ -121,8 +121,9 @@ class _Load:
             expected += int((used - first.used) * (total - done) / done)
         if limit and expected > _FULL * limit:
             raise StoreFull(
-                f"the store holds {used:,} of {limit:,} bytes and would come to {expected:,}: "
-                f"loading stopped after {done:,} of {total:,} users; what was live stays live. "
+                f"the store holds {used:,} of {limit:,} bytes and would need {expected:,}: "
+                f"loading stopped after {done:,} of {total:,} users; the live generation is "
+                "unchanged. "
                 "Raise maxmemory or run `python -m offline gc`, then `python -m offline load`"
             )
 
@@ -209,7 +210,7 @@ async def verify(
     for user_id, blob in loaded.sample.items():
         state = await store.read_user(user_id, [generation.number], space)
         if state.record != PrefixRecord.decode(blob, user_id=user_id, space=space):
-            raise StoreUnavailable("a record reads differently from what was written")
+            raise StoreUnavailable("a record in the store differs from the written one")
     return num_found
 
 

@@ -55,7 +55,7 @@ def _read_copy(out_dir: Path) -> Manifest:
     try:
         return Manifest.decode(file.read_bytes())
     except FileNotFoundError:
-        raise InvalidInput(f"{file}: not there; nothing was ever made live from here") from None
+        raise InvalidInput(f"{file}: missing; no generation was activated from here") from None
     except InvalidRecord as exc:
         raise InvalidInput(f"{file}: {exc}") from exc
 
@@ -126,7 +126,7 @@ async def _restore_manifest(store: NightStore, out_dir: Path, wanted: Manifest) 
     try:
         held = await store.read_manifest()
     except InvalidRecord as exc:
-        raise InvalidInput(f"the store's manifest is none: delete it first ({exc})") from exc
+        raise InvalidInput(f"the store's manifest is invalid: delete it first ({exc})") from exc
     if held is not None and held.generations == wanted.generations:
         return held
     if held is not None and held.epoch > wanted.epoch:

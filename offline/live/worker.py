@@ -150,7 +150,7 @@ def _begin_layer(
     """Create an empty generation on disk, for rows to be added. Raises InvalidInput."""
     if held is not None and held.fingerprint != release.space.fingerprint:
         raise InvalidInput(
-            f"{release.name}: not of the SID space that is live; a whole night has to come first"
+            f"{release.name}: its SID space is not the live one; run a night over all users first"
         )
     newest = max(held.generations) if held is not None else 0
     number = max(now_ms, newest + 1)

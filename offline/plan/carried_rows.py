@@ -57,7 +57,7 @@ def _layer_rows(out_dir: Path, layer: Layer, catalog: Catalog) -> Iterator[tuple
     folder = out_dir / str(layer.generation)
     if not is_finished(folder):
         raise InvalidInput(
-            f"{folder}: not there, expected a live layer, whose users this night carries on: "
+            f"{folder}: missing, expected a live layer with rows that this night carries over: "
             "pass the --out it was made with, or refresh --users all"
         )
     tombstones = Tombstones.load(out_dir)

@@ -43,7 +43,7 @@ def choose_users(
     first = with_history if settings.is_whole else with_history[: settings.num_users]
     chosen = set(first) | (known & set(settings.user_ids))
     if not chosen:
-        raise InvalidInput(f"no history of user {unknown[0]!r}: nobody to think about")
+        raise InvalidInput(f"user {unknown[0]!r} has no history: no user to think about")
     return tuple(sorted(chosen)), unknown
 
 

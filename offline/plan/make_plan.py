@@ -143,9 +143,9 @@ def _warn(
     settings: RefreshSettings, held: Manifest | None, layer: NextLayer, unknown: Sequence[str]
 ) -> None:
     for user_id in unknown:
-        logger.warning("user %r has no history and is passed over", user_id)
+        logger.warning("user %r has no history and is skipped", user_id)
     if layer.is_base and not settings.is_whole and held is not None:
-        logger.warning("the live layers speak another SID space; these users become a new base")
+        logger.warning("the live layers have another SID space; these users become a new base")
 
 
 def _read_live(

@@ -139,7 +139,7 @@ def read_plan(folder: Path) -> Plan:
     try:
         return Plan.model_validate_json(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise InvalidInput(f"{file}: no such plan; `python -m offline plan` makes one") from exc
+        raise InvalidInput(f"{file}: no such plan; run `python -m offline plan` first") from exc
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
@@ -172,7 +172,7 @@ def read_users(folder: Path, plan: Plan, shard: int) -> list[PlannedUser]:
     except FileNotFoundError as exc:
         raise InvalidInput(f"{file}: missing, expected the users of a shard of the plan") from exc
     if (actual := hashlib.sha256(content).hexdigest()) != plan.shards[shard].sha256:
-        raise InvalidInput(f"{file}: SHA-256 {actual[:12]}..., expected what the plan names")
+        raise InvalidInput(f"{file}: SHA-256 {actual[:12]}..., expected the one in the plan")
     table = pq.read_table(pa.BufferReader(content), schema=_USERS)
     return [
         PlannedUser(row["user_id"], row["group"], row["digest"], tuple(row["rows"] or ()))

@@ -84,12 +84,12 @@ def _load_reasoner(
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     default = EngineSettings()
     add = parser.add_argument
-    add("--engine", choices=ENGINES, default=default.engine, help="what thinks")
+    add("--engine", choices=ENGINES, default=default.engine, help="engine that thinks")
     add("--adapter", type=Path, metavar="DIR", help="a LoRA adapter (vllm)")
-    add("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs an engine (vllm)")
-    add("--on-ray", choices=get_args(LocalEngine), default=default.on_ray, help="engine of workers")
-    add("--workers", type=int, default=default.workers, metavar="N", help="of ray")
-    add("--ray-address", metavar="HOST:PORT", help="a Ray cluster; by default this machine")
+    add("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs per engine (vllm)")
+    add("--on-ray", choices=get_args(LocalEngine), default=default.on_ray, help="workers' engine")
+    add("--workers", type=int, default=default.workers, metavar="N", help="number of Ray workers")
+    add("--ray-address", metavar="HOST:PORT", help="a Ray cluster (default: this machine)")
 
 
 def engine_settings(options: argparse.Namespace) -> EngineSettings:

@@ -121,7 +121,7 @@ def check_thoughts(catalog: Catalog, thoughts: UserThoughts) -> None:
     codes_PD = np.array([prefix.codes for prefix in thoughts.prefixes])
     depth = catalog.space.prefix_depth
     if codes_PD.shape[1] != depth or (catalog.trie.nodes(codes_PD) < 0).any():
-        raise InvalidRecord(f"not all prefixes are {depth} codes that the catalog has")
+        raise InvalidRecord(f"a prefix is not {depth} codes of the catalog")
 
 
 def to_record(

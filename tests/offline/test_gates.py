@@ -136,7 +136,7 @@ def test_the_report_is_one_page_that_asks_for_nothing_and_escapes_users() -> Non
     assert "&lt;script&gt;" in page
     assert "&lt;b&gt;why" in page
     assert not any(word in page for word in ("http", "src=", "<script", "@import"))
-    for title in ("Gates", "Overlap", "Length of thoughts", "Top first codes", "most tokens"):
+    for title in ("Gates", "overlap", "Paths by length", "first codes", "most tokens"):
         assert title in page
 
 
@@ -144,7 +144,7 @@ def test_a_first_night_has_a_report_too() -> None:
     page = render_html(summary_of(compared([row("u", LEGAL[0])], [])))
     assert "Nothing to compare with" in page
     assert "not live" in page
-    assert "<td>overlap<td><span class=none>nothing to judge by</span>" in page
+    assert "<td>overlap<td><span class=none>too few data to judge</span>" in page
     assert "class=before" not in page
 
 
@@ -155,7 +155,7 @@ def test_the_report_tells_what_took_long_from_who_took_many_tokens() -> None:
         summary_of(found, think_s=7200.0, users_per_s=27.0, tokens_per_s=3776.0, cost=0.2)
         | {"slowest_batches": [slow]}
     )
-    assert "<td>hours of one process<td class=n>2.000" in page
+    assert "<td>process hours<td class=n>2.000" in page
     assert "<td class=n>3.500<td class=n>7<td class=n>12<td class=n>32<td class=n>4,812" in page
     assert "<td>u<td class=n>189" in page
 

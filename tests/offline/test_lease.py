@@ -18,7 +18,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_lease_is_held_by_one_and_leaves_nothing_behind(file: Path) -> None:
     with Lease.take(file) as lease:
         lease.check()
-        with pytest.raises(LeaseTaken, match=r"a\.lease: another job is at work here"):
+        with pytest.raises(LeaseTaken, match=r"a\.lease: another job is running here"):
             Lease.take(file)
         lease.check()
     assert not file.exists()

@@ -146,7 +146,7 @@ def test_a_night_that_was_overtaken_is_planned_anew(
     world.wrap = lambda think: think
     world.night(is_resumed=True)
     assert newest(world) != stopped
-    assert "was overtaken by another" in caplog.text
+    assert "another night overtook night" in caplog.text
 
 
 def test_killed_between_going_live_and_the_summary_a_night_ends_as_it_was(
@@ -233,7 +233,7 @@ def test_processes_share_a_plan_and_together_do_all_of_it(world: NightWorld) -> 
     world.thought.clear()
     think_share(world, index=0, of=3)
     think_share(world, index=1, of=3)
-    with pytest.raises(InvalidInput, match=r"1 of 4 shards are not there \(the first: 2\)"):
+    with pytest.raises(InvalidInput, match=r"1 of 4 shards are missing \(the first: 2\)"):
         validate(folder, plan, world.release.catalog)
     think_share(world, index=2, of=3)
     assert sorted(world.thought) == [user_name(user) for user in range(NUM_USERS)]
@@ -319,7 +319,7 @@ def test_a_user_lost_doubled_or_of_another_history_is_noticed(
         "swap": [rows[0]._replace(digest="another"), *rows[1:]],
     }
     write_part(part, changed[spoil], outcome)
-    with pytest.raises(InvalidInput, match=r"part-00000\.parquet: .*(lost|doubled)"):
+    with pytest.raises(InvalidInput, match=r"part-00000\.parquet: .*(lost|duplicate)"):
         validate(newest(world), plan, world.release.catalog)
 
 
@@ -332,7 +332,7 @@ def test_a_user_lost_doubled_or_of_another_history_is_noticed(
         (MemoryError(), 75, "out of memory"),
         (OSError(28, "No space left on device", "/x/part"), 75, "/x/part: No space left"),
         (LeaseTaken("held"), 75, "held"),
-        (StoreFull("full"), 75, "full; what was live stays live: make room"),
+        (StoreFull("full"), 75, "full; the live generation is unchanged: make room"),
         (StoreUnavailable("away"), 75, "away"),
     ],
 )
@@ -369,7 +369,7 @@ def resuming(err: str) -> list[str]:
     """The words of the command that the last line of stderr names."""
     line = err.strip().splitlines()[-1]
     assert line.startswith("offline: ")
-    found = re.search(r"; go on with: python -m offline (.*)$", line)
+    found = re.search(r"; continue with: python -m offline (.*)$", line)
     assert found is not None, line
     return shlex.split(found[1])
 
@@ -413,7 +413,7 @@ def test_a_full_disk_ends_a_night_with_75_and_it_goes_on_once_there_is_room(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (code, out) == (75, "")
-    assert re.search(r"\.segment: File too large; .* make room; go on", err.splitlines()[-1])
+    assert re.search(r"\.segment: File too large; .* make room; continue", err.splitlines()[-1])
     assert not list(state.rglob("*.new"))
     assert not list(state.rglob("part-*.parquet"))
     code, out, _ = call(capsys, *resuming(err))
@@ -482,5 +482,5 @@ def test_another_job_in_the_folder_is_one_line_and_exit_75(
     with night_lease(state / "generations"):
         code, _, err = call(capsys, "refresh", "--release", release.directory)
     assert code == 75
-    assert "another job is at work here" in err.strip().splitlines()[-1]
+    assert "another job is running here" in err.strip().splitlines()[-1]
     assert resuming(err)[0] == "refresh"

@@ -134,7 +134,7 @@ def test_rows_of_every_template_have_their_loss_on_thought_and_target(
     ("recipe", "message"),
     [
         (ThoughtRecipe("rhyme"), "template = 'rhyme', expected among"),
-        (ThoughtRecipe(wish_share=0.7, silent_share=0.4), "expected 0 to 1 in all"),
+        (ThoughtRecipe(wish_share=0.7, silent_share=0.4), "expected a sum of 0 to 1"),
     ],
 )
 def test_an_unknown_template_or_share_is_named(recipe: ThoughtRecipe, message: str) -> None:

@@ -84,7 +84,7 @@ def test_a_release_takes_the_reasoner_that_was_trained_apart(run: Run, tmp_path:
     assert after.manifest.metrics["reasoner"]["check"]["prefixes"] > 1
     assert Sampling.of(after.reasoner_dir).max_tokens == 80
     other = toy_release(tmp_path / "other", catalog=toy_catalog(seed=9))
-    with pytest.raises(InvalidRelease, match="other SIDs than those of toy"):
+    with pytest.raises(InvalidRelease, match="SIDs that differ from toy"):
         renew(other.directory, run.data, RECIPE, keep_weights=True, reasoner_work=run.work)
 
 
