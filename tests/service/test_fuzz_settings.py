@@ -170,7 +170,7 @@ def test_any_file_of_keys_is_a_ring_that_works_or_is_refused(
             assert_is_one_line(exc)
             return
     assert ring.find(key) is None
-    for held in ring._held.values():
+    for held in ring._entries.values():
         if held.caller.bucket is not None:
             assert math.isfinite(held.caller.bucket.take().reset_s)
 
