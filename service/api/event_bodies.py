@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.requests import MAX_EVENTS, WHOLE_NUMBER, EventIdText, ItemIdText, UnixSeconds
+from service.api.params import WHOLE_NUMBER, EventIdText, ItemIdText, UnixSeconds
+from service.api.requests import MAX_EVENTS
 
 
 class NewEvent(BaseModel):

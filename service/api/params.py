@@ -1,18 +1,54 @@
-"""Parameters of routes: the serving process, the user id of the path, the caller's timeout."""
+"""Types of ids, times and counts; parameters of routes: serving process, user id, timeout."""
 
 from functools import cache
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, Header, Path, Request
+from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.exceptions import HTTPException
 
 from models.errors import InvalidUserId
-from models.store.events import check_user_id
-from service.api.requests import USER_ID_SCHEMA, TimeoutMs
+from models.store.events import MAX_ID_BYTES, check_user_id
 from service.serving import Serving
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+MAX_EVENT_ID_CHARS = 128
+LAST_SECOND = 253_402_300_799  # end of the year 9999; rejects milliseconds sent as seconds
+TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
+
+
+def _to_integer(value: object) -> object:
+    """Accept 5.0 as an integer, as JSON Schema does; booleans stay booleans."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE_NUMBER = BeforeValidator(_to_integer)  # after Field(...): before it, it hides the limits
+UnixSeconds = Annotated[int, Field(ge=0, le=LAST_SECOND), WHOLE_NUMBER]
+
+
+def _check(value: str) -> str:
+    """Check an id by the one rule for users, items and events."""
+    try:
+        check_user_id(value)
+    except InvalidUserId as exc:
+        raise ValueError(str(exc).removeprefix("user ")) from exc
+    return value
+
+
+ID_SCHEMA: dict[str, Any] = {"minLength": 1, "maxLength": MAX_ID_BYTES, "format": "opaque-id"}
+USER_ID_SCHEMA = ID_SCHEMA | {
+    "description": "Opaque: 1 to 256 bytes of UTF-8, no control characters.",
+    "examples": ["A2CG5Y82ZZNY6W"],
+}
+UserIdText = Annotated[str, AfterValidator(_check), Field(json_schema_extra=USER_ID_SCHEMA)]
+ItemIdText = Annotated[str, AfterValidator(_check), Field(json_schema_extra=ID_SCHEMA)]
+EventIdText = Annotated[
+    str,
+    AfterValidator(_check),
+    Field(max_length=MAX_EVENT_ID_CHARS, json_schema_extra=ID_SCHEMA | {"maxLength": 128}),
+]
+
 _ID = "{user_id}"
 
 UserIdInPath = Annotated[

@@ -23,11 +23,12 @@ from service.api.params import (
     TIMEOUT_HEADER,
     CurrentServing,
     Timeout,
+    TimeoutMs,
     UserIdInPath,
     read_user_id,
 )
 from service.api.recommendation import server_timing, write_recommendation
-from service.api.requests import ForHistory, ForUser, ForUsers, RecommendQuery, TimeoutMs
+from service.api.requests import ForHistory, ForUser, ForUsers, RecommendQuery
 from service.api.responses import BatchEntry, Recommendation, RecommendationBatch
 from service.problems import (
     BAD_JSON,

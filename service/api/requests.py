@@ -3,13 +3,13 @@
 Checks each field by itself and documents its limits. Knows nothing of how a request is answered.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from models.errors import InvalidUserId
-from models.store.events import HISTORY_LIMIT, MAX_ID_BYTES, check_user_id
+from models.store.events import HISTORY_LIMIT
 from models.store.queues import MAX_INSTRUCTION_CHARS
+from service.api.params import WHOLE_NUMBER, EventIdText, ItemIdText, UnixSeconds, UserIdText
 from service.recommend.pages import LIFETIME_S, MAX_CURSOR_CHARS, MAX_SHOWN
 from service.sources import DEFAULT_ITEMS, Mode
 
@@ -19,41 +19,6 @@ MAX_LISTED = 2000  # in a body
 MAX_BATCH = 100  # users
 MAX_EVENTS = 500
 MAX_SESSION = 100
-MAX_EVENT_ID_CHARS = 128
-LAST_SECOND = 253_402_300_799  # end of the year 9999; rejects milliseconds sent as seconds
-TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
-
-
-def _to_integer(value: object) -> object:
-    """Accept 5.0 as an integer, as JSON Schema does; booleans stay booleans."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-WHOLE_NUMBER = BeforeValidator(_to_integer)  # after Field(...): before it, it hides the limits
-UnixSeconds = Annotated[int, Field(ge=0, le=LAST_SECOND), WHOLE_NUMBER]
-
-
-def _check(value: str) -> str:
-    """Check an id by the one rule for users, items and events."""
-    try:
-        check_user_id(value)
-    except InvalidUserId as exc:
-        raise ValueError(str(exc).removeprefix("user ")) from exc
-    return value
-
-
-ID_SCHEMA: dict[str, Any] = {"minLength": 1, "maxLength": MAX_ID_BYTES, "format": "opaque-id"}
-USER_ID_SCHEMA = ID_SCHEMA | {
-    "description": "Opaque: 1 to 256 bytes of UTF-8, no control characters.",
-    "examples": ["A2CG5Y82ZZNY6W"],
-}
-UserIdText = Annotated[str, AfterValidator(_check), Field(json_schema_extra=USER_ID_SCHEMA)]
-ItemIdText = Annotated[str, AfterValidator(_check), Field(json_schema_extra=ID_SCHEMA)]
-EventIdText = Annotated[
-    str,
-    AfterValidator(_check),
-    Field(max_length=MAX_EVENT_ID_CHARS, json_schema_extra=ID_SCHEMA | {"maxLength": 128}),
-]
 
 
 class _CommonFields(BaseModel):
