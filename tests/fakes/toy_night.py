@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
+from rich.progress import Progress
 
 from models.catalog.catalog import Catalog
 from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
@@ -106,3 +109,58 @@ class NightWorld:
 
 def user_name(number: int) -> str:
     return f"user-{number:02d}"
+
+
+@dataclass
+class ImportedWorld:
+    """A store filled by `offline import`, and nights that think about every chosen user again."""
+
+    release: Release
+    out_dir: Path
+    progress: Progress
+    store: MemoryStore = field(default_factory=MemoryStore)
+    now_ms: int = NOW_MS
+    wrap: Callable[[Think], Think] = lambda think: think
+
+    def night(self, **settings: Any) -> dict[str, Any]:
+        if settings.get("num_users") or settings.get("user_ids"):
+            settings["is_whole"] = False
+        settings.setdefault("rethink", True)
+        self.now_ms += 60_000
+        with asyncio.Runner() as runner:
+            return refresh(
+                RefreshSettings(self.release.directory, self.out_dir, **settings),
+                store=self.store,
+                runner=runner,
+                progress=self.progress,
+                now_ms=self.now_ms,
+                load=lambda release, _: self.wrap(think_of_own_items(release.catalog)),
+            )
+
+    def manifest(self) -> Manifest | None:
+        return asyncio.run(self.store.read_manifest())
+
+    def created_at(self, user_id: str) -> int | None:
+        """When the user's live record was thought; None without one."""
+        manifest = self.manifest()
+        assert manifest is not None
+        layers = [layer.generation for layer in manifest.layers]
+        state = asyncio.run(self.store.read_user(user_id, layers, self.release.space))
+        return state.record.created_at if state.record else None
+
+
+def write_data(folder: Path, catalog: Catalog, **columns: Any) -> None:
+    """A data folder of 40 users over the toy catalog."""
+    folder.mkdir(exist_ok=True)
+    rows = [
+        {"user_id": f"user-{user:02d}", "item_id": catalog.item_ids[row], "timestamp": 9, "pos": at}
+        for user, history in enumerate(toy_histories(catalog, num_users=NUM_USERS))
+        for at, row in enumerate(history)
+    ]
+    table = pa.Table.from_pylist(rows)
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    pq.write_table(table, folder / "interactions.parquet")
+    nothing = pa.array([None] * len(catalog), pa.string())
+    items = {"item_id": list(catalog.item_ids), "title": nothing, "categories": nothing}
+    pq.write_table(pa.table(items), folder / "items.parquet")

@@ -17,7 +17,7 @@ from offline.think.engines import EngineSettings, RayThink, load_engine
 from offline.think.micro_batch import Think
 from tests import ROOT
 from tests.fakes.toy import toy_histories, toy_release
-from tests.offline.test_offline import write_data
+from tests.fakes.toy_night import write_data
 
 pytestmark = [
     pytest.mark.ray,

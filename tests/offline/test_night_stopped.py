@@ -7,13 +7,12 @@ import resource
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from models.errors import (
@@ -27,10 +26,8 @@ from models.errors import (
 )
 from models.reasoner.think import UserHistory, UserThoughts
 from models.release.release import Release
-from models.store.embedded import attach
 from offline.check.gates import GateLimits
 from offline.check.validate import validate
-from offline.commands.cli import main
 from offline.commands.exits import exit_of
 from offline.disk.lease import Lease
 from offline.disk.outcome import Outcome
@@ -41,20 +38,8 @@ from offline.progress import Stopwatch, ThinkMeter, make_progress
 from offline.refresh import night_lease, think_night
 from offline.think.micro_batch import Think
 from offline.think.think_shards import share
-from tests.fakes.toy import toy_catalog, toy_release
+from tests.fakes.offline_command import OfflineCommand
 from tests.fakes.toy_night import NUM_USERS, NightWorld, user_name
-from tests.offline.test_offline import write_data
-
-
-@pytest.fixture(scope="session")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    torch.set_num_threads(1)
-    return toy_release(tmp_path_factory.mktemp("stopped") / "toy")
-
-
-@pytest.fixture
-def world(release: Release, tmp_path: Path) -> NightWorld:
-    return NightWorld(release, tmp_path / "generations")
 
 
 def strike(number: int, blow: Callable[[], Any]) -> Callable[[Think], Think]:
@@ -348,21 +333,10 @@ def test_a_bug_is_no_way_to_end() -> None:
 
 
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """One embedded server with the histories of the toy world, held up for the whole test."""
-    monkeypatch.delenv("THINKAHEAD_REDIS_URL", raising=False)
-    monkeypatch.setenv("THINKAHEAD_STATE_DIR", str(tmp_path / "state"))
-    write_data(tmp_path / "data", toy_catalog())
-    with attach(tmp_path / "state"):
-        assert main(["import", "--data", str(tmp_path / "data")]) == 0
-        yield tmp_path / "state"
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+def state(state: Path, data_dir: Path, call: OfflineCommand) -> Path:
+    """An embedded server with the histories of the toy world."""
+    assert call("import", "--data", data_dir)[0] == 0
+    return state
 
 
 def resuming(err: str) -> list[str]:
@@ -375,7 +349,7 @@ def resuming(err: str) -> list[str]:
 
 
 def test_sigterm_ends_a_night_with_75_and_the_command_that_goes_on(
-    state: Path, release: Release, capsys: pytest.CaptureFixture[str]
+    state: Path, release: Release, call: OfflineCommand
 ) -> None:
     is_done = threading.Event()
 
@@ -388,27 +362,25 @@ def test_sigterm_ends_a_night_with_75_and_the_command_that_goes_on(
 
     watching = threading.Thread(target=terminate_once_a_batch_is_safe)
     watching.start()
-    code, out, err = call(
-        capsys, "refresh", "--release", release.directory, "--paths", 32, "--width", 30
-    )
+    code, out, err = call("refresh", "--release", release.directory, "--paths", 32, "--width", 30)
     is_done.set()
     watching.join()
     assert (code, out) == (75, "")
     assert "offline: stopped by SIGTERM" in err.strip().splitlines()[-1]
-    code, out, _ = call(capsys, *resuming(err))
+    code, out, _ = call(*resuming(err))
     summary = json.loads(out)
     assert (code, summary["epoch"]) == (0, 1)
     assert 0 < summary["users_thought_now"] < NUM_USERS
 
 
 def test_a_full_disk_ends_a_night_with_75_and_it_goes_on_once_there_is_room(
-    state: Path, release: Release, capsys: pytest.CaptureFixture[str]
+    state: Path, release: Release, call: OfflineCommand
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         code, out, err = call(
-            capsys, "refresh", "--release", release.directory, "--paths", 32, "--width", 30
+            "refresh", "--release", release.directory, "--paths", 32, "--width", 30
         )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -416,34 +388,34 @@ def test_a_full_disk_ends_a_night_with_75_and_it_goes_on_once_there_is_room(
     assert re.search(r"\.segment: File too large; .* make room; continue", err.splitlines()[-1])
     assert not list(state.rglob("*.new"))
     assert not list(state.rglob("part-*.parquet"))
-    code, out, _ = call(capsys, *resuming(err))
+    code, out, _ = call(*resuming(err))
     assert (code, json.loads(out)["epoch"]) == (0, 1)
 
 
 def test_the_stages_one_by_one_are_a_night(
-    state: Path, release: Release, capsys: pytest.CaptureFixture[str]
+    state: Path, release: Release, call: OfflineCommand
 ) -> None:
     here = ["--release", release.directory]
-    code, out, err = call(capsys, "refresh", *here, "--dry-run", "--price-per-hour", "2.5")
+    code, out, err = call("refresh", *here, "--dry-run", "--price-per-hour", "2.5")
     found = json.loads(out)
     assert (code, found["users_to_think_about"], found["sample_users"]) == (0, 40, 40)
     assert "device hours" in err
     assert not list((state / "generations").glob("*"))
-    code, out, _ = call(capsys, "think", *here)
+    code, out, _ = call("think", *here)
     assert code == 78
-    code, out, _ = call(capsys, "plan", *here, "--paths", 8, "--width", 4)
+    code, out, _ = call("plan", *here, "--paths", 8, "--width", 4)
     plan = json.loads(out)
     assert (code, plan["users_to_think_about"]) == (0, NUM_USERS)
-    code, out, err = call(capsys, "validate", *here)
+    code, out, err = call("validate", *here)
     assert code == 78
     assert "python -m offline think" in err
-    code, out, err = call(capsys, "think", *here, "--price-per-hour", 3)
+    code, out, err = call("think", *here, "--price-per-hour", 3)
     assert (code, json.loads(out)["run"]) == (0, plan["run"])
     shown = " ".join(err.replace("\n", " ").split())
     assert re.search(r"users/s .* left .* tokens/s, .*% of paths closed, cost 0\.\d\d", shown)
-    code, out, _ = call(capsys, "validate", *here, "--generation", plan["generation"])
+    code, out, _ = call("validate", *here, "--generation", plan["generation"])
     assert (code, json.loads(out)["users"] > 20) == (0, True)
-    code, out, err = call(capsys, "refresh", *here, "--resume", "--price-per-hour", 3600)
+    code, out, err = call("refresh", *here, "--resume", "--price-per-hour", 3600)
     summary = json.loads(out)
     assert (code, summary["run"], summary["epoch"]) == (0, plan["run"], 1)
     assert summary["users_thought_now"] == 0
@@ -453,34 +425,34 @@ def test_the_stages_one_by_one_are_a_night(
     assert "hours of one process, cost" in err
     assert "gate legality       passed: 1, expected 1, no exception" in err
     assert f"{summary['shards']}/report.html" in err
-    code, out, _ = call(capsys, "refresh", *here, "--paths", 8, "--width", 4)
+    code, out, _ = call("refresh", *here, "--paths", 8, "--width", 4)
     assert json.loads(out)["carried"] == summary["users"]
-    code, out, _ = call(capsys, "retry-dead", *here)
+    code, out, _ = call("retry-dead", *here)
     assert (code, json.loads(out)) == (0, {"users_due": 0})
 
 
 def test_dead_letters_are_tried_again_as_a_delta(
     state: Path,
     release: Release,
-    capsys: pytest.CaptureFixture[str],
+    call: OfflineCommand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    call(capsys, "refresh", "--release", release.directory, "--paths", 8, "--width", 4)
+    call("refresh", "--release", release.directory, "--paths", 8, "--width", 4)
     folder = newest_plan(state / "generations")
     assert folder is not None
     (folder / "failed.jsonl").write_text('{"user_id": "user-04", "reason": "bad luck"}\n')
     asked = ("--release", release.directory, "--paths", 9, "--width", 4)
-    code, out, err = call(capsys, "retry-dead", *asked)
+    code, out, err = call("retry-dead", *asked)
     assert code == 0, err
     summary = json.loads(out)
     assert (summary["layer"], summary["users_due"]) == ("delta", 1)
 
 
 def test_another_job_in_the_folder_is_one_line_and_exit_75(
-    state: Path, release: Release, capsys: pytest.CaptureFixture[str]
+    state: Path, release: Release, call: OfflineCommand
 ) -> None:
     with night_lease(state / "generations"):
-        code, _, err = call(capsys, "refresh", "--release", release.directory)
+        code, _, err = call("refresh", "--release", release.directory)
     assert code == 75
     assert "another job is running here" in err.strip().splitlines()[-1]
     assert resuming(err)[0] == "refresh"

@@ -13,12 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from rich.console import Console
 
 from models.errors import InvalidInput
 from models.reasoner.think import UserHistory, UserThoughts
-from models.release.release import Release
 from models.store.keys import record_key, thoughts_key
 from offline.disk.erased import bury
 from offline.disk.shards import read_rows
@@ -30,21 +28,10 @@ from offline.plan.plan_file import newest_plan, read_plan, read_users, write_use
 from offline.progress import make_progress
 from offline.think.estimate import SAMPLE_USERS, estimate
 from offline.think.micro_batch import Think
-from tests.fakes.toy import toy_catalog, toy_histories, toy_release
+from tests.fakes.toy import toy_catalog, toy_histories
 from tests.fakes.toy_night import HOUR_MS, NOW_MS, NUM_USERS, NightWorld, user_name
 
 DAY_MS = 24 * HOUR_MS
-
-
-@pytest.fixture(scope="session")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    torch.set_num_threads(1)
-    return toy_release(tmp_path_factory.mktemp("planning") / "toy")
-
-
-@pytest.fixture
-def world(release: Release, tmp_path: Path) -> NightWorld:
-    return NightWorld(release, tmp_path / "generations")
 
 
 def everybody() -> list[str]:
