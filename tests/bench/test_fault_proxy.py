@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -23,10 +23,9 @@ TIMEOUT_S = 0.3
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        server.write("key", VALUE)
-        yield server
+def server(server: RedisServer) -> RedisServer:
+    server.write("key", VALUE)
+    return server
 
 
 def address_of(server: RedisServer) -> Address:

@@ -28,15 +28,10 @@ from models.reasoner.think import UserHistory, think_users, user_seed
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
 from tests.bench.test_quality import write_dataset
-from tests.fakes.toy import toy_histories, toy_recommender, toy_release
+from tests.fakes.toy import toy_histories, toy_recommender
 
 SETTINGS = ThoughtSettings(paths=3, width=4, widths=(2, 4))
 PNG = b"\x89PNG"
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return toy_release(tmp_path_factory.mktemp("frontier") / "release")
 
 
 @pytest.fixture(scope="module")

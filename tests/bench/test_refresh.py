@@ -13,12 +13,7 @@ from bench.night.night_speed import measure, row_of, sample_batches
 from models.reasoner.think import UserHistory
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
-from tests.fakes.toy import toy_histories, toy_release
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return toy_release(tmp_path_factory.mktemp("refresh") / "toy")
+from tests.fakes.toy import toy_histories
 
 
 def users(release: Release, count: int) -> list[UserHistory]:

@@ -66,10 +66,19 @@ class MemoryStore:
         *,
         known: UserState | None = None,
     ) -> UserState:
+        await self.before_read(user_id)
         await self.ping()
         blobs = [self._get(record_key(user_id, generation)) for generation in layers]
         record, skipped = newest_record(user_id, layers, blobs, space)
-        return UserState(self._history(user_id), record, skipped)
+        state = UserState(self._history(user_id), record, skipped)
+        await self.after_read(user_id)
+        return state
+
+    async def before_read(self, user_id: str) -> None:
+        """Called before each `read_user`; subclasses delay, count or fail reads here."""
+
+    async def after_read(self, user_id: str) -> None:
+        """Called once the state is read and before `read_user` returns it."""
 
     async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
         return await self.append_histories({user_id: events})

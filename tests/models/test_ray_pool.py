@@ -16,7 +16,7 @@ from offline.settings import RefreshSettings
 from offline.think.engines import EngineSettings, RayThink, load_engine
 from offline.think.micro_batch import Think
 from tests import ROOT
-from tests.fakes.toy import toy_histories, toy_release
+from tests.fakes.toy import toy_histories
 from tests.fakes.toy_night import write_data
 
 pytestmark = [
@@ -24,11 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(900),
 ]
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return toy_release(tmp_path_factory.mktemp("ray") / "toy")
 
 
 @pytest.fixture

@@ -16,30 +16,25 @@ from models.release.searchers import load_searcher
 from tests.fakes.toy import toy_catalog, toy_recommender, toy_release
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return toy_release(tmp_path_factory.mktemp("releases") / "toy")
-
-
 @pytest.fixture
-def copy(published: Release, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(published.directory, tmp_path / "toy"))
+def copy(release: Release, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(release.directory, tmp_path / "toy"))
 
 
-def test_a_published_release_loads_equal(published: Release) -> None:
-    release = Release.load(published.directory)
-    assert (release.name, release.version) == ("toy", published.version)
-    assert release.catalog.item_ids == toy_catalog().item_ids
+def test_a_published_release_loads_equal(release: Release) -> None:
+    loaded = Release.load(release.directory)
+    assert (loaded.name, loaded.version) == ("toy", release.version)
+    assert loaded.catalog.item_ids == toy_catalog().item_ids
     expected = toy_recommender(toy_catalog()).state_dict()
-    loaded = load_recommender(release.directory, release.recommender_config).state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
-    assert all(release.catalog.trie.contains(prefix) for prefix in release.global_prefixes)
-    assert all(release.catalog.row(item) is not None for item in release.popular)
+    weights = load_recommender(loaded.directory, loaded.recommender_config).state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    assert all(loaded.catalog.trie.contains(prefix) for prefix in loaded.global_prefixes)
+    assert all(loaded.catalog.row(item) is not None for item in loaded.popular)
 
 
-def test_publishing_again_replaces_and_leaves_no_draft(published: Release, copy: Path) -> None:
+def test_publishing_again_replaces_and_leaves_no_draft(release: Release, copy: Path) -> None:
     again = toy_release(copy)
-    assert again.version == published.version
+    assert again.version == release.version
     assert [path.name for path in copy.parent.glob("*.draft")] == []
 
 
@@ -125,8 +120,8 @@ def edit_manifest(directory: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_a_release_names_the_precisions_it_was_judged_at(published: Release) -> None:
-    judged = published.manifest.precisions
+def test_a_release_names_the_precisions_it_was_judged_at(release: Release) -> None:
+    judged = release.manifest.precisions
     native = set() if built_library() is None else {"native-float32"}
     assert set(judged) == {"onnx-float32", "torch-float32", "torch-bfloat16"} | native
     assert judged["onnx-float32"].overlap > 0.99
@@ -135,7 +130,7 @@ def test_a_release_names_the_precisions_it_was_judged_at(published: Release) -> 
         < 1e-3
         < judged["torch-bfloat16"].max_abs_difference
     )
-    assert load_searcher(published, "torch-float32").precision == "torch-float32"
+    assert load_searcher(release, "torch-float32").precision == "torch-float32"
 
 
 def test_a_precision_that_keeps_too_little_of_the_top_ten_is_refused(copy: Path) -> None:
@@ -156,5 +151,5 @@ def test_a_release_of_the_first_format_is_read_but_not_served(copy: Path) -> Non
         load_searcher(release)
 
 
-def test_the_graph_holds_no_weights_of_its_own(published: Release) -> None:
-    assert (published.directory / "extend.onnx").stat().st_size < 20_000
+def test_the_graph_holds_no_weights_of_its_own(release: Release) -> None:
+    assert (release.directory / "extend.onnx").stat().st_size < 20_000

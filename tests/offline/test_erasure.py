@@ -1,9 +1,7 @@
 """Erasures that the service was asked for, as workers and nights carry them out."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,19 +23,11 @@ USERS = names(40)
 ANN, BOB = USERS[:2]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
 @pytest.fixture
-def world(server: RedisServer, tmp_path: Path) -> NightWorld:
-    server.flush()
-    world = NightWorld(server.url, tmp_path / "generations")
+def world(redis_world: NightWorld) -> NightWorld:
     for user in USERS[:3]:
-        world.append(user, "item-1", "item-2")
-    return world
+        redis_world.append(user, "item-1", "item-2")
+    return redis_world
 
 
 def everything(server: RedisServer) -> str:

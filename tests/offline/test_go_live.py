@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,16 +27,9 @@ pytestmark = pytest.mark.timeout(300)
 USERS = names(400)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
 @pytest.fixture
-def world(server: RedisServer, tmp_path: Path) -> NightWorld:
-    server.flush()
-    return NightWorld(server.url, tmp_path / "generations")
+def world(redis_world: NightWorld) -> NightWorld:
+    return redis_world
 
 
 def kill_in(module: str, function: str, *, call: int = 1) -> str:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -29,19 +28,11 @@ USERS = names(40)
 ANN, BOB = USERS[:2]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
 @pytest.fixture
-def world(server: RedisServer, tmp_path: Path) -> NightWorld:
-    server.flush()
-    world = NightWorld(server.url, tmp_path / "generations")
+def world(redis_world: NightWorld) -> NightWorld:
     for user in USERS[:3]:
-        world.append(user, "item-1", "item-2")
-    return world
+        redis_world.append(user, "item-1", "item-2")
+    return redis_world
 
 
 def think_first(users: Sequence[UserHistory]) -> list[UserThoughts]:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
@@ -10,8 +10,6 @@ import httpx
 import jsonschema
 import pytest
 
-from models.catalog.sid import SidSpace
-from models.store.user_state import UserState
 from service.api.openapi import EXAMPLES
 from service.sources import Reason
 from tests.fakes.memory_store import MemoryStore
@@ -152,14 +150,7 @@ async def test_a_bug_is_a_problem_with_the_id_that_the_log_holds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken(MemoryStore):
-        async def read_user(
-            self,
-            user_id: str,
-            layers: Sequence[int],
-            space: SidSpace,
-            *,
-            known: UserState | None = None,
-        ) -> UserState:
+        async def before_read(self, user_id: str) -> None:
             raise RuntimeError("internals")
 
     async with serving(Broken()) as service:

@@ -2,18 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from models.catalog.candidates import Candidates
-from models.catalog.sid import SidSpace
 from models.online.best_first import NumpySearch
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import window_start
 from models.online.torch_runtime import TorchRuntime
-from models.store.user_state import UserState
 from service.recommend.climb import RungTimes
 from service.recommend.engine import Engine
 from service.sources import Reason, Source
@@ -144,16 +142,8 @@ class SlowStore(MemoryStore):
 
     delay_s = 0.0
 
-    async def read_user(
-        self,
-        user_id: str,
-        layers: Sequence[int],
-        space: SidSpace,
-        *,
-        known: UserState | None = None,
-    ) -> UserState:
+    async def before_read(self, user_id: str) -> None:
         await asyncio.sleep(self.delay_s)
-        return await super().read_user(user_id, layers, space, known=known)
 
 
 async def test_a_store_slower_than_the_caller_can_wait_leaves_the_copy_and_the_breaker() -> None:

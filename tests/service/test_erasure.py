@@ -1,17 +1,15 @@
 """What the service hands to a worker: a thought about a user, and the end of all that is known."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from models.catalog.sid import SidSpace
 from models.store.contract import NightStore, ServingStore
 from models.store.queues import MAX_ERASURES
 from models.store.redis_store import RedisStore
-from models.store.user_state import UserState
 from offline.live.erasure import carry_out
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
@@ -153,18 +151,9 @@ async def test_a_reading_that_began_before_is_not_served_after() -> None:
         reading = asyncio.Event()
         may_go_on = asyncio.Event()
 
-        async def read_user(
-            self,
-            user_id: str,
-            layers: Sequence[int],
-            space: SidSpace,
-            *,
-            known: UserState | None = None,
-        ) -> UserState:
-            state = await super().read_user(user_id, layers, space)
+        async def after_read(self, user_id: str) -> None:
             self.reading.set()
             await self.may_go_on.wait()
-            return state
 
     store = Slow()
     await furnish(store)

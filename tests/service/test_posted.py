@@ -1,12 +1,10 @@
 """Recommendations for what the caller brings: a history, a session, a long list, many users."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from models.catalog.sid import SidSpace
-from models.store.user_state import UserState
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
     GENERATION,
@@ -173,17 +171,9 @@ async def test_a_bad_user_of_a_batch_fails_alone(service: InProcess) -> None:
 
 async def test_a_bug_with_one_user_of_a_batch_leaves_the_others_alone() -> None:
     class Picky(MemoryStore):
-        async def read_user(
-            self,
-            user_id: str,
-            layers: Sequence[int],
-            space: SidSpace,
-            *,
-            known: UserState | None = None,
-        ) -> UserState:
+        async def before_read(self, user_id: str) -> None:
             if user_id == "cursed":
                 raise RuntimeError("internals")
-            return await super().read_user(user_id, layers, space)
 
     async with serving(Picky()) as service:
         answer = await post(service, "/v1/recommend:batch", user_ids=["cursed", "nobody"])

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 
-from models.catalog.sid import SidSpace
 from models.errors import StoreUnavailable
 from models.store.events import HISTORY_LIMIT, Event
 from models.store.user_state import UserState
@@ -34,16 +33,8 @@ class CountingStore(MemoryStore):
         super().__init__()
         self.num_reads = 0
 
-    async def read_user(
-        self,
-        user_id: str,
-        layers: Sequence[int],
-        space: SidSpace,
-        *,
-        known: UserState | None = None,
-    ) -> UserState:
+    async def before_read(self, user_id: str) -> None:
         self.num_reads += 1
-        return await super().read_user(user_id, layers, space)
 
 
 @pytest.fixture

@@ -31,12 +31,6 @@ from tests.fakes.service_harness import (
 NEWER = GENERATION + 1
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
 @pytest.fixture
 async def store(server: RedisServer) -> AsyncIterator[RedisStore]:
     server.flush()

@@ -4,20 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from models.store.redis_store import RedisStore
 from tests import ROOT
 from tests.fakes.service_harness import GENERATION, RedisServer, activate, toy_release_dir
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 def check(*arguments: str) -> subprocess.CompletedProcess[str]:

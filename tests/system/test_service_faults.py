@@ -46,9 +46,8 @@ class Answer(NamedTuple):
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path) as server:
-        yield server
+def server(own_server: RedisServer) -> RedisServer:
+    return own_server
 
 
 @pytest.fixture

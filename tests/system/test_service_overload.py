@@ -5,9 +5,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -33,10 +31,9 @@ USERS = tuple(f"user-{at}" for at in range(20))
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path) as server:
-        asyncio.run(furnish(server.url))
-        yield server
+def server(own_server: RedisServer) -> RedisServer:
+    asyncio.run(furnish(own_server.url))
+    return own_server
 
 
 async def furnish(url: str) -> None:
