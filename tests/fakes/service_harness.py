@@ -28,6 +28,7 @@ from models.store.events import Event
 from models.store.keys import UserRow
 from models.store.manifest import Layer, Manifest
 from models.store.records import PrefixRecord, RecordedPrefix
+from models.store.redis_store import RedisStore
 from service.app import create_app
 from service.auth.api_keys import KeyRing
 from service.recommend.engine import Engine, load_engine
@@ -146,6 +147,28 @@ async def activate(
     )
     await store.swap_manifest(await store.read_manifest(), manifest)
     return manifest
+
+
+async def furnish(
+    store: UserStore,
+    users: Collection[str] = ("user",),
+    *,
+    prefixes: Sequence[Prefix] | None = None,
+    num_items: int = 3,
+) -> None:
+    """Give each user a record and a history, and make the record's generation live."""
+    for user in users:
+        await give_record(store, user, new_record(prefixes=prefixes))
+        if num_items:
+            await give_history(store, user, item_ids(num_items))
+    await activate(store, GENERATION)
+
+
+async def furnish_redis(url: str, users: Collection[str] = ("user",), **options: Any) -> None:
+    """`furnish` the store at `url`."""
+    store = RedisStore(url, timeout_ms=5000)
+    await furnish(store, users, **options)
+    await store.close()
 
 
 def read_metric(text: str, sample: str) -> float:

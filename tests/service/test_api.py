@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
@@ -14,28 +13,12 @@ from service.api.openapi import EXAMPLES
 from service.sources import Reason
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
-    GENERATION,
     InProcess,
-    activate,
-    give_history,
-    give_record,
     item_ids,
-    new_record,
     serving,
     toy_engine,
     until_ready,
 )
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[InProcess]:
-    store = MemoryStore()
-    await give_record(store, "user", new_record())
-    await give_history(store, "user", item_ids(2))
-    await activate(store, GENERATION)
-    async with serving(store) as service:
-        await until_ready(service)
-        yield service
 
 
 async def test_the_answer_has_exactly_the_agreed_fields(service: InProcess) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,17 +57,22 @@ def finisher() -> SlowFinisher:
 
 
 @pytest.fixture
-async def service(finisher: SlowFinisher) -> AsyncIterator[InProcess]:
-    store = MemoryStore()
+async def users(store: MemoryStore) -> None:
     await give_history(store, "online", item_ids(3))
     await give_record(store, "personal", new_record(prefixes=some_prefixes(1)))
     await give_history(store, "personal", item_ids(3))
     await activate(store, GENERATION)
-    engine = Engine(toy_engine().release, finisher)
-    async with serving(store, engine=engine) as service:
-        await until_ready(service)
-        finisher.slow_down()
-        yield service
+
+
+@pytest.fixture
+def engine(finisher: SlowFinisher) -> Engine:
+    return Engine(toy_engine().release, finisher)
+
+
+@pytest.fixture
+async def service(service: InProcess, finisher: SlowFinisher) -> InProcess:
+    finisher.slow_down()
+    return service
 
 
 async def ask(service: InProcess, user: str, *, timeout_ms: int, n: int = 10) -> tuple[str, float]:

@@ -1,47 +1,29 @@
 """What the service hands to a worker: a thought about a user, and the end of all that is known."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from models.store.contract import NightStore, ServingStore
+from models.store.contract import ServingStore
 from models.store.queues import MAX_ERASURES
 from models.store.redis_store import RedisStore
 from offline.live.erasure import carry_out
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
-    GENERATION,
     InProcess,
     RedisServer,
-    activate,
-    give_history,
-    give_record,
+    furnish,
     item_ids,
-    new_record,
     serving,
 )
 
 
-async def furnish(store: NightStore) -> None:
-    await give_record(store, "user", new_record())
-    await give_history(store, "user", item_ids(3))
-    await activate(store, GENERATION)
-
-
 @pytest.fixture
-async def store() -> MemoryStore:
-    store = MemoryStore()
-    await furnish(store)
-    return store
-
-
-@pytest.fixture
-async def service(store: MemoryStore) -> AsyncIterator[InProcess]:
-    async with serving(store, manifest_poll_ms=60_000) as service:
-        yield service
+def settings() -> dict[str, Any]:
+    return {"manifest_poll_ms": 60_000}
 
 
 async def test_a_thought_is_asked_for_with_its_instruction(

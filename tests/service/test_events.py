@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,18 @@ from tests.fakes.service_harness import (
     RedisServer,
     ServiceProcess,
     item_ids,
-    serving,
     toy_release_dir,
 )
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
+def users() -> None:
+    """The store is empty."""
 
 
 @pytest.fixture
-async def service(store: MemoryStore) -> AsyncIterator[InProcess]:
-    async with serving(store, manifest_poll_ms=60_000, outbox_limit=3) as service:
-        yield service
+def settings() -> dict[str, Any]:
+    return {"manifest_poll_ms": 60_000, "outbox_limit": 3}
 
 
 async def post(service: InProcess, *events: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """What a request may leave out or insist on: every rung keeps to it, and n is filled."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,22 +19,19 @@ from tests.fakes.service_harness import (
     serving,
     some_prefixes,
     toy_engine,
-    until_ready,
 )
 
 NUM_OWN = 5
 
 
 @pytest.fixture
-async def service() -> AsyncIterator[InProcess]:
-    store = MemoryStore()
-    await give_record(store, "user", new_record(prefixes=some_prefixes(4)))
-    await give_history(store, "user", item_ids(3))
+async def users(store: MemoryStore, users: None) -> None:
     await give_history(store, "online", item_ids(3))
-    await activate(store, GENERATION)
-    async with serving(store, online_prefixes=NUM_OWN) as service:
-        await until_ready(service)
-        yield service
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    return {"online_prefixes": NUM_OWN}
 
 
 def ids(answer: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """A sticky share of users at each lower rung: who they are, and what they are served."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -19,7 +19,6 @@ from tests.fakes.service_harness import (
     scores_of,
     serving,
     toy_engine,
-    until_ready,
 )
 
 SHARE = 0.1
@@ -42,15 +41,16 @@ def user_held_at(rung: Source | None) -> str:
 
 
 @pytest.fixture
-async def service() -> AsyncIterator[InProcess]:
-    store = MemoryStore()
+async def users(store: MemoryStore) -> None:
     for rung in (*HELD_RUNGS, None):
         await give_record(store, user_held_at(rung), new_record())
         await give_history(store, user_held_at(rung), item_ids(3))
     await activate(store, GENERATION)
-    async with serving(store, rung_share=SHARE) as service:
-        await until_ready(service)
-        yield service
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    return {"rung_share": SHARE}
 
 
 def test_each_rung_has_its_share_and_a_user_is_in_one_at_most() -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,10 +48,13 @@ async def store(server: RedisServer) -> RedisStore:
 
 
 @pytest.fixture
-async def service(store: RedisStore) -> AsyncIterator[InProcess]:
+async def users(store: RedisStore) -> None:
     await activate(store, NEWER, GENERATION)
-    async with serving(store, online_prefixes=5) as service:
-        yield service
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    return {"online_prefixes": 5}
 
 
 async def fallbacks(service: InProcess, reason: Reason) -> float:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -26,17 +27,15 @@ NEWER = GENERATION + 1
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-async def service(store: MemoryStore) -> AsyncIterator[InProcess]:
+async def users(store: MemoryStore) -> None:
     await give_record(store, "user", new_record(generation=GENERATION))
     await give_record(store, "user", new_record(generation=NEWER))
     await activate(store, GENERATION, epoch=5)
-    async with serving(store, manifest_poll_ms=10) as service:
-        yield service
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    return {"manifest_poll_ms": 10}
 
 
 async def eventually(read: Callable[[], Awaitable[object]], expected: object) -> None:

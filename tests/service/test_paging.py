@@ -1,7 +1,6 @@
 """Pages of one list: no item twice and none left out, whatever happens between them."""
 
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from tests.fakes.service_harness import (
     GENERATION,
     InProcess,
     activate,
-    give_history,
     give_record,
     item_ids,
     new_record,
@@ -28,17 +26,8 @@ SOME = Cursor(1000, 7, GENERATION, ASKED, RELEASE, digest(b"click"), (3, 1, 4, 1
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-async def service(store: MemoryStore) -> AsyncIterator[InProcess]:
-    await give_record(store, "user", new_record())
-    await give_history(store, "user", item_ids(3))
-    await activate(store, GENERATION)
-    async with serving(store, manifest_poll_ms=60_000) as service:
-        yield service
+def settings() -> dict[str, Any]:
+    return {"manifest_poll_ms": 60_000}
 
 
 def ids(answer: dict[str, Any]) -> list[str]:

@@ -1,34 +1,19 @@
 """Recommendations for what the caller brings: a history, a session, a long list, many users."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
-    GENERATION,
     InProcess,
-    activate,
     give_history,
-    give_record,
     item_ids,
-    new_record,
     scores_of,
     serving,
     some_prefixes,
     toy_engine,
 )
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[InProcess]:
-    store = MemoryStore()
-    await give_record(store, "user", new_record())
-    await give_history(store, "user", item_ids(3))
-    await activate(store, GENERATION)
-    async with serving(store) as service:
-        yield service
 
 
 async def post(service: InProcess, path: str, **body: Any) -> Any:

@@ -18,18 +18,13 @@ from models.catalog.dataset import ItemText
 from models.catalog.sid import SidSpace
 from models.release.publish import publish
 from models.release.release import Release
-from models.store.redis_store import RedisStore
 from service.reload import load_configured, renew
 from service.settings import ServiceSettings
 from tests.fakes.service_harness import (
     GENERATION,
     RedisServer,
     ServiceProcess,
-    activate,
-    give_history,
-    give_record,
-    item_ids,
-    new_record,
+    furnish_redis,
     read_metric,
     some_prefixes,
     toy_engine,
@@ -117,15 +112,6 @@ class Load:
                     self.answers.append((answer.status_code, answer.json()))
 
 
-async def furnish(url: str) -> None:
-    store = RedisStore(url, timeout_ms=2000)
-    for user in USERS:
-        await give_record(store, user, new_record(prefixes=[PREFIX]))
-        await give_history(store, user, item_ids(2))
-    await activate(store, GENERATION)
-    await store.close()
-
-
 def until_reloaded(client: httpx.Client, outcome: str, count: int = 1) -> None:
     deadline = time.monotonic() + 90
     sample = f'thinkahead_reloads_total{{outcome="{outcome}"}}'
@@ -136,7 +122,7 @@ def until_reloaded(client: httpx.Client, outcome: str, count: int = 1) -> None:
 
 def test_a_new_release_takes_over_under_load(release_dir: Path, server: RedisServer) -> None:
     """Records carry over: an item added below a known prefix is recommended without a new night."""
-    asyncio.run(furnish(server.url))
+    asyncio.run(furnish_redis(server.url, USERS, prefixes=[PREFIX], num_items=2))
     withdrawn = toy_engine().catalog.item_ids[0]
     old_label = toy_engine().label
     environ = {"THINKAHEAD_REQUEST_BUDGET_MS": "10000"}
@@ -175,7 +161,7 @@ def test_a_new_release_takes_over_under_load(release_dir: Path, server: RedisSer
 def test_a_bad_release_is_refused_and_the_old_one_stays(
     release_dir: Path, server: RedisServer
 ) -> None:
-    asyncio.run(furnish(server.url))
+    asyncio.run(furnish_redis(server.url, USERS, prefixes=[PREFIX], num_items=2))
     with (
         ServiceProcess("--release", str(release_dir), "--redis", server.url) as service,
         httpx.Client(base_url=service.url, timeout=30) as client,
@@ -196,7 +182,7 @@ def test_a_bad_release_is_refused_and_the_old_one_stays(
 
 def test_an_arms_release_is_looked_at_again_too(release_dir: Path, server: RedisServer) -> None:
     """A new one takes over in its arm alone; one that does not verify leaves the arm as it was."""
-    asyncio.run(furnish(server.url))
+    asyncio.run(furnish_redis(server.url, USERS, prefixes=[PREFIX], num_items=2))
     of_arm = release_dir.with_name("of-arm")
     shutil.copytree(release_dir, of_arm)
     toy = toy_engine().label

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -43,10 +44,13 @@ def store() -> CountingStore:
 
 
 @pytest.fixture
-async def service(store: CountingStore) -> AsyncIterator[InProcess]:
+async def users(store: CountingStore) -> None:
     await activate(store, GENERATION)
-    async with serving(store, manifest_poll_ms=60_000) as service:
-        yield service
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    return {"manifest_poll_ms": 60_000}
 
 
 async def test_the_very_next_recommendation_uses_an_event(service: InProcess) -> None:

@@ -35,11 +35,8 @@ from models.store.wire import CONNECT_S, Wire, read_address
 from tests.fakes.service_harness import (
     GENERATION,
     ServiceProcess,
-    activate,
-    give_history,
-    give_record,
+    furnish_redis,
     item_ids,
-    new_record,
     toy_engine,
     toy_release_dir,
 )
@@ -287,15 +284,6 @@ def login(url: str, name: str) -> str:
     return url.replace("://", f"://{name}:{SECRET}@", 1)
 
 
-async def furnish(url: str) -> None:
-    store = RedisStore(url, timeout_ms=5000)
-    for user in USERS:
-        await give_record(store, user, new_record())
-        await give_history(store, user, item_ids(3))
-    await activate(store, GENERATION)
-    await store.close()
-
-
 async def append(url: str) -> None:
     """As the service does: what is refused is an error here, where the service has an outbox."""
     store = RedisStore(url, timeout_ms=5000)
@@ -318,7 +306,7 @@ async def expect_refused(url: str, why: str | None = None) -> None:
 
 def expect_served(url: str) -> None:
     """A night by the night's user; the service's is then served and appends."""
-    asyncio.run(furnish(login(url, NIGHT)))
+    asyncio.run(furnish_redis(login(url, NIGHT, USERS)))
     asyncio.run(append(login(url, SERVICE)))
     arguments = ("--release", str(toy_release_dir()), "--redis", login(url, SERVICE))
     with (
@@ -412,7 +400,7 @@ def test_after_a_failover_over_tls_answers_are_personal_again_and_none_failed(
     )
     url = f"rediss+sentinel://localhost:{sentinel.port}/shop/0?{options(certificates)}"
     url += f"&sentinel_username=admin&sentinel_password={SECRET}"
-    asyncio.run(furnish(login(url, NIGHT)))
+    asyncio.run(furnish_redis(login(url, NIGHT, USERS)))
     until(lambda: int(replica.say("DBSIZE")) == int(master.say("DBSIZE")))
     until(lambda: str(replica.port) in str(sentinel.say("SENTINEL REPLICAS", "shop")))
     arguments = ("--release", str(toy_release_dir()), "--redis", login(url, SERVICE))

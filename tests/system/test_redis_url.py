@@ -26,11 +26,8 @@ from tests.fakes.service_harness import (
     GENERATION,
     RedisServer,
     ServiceProcess,
-    activate,
-    give_history,
-    give_record,
+    furnish_redis,
     item_ids,
-    new_record,
     start_service,
     toy_engine,
     toy_release_dir,
@@ -114,14 +111,6 @@ def test_the_service_refuses_a_bad_url_with_one_line() -> None:
 
 def test_a_place_has_no_user_and_no_options() -> None:
     assert place_of(f"redis://ann:{SECRET}@h:1/2?password={SECRET}") == "redis://h:1/2"
-
-
-async def furnish(url: str) -> None:
-    store = RedisStore(url, timeout_ms=2000)
-    await give_record(store, "user", new_record())
-    await give_history(store, "user", item_ids(3))
-    await activate(store, GENERATION)
-    await store.close()
 
 
 async def source_of(store: RedisStore) -> int | None:
@@ -225,7 +214,7 @@ def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
 def test_after_a_failover_answers_are_personal_again_and_none_failed(
     sentinels: Sentinels, blow: signal.Signals
 ) -> None:
-    asyncio.run(furnish(sentinels.url))
+    asyncio.run(furnish_redis(sentinels.url))
     release = ("--release", str(toy_release_dir()))
     with (
         ServiceProcess(*release, "--redis", sentinels.url) as service,

@@ -18,16 +18,11 @@ import httpx
 import pytest
 
 from models.store.embedded import attach
-from models.store.redis_store import RedisStore
 from tests.fakes.service_harness import (
-    GENERATION,
     RedisServer,
     ServiceProcess,
-    activate,
-    give_history,
-    give_record,
+    furnish_redis,
     item_ids,
-    new_record,
     read_metric,
     start_service,
     toy_release_dir,
@@ -52,19 +47,9 @@ def server(own_server: RedisServer) -> RedisServer:
 
 @pytest.fixture
 def service(server: RedisServer) -> Iterator[ServiceProcess]:
-    asyncio.run(furnish(server.url))
+    asyncio.run(furnish_redis(server.url, USERS))
     with ServiceProcess("--release", str(toy_release_dir()), "--redis", server.url) as service:
         yield service
-
-
-async def furnish(url: str) -> None:
-    """Every user has a record and a history."""
-    store = RedisStore(url, timeout_ms=2000)
-    for user in USERS:
-        await give_record(store, user, new_record())
-        await give_history(store, user, item_ids(3))
-    await activate(store, GENERATION)
-    await store.close()
 
 
 def ask(client: httpx.Client, user: str) -> Answer:
@@ -160,7 +145,7 @@ def test_the_embedded_server_killed_under_the_service_costs_no_request(tmp_path:
 
 
 def test_a_service_becomes_ready_without_redis_and_takes_it_up_later(server: RedisServer) -> None:
-    asyncio.run(furnish(server.url))
+    asyncio.run(furnish_redis(server.url, USERS))
     server.kill()
     with (
         ServiceProcess("--release", str(toy_release_dir()), "--redis", server.url) as service,

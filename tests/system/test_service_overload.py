@@ -11,17 +11,13 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from models.store.redis_store import RedisStore
 from service.limits.connections import MAX_HEAD_BYTES, MAX_URL_BYTES
 from service.limits.flood_gate import refusal
 from service.limits.unparsed import CRITICALITY_HEADER
 from tests.fakes.service_harness import (
-    GENERATION,
     RedisServer,
     ServiceProcess,
-    activate,
-    give_record,
-    new_record,
+    furnish_redis,
     read_metric,
     toy_release_dir,
 )
@@ -32,16 +28,8 @@ USERS = tuple(f"user-{at}" for at in range(20))
 
 @pytest.fixture
 def server(own_server: RedisServer) -> RedisServer:
-    asyncio.run(furnish(own_server.url))
+    asyncio.run(furnish_redis(own_server.url, USERS, num_items=0))
     return own_server
-
-
-async def furnish(url: str) -> None:
-    store = RedisStore(url, timeout_ms=2000)
-    for user in USERS:
-        await give_record(store, user, new_record())
-    await activate(store, GENERATION)
-    await store.close()
 
 
 def serve(server: RedisServer, **settings: object) -> ServiceProcess:

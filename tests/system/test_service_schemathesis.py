@@ -21,17 +21,11 @@ import pytest
 from bench.chaos.faults.fault import Fault, Kind
 from bench.chaos.faults.fault_proxy import ProxyProcess
 from bench.load.http_connection import Address
-from models.store.redis_store import RedisStore
 from tests.fakes.api_fuzz import fuzz_api
 from tests.fakes.service_harness import (
-    GENERATION,
     RedisServer,
     ServiceProcess,
-    activate,
-    give_history,
-    give_record,
-    item_ids,
-    new_record,
+    furnish_redis,
     read_metric,
     toy_release_dir,
 )
@@ -52,16 +46,6 @@ FAULTS = (
     Fault(Kind.ERROR, text="READONLY You can't write against a read only replica."),
     Fault(Kind.ERROR, text="OOM command not allowed when used memory > 'maxmemory'."),
 )
-
-
-async def furnish(url: str) -> None:
-    """Two users with a record and a history."""
-    store = RedisStore(url, 5000)
-    for user in (NAMED, SPARED):
-        await give_record(store, user, new_record())
-        await give_history(store, user, item_ids(3))
-    await activate(store, GENERATION)
-    await store.close()
 
 
 class Weather:
@@ -106,7 +90,7 @@ def num_routes(url: str) -> int:
 @pytest.mark.timeout(600)
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
-        asyncio.run(furnish(server.url))
+        asyncio.run(furnish_redis(server.url, (NAMED, SPARED)))
         arguments = ("--release", str(toy_release_dir()), "--redis", server.url)
         with ServiceProcess(*arguments, environ=PATIENCE) as service:
             found = fuzz_api(service.url, tmp_path / "fuzz", max_examples=12)
@@ -125,7 +109,7 @@ def test_schemathesis_finds_nothing_while_redis_fails_in_every_way(
 ) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(RedisServer(tmp_path))
-        asyncio.run(furnish(server.url))
+        asyncio.run(furnish_redis(server.url, (NAMED, SPARED)))
         upstream = urlsplit(server.url)
         proxy = stack.enter_context(ProxyProcess(Address("127.0.0.1", upstream.port or 0)))
         arguments = (
