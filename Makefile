@@ -47,8 +47,10 @@ serve: $(BASE) $(KERNEL)
 	$(PY) -m offline import --data $(DATA)
 	$(PY) -m service --release $(RELEASE) --host $(HOST) --port $(PORT)
 
+# Tests that measure time or start services run alone, the others two at a time.
 test: lint types $(KERNEL)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 -m "not system"
+	$(PY) -m pytest -m system
 
 test-all: $(ALL) $(KERNEL)
 	$(ALL_VENV)/bin/python -m pytest -m "vllm or ray or cluster"

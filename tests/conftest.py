@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a trained toy release and a Redis server. One thread for torch."""
+"""Fixtures of all tests: a trained toy release and a Redis server; which markers run by default."""
 
 from collections.abc import Iterator
 
@@ -10,6 +10,15 @@ from tests.fakes.service_harness import RedisServer
 from tests.fakes.toy import toy_release
 
 torch.set_num_threads(1)  # two threads beside other work are ten times slower than one
+ON_REQUEST = ("gpu", "vllm", "ray", "cluster", "slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests of each marker in ON_REQUEST that `-m` does not name."""
+    excluded = [name for name in ON_REQUEST if name not in config.option.markexpr]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in excluded)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session")

@@ -20,14 +20,8 @@ from bench.load.answer_checks import (
 from bench.load.http_connection import Answer
 from models.release.release import Release
 from models.store.events import HISTORY_LIMIT
-from tests.fakes.service_harness import toy_release_dir
 
 NIGHT = 1_700_000_000_000
-
-
-@pytest.fixture(scope="module")
-def release() -> Release:
-    return Release.load(toy_release_dir())
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """A service over the toy release, in this process or in its own, and a Redis to be cruel to."""
 
 import asyncio
+import atexit
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -46,6 +48,7 @@ _PATIENCE_S = 90.0
 def toy_release_dir() -> Path:
     """One release for all tests of this process, without a reasoner: the service reads none."""
     home = Path(tempfile.mkdtemp(prefix="toy-release-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     (home / "no-reasoner").mkdir()
     catalog = toy_catalog()
     publish(

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import InvalidSettings, InvalidUserId
-from models.store.redis_store import RedisStore
 from service.client.answers import Recommendation
 from service.client.calls import NewEvent
 from service.client.client import AsyncClient, Client, Options
@@ -39,11 +38,8 @@ from tests.fakes.service_harness import (
     GENERATION,
     RedisServer,
     ServiceProcess,
-    activate,
-    give_history,
-    give_record,
+    furnish_redis,
     item_ids,
-    new_record,
     scores_of,
     toy_engine,
     toy_release_dir,
@@ -487,22 +483,13 @@ print(sorted(set(heavy.split()) & set(sys.modules)), *ours, took / (base - start
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+def service(server: RedisServer) -> Iterator[ServiceProcess]:
     """`python -m service` over a Redis in which `known` has a record and a history."""
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-
-        async def fill() -> None:
-            store = RedisStore(server.url, 10_000)
-            await give_record(store, "known", new_record())
-            await give_history(store, "known", item_ids(3))
-            await activate(store, GENERATION)
-            await store.close()
-
-        asyncio.run(fill())
-        arguments = ["--release", str(toy_release_dir()), "--redis", server.url]
-        environ = {"THINKAHEAD_REQUEST_BUDGET_MS": "30000", "THINKAHEAD_REDIS_TIMEOUT_MS": "10000"}
-        with ServiceProcess(*arguments, environ=environ) as running:
-            yield running
+    asyncio.run(furnish_redis(server.url, ["known"]))
+    arguments = ["--release", str(toy_release_dir()), "--redis", server.url]
+    environ = {"THINKAHEAD_REQUEST_BUDGET_MS": "30000", "THINKAHEAD_REDIS_TIMEOUT_MS": "10000"}
+    with ServiceProcess(*arguments, environ=environ) as running:
+        yield running
 
 
 @pytest.fixture

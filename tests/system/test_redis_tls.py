@@ -306,7 +306,7 @@ async def expect_refused(url: str, why: str | None = None) -> None:
 
 def expect_served(url: str) -> None:
     """A night by the night's user; the service's is then served and appends."""
-    asyncio.run(furnish_redis(login(url, NIGHT, USERS)))
+    asyncio.run(furnish_redis(login(url, NIGHT), USERS))
     asyncio.run(append(login(url, SERVICE)))
     arguments = ("--release", str(toy_release_dir()), "--redis", login(url, SERVICE))
     with (
@@ -400,7 +400,7 @@ def test_after_a_failover_over_tls_answers_are_personal_again_and_none_failed(
     )
     url = f"rediss+sentinel://localhost:{sentinel.port}/shop/0?{options(certificates)}"
     url += f"&sentinel_username=admin&sentinel_password={SECRET}"
-    asyncio.run(furnish_redis(login(url, NIGHT, USERS)))
+    asyncio.run(furnish_redis(login(url, NIGHT), USERS))
     until(lambda: int(replica.say("DBSIZE")) == int(master.say("DBSIZE")))
     until(lambda: str(replica.port) in str(sentinel.say("SENTINEL REPLICAS", "shop")))
     arguments = ("--release", str(toy_release_dir()), "--redis", login(url, SERVICE))

@@ -127,7 +127,7 @@ def test_a_redis_that_goes_away_costs_no_request_and_comes_back(
 
 def test_the_embedded_server_killed_under_the_service_costs_no_request(tmp_path: Path) -> None:
     with attach(tmp_path) as home:
-        asyncio.run(furnish(home.url))
+        asyncio.run(furnish_redis(home.url, USERS))
         environ = {"THINKAHEAD_STATE_DIR": str(tmp_path)}
         with (
             ServiceProcess("--release", str(toy_release_dir()), environ=environ) as service,
