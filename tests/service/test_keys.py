@@ -78,6 +78,7 @@ async def test_a_key_lets_in_by_either_header_and_only_for_its_scope(keys_file: 
         (SHOP.key[:-1], "unknown or has expired"),
         (OLD.key, "unknown or has expired"),
     ],
+    ids=["none", "empty", "unknown", "hash", "cut", "expired"],  # equal in every xdist worker
 )
 async def test_without_a_live_key_nobody_gets_in(
     keys_file: Path, key: str | None, detail: str
