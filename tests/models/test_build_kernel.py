@@ -88,5 +88,5 @@ def test_a_native_runtime_without_a_kernel_names_the_command(
     monkeypatch.setattr("models.online.native_runtime.built_library", lambda: None)
     recommender = toy_recommender(toy_catalog())
     weights = {name: value.numpy() for name, value in recommender.state_dict().items()}
-    with pytest.raises(InvalidRelease, match=r"python -m models\.build_kernel"):
+    with pytest.raises(InvalidRelease, match=r"python -m models\.online\.build_kernel"):
         NativeRuntime(recommender.config, weights)
