@@ -15,10 +15,19 @@ from tests.docs.pages import GENERATED, PAGES, commands, inline, lines, name_of
 OURS = ("models", "offline", "service", "training", "bench")
 PYTHON = ".venv/bin/python"
 MAKE_TARGETS = sorted(
-    {word for _, words in commands("make") for word in words[1:] if "=" not in word}
+    {
+        word
+        for _, words in commands("make")
+        for word in words[1:]
+        if word[0].isalpha() and "=" not in word
+    }
 )
 MODULES = sorted(
-    {tuple(words[2:]) for _, words in commands(PYTHON) if len(words) > 2 and words[1] == "-m"}
+    {
+        tuple(words[2:])
+        for _, words in commands(PYTHON)
+        if len(words) > 2 and words[1] == "-m" and words[2] != "..."
+    }
 )
 HELP_OF_ALL = """
 import contextlib, io, json, runpy, sys
@@ -77,7 +86,7 @@ def test_the_pages_show_every_tier() -> None:
 def test_a_command_says_which_python_runs_it(page: object) -> None:
     """`python -m ...` fails, or runs another Python, on most machines."""
     assert page in PAGES
-    bare = re.compile(r"(?<![\w/.-])(?:python3? -m|pytest|mkdocs|ruff|mypy) \S")
+    bare = re.compile(r"(?<![\w/.-])(?<!-m )(?:python3? -m|pytest|mkdocs|ruff|mypy) \S")
     shown = [*lines(page), *inline(page)]  # type: ignore[arg-type]
     assert [code for code in shown if bare.search(code)] == []
 

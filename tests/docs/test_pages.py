@@ -51,7 +51,8 @@ def test_a_page_of_the_log_is_one_experiment_in_five_parts(page: Path) -> None:
 
 
 def test_the_log_names_every_page_once_newest_first() -> None:
-    named = re.findall(r"\]\(docs/log/([^)#]+)\)", read(ROOT / "LOG.md"))
+    index = read(ROOT / "LOG.md").split("\n## ")[0]
+    named = re.findall(r"\]\(docs/log/([^)#]+)\)", index)
     assert sorted(named) == [page.name for page in LOG_PAGES]
     dates = [name[:10] for name in named]
     assert dates == sorted(dates, reverse=True)
@@ -77,6 +78,18 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     ours = {name for name in names if name.split("/")[0] in FOLDERS and name not in NOT_MINE}
     missing = {name for name in ours if not any(ROOT.glob(name.rstrip("/")))}
     assert missing == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_page)
+def test_names_that_a_page_places_in_a_file_are_there(page: Path) -> None:
+    """The pages say "`plan_rungs` in `service/recommend/ladder.py`"."""
+    placed = re.findall(r"`([\w.]+)` in\s+`(\w[\w/]*\.py)`", read(page))
+    missing = [
+        (name, file)
+        for name, file in placed
+        if not re.search(rf"\b{name.split('.')[-1]}\b", (ROOT / file).read_text())
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize("block", blocks("json"), ids=lambda block: block.page)
