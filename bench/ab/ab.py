@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.ab.exposures import METRICS, Done, Exposed, Sums, add_up, read_events, read_exposures
+from bench.ab.exposures import (
+    METRICS,
+    Action,
+    Experiment,
+    Sums,
+    add_up,
+    read_events,
+    read_exposures,
+)
 from bench.ab.lift import Ratio, compare, ratio, sample_ratio_p
 from bench.common.results import open_console, print_table, write_json
 from models.errors import InvalidInput
@@ -45,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure(
-    exposed: Exposed, events: Mapping[str, Sequence[Done]], *, control: str, window_s: float
+    exposed: Experiment, events: Mapping[str, Sequence[Action]], *, control: str, window_s: float
 ) -> list[dict[str, str | int | float]]:
     """Return one row per metric and arm, the control first; none for a metric without events."""
     sums = {
@@ -65,7 +73,7 @@ def measure(
     return rows
 
 
-def check_counts(exposed: Exposed, shares: Mapping[str, float]) -> dict[str, Any]:
+def check_counts(exposed: Experiment, shares: Mapping[str, float]) -> dict[str, Any]:
     """Test if the numbers of users in the arms match the shares."""
     counts = {arm: len(users) for arm, users in sorted(exposed.arms.items())}
     p_value = sample_ratio_p(counts, shares)

@@ -27,14 +27,14 @@ METRICS = {
 _TOP = 10
 
 
-class Shown(NamedTuple):
+class Exposure(NamedTuple):
     """An answer under an experiment."""
 
     at_s: float  # unix time
     items: tuple[str, ...]
 
 
-class Done(NamedTuple):
+class Action(NamedTuple):
     """An event: an action of a user."""
 
     at_s: float  # unix time
@@ -42,10 +42,12 @@ class Done(NamedTuple):
 
 
 @dataclass
-class Exposed:
+class Experiment:
     """Exposures of one experiment."""
 
-    arms: dict[str, dict[str, list[Shown]]] = field(default_factory=dict)  # arm -> user -> answers
+    arms: dict[str, dict[str, list[Exposure]]] = field(
+        default_factory=dict
+    )  # arm -> user -> answers
     shares: dict[str, float] = field(
         default_factory=dict
     )  # of the arms, as the service logged them
@@ -59,34 +61,34 @@ class Sums(NamedTuple):
     denominator_U: NDArray[np.float64]
 
 
-def read_exposures(files: Sequence[Path]) -> dict[str, Exposed]:
+def read_exposures(files: Sequence[Path]) -> dict[str, Experiment]:
     """Read exposures by experiment; all other lines of the logs are skipped.
 
     Raises InvalidDataset for an exposure with a missing or invalid field.
     """
-    found: defaultdict[str, Exposed] = defaultdict(Exposed)
+    found: defaultdict[str, Experiment] = defaultdict(Experiment)
     for where, line in _lines(files):
         if '"experiment"' not in line or (fields := _parse(line)) is None:
             continue
         exposed = found[_need(fields, "experiment", str, where)]
         arm, user = _need(fields, "arm", str, where), _need(fields, "user", str, where)
-        shown = Shown(
+        shown = Exposure(
             _need(fields, "at_ms", int, where) / 1000, tuple(_need(fields, "items", list, where))
         )
         exposed.shares[arm] = float(fields.get("share", 1.0))
         exposed.arms.setdefault(arm, {}).setdefault(user, []).append(shown)
     for exposed in found.values():
-        _set_apart(exposed)
+        _remove_mixed(exposed)
     return dict(found)
 
 
-def read_events(files: Sequence[Path]) -> dict[str, list[Done]]:
+def read_events(files: Sequence[Path]) -> dict[str, list[Action]]:
     """Read events by user hash, in order of time; a repeated `event_id` of a user is skipped.
 
     A line has `item_id`, `timestamp` (unix seconds) and either `user_id` or `user` (its hash).
     Raises InvalidDataset, with file and line, for any other line.
     """
-    events: defaultdict[str, list[Done]] = defaultdict(list)
+    events: defaultdict[str, list[Action]] = defaultdict(list)
     seen: set[tuple[str, str]] = set()
     for where, line in _lines(files):
         if (fields := _parse(line)) is None:
@@ -100,18 +102,21 @@ def read_events(files: Sequence[Path]) -> dict[str, list[Done]]:
             continue
         seen.add((user, str(event_id)))
         at_s = float(_need(fields, "timestamp", (int, float), where))
-        events[user].append(Done(at_s, _need(fields, "item_id", str, where)))
+        events[user].append(Action(at_s, _need(fields, "item_id", str, where)))
     for of_user in events.values():
         of_user.sort()
     return dict(events)
 
 
 def add_up(
-    arm: Mapping[str, Sequence[Shown]], events: Mapping[str, Sequence[Done]], *, window_s: float
+    arm: Mapping[str, Sequence[Exposure]],
+    events: Mapping[str, Sequence[Action]],
+    *,
+    window_s: float,
 ) -> dict[str, Sums]:
     """Return every metric's sums over the users of one arm."""
     rows = np.array(
-        [_of_user(shown, events.get(user, ()), window_s) for user, shown in sorted(arm.items())]
+        [_count_user(shown, events.get(user, ()), window_s) for user, shown in sorted(arm.items())]
     ).reshape(len(arm), 4)
     ones = np.ones(len(arm))
     num_events, num_recalled, num_hits, num_shown = rows.T
@@ -123,7 +128,9 @@ def add_up(
     }
 
 
-def _of_user(shown: Sequence[Shown], events: Sequence[Done], window_s: float) -> list[float]:
+def _count_user(
+    shown: Sequence[Exposure], events: Sequence[Action], window_s: float
+) -> list[float]:
     """Return four counts of one user.
 
     These are: events within the window, events on one of the last answer's first 10 items, answers
@@ -144,7 +151,7 @@ def _of_user(shown: Sequence[Shown], events: Sequence[Done], window_s: float) ->
     return [num_events, num_recalled, len(hits), len(answers)]
 
 
-def _set_apart(exposed: Exposed) -> None:
+def _remove_mixed(exposed: Experiment) -> None:
     seen: set[str] = set()
     mixed: set[str] = set()
     for users in exposed.arms.values():

@@ -31,8 +31,8 @@ SCENARIOS = {
     "R10": "bench.chaos.r10_start",
 }
 _COLUMNS = ("name", "promise", "figure", "holds", "command")
-_COMPLAINT = re.compile(r".*\b(?:ERROR|CRITICAL)\b|[\w.]+(?:Error|Exception|Group)\b")
-_MAX_COMPLAINTS = 10
+_LOGGED_ERROR = re.compile(r".*\b(?:ERROR|CRITICAL)\b|[\w.]+(?:Error|Exception|Group)\b")
+_MAX_ERRORS = 10
 _TITLE = "promises under faults"
 
 
@@ -51,25 +51,25 @@ def main(arguments: Sequence[str]) -> int:
                 is_quick=options.quick,
             )
             finding: Finding = import_module(SCENARIOS[name]).measure(conditions)
-            _complain(Path(folder))
+            _print_errors(Path(folder))
         rows += finding.rows(is_quick=options.quick)
-        _keep(options, rows)
+        _merge_results(options, rows)
     fresh = {promise_of(row) for row in rows}
     return int(any(row.get("holds") == "NO" for row in rows if promise_of(row) in fresh))
 
 
-def _complain(folder: Path) -> None:
+def _print_errors(folder: Path) -> None:
     """Print errors from the services' logs, before their folder is deleted."""
     for log in sorted(folder.rglob("service-*.log")):
         lines = log.read_text(errors="replace").splitlines()
-        found = [line for line in lines if _COMPLAINT.match(line)]
-        for line in list(dict.fromkeys(found))[:_MAX_COMPLAINTS]:
+        found = [line for line in lines if _LOGGED_ERROR.match(line)]
+        for line in list(dict.fromkeys(found))[:_MAX_ERRORS]:
             print(f"{log.relative_to(folder)}: {line}")
 
 
-def _keep(options: argparse.Namespace, fresh: Sequence[Row]) -> None:
+def _merge_results(options: argparse.Namespace, fresh: Sequence[Row]) -> None:
     """Print and write the results so far; a scenario takes minutes, and the next may fail."""
-    rows = merge(options.json, [*fresh, *_soaked(options.json)])
+    rows = merge(options.json, [*fresh, *_read_soak(options.json)])
     promises = [row for row in rows if row["name"] in PROMISES]
     _print([row for row in promises if promise_of(row) in {promise_of(each) for each in fresh}])
     if options.json:
@@ -83,7 +83,7 @@ def _keep(options: argparse.Namespace, fresh: Sequence[Row]) -> None:
         write_markdown(options.json.with_suffix(".md"), _TITLE, meta, promises, _COLUMNS)
 
 
-def _soaked(file: Path | None) -> list[Row]:
+def _read_soak(file: Path | None) -> list[Row]:
     """Return the rows of R9 from `soak.json` beside the file: `bench soak` measures it."""
     if file is None or not (soak := file.with_name("soak.json")).exists():
         return []

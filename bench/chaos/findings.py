@@ -134,7 +134,7 @@ def full_share(replies: Sequence[Reply]) -> float:
     return sum(reply.is_full for reply in asked) / max(len(asked), 1)
 
 
-def back_s(after: Sequence[Reply], since: float, *, healthy: float) -> float:
+def seconds_to_normal(after: Sequence[Reply], since: float, *, healthy: float) -> float:
     """Return the seconds from `since` until recommendations are back to normal.
 
     Normal begins with the first full recommendation that starts a window of _IN_A_ROW with enough

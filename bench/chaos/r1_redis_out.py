@@ -18,10 +18,10 @@ from bench.chaos.faults.redis_server import RedisServer
 from bench.chaos.findings import (
     Bound,
     Finding,
-    back_s,
     full_share,
     num_failed,
     p99_ms,
+    seconds_to_normal,
     shares,
     statuses,
 )
@@ -48,7 +48,7 @@ class Outage(NamedTuple):
     seconds: float = 6.0  # length in a whole run
 
 
-class Suffered(NamedTuple):
+class OutageResult(NamedTuple):
     """Result of one outage."""
 
     outage: Outage
@@ -59,13 +59,13 @@ class Suffered(NamedTuple):
 def measure(conditions: Conditions) -> Finding:
     with open_world(conditions, "R1") as (world, server):
         with world.service() as service, world.load(service) as load:
-            found = suffer_all(server_outages(server), world, service, load)
+            found = measure_outages(server_outages(server), world, service, load)
         with (
             proxied(server) as (proxy, url),
             world.service(redis_url=url) as service,
             world.load(service) as load,
         ):
-            found += suffer_all(proxy_outages(proxy, world), world, service, load)
+            found += measure_outages(proxy_outages(proxy, world), world, service, load)
     replies = [reply for each in found for reply in each.replies]
     rows, total = [each.row for each in found], [each.row for each in found if each.outage.is_total]
     bounds = [
@@ -81,7 +81,7 @@ def measure(conditions: Conditions) -> Finding:
 def server_outages(server: RedisServer) -> list[Outage]:
     return [
         Outage("killed", server.kill, server.start, seconds=30.0),
-        Outage("hung", server.stop, server.go_on),
+        Outage("hung", server.stop, server.resume),
         Outage(
             "read_only",
             partial(_tell, server, "REPLICAOF", "127.0.0.1", "1"),
@@ -112,20 +112,20 @@ def proxy_outages(proxy: ProxyProcess, world: World) -> list[Outage]:
     ]
 
 
-def suffer_all(
+def measure_outages(
     outages: Sequence[Outage], world: World, service: ServiceProcess, load: LoadStream
-) -> list[Suffered]:
+) -> list[OutageResult]:
     """Measure the service without an outage, then during one outage after another."""
     warm_up(load)
     time.sleep(world.conditions.seconds(3.0, 1.0))
     healthy = full_share(well := list(load.replies))
     print(f"R1 with Redis: p99 {p99_ms(well):.1f} ms, {healthy:.1%} from a record")
-    return [suffer(each, world, service, load, healthy=healthy) for each in outages]
+    return [measure_outage(each, world, service, load, healthy=healthy) for each in outages]
 
 
-def suffer(
+def measure_outage(
     outage: Outage, world: World, service: ServiceProcess, load: LoadStream, *, healthy: float
-) -> Suffered:
+) -> OutageResult:
     """Measure the service during and after one outage.
 
     Args:
@@ -152,14 +152,14 @@ def suffer(
         "p99_ms": p99_ms(replies),
         "breaker_s": opened_at - struck_at,
         "store_ms": _store_ms(out, since=opened_at + _SETTLED_S),
-        "personal_s": back_s(after, lifted_at, healthy=healthy),
+        "personal_s": seconds_to_normal(after, lifted_at, healthy=healthy),
         "flawed": sum(bool(reply.flaws) for reply in replies),
         **statuses(replies),
         **shares(out),
     }
     print(f"R1 {outage.name}: {row['failed']} failed, p99 {row['p99_ms']:.1f} ms, ", end="")
     print(f"breaker {row['breaker_s']:.2f} s, personal again {row['personal_s']:.2f} s")
-    return Suffered(outage, row, replies)
+    return OutageResult(outage, row, replies)
 
 
 def breaker_opened_at(service: ServiceProcess, *, until: float) -> float:

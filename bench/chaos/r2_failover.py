@@ -3,7 +3,15 @@
 import time
 
 from bench.chaos.faults.redis_cluster import RedisCluster
-from bench.chaos.findings import Bound, Finding, back_s, full_share, num_failed, p99_ms, shares
+from bench.chaos.findings import (
+    Bound,
+    Finding,
+    full_share,
+    num_failed,
+    p99_ms,
+    seconds_to_normal,
+    shares,
+)
 from bench.chaos.world import Conditions, World, warm_up
 from bench.common.results import Row
 from bench.common.synthetic_users import user_id
@@ -32,7 +40,7 @@ def fail_over(conditions: Conditions, number: int) -> tuple[Row, list[Reply]]:
     """
     with RedisCluster(conditions.folder / f"cluster-{number}") as cluster:
         world = World(conditions, f"R2-{number}", cluster.url)
-        generation = world.furnish()
+        generation = world.fill()
         time.sleep(_REPLICATED_S)
         with world.service() as service, world.load(service, event_share=0.0) as load:
             warm_up(load)
@@ -47,7 +55,7 @@ def fail_over(conditions: Conditions, number: int) -> tuple[Row, list[Reply]]:
         "answers": len(replies),
         "failed": num_failed(replies),
         "p99_ms": p99_ms(replies),
-        "personal_s": back_s(replies, killed_at, healthy=full_share(healthy)),
+        "personal_s": seconds_to_normal(replies, killed_at, healthy=full_share(healthy)),
         **shares(replies),
     }
     print(f"R2 cluster {number}: {row['failed']} failed, personal again {row['personal_s']:.2f} s")

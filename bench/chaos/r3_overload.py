@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from bench.chaos.faults.cpu_quota import hold
-from bench.chaos.findings import Bound, Finding, back_s, full_share, p99_ms, shares, statuses
+from bench.chaos.findings import (
+    Bound,
+    Finding,
+    full_share,
+    p99_ms,
+    seconds_to_normal,
+    shares,
+    statuses,
+)
 from bench.chaos.world import Conditions, World, open_world, warm_up
 from bench.common.results import Row
 from bench.common.service_process import ServiceProcess
@@ -37,7 +45,7 @@ def measure(conditions: Conditions) -> Finding:
         world.service() as service,
         ExitStack() as held,
     ):
-        share, capacity = _hold_back(world, service, held)
+        share, capacity = _limit_cpu(world, service, held)
         if not capacity:
             return Finding("R3", [Bound("capacity", 0, ">=", 1)])
         return _measure(world, service, share, capacity)
@@ -52,7 +60,9 @@ def _measure(world: World, service: ServiceProcess, share: float, capacity: int)
     _ask(world, service, half, length_s(5.0, 1.0))
     overload, peak_mb = _overload(world, service, _TIMES * capacity, length_s(60.0, 3.0))
     after = _ask(world, service, half, length_s(8.0, 3.0), is_cold=True)
-    normal_s = back_s(after, after[0].due_at, healthy=full_share(healthy)) if after else 0.0
+    normal_s = (
+        seconds_to_normal(after, after[0].due_at, healthy=full_share(healthy)) if after else 0.0
+    )
     mild = describe("twice", twice, capacity, length_s(20.0, 2.0))
     row = describe("overload", overload, capacity, length_s(60.0, 3.0))
     row |= {
@@ -81,7 +91,7 @@ def _bounds(row: Row, overload: Sequence[Reply]) -> list[Bound]:
     ]
 
 
-def _hold_back(world: World, service: ServiceProcess, held: ExitStack) -> tuple[float, int]:
+def _limit_cpu(world: World, service: ServiceProcess, held: ExitStack) -> tuple[float, int]:
     """Limit the service to a share of a core until `held` ends; return the share and the capacity.
 
     The larger share is used if the smaller one leaves too little capacity.

@@ -49,7 +49,7 @@ def measure(conditions: Conditions) -> Finding:
                 flips.append(nights.flip(f"rollback_{number}", "rollback", first))
                 time.sleep(conditions.seconds(4.0, 2.0))
         client.close()
-    rows = [describe(flip, before, load) for flip, before in _with_ends(flips)]
+    rows = [describe(flip, before, load) for flip, before in _pair_with_next(flips)]
     replies = load.since(began_at)
     mixed = sum("foreign" in reply.flaws for reply in replies)
     bounds = [
@@ -135,7 +135,7 @@ def _finish(process: "subprocess.Popen[str]", command: str) -> None:
         raise StepFailedError(f"python -m offline {command}: {last[0]}")
 
 
-def _with_ends(flips: Sequence[Flip]) -> list[tuple[Flip, float]]:
+def _pair_with_next(flips: Sequence[Flip]) -> list[tuple[Flip, float]]:
     """Pair each flip with the time of the next one; infinity for the last."""
     ends = [flip.at for flip in flips[1:]] + [float("inf")]
     return list(zip(flips, ends, strict=True))

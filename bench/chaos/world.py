@@ -76,7 +76,7 @@ class World:
         self.truth.shifts[generation] = len(self.truth.shifts) * self.truth.num_users // 2
         return generation
 
-    def furnish(self) -> int:
+    def fill(self) -> int:
         """Write histories and a live layer with a record per user; return its generation."""
         generation = self.new_generation()
         asyncio.run(self._write(generation))
@@ -179,7 +179,7 @@ def open_world(
     """Start a Redis server and fill it."""
     with RedisServer(conditions.folder / name / "redis") as server:
         world = World(conditions, name, server.url, history=history)
-        world.furnish()
+        world.fill()
         yield world, server
 
 

@@ -1,1 +1,1 @@
-"""What every command needs: results files, left-out items, synthetic users, service processes."""
+"""Shared by all commands: results files, left-out items, synthetic users, service processes."""

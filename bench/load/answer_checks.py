@@ -138,7 +138,7 @@ class Questioner:
         params: dict[str, str] = {"n": "10"}
         excluded: frozenset[str] = frozenset()
         if rng.random() < _EXCLUDE_SHARE:
-            excluded = self._some_of(user)
+            excluded = self._draw_excluded(user)
             params["exclude"] = ",".join(sorted(excluded))
         if rng.random() < _EXPLAIN_SHARE:
             params["explain"] = "true"
@@ -147,7 +147,7 @@ class Questioner:
         payload = render("GET", f"/recommend/{quote(name, safe='')}?{urlencode(params)}")
         return Question("recommend", payload, name, None if is_stranger else user, at, excluded)
 
-    def _some_of(self, user: int) -> frozenset[str]:
+    def _draw_excluded(self, user: int) -> frozenset[str]:
         """Return items that are likely in an answer: the first below one of the user's prefixes."""
         generation = max(self._truth.shifts)
         catalog = self._truth.release.catalog

@@ -92,19 +92,19 @@ class _World:
             seed=seed,
         )
 
-    def start(self, command: str, generation: int | None = None) -> "Running":
+    def start(self, command: str, generation: int | None = None) -> "RunningCommand":
         words = ["--redis", self._redis_url, "--out", str(self._out_dir)]
         if generation is not None:
             words += ["--generation", str(generation), "--release", str(self.options.release)]
         if command == "activate":  # two nights of random prefixes do not overlap
             words += ["--gate", "overlap=0"]
-        return Running(command, words)
+        return RunningCommand(command, words)
 
     def run(self, command: str, generation: int | None = None) -> dict[str, Any]:
         return self.start(command, generation).finish()
 
 
-class Running:
+class RunningCommand:
     """A running `python -m offline COMMAND ...`."""
 
     def __init__(self, command: str, words: Sequence[str]) -> None:
@@ -153,7 +153,7 @@ def load_alone(world: _World) -> Row:
 
 def run_nights(world: _World, service: ServiceProcess) -> list[Row]:
     """Measure answers without a night, then during each step of the second night."""
-    asked = _Asked(world, service)
+    asked = _EvenLoad(world, service)
     rows = [asked.until("quiet", asked.for_seconds(world.options.seconds))]
     second = world.write(seed=world.options.seed + 1)
     for command, generation in (
@@ -168,7 +168,7 @@ def run_nights(world: _World, service: ServiceProcess) -> list[Row]:
     return rows
 
 
-class _Asked:
+class _EvenLoad:
     """Sends an even load to the service, window by window, until a step ends."""
 
     def __init__(self, world: _World, service: ServiceProcess) -> None:

@@ -22,7 +22,7 @@ from models.reasoner.transformers_engine import Sampling
 _DEAD = -1e8  # beams without a continuation of their own carry scores near -1e9
 
 
-class PlainGenerate:
+class GenerateLoop:
     """Nightly thinking by `generate`, in float32; its random samples differ from our engines'."""
 
     def __init__(self, model: Any, tokenizer: Any, catalog: Catalog, *, max_tokens: int) -> None:

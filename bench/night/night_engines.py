@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.night.generate_loop import PlainGenerate
+from bench.night.generate_loop import GenerateLoop
 from models.catalog.catalog import Catalog
 from models.reasoner.beam import Beam
 from models.reasoner.think import (
@@ -101,7 +101,7 @@ class Plain:
 
     name = "plain_generate"
 
-    def __init__(self, plain: PlainGenerate, release: Release, meter: "Meter") -> None:
+    def __init__(self, plain: GenerateLoop, release: Release, meter: "Meter") -> None:
         self.cost = Cost()
         self._plain = plain
         self._release = release
@@ -213,7 +213,7 @@ def load_thinkers(release: Release, *, width: int, say: Callable[[str], None]) -
     """Load all installed thinkers, `generate` first; name a missing one with `say`."""
     from models.reasoner.transformers_engine import TransformersReasoner
 
-    plain, meter = PlainGenerate.load(release.reasoner_dir, release.catalog), Meter()
+    plain, meter = GenerateLoop.load(release.reasoner_dir, release.catalog), Meter()
     meter.watch(plain.model)
     thinkers: list[Thinker] = [Plain(plain, release, meter)]
     ours, meter = TransformersReasoner.load(release.reasoner_dir, release.space), Meter()

@@ -21,14 +21,20 @@ from bench.quality.quality_options import (
     add_budget,
     describe_run,
     draw_cases,
-    judging_parser,
+    quality_parser,
     read_settings,
 )
 from bench.quality.ranking.paired_differences import Differences, print_differences, to_json
 from bench.quality.ranking.prefix_map import another_user
 from bench.quality.ranking.rank_metrics import bootstrap_named, ndcg_at, recall_at
 from bench.quality.ranking.reasoner_rank import rank_of_target
-from bench.quality.thoughts.forced_thoughts import EMPTY, SHUFFLED, STEPS, Recital, recite
+from bench.quality.thoughts.forced_thoughts import (
+    EMPTY,
+    SHUFFLED,
+    STEPS,
+    Continuation,
+    continue_thoughts,
+)
 from bench.quality.thoughts.think_cases import CHUNK_USERS, think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts
@@ -47,7 +53,7 @@ COLUMNS = (
 _MEASURED = ("recall@10", "ndcg@10", "prefix_recall", "log_p_target")
 
 
-class Heard(NamedTuple):
+class VariantResult(NamedTuple):
     """Result of one user under one variant of the thoughts."""
 
     rank: float  # of the target among the SIDs of all paths; infinity if not among them
@@ -66,10 +72,10 @@ def main(arguments: Sequence[str]) -> int:
     cache = ThoughtCache.open(options.cache, release, read_settings(options))
     kept = _closed(console, cache, release.catalog, options)
     reasoner = TransformersReasoner.load(cache.reasoner_dir, release.space)
-    listener = Listener(cache, release.catalog, reasoner)
-    with open_progress(console, "reciting", len(kept) * len(VARIANTS)) as on_progress:
-        heard = listener.hear_all(kept, seed=options.seed, on_progress=on_progress)
-    rows, gains = summarise(heard, seed=options.seed)
+    runner = VariantRunner(cache, release.catalog, reasoner)
+    with open_progress(console, "continuing", len(kept) * len(VARIANTS)) as on_progress:
+        results = runner.run_all(kept, seed=options.seed, on_progress=on_progress)
+    rows, gains = summarise(results, seed=options.seed)
     meta = {
         **describe_run("faithfulness", options, release, kept),
         "settings": cache.settings.to_json(),
@@ -101,7 +107,7 @@ def _closed(
     return kept
 
 
-class Listener:
+class VariantRunner:
     """Forces thoughts on one reasoner and summarises the continuations; caches micro-batches."""
 
     def __init__(
@@ -110,13 +116,13 @@ class Listener:
         self._cache, self._catalog, self._reasoner = cache, catalog, reasoner
         self._topic_of = prompts.prefix_topics(catalog)
 
-    def hear_all(
+    def run_all(
         self,
         kept: Sequence[tuple[Case, CaseThoughts]],
         *,
         seed: int,
         on_progress: Callable[[int], None],
-    ) -> dict[str, list[Heard]]:
+    ) -> dict[str, list[VariantResult]]:
         """Return results by variant, in the order of `kept`.
 
         `on_progress` gets the number of users done so far, over all variants.
@@ -128,27 +134,29 @@ class Listener:
         }
         said[SHUFFLED] = [list(texts[at]) for at in another_user(len(kept), seed=seed).tolist()]
         order = sorted(range(len(kept)), key=lambda at: len(kept[at][0].history.rows))
-        heard: dict[str, list[Heard]] = {}
+        results: dict[str, list[VariantResult]] = {}
         num_done = 0
         for name in VARIANTS:
-            by_user: dict[int, Heard] = {}
+            by_user: dict[int, VariantResult] = {}
             for start in range(0, len(order), CHUNK_USERS):
                 chunk = order[start : start + CHUNK_USERS]
                 cases = [kept[at][0] for at in chunk]
-                found = self._hear(cases, [said[name][at] for at in chunk])
+                found = self._run(cases, [said[name][at] for at in chunk])
                 by_user |= dict(zip(chunk, found, strict=True))
                 num_done += len(chunk)
                 on_progress(num_done)
-            heard[name] = [by_user[at] for at in range(len(kept))]
-        return heard
+            results[name] = [by_user[at] for at in range(len(kept))]
+        return results
 
-    def _hear(self, cases: Sequence[Case], texts: Sequence[Sequence[str]]) -> list[Heard]:
+    def _run(self, cases: Sequence[Case], texts: Sequence[Sequence[str]]) -> list[VariantResult]:
         asked = [[case.history.user_id, case.history.rows, case.target] for case in cases]
-        found = self._cache.kept("recitals", [asked, texts], lambda: self._recite(cases, texts))
-        return [Heard(*one) for one in found]
+        found = self._cache.kept("recitals", [asked, texts], lambda: self._continue(cases, texts))
+        return [VariantResult(*one) for one in found]
 
-    def _recite(self, cases: Sequence[Case], texts: Sequence[Sequence[str]]) -> list[Heard]:
-        recitals = recite(
+    def _continue(
+        self, cases: Sequence[Case], texts: Sequence[Sequence[str]]
+    ) -> list[VariantResult]:
+        continuations = continue_thoughts(
             self._reasoner,
             self._catalog,
             [case.history for case in cases],
@@ -157,42 +165,44 @@ class Listener:
             width=self._cache.settings.width,
         )
         return [
-            self._note(case, own, recital)
-            for case, own, recital in zip(cases, texts, recitals, strict=True)
+            self._summarise(case, own, continuation)
+            for case, own, continuation in zip(cases, texts, continuations, strict=True)
         ]
 
-    def _note(self, case: Case, texts: Sequence[str], recital: Recital) -> Heard:
+    def _summarise(
+        self, case: Case, texts: Sequence[str], continuation: Continuation
+    ) -> VariantResult:
         assert case.target is not None
-        assert recital.target_logprobs is not None
-        sids = [sid.codes for sid in unite(recital.sids)]
+        assert continuation.target_logprobs is not None
+        sids = [sid.codes for sid in unite(continuation.sids)]
         wanted = tuple(self._catalog.sids[case.target].tolist())
         prefix = wanted[: self._catalog.space.prefix_depth]
-        found = {beam.codes for path in recital.prefixes for beam in path}
+        found = {beam.codes for path in continuation.prefixes for beam in path}
         named = [
             (topic, beams[0].codes)
-            for text, beams in zip(texts, recital.prefixes, strict=True)
+            for text, beams in zip(texts, continuation.prefixes, strict=True)
             if (topic := rationales.next_topic(text)) and beams
         ]
         agreeing = [self._topic_of[codes] == topic for topic, codes in named]
-        return Heard(
+        return VariantResult(
             rank=rank_of_target(self._catalog, case, sids),
             has_prefix=prefix in found,
             num_prefixes=len(found),
-            log_p_target=float(np.mean(recital.target_logprobs)),
+            log_p_target=float(np.mean(continuation.target_logprobs)),
             follows=float(np.mean(agreeing)) if agreeing else None,
         )
 
 
 def summarise(
-    heard: Mapping[str, Sequence[Heard]], *, seed: int
+    results: Mapping[str, Sequence[VariantResult]], *, seed: int
 ) -> tuple[list[dict[str, Any]], Differences]:
     """Return one row per variant, and the gains over an empty thought, paired by user."""
     columns = {
         (name, column): values_U
-        for name, found in heard.items()
+        for name, found in results.items()
         for column, values_U in _columns(found).items()
     }
-    for name in heard:
+    for name in results:
         if name != EMPTY:
             for column in _MEASURED:
                 gain_U = columns[name, column] - columns[EMPTY, column]
@@ -200,18 +210,18 @@ def summarise(
     rows: dict[str, dict[str, Any]] = {}
     gains: Differences = {}
     for (name, column), interval in bootstrap_named(columns, seed=seed).items():
-        if name in heard:
+        if name in results:
             rows.setdefault(name, {"name": name}).update(interval.columns(column))
         else:
             gains.setdefault(name, {})[column] = interval
-    for name, found in heard.items():
+    for name, found in results.items():
         following = [one.follows for one in found if one.follows is not None]
         rows[name]["prefixes"] = float(np.mean([one.num_prefixes for one in found]))
         rows[name] |= {"follows": float(np.mean(following))} if following else {}
     return list(rows.values()), gains
 
 
-def _columns(found: Sequence[Heard]) -> dict[str, NDArray[np.float64]]:
+def _columns(found: Sequence[VariantResult]) -> dict[str, NDArray[np.float64]]:
     rank_U = np.array([one.rank for one in found])
     return {
         "recall@10": recall_at(rank_U, 10),
@@ -222,6 +232,6 @@ def _columns(found: Sequence[Heard]) -> dict[str, NDArray[np.float64]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = judging_parser("faithfulness", num_users=2000)
+    parser = quality_parser("faithfulness", num_users=2000)
     add_budget(parser)
     return parser

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.common.leave_one_out import Case
 from bench.common.results import open_console, open_progress, report
 from bench.quality.plots import plot_frontier
-from bench.quality.quality_options import describe_run, draw_cases, judging_parser
+from bench.quality.quality_options import describe_run, draw_cases, quality_parser
 from bench.quality.ranking.two_tiers import PREFIX_COLUMNS, RANK_COLUMNS, Tried, TwoTiers, compare
 from bench.quality.thoughts.path_beams import is_head_of_wider, prefixes_of
 from bench.quality.thoughts.think_cases import plan_chunks, think_cases
@@ -193,7 +193,7 @@ def _closed_share(users: Sequence[CaseThoughts]) -> float:
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = judging_parser("frontier", num_users=2000)
+    parser = quality_parser("frontier", num_users=2000)
     add = parser.add_argument
     add("--paths", type=int, nargs="+", default=[1, 2, 3, 5, 8], metavar="T")
     add("--widths", type=int, nargs="+", default=[2, 5, 10, 20], metavar="M")

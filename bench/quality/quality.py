@@ -17,7 +17,7 @@ from bench.quality.quality_options import (
     add_budget,
     describe_run,
     draw_cases,
-    judging_parser,
+    quality_parser,
     read_settings,
 )
 from bench.quality.ranking.evaluation import Evaluation, Table
@@ -133,7 +133,7 @@ def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = judging_parser("quality", num_users=0)
+    parser = quality_parser("quality", num_users=0)
     add_budget(parser)
     add = parser.add_argument
     add(

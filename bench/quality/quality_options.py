@@ -14,7 +14,7 @@ from models.errors import InvalidDataset
 from models.release.release import Release
 
 
-def judging_parser(command: str, *, num_users: int) -> argparse.ArgumentParser:
+def quality_parser(command: str, *, num_users: int) -> argparse.ArgumentParser:
     """Return a parser with the shared options.
 
     Args:

@@ -35,7 +35,7 @@ class Exam:
         return self.form(_MARKER.sub(" ", answer).strip())
 
 
-def set_exams(
+def make_exams(
     catalog: Catalog,
     recipe: Mapping[str, Any],
     rows: Sequence[int],

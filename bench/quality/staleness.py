@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bench.common.leave_one_out import Case, cut_histories
 from bench.common.results import open_console, open_progress, report
 from bench.quality.plots import plot_staleness
-from bench.quality.quality_options import add_budget, describe_run, judging_parser
+from bench.quality.quality_options import add_budget, describe_run, quality_parser
 from bench.quality.ranking.two_tiers import PREFIX_COLUMNS, RANK_COLUMNS, Tried, TwoTiers, compare
 from bench.quality.thoughts.think_cases import think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
@@ -115,7 +115,7 @@ def describe(
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = judging_parser("staleness", num_users=2000)
+    parser = quality_parser("staleness", num_users=2000)
     add = parser.add_argument
     add(
         "--ages",

@@ -23,13 +23,13 @@ from bench.quality.quality_options import (
     add_budget,
     describe_run,
     draw_cases,
-    judging_parser,
+    quality_parser,
     read_settings,
 )
 from bench.quality.ranking.evaluation import CUTOFFS, METRICS
 from bench.quality.ranking.paired_differences import Differences, print_differences, to_json
 from bench.quality.ranking.rank_metrics import bootstrap_named, ndcg_at, recall_at
-from bench.quality.ranking.reasoner_rank import Alone, rank_alone
+from bench.quality.ranking.reasoner_rank import ReasonerRanks, rank_by_reasoner
 from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.think_cases import think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     release = Release.load(options.release)
     cases = draw_cases(options, release.catalog)
     settings = read_settings(options)
-    ranked: dict[str, Alone] = {}
+    ranked: dict[str, ReasonerRanks] = {}
     for spec in specs:
         asked = settings
         if spec.manner is not Manner.THINK:
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         cache = ThoughtCache.open(options.cache, release, asked, reasoner_dir=spec.directory)
         console.print(f"{spec.name}: {spec.directory} ({spec.manner})")
         thoughts = think_cases(console, cache, cases, workers=options.workers)
-        ranked[spec.name] = rank_alone(release.catalog, cases, thoughts.users)
+        ranked[spec.name] = rank_by_reasoner(release.catalog, cases, thoughts.users)
     rows, gains = summarise(ranked, seed=options.seed)
     meta = {
         **describe_run("stages", options, release, cases),
@@ -92,7 +92,7 @@ def read_spec(text: str) -> RowSpec:
 
 
 def summarise(
-    ranked: Mapping[str, Alone], *, seed: int
+    ranked: Mapping[str, ReasonerRanks], *, seed: int
 ) -> tuple[list[dict[str, Any]], Differences]:
     """Return one row per reasoner, and the gains over the row before, paired by user."""
     columns = {
@@ -117,14 +117,14 @@ def summarise(
     return list(rows.values()), gains
 
 
-def _columns(alone: Alone) -> dict[str, NDArray[np.float64]]:
+def _columns(alone: ReasonerRanks) -> dict[str, NDArray[np.float64]]:
     found = {f"recall@{k}": recall_at(alone.rank_U, k) for k in CUTOFFS}
     found |= {f"ndcg@{k}": ndcg_at(alone.rank_U, k) for k in CUTOFFS}
     return found | {"prefix_recall": alone.has_prefix_U.astype(np.float64)}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = judging_parser("stages", num_users=0)
+    parser = quality_parser("stages", num_users=0)
     add_budget(parser)
     parser.add_argument(
         "--row",

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from bench.common.results import open_console, open_progress, report
 from bench.quality.bertscore import ENCODER, BertScore, Likeness
-from bench.quality.quality_options import describe_run, draw_cases, judging_parser
-from bench.quality.questions import RANDOM, Exam, set_exams
+from bench.quality.quality_options import describe_run, draw_cases, quality_parser
+from bench.quality.questions import RANDOM, Exam, make_exams
 from bench.quality.ranking.rank_metrics import bootstrap_named
 from bench.quality.thoughts.think_cases import CHUNK_USERS
 from bench.quality.thoughts.thought_cache import ThoughtCache
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(options.workers)
     release = Release.load(options.release)
     rows, histories = _draw(options, release.catalog)
-    exams = set_exams(release.catalog, release.manifest.recipe, rows, histories, seed=options.seed)
+    exams = make_exams(release.catalog, release.manifest.recipe, rows, histories, seed=options.seed)
     settings = ThoughtSettings(paths=1, width=1, seed=options.seed)
     cache = ThoughtCache.open(options.cache, release, settings)
     found, closed, silent, samples = [], {}, {}, {}
@@ -145,7 +145,7 @@ def _columns(found: Likeness, floor: float) -> dict[str, NDArray[np.float64]]:
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = judging_parser("understanding", num_users=500)
+    parser = quality_parser("understanding", num_users=500)
     add = parser.add_argument
     add(
         "--items",

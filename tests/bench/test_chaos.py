@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.chaos.faults.cpu_quota import _by_signals, hold
-from bench.chaos.findings import Bound, Finding, back_s, merge, num_failed
+from bench.chaos.findings import Bound, Finding, merge, num_failed, seconds_to_normal
 from bench.chaos.r9_soak import Sample, slope, sparkline
 from bench.common.results import write_json
 from bench.load.answer_checks import Questioner, Reply, Truth, num_users_of
@@ -65,8 +65,8 @@ def test_it_is_back_once_answers_are_personal_again_and_not_by_one_lucky_one() -
     down = [reply(at / 100, source="stale", is_degraded=True) for at in range(100)]
     lucky = [reply(0.5)]
     up = [reply(1 + at / 100) for at in range(200)]
-    assert back_s(down + lucky + up, 0.0, healthy=0.97) == pytest.approx(1.01, abs=0.05)
-    assert back_s(down, 0.0, healthy=0.97) == pytest.approx(1.0)
+    assert seconds_to_normal(down + lucky + up, 0.0, healthy=0.97) == pytest.approx(1.01, abs=0.05)
+    assert seconds_to_normal(down, 0.0, healthy=0.97) == pytest.approx(1.0)
 
 
 def test_no_answer_and_a_5xx_are_failures_and_a_4xx_is_not() -> None:

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from bench.quality.faithfulness import VARIANTS, main
-from bench.quality.thoughts.forced_thoughts import EMPTY, STEPS, WHOLE, recite, sid_logprobs
+from bench.quality.thoughts.forced_thoughts import (
+    EMPTY,
+    STEPS,
+    WHOLE,
+    continue_thoughts,
+    sid_logprobs,
+)
 from models.catalog.catalog import Catalog
 from models.reasoner.beam import beam_search
 from models.reasoner.think import UserHistory, render_history, think_users
@@ -56,7 +62,7 @@ def test_a_whole_thought_is_followed_by_what_the_night_left(
     who = users(catalog, 3)
     night = think_users(reasoner, catalog, who, paths=2, width=4, seeds=[1, 2, 3])
     closed = [at for at, user in enumerate(night) if len(user.texts) == 2]
-    recitals = recite(
+    recitals = continue_thoughts(
         reasoner,
         catalog,
         [who[at] for at in closed],
@@ -99,7 +105,7 @@ def test_every_variant_is_a_row_and_nothing_is_recited_twice(
     arguments += ["--paths", "2", "--width", "3", "--cache", str(tmp_path / "cache")]
     assert main([*arguments, "--json", str(tmp_path / "first.json")]) == 0
     assert f"{WHOLE} minus {EMPTY}" in capsys.readouterr().out
-    monkeypatch.setattr("bench.quality.faithfulness.recite", None)
+    monkeypatch.setattr("bench.quality.faithfulness.continue_thoughts", None)
     assert main([*arguments, "--json", str(tmp_path / "second.json")]) == 0
     first, second = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second")

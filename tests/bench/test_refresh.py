@@ -7,7 +7,7 @@ import torch
 from rich.progress import Progress
 from transformers import AutoModelForCausalLM
 
-from bench.night.generate_loop import PlainGenerate
+from bench.night.generate_loop import GenerateLoop
 from bench.night.night_engines import Meter, Ours, Plain, Thinker, load_worker, read_notes
 from bench.night.night_speed import measure, row_of, sample_batches
 from models.reasoner.think import UserHistory
@@ -22,7 +22,7 @@ def users(release: Release, count: int) -> list[UserHistory]:
 
 
 def test_the_plain_way_scores_prefixes_as_one_forward_pass_does(release: Release) -> None:
-    plain = PlainGenerate.load(release.reasoner_dir, release.catalog)
+    plain = GenerateLoop.load(release.reasoner_dir, release.catalog)
     model = AutoModelForCausalLM.from_pretrained(release.reasoner_dir, dtype=torch.float32)
     sequences = plain.sample(users(release, 4), paths=3, seed=1)
     found = plain.beam(sequences, width=4)
@@ -45,7 +45,7 @@ def test_the_plain_way_scores_prefixes_as_one_forward_pass_does(release: Release
 
 
 def test_ours_computes_what_is_needed_and_the_plain_way_more(release: Release) -> None:
-    plain, plain_meter = PlainGenerate.load(release.reasoner_dir, release.catalog), Meter()
+    plain, plain_meter = GenerateLoop.load(release.reasoner_dir, release.catalog), Meter()
     ours, meter = TransformersReasoner.load(release.reasoner_dir, release.space), Meter()
     plain_meter.watch(plain.model)
     meter.watch(ours.model)

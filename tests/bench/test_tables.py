@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bench.common.results import Row
 from bench.tables.chosen import TABLES
 from bench.tables.layout import Column, Results, Table, pick
 from bench.tables.pages import fill_page, find_pages, main
@@ -71,7 +72,7 @@ def test_a_results_file_of_another_shape_is_bad_input(tmp_path: Path, meta: dict
 
 
 def test_cells_have_thousands_units_and_intervals() -> None:
-    row = {"name": "a", "x": 0.1234, "x_low": 0.1, "x_high": 0.2, "n": 12345, "tiny": 3.6e-6}
+    row: Row = {"name": "a", "x": 0.1234, "x_low": 0.1, "x_high": 0.2, "n": 12345, "tiny": 3.6e-6}
     columns = (
         Column("X", "x", 2, has_interval=True),
         Column("%", "x", 1, scale=100, unit="%"),

@@ -16,8 +16,8 @@ from bench.quality.questions import (
     RANDOM,
     item_exam,
     knows_personas,
+    make_exams,
     persona_exam,
-    set_exams,
     thought_exam,
 )
 from bench.quality.understanding import Answer, answer, judge, main
@@ -66,9 +66,9 @@ def test_the_reference_itself_scores_one_and_silence_nothing() -> None:
 def test_the_recipe_says_which_prompts_a_reasoner_knows() -> None:
     catalog = toy_catalog()
     histories = toy_histories(catalog, num_users=5)
-    short = set_exams(catalog, {"seed": 0}, [3, 4], histories, seed=0)
+    short = make_exams(catalog, {"seed": 0}, [3, 4], histories, seed=0)
     recipe = {"reasoner": {"stages": list(LONG)}}
-    long = set_exams(catalog, recipe, [3, 4], histories, seed=0)
+    long = make_exams(catalog, recipe, [3, 4], histories, seed=0)
     assert [exam.name for exam in short] == ["item", "user"]
     assert [exam.name for exam in long] == ["item", "user", "persona"]
     assert short[0].asked[0] == prompts.caption_example(catalog.space, catalog, 3).prompt

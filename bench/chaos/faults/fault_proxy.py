@@ -66,13 +66,13 @@ class FaultProxy:
     async def close(self) -> None:
         await self._stop_listening()
 
-    async def passable(self) -> Fault:
+    async def wait_passable(self) -> Fault:
         """Wait while the fault is BLACK_HOLE; return the current fault."""
         while self._fault.kind == Kind.BLACK_HOLE:
             await self._switched.wait()
         return self._fault
 
-    def strikes(self, fault: Fault) -> bool:
+    def draw_strike(self, fault: Fault) -> bool:
         return self._rng.random() < fault.share
 
     def delay_s(self, fault: Fault) -> float:
@@ -137,7 +137,7 @@ class _Link:
             self._work.cancel()
 
     async def _pump(self) -> None:
-        await self._proxy.passable()
+        await self._proxy.wait_passable()
         self._server = await asyncio.open_connection(*self._upstream)
         pumps = [asyncio.create_task(self._requests()), asyncio.create_task(self._replies())]
         try:
@@ -150,7 +150,7 @@ class _Link:
     async def _requests(self) -> None:
         assert self._server is not None
         while piece := await self._client[0].read(_PIECE):
-            fault = await self._proxy.passable()
+            fault = await self._proxy.wait_passable()
             num_commands = self._count(piece)
             if fault.kind == Kind.ERROR:
                 self._client[1].write(f"-{fault.text}\r\n".encode() * num_commands)
@@ -173,14 +173,14 @@ class _Link:
     async def _replies(self) -> None:
         assert self._server is not None
         while piece := await self._server[0].read(_PIECE):
-            if not await self._pass_on(await self._proxy.passable(), piece):
+            if not await self._pass_on(await self._proxy.wait_passable(), piece):
                 return
 
     async def _pass_on(self, fault: Fault, piece: bytes) -> bool:
         """Send a reply piece with the fault applied; return False if the connection ends."""
         if fault.kind == Kind.LATENCY:
             await asyncio.sleep(self._proxy.delay_s(fault))
-        is_struck = self._proxy.strikes(fault)
+        is_struck = self._proxy.draw_strike(fault)
         if is_struck and fault.kind == Kind.RESET:
             self.abort()
             return False

@@ -101,7 +101,7 @@ class Evaluation:
                 as many prefixes and SIDs of them as `thoughts` has for the user.
         """
         self._sasrec = sasrec
-        self._at_once = at_once and _as_many(at_once, thoughts)
+        self._at_once = at_once and _cut_to_size(at_once, thoughts)
         self._finisher, self._catalog = finisher, catalog
         self._whole = Candidates(catalog.trie)
         self._cases, self._thoughts = cases, thoughts
@@ -153,7 +153,7 @@ class Evaluation:
         started = time.perf_counter()
         rows = case.history.rows
         state = self._finisher.encode(rows[window_start(len(rows), self._finisher.window) :])
-        self._count("encode", started)
+        self._add_seconds("encode", started)
         return state
 
     def _rank_below(self, name: str, user: int, state: KeptHistory, candidates: Candidates) -> None:
@@ -163,8 +163,8 @@ class Evaluation:
             state, candidates, k=max(CUTOFFS), exclude=self._cases[user].seen
         )
         rows, target = [item.row for item in found], self._target_U[user]
-        self._note(name, user, rows.index(target) + 1 if target in rows else np.inf)
-        self._count(name, started)
+        self._set_rank(name, user, rows.index(target) + 1 if target in rows else np.inf)
+        self._add_seconds(name, started)
 
     def _rank_by_scores(
         self, name: str, user: int, score: Callable[[], NDArray[np.float64]]
@@ -172,13 +172,13 @@ class Evaluation:
         started = time.perf_counter()
         scores_1N = score()[None, :]
         mask_seen(scores_1N, [self._cases[user]])
-        self._note(name, user, rank_targets(scores_1N, self._target_U[user : user + 1])[0])
-        self._count(name, started)
+        self._set_rank(name, user, rank_targets(scores_1N, self._target_U[user : user + 1])[0])
+        self._add_seconds(name, started)
 
     def _rank_alone(self, name: str, user: int, found: CaseThoughts) -> None:
         started = time.perf_counter()
-        self._note(name, user, rank_of_target(self._catalog, self._cases[user], found.sids))
-        self._count(name, started)
+        self._set_rank(name, user, rank_of_target(self._catalog, self._cases[user], found.sids))
+        self._add_seconds(name, started)
 
     def _rank_own_prefixes(self, user: int, state: KeptHistory) -> None:
         """Note if the online model's own prefixes, as many as C_u has, hold the target."""
@@ -188,10 +188,10 @@ class Evaluation:
         wanted = self._map.prefix_of_row[target] if target >= 0 else -1
         self._has_own_prefix_U[user] = wanted in best[: len(own)]
 
-    def _note(self, name: str, user: int, rank: float) -> None:
+    def _set_rank(self, name: str, user: int, rank: float) -> None:
         self._ranks.setdefault(name, np.full(len(self._cases), np.inf))[user] = rank
 
-    def _count(self, name: str, started: float) -> None:
+    def _add_seconds(self, name: str, started: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
     def _sasrec_scores(self, user: int) -> NDArray[np.float64]:
@@ -241,7 +241,7 @@ class Evaluation:
         return seconds
 
 
-def _as_many(at_once: Thoughts, thoughts: Thoughts) -> Thoughts:
+def _cut_to_size(at_once: Thoughts, thoughts: Thoughts) -> Thoughts:
     """Cut each user's prefixes and SIDs to as many as `thoughts` has, so that budgets are equal."""
     users = [
         replace(one, prefixes=one.prefixes[: len(other.prefixes)], sids=one.sids[: len(other.sids)])

@@ -19,7 +19,7 @@ from models.catalog.sid import Sid
 
 
 @dataclass(frozen=True)
-class Alone:
+class ReasonerRanks:
     """Results of the reasoner alone over all users."""
 
     rank_U: NDArray[np.float64]  # inf if no SID covers the target
@@ -28,7 +28,9 @@ class Alone:
     mean_tokens: float  # per user
 
 
-def rank_alone(catalog: Catalog, cases: Sequence[Case], users: Sequence[CaseThoughts]) -> Alone:
+def rank_by_reasoner(
+    catalog: Catalog, cases: Sequence[Case], users: Sequence[CaseThoughts]
+) -> ReasonerRanks:
     """Rank every target by its user's SIDs; `users` are in the order of `cases`."""
     depth = catalog.space.prefix_depth
     ranks, found = [], []
@@ -36,7 +38,7 @@ def rank_alone(catalog: Catalog, cases: Sequence[Case], users: Sequence[CaseThou
         ranks.append(rank_of_target(catalog, case, user.sids))
         target = None if case.target is None else tuple(catalog.sids[case.target, :depth].tolist())
         found.append(target in user.prefixes)
-    return Alone(
+    return ReasonerRanks(
         rank_U=np.array(ranks),
         has_prefix_U=np.array(found),
         mean_sids=float(np.mean([len(user.sids) for user in users])),

@@ -38,7 +38,7 @@ STEPS: Mapping[str, Callable[[str], str]] = {
 }
 
 
-class Recital(NamedTuple):
+class Continuation(NamedTuple):
     """Continuations of one user's forced paths, one entry per path."""
 
     prefixes: list[list[Beam]]
@@ -46,7 +46,7 @@ class Recital(NamedTuple):
     target_logprobs: list[float] | None  # natural log over the whole vocabulary; None: no target
 
 
-def recite(
+def continue_thoughts(
     reasoner: TransformersReasoner,
     catalog: Catalog,
     users: Sequence[UserHistory],
@@ -54,7 +54,7 @@ def recite(
     targets: Sequence[int | None],
     *,
     width: int,
-) -> list[Recital]:
+) -> list[Continuation]:
     """Continue given thoughts with beams of `width`.
 
     Args:
@@ -72,7 +72,7 @@ def recite(
     for at, target in enumerate(targets):
         own = slice(at * paths, (at + 1) * paths)
         likely = None if target is None else logprobs[own]
-        found.append(Recital(prefixes[own], sids[own], likely))
+        found.append(Continuation(prefixes[own], sids[own], likely))
     return found
 
 

@@ -36,7 +36,7 @@ class Beams(NamedTuple):
     sids: list[Beam]
 
 
-def recommend_at_once(
+def recommend_without_thought(
     reasoner: TransformersReasoner,
     catalog: Catalog,
     users: Sequence[UserHistory],

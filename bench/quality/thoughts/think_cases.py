@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from bench.common.leave_one_out import Case
 from bench.common.results import open_progress
-from bench.quality.thoughts.no_thought import Manner, recommend_at_once
+from bench.quality.thoughts.no_thought import Manner, recommend_without_thought
 from bench.quality.thoughts.path_beams import PathBeams, prefixes_of, search_paths
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings
@@ -157,7 +157,7 @@ def ask_chunk(
     settings: ThoughtSettings,
 ) -> list[CaseThoughts]:
     """Make prefixes and SIDs without a thought: no text, no token."""
-    found = recommend_at_once(
+    found = recommend_without_thought(
         reasoner, catalog, users, manner=settings.manner, width=settings.width
     )
     return [
