@@ -55,9 +55,9 @@ def main(arguments: Sequence[str]) -> int:
             return code
         _serve(resolve_settings(arguments, os.environ))
     except (InvalidInput, InvalidRelease) as exc:
-        return _refuse(exc, EX_CONFIG)
+        return _report_error(exc, EX_CONFIG)
     except StoreUnavailable as exc:
-        return _refuse(exc, EX_TEMPFAIL)
+        return _report_error(exc, EX_TEMPFAIL)
     return 0
 
 
@@ -149,7 +149,7 @@ def _exit_in_order(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _refuse(exc: ThinkAheadError, code: int) -> int:
+def _report_error(exc: ThinkAheadError, code: int) -> int:
     print(f"service: {' '.join(str(exc).split())}", file=sys.stderr)
     return code
 

@@ -30,7 +30,7 @@ from service.server import serve_beside
 from service.serving import Serving
 from service.settings import EffectiveSettings
 
-NO_PAGES = "the admin port rejects requests from scripts of web pages"
+SCRIPT_REJECTED = "the admin port rejects requests from scripts of web pages"
 _SAMPLE = 200  # recently seen users; at least one must have a record in the new layers
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class CanaryShare(Target):
     percent: Annotated[float, Field(gt=0, lt=100)]
 
 
-_ANY = Target()
+_NO_EPOCH = Target()
 
 
 class Live(BaseModel):
@@ -74,36 +74,36 @@ class Admin:
     async def live(self) -> Live:
         held, current = await self._store.read_manifest(), self._serving.manifest.current
         return Live(
-            held=_shown(held) if held else None,
+            held=_to_json(held) if held else None,
             in_use=current.epoch if current else None,
-            past=[_shown(manifest) for manifest in await self._store.past_manifests()],
+            past=[_to_json(manifest) for manifest in await self._store.past_manifests()],
         )
 
     async def activate(self, epoch: int | None) -> Live:
         """Make the canary live for all users, or the layers of a past epoch."""
         held, past = await self._read()
         if epoch is None:
-            new = promote(held, seen=self._seen)
+            new = promote(held, seen=self._current_epoch)
         else:
-            new = go_to(choose_target(held, past, to_epoch=epoch), held, seen=self._seen)
+            new = go_to(choose_target(held, past, to_epoch=epoch), held, seen=self._current_epoch)
         return await self._swap(held, new)
 
     async def roll_back(self, epoch: int | None) -> Live:
         held, past = await self._read()
-        new = go_to(choose_target(held, past, to_epoch=epoch), held, seen=self._seen)
+        new = go_to(choose_target(held, past, to_epoch=epoch), held, seen=self._current_epoch)
         return await self._swap(held, new)
 
     async def set_canary(self, percent: float, epoch: int | None) -> Live:
         held, past = await self._read()
         layers_of = None if epoch is None else choose_target(held, past, to_epoch=epoch)
-        new = set_canary(held, percent, layers_of=layers_of, seen=self._seen)
+        new = set_canary(held, percent, layers_of=layers_of, seen=self._current_epoch)
         return await self._swap(held, new)
 
     async def end_canary(self) -> Live:
         held, _ = await self._read()
         if held.canary is None:
             raise InvalidInput("there is no canary to end")
-        return await self._swap(held, go_to(held, held, seen=self._seen))
+        return await self._swap(held, go_to(held, held, seen=self._current_epoch))
 
     async def user(self, user_id: str) -> dict[str, Any]:
         """Return the decoded records, thoughts and history of a user in the live layers."""
@@ -114,12 +114,14 @@ class Admin:
         return {
             "user_id": user_id,
             "is_in_canary": bool(manifest and manifest.canary and manifest.canary.takes(user_id)),
-            "layers": [await self._layer(user_id, layer.generation, space) for layer in layers],
+            "layers": [
+                await self._read_layer(user_id, layer.generation, space) for layer in layers
+            ],
             "history": [event._asdict() for event in state.history],
             "has_lost_history": state.has_lost_history,
         }
 
-    async def _layer(self, user_id: str, generation: int, space: SidSpace) -> dict[str, Any]:
+    async def _read_layer(self, user_id: str, generation: int, space: SidSpace) -> dict[str, Any]:
         state = await self._store.read_user(user_id, [generation], space)
         found: dict[str, Any] = {"generation": generation, "record": None}
         if state.record is None:
@@ -133,7 +135,7 @@ class Admin:
         return found | {"record": record}
 
     @property
-    def _seen(self) -> int:
+    def _current_epoch(self) -> int:
         current = self._serving.manifest.current
         return current.epoch if current else 0
 
@@ -162,7 +164,7 @@ class Admin:
         return await self.live()
 
 
-class NoPages:
+class RejectScripts:
     """Reject requests from scripts of web pages.
 
     A browser on this machine can reach loopback, on behalf of any open page.
@@ -172,14 +174,14 @@ class NoPages:
         self._app = app
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and any(map(_is_of_a_script, scope["headers"])):
-            refusal = problem(403, NO_PAGES, request_id=scope["state"]["request_id"])
+        if scope["type"] == "http" and any(map(_is_from_script, scope["headers"])):
+            refusal = problem(403, SCRIPT_REJECTED, request_id=scope["state"]["request_id"])
             await refusal(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
-def _is_of_a_script(header: tuple[bytes, bytes]) -> bool:
+def _is_from_script(header: tuple[bytes, bytes]) -> bool:
     name, value = header
     return name == b"origin" or (name == b"sec-fetch-mode" and value != b"navigate")
 
@@ -191,10 +193,10 @@ def create_admin(
     app = FastAPI(title="Think-Ahead, admin", version="1", docs_url=None, redoc_url=None)
     app.include_router(_routes(Admin(serving, store), serving, effective))
     problems.install(app)
-    app.add_exception_handler(InvalidInput, _on_refusal)
-    app.add_exception_handler(ManifestConflict, _on_refusal)
+    app.add_exception_handler(InvalidInput, _on_rejection)
+    app.add_exception_handler(ManifestConflict, _on_rejection)
     app.add_middleware(BodyLimit)
-    app.add_middleware(NoPages)
+    app.add_middleware(RejectScripts)
     if ring is not None:
         app.add_middleware(
             ApiKeyMiddleware, ring=ring, metrics=serving.metrics, required_scope=Scope.ADMIN
@@ -250,11 +252,11 @@ def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> API
         return await admin.live()
 
     @router.post("/activate", summary="Make the canary or a past epoch live for all users")
-    async def activate(target: Target = _ANY) -> Live:
+    async def activate(target: Target = _NO_EPOCH) -> Live:
         return await admin.activate(target.epoch)
 
     @router.post("/rollback", summary="End a canary, or go back one night or to an epoch")
-    async def rollback(target: Target = _ANY) -> Live:
+    async def rollback(target: Target = _NO_EPOCH) -> Live:
         return await admin.roll_back(target.epoch)
 
     @router.post(
@@ -278,9 +280,9 @@ def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> API
     return router
 
 
-async def _on_refusal(request: Request, exc: Exception) -> Response:
+async def _on_rejection(request: Request, exc: Exception) -> Response:
     return problem(409, str(exc), request_id=request.state.request_id)
 
 
-def _shown(manifest: Manifest) -> dict[str, Any]:
+def _to_json(manifest: Manifest) -> dict[str, Any]:
     return manifest.model_dump(mode="json", exclude_none=True)

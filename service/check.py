@@ -51,20 +51,20 @@ def check(settings: ServiceSettings, *, is_offline: bool) -> list[Finding]:
     """Test each requirement of a start. A failure does not stop the tests that follow."""
     findings = [Finding("settings", "every name is known and every value is valid")]
     engines: list[Engine] = []
-    findings.append(_try("release", lambda: _check_release(settings, engines)))
-    findings.append(_try("keys", lambda: _check_keys(settings)))
+    findings.append(_run_check("release", lambda: _check_release(settings, engines)))
+    findings.append(_run_check("keys", lambda: _check_keys(settings)))
     if is_offline:
         findings.append(Finding("store", "not checked (--offline)"))
     else:
         engine = engines[0] if engines else None
-        findings.append(_try("store", lambda: _check_store(settings, engine)))
+        findings.append(_run_check("store", lambda: _check_store(settings, engine)))
         if settings.admin_redis_url is not None:
             ask = _ask_store(settings.admin_redis_url, settings.redis_timeout_ms, engine)
-            findings.append(_try("admin store", lambda: asyncio.run(ask)))
+            findings.append(_run_check("admin store", lambda: asyncio.run(ask)))
     return findings
 
 
-def _try(name: str, look: Callable[[], str]) -> Finding:
+def _run_check(name: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name, look())
     except StoreUnavailable as exc:

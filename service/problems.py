@@ -118,16 +118,16 @@ async def _on_validation(request: Request, exc: Exception) -> Response:
         FieldError(where=".".join(map(str, error["loc"]))[:_MAX_WHERE], what=str(error["msg"]))
         for error in exc.errors()[:_MAX_ERRORS]
     ]
-    return _unacceptable(request, errors)
+    return _invalid_fields(request, errors)
 
 
 async def _on_user_id(request: Request, exc: Exception) -> Response:
-    return _unacceptable(request, [FieldError(where="path.user_id", what=str(exc))])
+    return _invalid_fields(request, [FieldError(where="path.user_id", what=str(exc))])
 
 
 async def _on_cursor(request: Request, exc: Exception) -> Response:
     where = "body.cursor" if request.method == "POST" else "query.cursor"
-    return _unacceptable(request, [FieldError(where=where, what=str(exc))])
+    return _invalid_fields(request, [FieldError(where=where, what=str(exc))])
 
 
 async def _on_gone(request: Request, exc: Exception) -> Response:
@@ -135,10 +135,10 @@ async def _on_gone(request: Request, exc: Exception) -> Response:
 
 
 async def _on_event(request: Request, exc: Exception) -> Response:
-    return _unacceptable(request, [FieldError(where="body", what=str(exc))])
+    return _invalid_fields(request, [FieldError(where="body", what=str(exc))])
 
 
-def _unacceptable(request: Request, errors: Sequence[FieldError]) -> Response:
+def _invalid_fields(request: Request, errors: Sequence[FieldError]) -> Response:
     return problem(422, NOT_ACCEPTED, request_id=request.state.request_id, errors=errors)
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 64 * 1024
 CLIENT_GONE = 499  # status in logs and metrics, as in nginx; it is not sent
 MAX_LONG_BODY_BYTES = 1024 * 1024  # of the paths below, which take lists
-_LONG = ("/v1/recommend", "/v1/recommend:batch", "/v1/events:batch")
-_CLOSE = (b"connection", b"close")
+_LIST_PATHS = ("/v1/recommend", "/v1/recommend:batch", "/v1/events:batch")
+_CLOSE_HEADER = (b"connection", b"close")
 logger = logging.getLogger(__name__)
 
 
@@ -84,7 +84,7 @@ class RequestContext:
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *own]
                 if self._is_draining():
-                    message["headers"].append(_CLOSE)
+                    message["headers"].append(_CLOSE_HEADER)
             await send(message)
 
         try:
@@ -120,7 +120,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         num_bytes = 0
-        limit = MAX_LONG_BODY_BYTES if scope.get("path") in _LONG else MAX_BODY_BYTES
+        limit = MAX_LONG_BODY_BYTES if scope.get("path") in _LIST_PATHS else MAX_BODY_BYTES
 
         async def receive_bounded() -> Message:
             nonlocal num_bytes

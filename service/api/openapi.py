@@ -105,7 +105,7 @@ EXAMPLES: dict[tuple[str, str, str], _Example] = {
         "manifest_epoch": 7,
     },
 }
-_EVERY_ANSWER = {
+_RESPONSE_HEADERS = {
     "X-Request-Id": (
         "The caller's own id if it is valid, otherwise a new one.",
         "0b6f7c1d9a3e4f52",
@@ -115,8 +115,9 @@ _EVERY_ANSWER = {
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     ),
 }
-_UNREAD = {"400", "408", "414", "431", "503"}  # possible before the request's headers are read
-_RECOMMENDING = ("Milliseconds per stage, as in `timings_ms`.", "store;dur=0.610, total;dur=2.100")
+# Statuses that a connection may send before it has parsed a request, without these headers.
+_UNPARSED_STATUSES = {"400", "408", "414", "431", "503"}
+_SERVER_TIMING = ("Milliseconds per stage, as in `timings_ms`.", "store;dur=0.610, total;dur=2.100")
 
 
 def install(app: FastAPI) -> None:
@@ -164,11 +165,11 @@ def _add_headers(document: _Example) -> None:
     for operations in document["paths"].values():
         for operation in operations.values():
             for status, response in operation["responses"].items():
-                for name, about in _EVERY_ANSWER.items():
-                    header = _header(*about) | {"required": status not in _UNREAD}
+                for name, about in _RESPONSE_HEADERS.items():
+                    header = _header(*about) | {"required": status not in _UNPARSED_STATUSES}
                     response.setdefault("headers", {})[name] = header
-            if _answers_with(operation, "Recommendation"):
-                operation["responses"]["200"]["headers"]["Server-Timing"] = _header(*_RECOMMENDING)
+            if _returns_schema(operation, "Recommendation"):
+                operation["responses"]["200"]["headers"]["Server-Timing"] = _header(*_SERVER_TIMING)
 
 
 def _forbid_null_parameters(document: _Example) -> None:
@@ -193,7 +194,7 @@ def _header(description: str, example: str) -> _Example:
     }
 
 
-def _answers_with(operation: _Example, name: str) -> bool:
+def _returns_schema(operation: _Example, name: str) -> bool:
     content = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
     return bool(content.get("schema", {}).get("$ref", "").endswith(f"/{name}"))
 

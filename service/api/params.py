@@ -27,7 +27,7 @@ WHOLE_NUMBER = BeforeValidator(_to_integer)  # after Field(...): before it, it h
 UnixSeconds = Annotated[int, Field(ge=0, le=LAST_SECOND), WHOLE_NUMBER]
 
 
-def _check(value: str) -> str:
+def _check_id(value: str) -> str:
     """Check an id by the one rule for users, items and events."""
     try:
         check_user_id(value)
@@ -41,11 +41,11 @@ USER_ID_SCHEMA = ID_SCHEMA | {
     "description": "Opaque: 1 to 256 bytes of UTF-8, no control characters.",
     "examples": ["A2CG5Y82ZZNY6W"],
 }
-UserIdText = Annotated[str, AfterValidator(_check), Field(json_schema_extra=USER_ID_SCHEMA)]
-ItemIdText = Annotated[str, AfterValidator(_check), Field(json_schema_extra=ID_SCHEMA)]
+UserIdText = Annotated[str, AfterValidator(_check_id), Field(json_schema_extra=USER_ID_SCHEMA)]
+ItemIdText = Annotated[str, AfterValidator(_check_id), Field(json_schema_extra=ID_SCHEMA)]
 EventIdText = Annotated[
     str,
-    AfterValidator(_check),
+    AfterValidator(_check_id),
     Field(max_length=MAX_EVENT_ID_CHARS, json_schema_extra=ID_SCHEMA | {"maxLength": 128}),
 ]
 
