@@ -9,8 +9,11 @@ import pytest
 import redis.asyncio
 from redis.exceptions import ResponseError
 
+from models.errors import StoreUnavailable
 from models.store.embedded import attach
-from models.store.sentinel import SentinelWire
+from models.store.events import Event
+from models.store.redis_store import RedisStore
+from models.store.topology import SentinelWire
 from models.store.wire import CONNECT_S, Command, Wire, read_address
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -275,8 +278,11 @@ async def test_a_master_that_takes_long_to_greet_is_found_by_one_connection() ->
 
     async def name_the_master(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = place.split(":")
+        state = ["name", "shop", "ip", host, "port", port, "flags", "master"]
+        state += ["num-other-sentinels", "0"]
+        reply = [b"*1", b"*%d" % len(state), *(b"+" + part.encode() for part in state), b""]
         while await reader.read(100):
-            writer.write(f"*2\r\n+{host}\r\n+{port}\r\n".encode())
+            writer.write(b"\r\n".join(reply))
 
     async def greet_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal num_connections
@@ -288,14 +294,19 @@ async def test_a_master_that_takes_long_to_greet_is_found_by_one_connection() ->
             writer.write(b"*1\r\n+master\r\n" if b"ROLE" in asked else b"+fine\r\n")
 
     async with serving(greet_late) as place, serving(name_the_master) as sentinel:
+        host, port = sentinel.split(":")
+        named_by = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]
+            [(host, int(port))], sentinel_kwargs={"protocol": 2}
+        )
         base = read_address("redis://:secret@anywhere")
-        wire = SentinelWire([read_address(f"redis://{sentinel}")], "shop", base, timeout_s=0.1)
+        wire = SentinelWire(named_by, "shop", base, timeout_s=0.1)
         with pytest.raises(TimeoutError):
             await wire.ask(("A",))
         await asyncio.sleep(0.3)
         assert await wire.ask(("A",)) == [b"fine"]
         assert num_connections == 1
         await wire.close()
+        await named_by.aclose()
 
 
 async def test_a_password_and_a_database_are_sent_first(wire: Wire, server_url: str) -> None:
@@ -326,3 +337,13 @@ def test_an_address_knows_sockets_ports_and_tls() -> None:
     assert read_address("redis://cache:7000/0").port == 7000
     assert read_address("redis://cache").tls is None
     assert read_address("rediss://cache").tls is not None
+
+
+async def test_a_cluster_without_a_server_is_a_store_that_is_away() -> None:
+    """redis-py's RedisClusterException is no RedisError: batches raised it untranslated."""
+    store = RedisStore("redis://127.0.0.1:1?cluster=true", timeout_ms=200)
+    event = Event("item", 1, "id")
+    for users in (["ann"], ["ann", "bob"]):
+        with pytest.raises(StoreUnavailable):
+            await store.append_each({user: [event] for user in users})
+    await store.close()
