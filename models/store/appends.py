@@ -1,8 +1,8 @@
-"""Events into the histories of a Redis, each once.
+"""Append events to the histories in Redis, each event once.
 
-An event id that a user has sent within a day adds nothing, whoever sends it again and whichever
-process takes it: the ids are read before the write, and of two writers at once the first entry in
-the stream is the event. Streams are cut by this rule too: see `events.stream_limit`.
+An event id that a user has sent within a day adds nothing, in any process: the ids are read before
+the write, and if two processes write at the same time, the first entry in the stream counts.
+Streams are cut so that this holds: see `events.stream_limit`.
 """
 
 import time
@@ -32,7 +32,7 @@ class RedisAppends(RedisConnection):
         return await self.append_histories({user_id: events})
 
     async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
-        """Of two writers that bring one event at once, both count it."""
+        """Append events; if two processes append one event at the same time, both count it."""
         fresh, _ = await self._append(histories)
         return sum(sum(flags) for flags in fresh.values())
 
@@ -50,8 +50,12 @@ class RedisAppends(RedisConnection):
     async def _append(
         self, histories: Mapping[str, Sequence[Event]], *, is_checked: bool = False
     ) -> tuple[dict[str, list[bool]], dict[str, tuple[list[bytes], Entries]]]:
-        """Whether each event was not known; and by user the ids of the entries written, with all
-        entries since the reading, if `is_checked`."""
+        """Append events; return which were fresh, and per user the entries since the first read.
+
+        Returns:
+            For each user, a flag per event: True if its id was not known. And for each user, the
+            ids of the written entries, with all entries since the read if `is_checked`.
+        """
         for events in histories.values():
             for event in events:
                 check_event(event)
@@ -77,7 +81,7 @@ class RedisAppends(RedisConnection):
         return fresh, seen
 
     async def _write(self, commands: Sequence[Command], *, is_one_key: bool) -> list[Any]:
-        """Replies in order. Raises StoreUnavailable for any error among them."""
+        """Return replies in order. Raises StoreUnavailable if any of them is an error."""
         replies = await self._ask_batch(commands, is_one_key=is_one_key) if commands else []
         with self._translated():
             for reply in replies:
@@ -86,7 +90,7 @@ class RedisAppends(RedisConnection):
         return replies
 
     async def _read_kept(self, user_ids: Sequence[str]) -> dict[str, Entries]:
-        """The newest STREAM_LIMIT entries of each user, and those before them of the last day."""
+        """Return the newest STREAM_LIMIT entries of each user, and older ones of the last day."""
         ranges = [(user_id, "+", STREAM_LIMIT) for user_id in user_ids]
         kept = dict(zip(user_ids, await self._read_back(ranges), strict=True))
         now_ms = _now_ms()
@@ -101,7 +105,7 @@ class RedisAppends(RedisConnection):
         return kept
 
     async def _read_back(self, ranges: Sequence[tuple[str, str | bytes, int]]) -> list[Entries]:
-        """For each user, end and count: that many entries up to there, oldest first."""
+        """Return the last `count` entries up to `end`, oldest first, for each (id, end, count)."""
         if not ranges:
             return []
         commands: list[Command] = [
@@ -113,7 +117,7 @@ class RedisAppends(RedisConnection):
 
 
 def _first_entries(entries: Entries) -> dict[bytes, bytes]:
-    """Event id -> id of the first entry that has it."""
+    """Return event id -> id of the first entry that has it."""
     found: dict[bytes, bytes] = {}
     for entry, pair in entries:
         found.setdefault(pair[0], entry)
@@ -121,7 +125,7 @@ def _first_entries(entries: Entries) -> dict[bytes, bytes]:
 
 
 def _arrivals(entries: Entries) -> list[int]:
-    """Unix milliseconds, on the store's clock."""
+    """Return the arrivals of entries, in unix milliseconds on the store's clock."""
     return [int(entry.partition(b"-")[0]) for entry, _ in entries]
 
 

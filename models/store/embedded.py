@@ -1,15 +1,16 @@
-"""The embedded server as its users see it: one real Valkey per state folder, shared by processes.
+"""Use of the embedded server: one real Valkey per state folder, shared by processes.
 
-    STATE/redis/users.lock     held shared by every user, exclusively by the watcher that stops
-    STATE/redis/start.lock     held by whoever starts the watcher or waits for it to stop
-    STATE/redis/watcher.lock   held by the watcher, from birth to death
+    STATE/redis/users.lock     held shared by every user, exclusively by a watcher that stops
+    STATE/redis/start.lock     held by the process that starts the watcher or waits for its end
+    STATE/redis/watcher.lock   held by the watcher as long as it lives
     STATE/redis/server.lock    held by the watcher and its server
-    STATE/redis/socket         where the server listens
-    STATE/redis/data/          what it keeps (append-only file)
+    STATE/redis/socket         path at which the server listens
+    STATE/redis/data/          data of the server (append-only file)
 
-The first user starts a detached watcher (`watcher.py`), all users see to it that one lives, and the
-last one to leave waits until it has stopped the server. Locks are flock(2), which the kernel drops
-when a process dies: a killed user has left. Knows nothing of keys or records.
+A user is a process that uses the server. The first user starts a detached watcher (`watcher.py`),
+every user starts it again if it dies, and the last one to leave waits until it has stopped the
+server. Locks are flock(2), which the kernel drops when a process dies: a killed user has left.
+Knows nothing of keys or records.
 """
 
 import fcntl
@@ -42,14 +43,14 @@ _MAX_SPAWNS = 2
 
 
 class Attachment:
-    """Use of one server, embedded or not. `leave` may be called twice; `with` calls it."""
+    """Use of one server, embedded or not. `with` calls `leave`, which may be called twice."""
 
     def __init__(self, url: str, *, membership: "Membership | None" = None) -> None:
         self.url = url
         self._membership = membership
 
     def leave(self) -> None:
-        """Give the server up; the last user of an embedded one returns after it has stopped."""
+        """End the use. The last user of an embedded server returns after it has stopped."""
         membership, self._membership = self._membership, None
         if membership is not None:
             membership.end()
@@ -67,7 +68,7 @@ class Attachment:
 
 
 class Membership:
-    """One process's hold on the users' lock, and its care that a watcher lives."""
+    """The lock that one user holds, and the thread that keeps a watcher alive."""
 
     def __init__(self, root: Path, users_fd: int) -> None:
         self._root = root
@@ -79,12 +80,12 @@ class Membership:
     def end(self) -> None:
         self._has_ended.set()
         self._carer.join(_STOP_TIMEOUT_S)
-        fcntl.flock(self._users_fd, fcntl.LOCK_UN)  # also for processes that were forked from us
+        fcntl.flock(self._users_fd, fcntl.LOCK_UN)  # also in processes forked from this one
         os.close(self._users_fd)
         _await_stop(self._root)
 
     def _care(self) -> None:
-        """Start a watcher again if it was killed; the server died with it or gives way to it."""
+        """Start another watcher if it was killed; an old server has died or is stopped by it."""
         while not self._has_ended.wait(_CARE_S):
             try:
                 if not is_held(self._root, "watcher"):
@@ -97,10 +98,10 @@ class Membership:
 
 
 def resolve(redis_url: str | None, state_dir: Path | None) -> Attachment:
-    """The server to use: the given URL, THINKAHEAD_REDIS_URL, or the embedded one.
+    """Choose the server to use: the given URL, THINKAHEAD_REDIS_URL, or the embedded one.
 
     Raises:
-        InvalidSettings: a URL of another kind, or a state folder that cannot be written.
+        InvalidSettings: the URL is not valid, or the state folder cannot be written.
         StoreUnavailable: the embedded server does not start.
     """
     url = redis_url or os.environ.get("THINKAHEAD_REDIS_URL")
@@ -111,12 +112,15 @@ def resolve(redis_url: str | None, state_dir: Path | None) -> Attachment:
 
 
 def state_folder(state_dir: Path | None) -> Path:
-    """The given folder, THINKAHEAD_STATE_DIR, or `.state` in the project."""
+    """Return the given folder, THINKAHEAD_STATE_DIR, or `.state` in the project."""
     return state_dir or Path(os.environ.get("THINKAHEAD_STATE_DIR") or PROJECT_ROOT / ".state")
 
 
 def attach(state_dir: Path) -> Attachment:
-    """Use the embedded server of `state_dir`, starting it if nobody has. Errors as in `resolve`."""
+    """Use the embedded server of `state_dir`; start it if it does not run.
+
+    Raises InvalidSettings and StoreUnavailable as `resolve`.
+    """
     root = state_dir.resolve() / "redis"
     try:
         (root / "data").mkdir(parents=True, exist_ok=True)
@@ -135,7 +139,7 @@ def attach(state_dir: Path) -> Attachment:
 
 
 def open_lock(root: Path, name: str) -> int:
-    """File descriptor of a lock file; unlocked."""
+    """Open a lock file without locking it; return its file descriptor."""
     return os.open(root / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
@@ -182,7 +186,7 @@ def _starting(root: Path, deadline: float) -> Iterator[None]:
 
 
 def is_held(root: Path, name: str) -> bool:
-    """Whether somebody holds this lock."""
+    """Tell if any process holds this lock."""
     fd = open_lock(root, name)
     try:
         return not try_lock(fd, fcntl.LOCK_EX)
@@ -191,14 +195,14 @@ def is_held(root: Path, name: str) -> bool:
 
 
 def _spawn_watcher(root: Path) -> bool:
-    """Start a watcher that holds its lock from birth, through the open file that it inherits."""
+    """Start a watcher that inherits the open file of its lock, and so holds it from the start."""
     fd = open_lock(root, "watcher")
     try:
         if not try_lock(fd, fcntl.LOCK_EX):
-            return False  # somebody looks at it in this very moment
-        (root / "socket").unlink(missing_ok=True)  # a server that still dies there is not ours
+            return False  # another process is checking the lock at this moment
+        (root / "socket").unlink(missing_ok=True)  # an old server may still listen there
         with (root / "server.log").open("wb") as log:
-            subprocess.run(  # returns at once: the watcher forks and is nobody's child
+            subprocess.run(  # returns at once: the watcher forks and detaches
                 [sys.executable, "-m", "models.store.watcher", str(root)],
                 check=False,
                 cwd=PROJECT_ROOT,
@@ -214,7 +218,7 @@ def _spawn_watcher(root: Path) -> bool:
 
 
 def _listening_socket(root: Path) -> str | None:
-    """Path of the server's socket if it answers there."""
+    """Return the path of the server's socket if the server answers there."""
     try:
         path = (root / "socket").read_text()
         with socket.socket(socket.AF_UNIX) as connection:
@@ -233,14 +237,14 @@ def _last_words(root: Path) -> str:
 
 
 def _await_stop(root: Path) -> None:
-    """Return once other users remain, or the watcher is gone and its server with it."""
+    """Return once there are other users, or the watcher and its server have stopped."""
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     try:
         with _starting(root, deadline):
             while time.monotonic() < deadline and not _is_settled(root):
                 time.sleep(_POLL_S)
     except (StoreUnavailable, FileNotFoundError):
-        return  # somebody else is starting it, or the folder is gone: the watcher sees to both
+        return  # another user starts it, or the folder is gone: the watcher notices both
 
 
 def _is_settled(root: Path) -> bool:

@@ -1,7 +1,8 @@
-"""A user's events and the history they add up to.
+"""Events of a user, and the history that results from them.
 
-Owns what a sound user id and event are, how an event is written into a stream entry, and the
-merge: deduplicated by event id, ordered by time, the newest HISTORY_LIMIT. Knows nothing of Redis.
+Owns the checks of user ids and events, the form of an event in a stream entry, and the merge into a
+history: deduplicated by event id, ordered by time, cut to the newest HISTORY_LIMIT events. Knows
+nothing of Redis.
 """
 
 import re
@@ -12,22 +13,22 @@ from models.errors import InvalidRecord, InvalidUserId
 
 HISTORY_LIMIT = 256  # events of a history
 STREAM_LIMIT = 2 * HISTORY_LIMIT  # events read, so that late arrivals do not push out newer ones
-DEDUP_LIMIT = 4096  # events of one user within a day, the retries of which add nothing
+DEDUP_LIMIT = 4096  # events of one user within a day whose ids are remembered
 MAX_ID_BYTES = 256
 
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # categories Cc and Cs
 _DAY_MS = 24 * 3600 * 1000
-_CLOCKS_MS = 5 * 60 * 1000  # that the clocks of a store and its users may differ by
-_RACING = 64  # entries that others may add while one is adding
+_CLOCKS_MS = 5 * 60 * 1000  # largest difference between the clocks of a store and of its clients
+_RACING = 64  # entries that other processes may add at the same time
 _MAX_TIMESTAMP = 2**53  # exact in JSON numbers too
 
 
 class Event(NamedTuple):
-    """timestamp: unix seconds. Two events of one user with one event_id are the same event."""
+    """An interaction of a user with an item."""
 
     item_id: str
-    timestamp: int
-    event_id: str
+    timestamp: int  # unix seconds
+    event_id: str  # two events of one user with the same id are one event
 
 
 def check_user_id(user_id: str) -> None:
@@ -46,12 +47,12 @@ def check_event(event: Event) -> None:
 
 
 def encode_event(event: Event) -> tuple[bytes, bytes]:
-    """The one field of a stream entry: event id, and "<timestamp> <item id>"."""
+    """Encode an event as the one field of a stream entry: event id, "<timestamp> <item id>"."""
     return event.event_id.encode(), f"{event.timestamp} {event.item_id}".encode()
 
 
 def decode_event(event_id: bytes, value: bytes) -> Event | None:
-    """Inverse of `encode_event`; None for bytes that are no event."""
+    """Decode the field that `encode_event` wrote; None for bytes that are no event."""
     try:
         stamp, item = value.split(b" ", 1)
         timestamp, texts = int(stamp), (item.decode(), event_id.decode())
@@ -67,7 +68,7 @@ def decode_event(event_id: bytes, value: bytes) -> Event | None:
 
 
 def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
-    """The history that arriving events add up to: oldest first, at most HISTORY_LIMIT."""
+    """Merge events in order of arrival into a history: oldest first, at most HISTORY_LIMIT."""
     first_of_id: dict[str, Event] = {}
     for event in events:
         first_of_id.setdefault(event.event_id, event)
@@ -75,10 +76,10 @@ def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
 
 
 def are_fresh(stored: Sequence[Event], offered: Iterable[Event]) -> list[bool]:
-    """Which of `offered` belong in the stream beside `stored`.
+    """Tell for each event of `offered` if it is new to a stream that holds `stored`.
 
-    Known event ids do not, and neither do events no newer than the oldest of a full history: they
-    were forgotten before, so that importing a long history twice adds nothing.
+    An event is not new if its id is known. Nor is it if the history is full and the event is no
+    newer than the oldest one there: importing a long history twice adds nothing.
     """
     known = {event.event_id for event in stored}
     history = merge_events(stored)
@@ -92,14 +93,21 @@ def are_fresh(stored: Sequence[Event], offered: Iterable[Event]) -> list[bool]:
 
 
 def is_within_a_day(arrived_ms: int, *, now_ms: int) -> bool:
-    """Whether an event id of then has to be remembered; unix milliseconds."""
+    """Tell if the id of an event that arrived at `arrived_ms` has to be remembered at `now_ms`.
+
+    Both are unix milliseconds.
+    """
     return arrived_ms > now_ms - _DAY_MS - _CLOCKS_MS
 
 
 def stream_limit(arrived_ms: Sequence[int], num_fresh: int, *, now_ms: int) -> int:
-    """Entries to keep of a stream once `num_fresh` join those that arrived then, oldest first.
+    """Return the number of entries to keep in a stream to which `num_fresh` entries are added.
 
-    STREAM_LIMIT, unless some of those that would have to go came within the last day.
+    STREAM_LIMIT, or DEDUP_LIMIT if that would cut entries of the last day.
+
+    Args:
+        arrived_ms: arrivals of the present entries, oldest first, unix milliseconds.
+        now_ms: unix milliseconds.
     """
     num_leaving = len(arrived_ms) + num_fresh + _RACING - STREAM_LIMIT
     if num_leaving <= 0:
@@ -120,5 +128,5 @@ def _id_problem(value: str) -> str | None:
 
 
 def _has_forbidden(text: str) -> bool:
-    """What prints holds neither, and most ids do: the search is ten times slower."""
+    # A printable text has no such character. Most ids are printable; the search is 10 times slower.
     return not text.isprintable() and _FORBIDDEN.search(text) is not None

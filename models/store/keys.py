@@ -1,17 +1,17 @@
-"""What lies under which key, and how it is read: everything that both stores must do alike.
+"""Keys and values of the store, as the store in Redis and the one in memory both have them.
 
-    ta:{user}:p:<generation>     the user's PrefixRecord
-    ta:{user}:why:<generation>   the thoughts behind it
-    ta:{user}:h                  the user's events, a stream
-    ta:manifest                  which generations are live
-    ta:{ta:manifest}:past        which were before, newest first; in the manifest's cluster slot
+    ta:{user}:p:<generation>     PrefixRecord of the user
+    ta:{user}:why:<generation>   thoughts behind it
+    ta:{user}:h                  events of the user, a stream
+    ta:manifest                  the manifest, which names the live generations
+    ta:{ta:manifest}:past        replaced manifests, newest first; in the cluster slot of the above
     ta:requests                  users to think about soon, a stream
     ta:erasures                  users to erase, a stream
-    ta:erased                    hashes of users who were erased lately, a stream
-    ta:imports                   which data were imported whole: digest -> note, a hash
+    ta:erased                    hashes of recently erased users, a stream
+    ta:imports                   completed imports: digest -> note, a hash
 
-The user id is percent-encoded inside the hash tag, so that one user's keys share a cluster slot
-whatever the id holds. Pure: knows no server.
+The user id is percent-encoded inside the hash tag. So one user's keys share a cluster slot for
+every id. Pure: knows no server.
 """
 
 import logging
@@ -42,7 +42,7 @@ REQUESTS_KEY = "ta:requests"
 ERASURES_KEY = "ta:erasures"
 ERASED_KEY = "ta:erased"
 HISTORY_KEYS = "ta:{*}:h"  # a pattern
-LAYER_KEYS = "ta:{*}:[pw]*"  # of records and thoughts; `generation_of` tells them from others
+LAYER_KEYS = "ta:{*}:[pw]*"  # a pattern; of the keys that match, `generation_of` finds the layers'
 
 _LAYER_KEY = re.compile(r"ta:\{[^{}:]+\}:(?:p|why):([0-9]{1,20})")
 
@@ -50,11 +50,11 @@ Skipped = Literal["corrupt", "foreign", "skew"]
 
 
 class UserRow(NamedTuple):
-    """What one generation holds of one user. texts: reasoning by path number."""
+    """Record and thoughts of one user in one generation."""
 
     user_id: str
     record: PrefixRecord
-    texts: tuple[str, ...]
+    texts: tuple[str, ...]  # reasoning by path number
 
 
 def record_key(user_id: str, generation: int) -> str:
@@ -70,7 +70,7 @@ def history_key(user_id: str) -> str:
 
 
 def keys_of_user(user_id: str) -> str:
-    """A pattern for every key of one user: what a tag holds of an id has no wildcard in it."""
+    """Return a pattern for all keys of one user; a percent-encoded id has no wildcard in it."""
     return f"{_tag(user_id)}:*"
 
 
@@ -80,7 +80,7 @@ def _tag(user_id: str) -> str:
 
 
 def user_of_history_key(key: bytes) -> str | None:
-    """Inverse of `history_key`; None for a key that is not one of ours."""
+    """Return the user id in a key of `history_key`; None for any other key."""
     try:
         user_id = unquote(key.decode()[len("ta:{") : -len("}:h")], errors="strict")
         return user_id if history_key(user_id).encode() == key else None
@@ -89,20 +89,25 @@ def user_of_history_key(key: bytes) -> str | None:
 
 
 def generation_of(key: bytes) -> int | None:
-    """Generation that a record or its thoughts belong to; None for any other key."""
+    """Return the generation in the key of a record or of thoughts; None for any other key."""
     found = _LAYER_KEY.fullmatch(key.decode("ascii", "replace"))
     return int(found.group(1)) if found else None
 
 
 def jitter_of(user_id: str, jitter_s: int) -> int:
-    """0 to `jitter_s` seconds, the same for a user every night."""
+    """Return 0 to `jitter_s` seconds, the same for a user every night."""
     return hash_user(user_id) % (jitter_s + 1)
 
 
 def newest_record(
     user_id: str, layers: Sequence[int], blobs: Sequence[bytes | None], space: SidSpace
 ) -> tuple[PrefixRecord | None, tuple[Skipped, ...]]:
-    """First sound record among `blobs` (one a layer, newest first), and why others were skipped."""
+    """Return the first sound record, and the reasons to skip those before it.
+
+    Args:
+        layers: generations, newest first.
+        blobs: the bytes of each layer's record; None where a layer has none.
+    """
     skipped: list[Skipped] = []
     for generation, blob in zip(layers, blobs, strict=True):
         if blob is None:
@@ -123,7 +128,7 @@ def newest_record(
 
 
 def read_texts(blob: bytes | None, user_id: str) -> tuple[str, ...]:
-    """Thoughts as stored; bytes that are none of this user's are logged and count as none."""
+    """Decode stored thoughts; empty, and logged, for bytes that are no thoughts about this user."""
     if blob is None:
         return ()
     try:
@@ -134,7 +139,10 @@ def read_texts(blob: bytes | None, user_id: str) -> tuple[str, ...]:
 
 
 def encode_row(generation: int, row: UserRow) -> dict[str, bytes]:
-    """Key -> value of one user's part of a layer. Raises InvalidRecord."""
+    """Return key -> value of one user's part of a layer.
+
+    Raises InvalidRecord for a record of another generation or one that does not encode.
+    """
     if row.record.generation != generation:
         raise InvalidRecord(f"record of generation {row.record.generation}, expected {generation}")
     values = {record_key(row.user_id, generation): row.record.encode(row.user_id)}
@@ -145,7 +153,12 @@ def encode_row(generation: int, row: UserRow) -> dict[str, bytes]:
 
 
 def check_swap(current: bytes | None, expected: Manifest | None, new: Manifest) -> None:
-    """The rules of a swap. Raises ManifestConflict; InvalidRecord if `current` is no manifest."""
+    """Check that `new` may replace the stored manifest.
+
+    Raises:
+        ManifestConflict: the store does not hold `expected`, or the epoch does not rise.
+        InvalidRecord: `current` is no manifest.
+    """
     held = Manifest.decode(current) if current is not None else None
     if held != expected:
         raise ManifestConflict(

@@ -23,32 +23,34 @@ from pydantic import (
 from models.errors import InvalidInput, InvalidRecord
 
 MAX_DELTAS = 2
-_MAX_CANARY_LAYERS = 2 * (MAX_DELTAS + 1)  # what workers thought on demand lies on top of it
+_MAX_CANARY_LAYERS = 2 * (MAX_DELTAS + 1)  # its own, and layers of thinking on demand above them
 
 _Count = Annotated[int, Field(ge=0)]
 
 
 class Layer(BaseModel):
-    """One generation of records. `created_at` is unix seconds; `users` counts its records."""
+    """One generation of records."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     generation: Annotated[int, Field(ge=1, lt=2**64)]
-    created_at: _Count
-    users: _Count
+    created_at: _Count  # unix seconds
+    users: _Count  # number of its records
 
 
 class Canary(BaseModel):
-    """Other layers for a share of the users, newest first.
+    """Other layers for a share of the users.
 
-    A user is in it or not by a hash of the id alone: the same users, request after request, and
-    still the same when `percent` grows.
+    A hash of the user id alone decides, so that a user stays in the canary between requests, and
+    also if `percent` grows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    percent: Annotated[float, Field(gt=0, lt=100)]
-    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=_MAX_CANARY_LAYERS)]
+    percent: Annotated[float, Field(gt=0, lt=100)]  # of the users
+    layers: Annotated[  # newest first
+        tuple[Layer, ...], Field(min_length=1, max_length=_MAX_CANARY_LAYERS)
+    ]
 
     def takes(self, user_id: str) -> bool:
         digest = hashlib.blake2b(
@@ -58,35 +60,32 @@ class Canary(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The live layers of one SID space; every change takes a higher epoch.
-
-    fingerprint: of the SID space, an unsigned 64-bit integer, hexadecimal on the wire.
-    deltas: newer than the base and newest first. release: name of the release that thought last.
-    canary: written only where there is one, so that a manifest without reads as it always did.
-    """
+    """The live layers of one SID space."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epoch: Annotated[int, Field(ge=1)]
-    fingerprint: Annotated[int, Field(ge=0, lt=2**64)]
+    epoch: Annotated[int, Field(ge=1)]  # every change takes a higher one
+    fingerprint: Annotated[int, Field(ge=0, lt=2**64)]  # of the SID space; hexadecimal in JSON
     base: Layer
-    deltas: Annotated[tuple[Layer, ...], Field(max_length=MAX_DELTAS)] = ()
-    release: str
-    canary: Canary | None = None
+    deltas: Annotated[  # newer than the base, newest first
+        tuple[Layer, ...], Field(max_length=MAX_DELTAS)
+    ] = ()
+    release: str  # name of the release that thought last
+    canary: Canary | None = None  # left out of the JSON text if there is none, as in old manifests
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Live layers, newest first: the order in which a reader looks for a user's record."""
+        """Return the live layers, newest first, the order in which a reader tries them."""
         return (*self.deltas, self.base)
 
     def layers_for(self, user_id: str) -> tuple[Layer, ...]:
-        """The same for one user, who may be in the canary."""
+        """Return the layers for one user: those of the canary if the user is in it."""
         is_canary = self.canary is not None and self.canary.takes(user_id)
         return self.canary.layers if self.canary is not None and is_canary else self.layers
 
     @property
     def generations(self) -> frozenset[int]:
-        """All that some user may be answered from."""
+        """Return every generation that can answer some user, those of the canary included."""
         canary = self.canary.layers if self.canary else ()
         return frozenset(layer.generation for layer in (*self.layers, *canary))
 
@@ -95,7 +94,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":
-        """Total over any bytes. Raises InvalidRecord."""
+        """Decode JSON. Total over any bytes: raises InvalidRecord."""
         try:
             return cls.model_validate_json(data)
         except ValidationError as exc:
@@ -114,10 +113,10 @@ class Manifest(BaseModel):
 
 
 def next_epoch(persisted: Manifest | None, *, seen: int) -> int:
-    """Epoch of the next change: above what the store holds and above all that the caller ever saw.
+    """Return the epoch of the next change: above the stored one and above `seen`.
 
-    After a failover or a wipe the store may hold less than readers remember; an epoch they have
-    already passed would be refused by them for ever.
+    After a failover or a wipe the store may hold an older epoch than readers remember. Readers
+    refuse an epoch below the highest that they have seen.
     """
     return max(persisted.epoch if persisted else 0, seen) + 1
 
@@ -125,10 +124,17 @@ def next_epoch(persisted: Manifest | None, *, seen: int) -> int:
 def choose_target(
     held: Manifest, past: Sequence[Manifest], *, to_epoch: int | None = None
 ) -> Manifest:
-    """What a rollback goes to: the end of a canary, one night back, or an epoch of the past.
+    """Choose the manifest that a rollback returns to.
 
-    past: newest first. A second rollback goes further back, not to and fro. Raises InvalidInput
-    when there is nothing to go back to.
+    If `to_epoch` is given, the manifest of that epoch. If there is a canary, `held`, whose canary
+    ends. Otherwise the newest one that is older by a generation: a second rollback goes back
+    further.
+
+    Args:
+        past: replaced manifests, newest first.
+
+    Raises:
+        InvalidInput: there is no such manifest.
     """
     if to_epoch is not None:
         found = [manifest for manifest in past if manifest.epoch == to_epoch]
@@ -144,13 +150,16 @@ def choose_target(
 
 
 def go_to(target: Manifest, held: Manifest, *, seen: int) -> Manifest:
-    """The target's layers for everybody."""
+    """Return a manifest with the layers of `target` for all users."""
     epoch = next_epoch(held, seen=seen)
     return target.model_copy(update={"epoch": epoch, "canary": None})
 
 
 def promote(held: Manifest, *, seen: int) -> Manifest:
-    """The canary's layers for everybody. Raises InvalidInput where they cannot be as they are."""
+    """Return a manifest with the layers of the canary for all users.
+
+    Raises InvalidInput if there is no canary, or if it has more layers than a manifest may.
+    """
     if held.canary is None:
         raise InvalidInput("there is no canary to activate")
     *deltas, base = held.canary.layers
@@ -167,9 +176,13 @@ def promote(held: Manifest, *, seen: int) -> Manifest:
 def set_canary(
     held: Manifest, percent: float, *, layers_of: Manifest | None, seen: int
 ) -> Manifest:
-    """Another share for the canary, or one with the layers of a manifest of the past.
+    """Return a manifest whose canary takes `percent` of the users.
 
-    Raises InvalidInput without either, or for a share that is nobody or everybody.
+    Args:
+        layers_of: manifest of the past that gives the canary's layers; None to keep the layers.
+
+    Raises:
+        InvalidInput: neither a canary nor `layers_of`, or a share outside 0 to 100, both excluded.
     """
     if not 0 < percent < 100:
         raise InvalidInput(f"a canary of {percent:g} percent, expected more than 0, less than 100")

@@ -1,4 +1,4 @@
-"""What one night leaves behind for one user, as bytes: prefixes, and apart from them the thoughts.
+"""Results of one night for one user as bytes: a record of prefixes, and the thoughts apart from it.
 
 A record (big-endian) is
 
@@ -7,8 +7,9 @@ A record (big-endian) is
     per prefix: its codes (u8 each, u16 when the flag says wide), path u8, -log-probability u16,
     CRC32C u32 over all of it
 
-that is 39 bytes and 5 a prefix of two narrow codes: 199 bytes at 32 prefixes. The decoders are
-total: any bytes give a value or `InvalidRecord`. Knows nothing of Redis, keys or reasoners.
+A prefix of two narrow codes takes 5 bytes, the rest of a record 39: together 199 bytes at 32
+prefixes. The decoders are total: any bytes give a value or `InvalidRecord`. Knows nothing of Redis,
+keys or reasoners.
 """
 
 import hashlib
@@ -42,21 +43,21 @@ _MAX_THOUGHTS_BYTES = 1 << 21  # unpacked: 64 texts of 4,096 characters, six byt
 
 
 class RecordedPrefix(NamedTuple):
-    """path: number of the reasoning path that found it; logprob: the reasoner's, at most 0."""
+    """A prefix as a record holds it."""
 
     codes: Prefix
-    path: int
-    logprob: float
+    path: int  # number of the reasoning path that found it
+    logprob: float  # of the reasoner, at most 0
 
 
 @dataclass(frozen=True)
 class PrefixRecord:
-    """One user's prefixes, best first. `created_at` is unix seconds of the thinking itself."""
+    """Prefixes of one user."""
 
     generation: int
-    fingerprint: int
-    created_at: int
-    prefixes: tuple[RecordedPrefix, ...]
+    fingerprint: int  # of the SID space
+    created_at: int  # unix seconds of the thinking itself
+    prefixes: tuple[RecordedPrefix, ...]  # best first
 
     def encode(self, user_id: str) -> bytes:
         """Raises InvalidRecord for values that the layout cannot hold."""
@@ -85,12 +86,12 @@ class PrefixRecord:
 
     @classmethod
     def decode(cls, data: bytes, *, user_id: str, space: SidSpace) -> "PrefixRecord":
-        """The record in `data`, sound and of this user and space. Total over any bytes.
+        """Decode a sound record of this user and SID space. Total over any bytes.
 
         Raises:
             ForeignRecord: a sound record of another user.
             SkewedRecord: a sound record of another SID space.
-            InvalidRecord: anything else.
+            InvalidRecord: any other bytes.
         """
         if not _HEAD.size + _CRC.size <= len(data):
             raise InvalidRecord(f"record of {len(data)} bytes, too short to be one")
@@ -119,15 +120,16 @@ class PrefixRecord:
 
 
 def hash_user(user_id: str) -> int:
-    """Unsigned 64-bit hash of a user id; any `str` has one."""
+    """Return an unsigned 64-bit hash of any `str`."""
     digest = hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
 
 def encode_thoughts(texts: Sequence[str], *, user_id: str) -> bytes:
-    """Reasoning texts by path number, compressed: magic "TW", version, user hash, CRC32C, zlib.
+    """Compress reasoning texts, in order of path number.
 
-    Over-long texts are cut, lone surrogates replaced. Raises InvalidRecord beyond MAX_PATHS texts.
+    The bytes are magic "TW", version, user hash, CRC32C and zlib of a JSON list. Texts above
+    MAX_THOUGHT_CHARS are cut, lone surrogates replaced. Raises InvalidRecord above MAX_PATHS texts.
     """
     if len(texts) > MAX_PATHS:
         raise InvalidRecord(f"{len(texts)} thoughts, expected at most {MAX_PATHS}")
@@ -138,9 +140,9 @@ def encode_thoughts(texts: Sequence[str], *, user_id: str) -> bytes:
 
 
 def decode_thoughts(data: bytes, *, user_id: str) -> tuple[str, ...]:
-    """Inverse of `encode_thoughts`, total over any bytes.
+    """Decode the bytes of `encode_thoughts`. Total over any bytes.
 
-    Raises ForeignRecord for another user's thoughts, InvalidRecord for bytes that are none.
+    Raises ForeignRecord for thoughts about another user, InvalidRecord for any other bytes.
     """
     if len(data) < _THOUGHTS_HEAD.size:
         raise InvalidRecord(f"thoughts of {len(data)} bytes, too short to be any")

@@ -43,8 +43,8 @@ from models.store.user_state import (
 
 logger = logging.getLogger(__name__)
 
-# ARGV[1] is "1" and ARGV[2] the expected bytes, or ARGV[1] is "0" and nothing is expected. What was
-# held goes to the front of the past, so that a rollback needs nobody's disk.
+# ARGV[1] is "1" and ARGV[2] the expected bytes, or ARGV[1] is "0" and no manifest is expected. The
+# replaced manifest goes to the front of the past, so that a rollback needs no file on disk.
 _COMPARE_AND_SET = f"""
 local held = redis.call('GET', KEYS[1])
 if (ARGV[1] == '1' and held == ARGV[2]) or (ARGV[1] == '0' and not held) then
@@ -72,8 +72,8 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures):
     ) -> UserState:
         state = await self._read_user_once(user_id, layers, space, known)
         if "foreign" in state.skipped:
-            # Either somebody wrote it there, or the connection gives one request's reply to
-            # another. A new one rules out the second, and with it a history of somebody else.
+            # Either it was written there, or the connection gives one request's reply to another.
+            # A new connection rules out the second, which could also mix up histories.
             logger.error("a record of another user was read; the connection is reset")
             self._wire.reset()
             state = await self._read_user_once(user_id, layers, space, None)
@@ -154,7 +154,7 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures):
         await self._ask(("PING",))
 
     async def _read_streams(self, user_ids: Sequence[str]) -> dict[str, list[Event]]:
-        """All kept events of each user, in order of arrival."""
+        """Return the kept events of each user, in order of arrival."""
         pipeline = self._pipeline()
         for user_id in user_ids:
             pipeline.xrevrange(history_key(user_id), count=STREAM_LIMIT)
@@ -163,7 +163,7 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures):
         for user_id, reply in zip(user_ids, replies, strict=True):
             streams[user_id], has_lost_history = read_entries(newest_last(reply))
             if has_lost_history:
-                logger.warning("a history holds what is no event of ours; that part is passed over")
+                logger.warning("skipped entries of a history that are no events")
         return streams
 
     async def _read_manifest_bytes(self) -> bytes | None:

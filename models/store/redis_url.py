@@ -1,13 +1,13 @@
-"""What a Redis URL asks for: one server, a cluster, or whoever sentinels say is master.
+"""Redis URLs: one server, a cluster, or the master that sentinels name.
 
     redis://[USER:PASSWORD@]HOST[:PORT][/DB]              one server; unix:///PATH as well
-    redis://HOST:PORT?cluster=true                        the cluster that this node is of
+    redis://HOST:PORT?cluster=true                        the cluster that this node belongs to
     redis+sentinel://HOST[:PORT],HOST[:PORT]/MASTER[/DB]  through sentinels (port 26379)
     rediss://, rediss+sentinel://                         over TLS, always verified:
         ?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE
 
-Sentinels with a password of their own: `sentinel_username=`, `sentinel_password=`. Nothing that is
-said about a URL repeats a password. Pure, but for a look at whether the files exist.
+If the sentinels have another password than the master: `sentinel_username=`, `sentinel_password=`.
+No message repeats a password. Pure, except that it checks if the files exist.
 """
 
 import re
@@ -28,19 +28,18 @@ _OPTIONS = {"db", "username", "password", "cluster", "sentinel_username", "senti
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """plain: for redis-py, which knows neither clusters nor sentinels by their URL; of sentinels,
-    the first, with what the master wants. sentinel_plains: a URL for each. place: for people."""
+    """A URL, taken apart: redis-py reads neither clusters nor sentinels from a URL."""
 
-    plain: str
-    place: str
+    plain: str  # of one server, for redis-py; of the first sentinel, but with the master's login
+    place: str  # for messages: without login and options
     is_cluster: bool = False
-    sentinels: tuple[tuple[str, int], ...] = ()
-    sentinel_plains: tuple[str, ...] = ()
-    master: str | None = None
+    sentinels: tuple[tuple[str, int], ...] = ()  # host and port of each
+    sentinel_plains: tuple[str, ...] = ()  # URL of each sentinel, with its own login
+    master: str | None = None  # the name by which sentinels know the master
 
 
 def read_redis_url(url: str) -> RedisUrl:
-    """Raises InvalidSettings with one line."""
+    """Read a URL. Raises InvalidSettings, with a text of one line that has no password."""
     place = place_of(url)
     try:
         return _read(url, place)
@@ -49,14 +48,14 @@ def read_redis_url(url: str) -> RedisUrl:
 
 
 def place_of(url: str) -> str:
-    """The URL without whom it is for and what it says behind the `?`."""
+    """Return the URL without user, password and options."""
     scheme, _, rest = url.partition("://")
     place = rest.rpartition("@")[2].partition("?")[0]
     return f"{scheme}://{'' if place.startswith(':') else place}"
 
 
 def _read(url: str, place: str) -> RedisUrl:
-    """Raises ValueError with a text that may be shown."""
+    """Raises ValueError, with a text that has no password."""
     try:
         parts = urlsplit(url)
     except ValueError:

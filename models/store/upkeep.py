@@ -124,7 +124,7 @@ class RedisUpkeep(RedisConnection):
 
 
 def decode_manifests(blobs: Sequence[bytes]) -> list[Manifest]:
-    """Those that decode, in order."""
+    """Return the manifests that decode, in order."""
     found = []
     for blob in blobs:
         try:

@@ -1,8 +1,8 @@
-"""One user as a store holds them: what to ask Redis for, and what its replies add up to.
+"""State of one user: the commands that read it from Redis, and its value from the replies.
 
-A later read names what an earlier one saw and fetches and decodes only what came since. That is
-checked, not assumed: where the stream is not the old one with newer entries behind it, the replies
-add up to nothing and the whole is read. Pure: knows no server.
+A second read of a user fetches and decodes only the events after those of the first. This is
+checked: unless the stream is the old one with newer entries behind it, the replies give no state
+and the whole stream is read. Pure: knows no server.
 """
 
 import re
@@ -23,13 +23,13 @@ _ENTRY_ID = re.compile(rb"\d+-\d+")
 
 @dataclass(frozen=True)
 class Records:
-    """The bytes of some layers' records (one a layer, newest first) and what they say."""
+    """The records of some layers, as bytes and decoded."""
 
     space: SidSpace
-    layers: tuple[int, ...]
-    blobs: tuple[bytes | None, ...]
-    record: PrefixRecord | None
-    skipped: tuple[Skipped, ...]
+    layers: tuple[int, ...]  # generations, newest first
+    blobs: tuple[bytes | None, ...]  # one a layer
+    record: PrefixRecord | None  # the first sound one
+    skipped: tuple[Skipped, ...]  # reasons to skip the layers before it
 
     def holds(
         self, space: SidSpace, layers: Sequence[int], blobs: tuple[bytes | None, ...]
@@ -39,33 +39,28 @@ class Records:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream's events in order of arrival, the id of its last entry, and their history."""
+    """The stream of a user's events."""
 
-    arrivals: tuple[Event, ...]
-    last_entry: bytes
-    history: tuple[Event, ...]
+    arrivals: tuple[Event, ...]  # in order of arrival
+    last_entry: bytes  # id of the last entry
+    history: tuple[Event, ...]  # the arrivals, merged
 
 
 @dataclass(frozen=True)
 class UserState:
-    """One user as read in one round trip.
+    """State of one user, read in one round trip."""
 
-    history: oldest first, deduplicated, at most HISTORY_LIMIT. record: the newest valid one of the
-    live layers. skipped: why newer layers were passed over. has_lost_history: the history's key
-    holds something else, or some of its entries do. records, stream: what was read, for the next
-    read of this user; None where there is nothing that a next read could build on.
-    """
-
-    history: tuple[Event, ...]
-    record: PrefixRecord | None
-    skipped: tuple[Skipped, ...] = ()
-    has_lost_history: bool = False
+    history: tuple[Event, ...]  # oldest first, deduplicated, at most HISTORY_LIMIT
+    record: PrefixRecord | None  # the newest valid one of the live layers
+    skipped: tuple[Skipped, ...] = ()  # reasons to skip newer layers
+    has_lost_history: bool = False  # the key of the history, or an entry in it, is none of ours
+    # For the next read of this user; None if it cannot build on this one.
     records: Records | None = field(default=None, compare=False, repr=False)
     stream: Stream | None = field(default=None, compare=False, repr=False)
 
 
 def read_commands(user_id: str, layers: Sequence[int], known: UserState | None) -> list[Command]:
-    """Raises InvalidUserId."""
+    """Return the commands whose replies `add_up` takes. Raises InvalidUserId."""
     key = history_key(user_id)
     gets: list[Command] = [("GET", record_key(user_id, generation)) for generation in layers]
     if known is None or known.stream is None:
@@ -81,7 +76,10 @@ def add_up(
     replies: Sequence[Any],
     known: UserState | None,
 ) -> UserState | None:
-    """The state in the replies to `read_commands`; None when the user has to be read as a whole."""
+    """Return the state from the replies to `read_commands`.
+
+    None if the replies do not continue `known`: then read again without it.
+    """
     blobs = tuple(as_bytes(reply) for reply in replies[: len(layers)])
     records = known.records if known is not None else None
     if records is None or not records.holds(space, layers, blobs):
@@ -105,7 +103,7 @@ def add_up(
 
 
 def read_entries(entries: Any) -> tuple[list[Event], bool]:
-    """Entries of a stream, oldest first, as events; whether any was not one event of ours."""
+    """Decode entries of a stream, oldest first; tell also if any of them was no event of ours."""
     if not isinstance(entries, list):
         return [], True
     found = [_read_entry(entry) for entry in entries]
@@ -114,13 +112,15 @@ def read_entries(entries: Any) -> tuple[list[Event], bool]:
 
 
 def newest_last(reply: Any) -> Any:
-    """A reply to XREVRANGE in the order of arrival; what is no list stays as it is."""
+    """Put a reply to XREVRANGE into the order of arrival; return any other reply as it is."""
     return reply[::-1] if isinstance(reply, list) else reply
 
 
 def sound_entries(reply: Any) -> list[Any]:
-    """Those entries of a reply to XRANGE or XREVRANGE that are of the form that we write, with an
-    id of digits; a reply of another kind holds none."""
+    """Return the entries, in a reply to XRANGE or XREVRANGE, that have the form that we write.
+
+    Empty for a reply of another kind.
+    """
     return [entry for entry in reply if _is_sound(entry)] if isinstance(reply, list) else []
 
 
@@ -143,13 +143,15 @@ def is_wrong_type(reply: object) -> bool:
 
 
 def as_bytes(reply: Any) -> bytes | None:
-    """A value as read; a key of the wrong type, or a reply of another kind, which one wrong byte
-    on the way makes of it, reads as bytes that decode to nothing."""
+    """Return the value in a reply to GET; None without one.
+
+    A key of another type, or a reply altered on the way, gives bytes that do not decode.
+    """
     return reply if reply is None or isinstance(reply, bytes) else b""
 
 
 def _whole(reply: Any) -> tuple[Stream, bool]:
-    """The stream in a reply to XREVRANGE; whether some of it is lost."""
+    """Return the stream in a reply to XREVRANGE; tell also if some of it is lost."""
     entries = newest_last(reply)
     events, has_lost_history = read_entries(entries)
     last_entry = entries[-1][0] if events and not has_lost_history else b""
@@ -157,7 +159,10 @@ def _whole(reply: Any) -> tuple[Stream, bool]:
 
 
 def _continue(stream: Stream, count: Any, entries: Any) -> Stream | None:
-    """The stream with what came behind its last entry; None unless it is the old one continued."""
+    """Return the stream with the entries behind its last one.
+
+    None unless the replies continue this stream. count: the reply to XLEN.
+    """
     known = entries[0] if isinstance(entries, list) and entries else None
     if not isinstance(known, list) or known[:1] != [stream.last_entry]:
         return None

