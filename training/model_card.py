@@ -14,23 +14,23 @@ def model_card(
     num_events = sum(len(history) for history in dataset.histories.values())
     return f"""# Release `{name}`
 
-A two-tier reasoning recommender: a reasoner that leaves prefixes of semantic ids at night, and an
-online recommender that finishes them. Made by `python -m training all`; nothing in it by hand.
+A two-tier reasoning recommender: a reasoner that writes prefixes of semantic ids at night, and an
+online recommender that finishes them. Made by `python -m training all`, without manual steps.
 
 ## Data
 
 {len(dataset.histories):,} users, {len(dataset.items):,} items, {num_events:,} interactions
 (SHA-256 `{recipe["data_sha256"]}`). Leave-one-out: the last item of each user is the test
-target, the one before it the validation target; neither is in any training row. Source, citation
-and terms: the README beside the data.
+target, the one before it the validation target; no training row has either. Source, citation and
+terms: the README beside the data.
 
 ## Parts
 
-| file | what |
+| file | content |
 |---|---|
 | `catalog.parquet` | items, semantic ids, training popularity |
 | `online.safetensors` | online recommender, {metrics["online"]["parameters"]:,} parameters |
-| `extend.onnx` | its graph, which holds no weights of its own |
+| `extend.onnx` | its graph, without weights |
 | `reasoner/` | {_reasoner(recipe)}, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
 | `manifest.json` | SHA-256 of every file, SID space, recipe, metrics |
 
@@ -40,7 +40,7 @@ and terms: the README beside the data.
 {json.dumps(recipe, indent=1, sort_keys=True)}
 ```
 
-## What each stage made (validation figures on a fixed sample of users)
+## Results of each stage (validation figures on a fixed sample of users)
 
 ```json
 {json.dumps(metrics, indent=1, sort_keys=True)}
@@ -52,7 +52,7 @@ use, as the data.
 
 
 def _reasoner(recipe: Mapping[str, Any]) -> str:
-    base = recipe.get("reasoner", {}).get("base", "nano")  # releases of before have none
+    base = recipe.get("reasoner", {}).get("base", "nano")  # older releases have no base
     return "Qwen3 causal LM from scratch" if base == "nano" else f"causal LM, base `{base}`"
 
 
@@ -60,8 +60,8 @@ def _thoughts(recipe: Mapping[str, Any]) -> str:
     return {
         "category": "rationales are category-level chains (paper, A.1), not free reasoning",
         "three-stage": "rationales are three-stage chains over categories, not free reasoning",
-        "bootstrapped": "rationales were written by the aligned model itself, and category-level "
-        "chains (paper, A.1) where none of them passed the checks",
+        "bootstrapped": "rationales were written by the aligned model itself; if none passed the "
+        "checks, they are category-level chains (paper, A.1)",
     }[recipe.get("thoughts", {}).get("template", "category")]
 
 
@@ -70,22 +70,23 @@ def baseline_card(facts: Mapping[str, Any]) -> str:
     recipe = facts["recipe"]
     return f"""# The baseline of `bench finish`
 
-What a user of `transformers` would write today: a decoder-only language model (Llama,
-{facts["parameters"]:,} parameters, in bfloat16) over semantic ids, one token a code, BOS before the
-first item; `generate` with `prefix_allowed_tokens_fn` finishes its prefixes. It stands here to be
-measured beside the online tier and is no part of the product. `bench/finish/generate.py` uses it.
+A user of `transformers` would write this today: a decoder-only language model (Llama,
+{facts["parameters"]:,} parameters, in bfloat16) over semantic ids, one token per code, BOS before
+the first item; `generate` with `prefix_allowed_tokens_fn` finishes its prefixes. It is compared
+with the online tier and is not part of the product. `bench/finish/generate.py` uses it.
 
 Trained with the next-token loss at every position of every training history (at most 50 items),
-with dropout on the embeddings and on both branches of every layer. The last two items of a user are
-in no training row. Kept is the epoch with the best recall@10 of {recipe["num_validation_users"]:,}
-validation users, ranking the whole catalog, items of the history masked.
+with dropout on the embeddings and on both branches of every layer. No training row has one of the
+last two items of its user. The epoch was chosen by the recall@10 of
+{recipe["num_validation_users"]:,} validation users, ranking the whole catalog, items of the history
+masked.
 
 | | |
 |---|---|
 | validation recall@10 | {facts["recall@10"]:.4f} |
 | validation NDCG@10 | {facts["ndcg@10"]:.4f} |
 | epoch | {facts["epoch"]} of at most {recipe["epochs"]} |
-| semantic ids | those of `{facts["release"]}`, SID space `{facts["sid_space"]}` |
+| semantic ids | from `{facts["release"]}`, SID space `{facts["sid_space"]}` |
 | data (SHA-256) | `{facts["data_sha256"]}` |
 | training | {facts["seconds"] / 60:.0f} min on one core |
 
@@ -93,19 +94,19 @@ validation users, ranking the whole catalog, items of the history masked.
 
     python -m training baseline --data data/beauty --release releases/beauty --out bench/baseline
 
-An interrupted run goes on from the checkpoint in its work folder. Research use, as the data.
+An interrupted run continues from the checkpoint in its work folder. Research use, as the data.
 """
 
 
 def sasrec_card(facts: Mapping[str, Any]) -> str:
     """Write the card of the SASRec that `bench quality` compares with."""
-    return f"""# SASRec beside ours
+    return f"""# SASRec baseline
 
 SASRec with the full cross-entropy over the catalog, {facts["parameters"]:,} parameters in bfloat16.
-It stands here to be a row of `bench quality` and is no part of the product. The same training
-histories, crops and choice of epoch as the online recommender: validation recall@10
-{facts["recall@10"]:.4f}, NDCG@10 {facts["ndcg@10"]:.4f}, epoch {facts["epoch"]}. `metrics.json`
-has every number of the recipe. To make it again:
+It is a row of `bench quality` and not part of the product. Training histories, crops and the choice
+of epoch are as for the online recommender: validation recall@10 {facts["recall@10"]:.4f}, NDCG@10
+{facts["ndcg@10"]:.4f}, epoch {facts["epoch"]}. `metrics.json` has every number of the recipe. To
+make it again:
 
     python -m training sasrec --data data/beauty --release releases/beauty --out bench/sasrec
 

@@ -1,9 +1,9 @@
 #!/bin/sh
-# The reasoner of smollm2.toml, from wherever it was stopped; results in $WORK/results.json.
+# Train the reasoner of smollm2.toml, or continue a stopped run; results in $WORK/results.json.
 # Once, where the whole project is installed:
 #   python -m training.remote prepare --release releases/beauty --data data/beauty \
 #     --work runs/smollm2 --config training/runs/smollm2.toml
-# Then, where the GPU is, with that work folder beside the data:
+# Then, on the machine with the GPU, with that work folder and the data:
 set -eu
 cd "$(dirname "$0")/../.."
 DATA=${DATA:-data/beauty}
