@@ -28,7 +28,7 @@ from offline.progress import Stopwatch, ThinkMeter
 from offline.settings import RefreshSettings
 from offline.think.engines import EngineSettings, load_engine
 from offline.think.micro_batch import Think, ThinksAhead, in_use
-from offline.think.think_shards import ThinkJob, pending_batches, share, think_shards
+from offline.think.think_shards import ThinkJob, pending_batches, shards_of_process, think_shards
 
 logger = logging.getLogger(__name__)
 
@@ -140,16 +140,16 @@ def think_night(
             "the release of this night's plan"
         )
     folder = settings.out_dir / str(plan.generation)
-    shards = share(plan, index=index, of=of)
+    shards = shards_of_process(plan, index=index, of=of)
     num_users = sum(plan.shards[at].users for at in shards if not plan.shards[at].sources)
     meter = ThinkMeter(progress, num_users, price_per_hour=settings.price_per_hour)
-    asked = replace(settings, paths=plan.paths, width=plan.width, seed=plan.seed)
+    planned = replace(settings, paths=plan.paths, width=plan.width, seed=plan.seed)
     with ExitStack() as closing:
 
         @cache
         def think() -> Think:
             with watch("model"):
-                loaded = closing.enter_context(in_use((load or load_think)(release, asked)))
+                loaded = closing.enter_context(in_use((load or load_think)(release, planned)))
             if isinstance(loaded, ThinksAhead):
                 loaded.expect(pending_batches(folder, plan, shards))
             return loaded

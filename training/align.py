@@ -77,8 +77,8 @@ def warm_up(
 
     Returns loss, tokens and seconds.
     """
-    told = (row for _ in range(recipe.epochs) for row in tasks.personas())
-    rows = limit_tokens(told, recipe.max_tokens)
+    personas = (row for _ in range(recipe.epochs) for row in tasks.personas())
+    rows = limit_tokens(personas, recipe.max_tokens)
     batches = pack_rows(rows, length=recipe.pack_tokens, batch_tokens=recipe.batch_tokens)
     schedule = LanguageRecipe(recipe.learning_rate, weight_decay=0.0)
     with fresh_rows_only(learner):

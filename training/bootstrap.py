@@ -97,19 +97,19 @@ def bootstrap(
         closing=prompts.TURN_END,
     )
     checks = RationaleChecks(catalog)
-    told = _read(file)
+    answered = _read(file)
     with file.open("a") as out:
-        for start in range(len(told), len(asked), recipe.batch_users):
+        for start in range(len(answered), len(asked), recipe.batch_users):
             batch = asked[start : start + recipe.batch_users]
             answers = _ask(reasoner, catalog, checks, batch, recipe.tries, seed)
             out.write("".join(f"{json.dumps(answer)}\n" for answer in answers))
             out.flush()
-            told += answers
-    faults = Counter(fault for answer in told for fault in answer["faults"])
+            answered += answers
+    faults = Counter(fault for answer in answered for fault in answer["faults"])
     return {
-        "asked": len(told),
-        "kept": sum(answer["text"] is not None for answer in told),
-        "rationales": sum(faults.values()) + sum(answer["text"] is not None for answer in told),
+        "asked": len(answered),
+        "kept": sum(answer["text"] is not None for answer in answered),
+        "rationales": sum(faults.values()) + sum(answer["text"] is not None for answer in answered),
         "dropped": dict(sorted(faults.items())),
     }
 

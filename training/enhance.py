@@ -29,7 +29,7 @@ from training.grpo import group_advantages, grpo_loss, zero_variance_share
 from training.language import autocast, labelled_logits
 from training.learner import Learner, plain_model
 from training.progress import StageBar
-from training.reward import REWARDS, pay
+from training.reward import REWARDS, reward_of
 
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
@@ -147,12 +147,12 @@ class _Trainer:
         """Sample rollouts, compute rewards, update; return the last loss and the sampled tokens."""
         seeds = [(self._seed << 32) + progress.step * 4096 + at for at in range(len(histories))]
         rollouts = roll_out(self._reasoner, self._catalog, histories, self._recipe, seeds)
-        paid = {name: _rewards(rollouts, name) for name in REWARDS}
-        for name, reward_PG in paid.items():
+        rewards = {name: _rewards(rollouts, name) for name in REWARDS}
+        for name, reward_PG in rewards.items():
             progress.add(f"reward/{name}", float(reward_PG.mean()))
             progress.add(f"flat/{name}", zero_variance_share(reward_PG))
         progress.add("closed", float(np.mean([bool(beams) for beams in rollouts.beams])))
-        advantage_R = group_advantages(paid[self._recipe.reward]).flatten()
+        advantage_R = group_advantages(rewards[self._recipe.reward]).flatten()
         loss = self._update(rollouts.rows, advantage_R, weights, optimizer)
         return loss, sum(len(row.ids) - row.num_context for row in rollouts.rows)
 
@@ -238,11 +238,11 @@ def token_logprobs(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 def _rewards(rollouts: Rollouts, name: str) -> Tensor:
     """Return the rewards (P, G)."""
     group = len(rollouts.beams) // len(rollouts.targets)
-    paid = [
-        pay(REWARDS[name], beams, rollouts.targets[at // group])
+    rewards = [
+        reward_of(REWARDS[name], beams, rollouts.targets[at // group])
         for at, beams in enumerate(rollouts.beams)
     ]
-    return torch.tensor(paid).reshape(-1, group)
+    return torch.tensor(rewards).reshape(-1, group)
 
 
 def _report(progress: Progress) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def mix(tasks: Tasks, mixture: Mixture, num_tokens: int) -> Iterator[Row]:
         "general": (mixture.general, tasks.general),
     }
     weights = {name: weight for name, (weight, _) in sources.items() if weight > 0}
-    endless = {name: _again(name, sources[name][1]) for name in weights}
+    endless = {name: _repeat(name, sources[name][1]) for name in weights}
     drawn = dict.fromkeys(weights, 0)
     while sum(drawn.values()) < num_tokens:
         name = _furthest_behind(drawn, weights)
@@ -44,7 +44,7 @@ def _furthest_behind(drawn: Mapping[str, int], weights: Mapping[str, float]) -> 
     return min(weights, key=lambda name: drawn[name] / weights[name])
 
 
-def _again(name: str, source: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+def _repeat(name: str, source: Callable[[], Iterator[Row]]) -> Iterator[Row]:
     while True:
         is_empty = True
         for row in source():

@@ -54,7 +54,7 @@ REWARDS: dict[str, Reward] = {
 }
 
 
-def pay(reward: Reward, beams: Sequence[Beam], target: Sid) -> float:
+def reward_of(reward: Reward, beams: Sequence[Beam], target: Sid) -> float:
     """Return the reward of one thought; 0 without beams, since the thought never closed."""
     if not beams:
         return 0.0

@@ -57,7 +57,7 @@ def train_online(
         recommender.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     steps_per_epoch = sum(1 for _ in batches(histories, catalog, config.window, recipe, rng))
-    schedule = cosine(optimizer, recipe.warmup_steps, recipe.epochs * steps_per_epoch)
+    schedule = cosine_schedule(optimizer, recipe.warmup_steps, recipe.epochs * steps_per_epoch)
     best: dict[str, float] = {"recall@10": -1.0}
     best_weights: dict[str, Tensor] = {}
     started = time.monotonic()
@@ -162,7 +162,7 @@ def validate(
     return len(ranks) / num, sum(1 / math.log2(rank + 2) for rank in ranks) / num
 
 
-def cosine(
+def cosine_schedule(
     optimizer: torch.optim.Optimizer, warmup: int, total: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Schedule a linear warm-up, then a cosine down to a twentieth at `total` steps."""

@@ -25,7 +25,7 @@ from training.model_card import sasrec_card
 from training.recipe import OnlineRecipe
 from training.split import Split, UserSplit, sample_users, training_histories
 from training.stages import Run
-from training.train_online import Batch, batches, cosine
+from training.train_online import Batch, batches, cosine_schedule
 
 logger = logging.getLogger(__name__)
 _TOP, _BATCH_USERS = 10, 256
@@ -84,7 +84,7 @@ def train_sasrec(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     num_steps = sum(1 for _ in batches(histories, catalog, config.window, sizes, rng))
-    schedule = cosine(optimizer, recipe.warmup_steps, recipe.epochs * num_steps)
+    schedule = cosine_schedule(optimizer, recipe.warmup_steps, recipe.epochs * num_steps)
     best, best_weights, started = {"recall@10": -1.0}, dict[str, Tensor](), time.monotonic()
     for epoch in range(1, recipe.epochs + 1):
         model.train()

@@ -90,7 +90,7 @@ class Comparison:
         return 0.5 * sum(abs(today[c] / num - before[c] / num_before) for c in today | before)
 
 
-def remember(rows: Iterable[ShardRow], *, num_rows: int) -> Before:
+def summarise_before(rows: Iterable[ShardRow], *, num_rows: int) -> Before:
     """Summarise the night before.
 
     rows: one per user. num_rows: their approximate number, which sets the sampled share.

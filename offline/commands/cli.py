@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from offline.commands import nightly
 from offline.commands.exits import exit_of, signals_raise
 from offline.commands.live_commands import add_live_commands
-from offline.commands.options import Parser, add_redis, open_store
+from offline.commands.options import Parser, add_redis_argument, open_store
 from offline.plan.importer import import_dataset
 from offline.progress import make_progress
 
@@ -71,7 +71,7 @@ def _parser() -> Parser:
         "--again", action="store_true", help="import even if the store has these data already"
     )
     importing.set_defaults(run=_import)
-    add_redis(importing)
+    add_redis_argument(importing)
     nightly.add_commands(commands)
     add_live_commands(commands, open_store)
     return parser

@@ -21,13 +21,13 @@ from offline.check.validate import validate
 from offline.commands.live_commands import add_gate_arguments, live_settings
 from offline.commands.options import (
     Parser,
-    add_dry_run,
-    add_generation,
-    add_how,
-    add_price,
-    add_redis,
-    add_release_and_out,
-    add_who,
+    add_dry_run_argument,
+    add_folder_arguments,
+    add_generation_argument,
+    add_price_argument,
+    add_redis_argument,
+    add_sampling_arguments,
+    add_user_arguments,
     number,
     open_store,
     to_settings,
@@ -76,24 +76,24 @@ def add_commands(commands: "_Commands") -> None:
     retrying = commands.add_parser("retry-dead", help="run a night for the dead letters")
     retrying.set_defaults(run=_retry_dead)
     for command in (planning, thinking, validating, refreshing, retrying):
-        add_release_and_out(command)
+        add_folder_arguments(command)
     for command in (planning, refreshing):
-        add_who(command)
-        add_dry_run(command)
+        add_user_arguments(command)
+        add_dry_run_argument(command)
     for command in (planning, refreshing, retrying):
-        add_how(command)
-        add_redis(command)
+        add_sampling_arguments(command)
+        add_redis_argument(command)
     for command in (refreshing, retrying):
         command.add_argument(
             "--resume", action="store_true", help="continue the newest unfinished night"
         )
     for command in (planning, thinking, refreshing, retrying):
-        add_price(command)
+        add_price_argument(command)
         add_engine_arguments(command)
     for command in (refreshing, retrying):
         add_gate_arguments(command)
     for command in (thinking, validating):
-        add_generation(command)
+        add_generation_argument(command)
 
 
 def _plan(options: argparse.Namespace, console: Console) -> None:

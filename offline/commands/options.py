@@ -38,20 +38,20 @@ def open_store(redis_url: str | None) -> Iterator[tuple[RedisStore, asyncio.Runn
             runner.run(store.close())
 
 
-def add_redis(parser: argparse.ArgumentParser) -> None:
+def add_redis_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, or the embedded server"
     )
 
 
-def add_release_and_out(parser: argparse.ArgumentParser) -> None:
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--release", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of generations (default: state folder)"
     )
 
 
-def add_generation(parser: argparse.ArgumentParser) -> None:
+def add_generation_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--generation",
         type=number(1, 2**64 - 1),
@@ -60,7 +60,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_who(parser: argparse.ArgumentParser) -> None:
+def add_user_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--users",
         type=_users,
@@ -78,7 +78,7 @@ def add_who(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_how(parser: argparse.ArgumentParser) -> None:
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--paths",
         type=number(1, MAX_PATHS),
@@ -96,13 +96,13 @@ def add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=number(0, 2**63), default=0, metavar="S")
 
 
-def add_price(parser: argparse.ArgumentParser) -> None:
+def add_price_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--price-per-hour", type=_price, metavar="P", help="price of this device, to show the cost"
     )
 
 
-def add_dry_run(parser: argparse.ArgumentParser) -> None:
+def add_dry_run_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",

@@ -46,7 +46,7 @@ class Tombstones:
         return bool(self._erased_ms) and moment_ms <= self._erased_ms.get(hash_user(user_id), -1)
 
 
-def bury(out_dir: Path, user_id: str, *, now_ms: int) -> None:
+def write_tombstone(out_dir: Path, user_id: str, *, now_ms: int) -> None:
     """Write a tombstone and sync it to disk."""
     out_dir.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"user": f"{hash_user(user_id):016x}", "erased_ms": now_ms})
@@ -56,7 +56,7 @@ def bury(out_dir: Path, user_id: str, *, now_ms: int) -> None:
         os.fsync(stream.fileno())
 
 
-def living_rows(folder: Path) -> Iterator[ShardRow]:
+def visible_rows(folder: Path) -> Iterator[ShardRow]:
     """Yield one row per user of a generation, without erased users. Raises InvalidInput."""
     tombstones = Tombstones.load(folder.parent)
     added = {row.thoughts.user_id: row for row in read_rows(folder / ADDED)}

@@ -41,7 +41,7 @@ class Outcome:
         self.prefixes += other.prefixes
         self.failed += other.failed
 
-    def check_hope(self) -> None:
+    def raise_if_hopeless(self) -> None:
         """Raise InvalidRelease if many users failed and none succeeded: no user is the cause."""
         if len(self.failed) >= _HOPELESS and not self.refreshed:
             raise InvalidRelease(

@@ -16,7 +16,7 @@ from pathlib import Path
 from models.errors import InvalidInput, ManifestConflict
 from models.store.contract import NightStore
 from models.store.manifest import Canary, Layer, Manifest, choose_target, go_to, next_epoch
-from offline.disk.erased import ADDED, Tombstones, living_rows
+from offline.disk.erased import ADDED, Tombstones, visible_rows
 from offline.disk.generation import Generation, finished
 from offline.disk.shards import ShardRow, last_epoch, write_part, write_text
 from offline.live.layers import Joined, join, to_manifest
@@ -153,7 +153,7 @@ async def _take_over(
             above = _users_above(generation.folder.parent, layer, joined.layers[1:])
             others = (
                 row
-                for row in living_rows(folder)
+                for row in visible_rows(folder)
                 if row.thoughts.user_id not in users and row.thoughts.user_id not in above
             )
             await add_rows(generation, store, others, users, fingerprint=fingerprint)
@@ -168,12 +168,12 @@ def _users_above(out_dir: Path, absorbed: Layer, kept: Collection[Layer]) -> set
     return {
         row.thoughts.user_id
         for layer in newer
-        for row in living_rows(out_dir / str(layer.generation))
+        for row in visible_rows(out_dir / str(layer.generation))
     }
 
 
 def _newer_rows(folder: Path, since_s: int) -> Iterator[ShardRow]:
-    return (row for row in living_rows(folder) if row.created_at > since_s)
+    return (row for row in visible_rows(folder) if row.created_at > since_s)
 
 
 async def add_rows(
@@ -236,7 +236,7 @@ async def _check_records(target: Manifest, store: NightStore, out_dir: Path) -> 
     Raises InvalidInput if one is missing.
     """
     for layer in target.layers:
-        rows = islice(living_rows(out_dir / str(layer.generation)), _SAMPLE)
+        rows = islice(visible_rows(out_dir / str(layer.generation)), _SAMPLE)
         user_ids = [row.thoughts.user_id for row in rows]
         num_found = await store.count_records(layer.generation, user_ids)
         if num_found < len(user_ids):

@@ -10,7 +10,7 @@ from typing import Any
 
 from models.errors import InvalidInput
 from models.store.manifest import Manifest
-from offline.disk.erased import living_rows
+from offline.disk.erased import visible_rows
 from offline.disk.generation import Generation, open_generation
 from offline.disk.shards import ROWS_PER_PART, ShardRow, write_part, write_summary
 
@@ -37,11 +37,11 @@ def live_rows(out_dir: Path, manifest: Manifest) -> Iterator[ShardRow]:
     seen: set[str] = set()
     for layer in manifest.layers:
         folder = open_generation(out_dir / str(layer.generation)).folder
-        for row in living_rows(folder):
+        for row in visible_rows(folder):
             if row.thoughts.user_id not in seen:
                 yield row
         if layer is not manifest.base:
-            seen.update(row.thoughts.user_id for row in living_rows(folder))
+            seen.update(row.thoughts.user_id for row in visible_rows(folder))
 
 
 def _summarise(held: Manifest, number: int, now_ms: int, num_rows: int) -> dict[str, Any]:

@@ -21,13 +21,13 @@ from models.errors import InvalidUserId
 from models.store.contract import NightStore
 from models.store.events import check_user_id
 from offline.disk.archive import forget_user
-from offline.disk.erased import bury
+from offline.disk.erased import write_tombstone
 from offline.disk.generation import folders
 from offline.disk.shards import write_text
 
 logger = logging.getLogger(__name__)
 
-_A_TIME = 100
+_ERASURES_PER_READ = 100
 IDLE_MS = 60_000  # another worker claims an erasure that a worker has held for this long
 
 
@@ -37,16 +37,16 @@ async def erase(user_id: str, store: NightStore, out_dir: Path, *, now_ms: int) 
     Raises InvalidUserId, or StoreUnavailable, after which it can be run again.
     """
     check_user_id(user_id)
-    bury(out_dir, user_id, now_ms=now_ms)
+    write_tombstone(out_dir, user_id, now_ms=now_ms)
     num_keys = await store.erase_user(user_id)
-    with _alone(out_dir):
+    with _archive_lock(out_dir):
         num_events = forget_user(out_dir, user_id)
         num_letters = sum(_forget_dead_letters(folder, user_id) for folder in folders(out_dir))
     return {"keys": num_keys, "archived_events": num_events, "dead_letters": num_letters}
 
 
 @contextmanager
-def _alone(out_dir: Path) -> Iterator[None]:
+def _archive_lock(out_dir: Path) -> Iterator[None]:
     """Lock the archive: of two jobs that rewrite one part, each would restore the other's user."""
     with (out_dir / "erase.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -64,7 +64,7 @@ def _forget_dead_letters(folder: Path, user_id: str) -> int:
     return len(lines) - len(kept)
 
 
-async def carry_out(
+async def carry_out_erasures(
     store: NightStore, out_dir: Path, *, worker: str, idle_ms: int = IDLE_MS
 ) -> int:
     """Carry out all waiting erasures; return the number of erased users.
@@ -72,7 +72,7 @@ async def carry_out(
     Raises StoreUnavailable or OSError.
     """
     num_erased = 0
-    while taken := await store.take_erasures(worker, count=_A_TIME, idle_ms=idle_ms):
+    while taken := await store.take_erasures(worker, count=_ERASURES_PER_READ, idle_ms=idle_ms):
         for erasure in taken:
             try:
                 now_ms = await store.clock_ms()

@@ -27,25 +27,25 @@ async def collect(store: NightStore, out_dir: Path, *, keep: int = KEEP) -> dict
     held = await store.read_manifest()
     if held is None:
         return {"keys": {}, "folders": []}
-    is_garbage = _judge_of(held, (await store.past_manifests())[:keep])
+    is_garbage = _garbage_rule(held, (await store.past_manifests())[:keep])
     keys = await store.delete_generations(is_garbage)
     held = await store.read_manifest() or held  # a rollback may have come between
-    is_garbage = _judge_of(held, (await store.past_manifests())[:keep])
+    is_garbage = _garbage_rule(held, (await store.past_manifests())[:keep])
     gone = []
     for folder in folders(out_dir):
-        if is_garbage(int(folder.name)) and _is_done_with(folder):
+        if is_garbage(int(folder.name)) and _is_unused(folder):
             shutil.rmtree(folder)
             gone.append(folder.name)
     return {"keys": {str(number): num for number, num in sorted(keys.items())}, "folders": gone}
 
 
-def _judge_of(held: Manifest, past: Sequence[Manifest]) -> Callable[[int], bool]:
+def _garbage_rule(held: Manifest, past: Sequence[Manifest]) -> Callable[[int], bool]:
     kept = held.generations.union(*(manifest.generations for manifest in past))
     newest = max(held.generations)
     return lambda generation: generation not in kept and generation < newest
 
 
-def _is_done_with(folder: Path) -> bool:
+def _is_unused(folder: Path) -> bool:
     """Return True if it was live once or was not modified for a day: no job uses it any more."""
     try:
         has_been_live = open_generation(folder).has_been_live

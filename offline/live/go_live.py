@@ -17,18 +17,18 @@ from models.errors import GatesFailed, InvalidInput, StoreFull, StoreUnavailable
 from models.release.release import Release
 from models.store.contract import NightStore
 from models.store.manifest import Manifest
-from offline.check.compare import Before, Comparison, compare, remember
+from offline.check.compare import Before, Comparison, compare, summarise_before
 from offline.check.gates import Gate, GateLimits, Night, describe_failures, judge, may_force
 from offline.check.report import describe, write_reports
 from offline.disk.archive import drain, read_archive
-from offline.disk.erased import living_rows
+from offline.disk.erased import visible_rows
 from offline.disk.generation import Generation
 from offline.live.activate import activate
 from offline.live.compact import live_rows
-from offline.live.erasure import carry_out
+from offline.live.erasure import carry_out_erasures
 from offline.live.gc import KEEP, collect
-from offline.live.load import Loaded, load, verify, what_shards_say
-from offline.live.write_rate import Pace
+from offline.live.load import Loaded, expected_load, load, verify
+from offline.live.write_rate import WriteRate
 from offline.progress import Stopwatch, describe_timings
 from offline.settings import PREFIX_TTL_S
 
@@ -79,9 +79,9 @@ def go_live(launch: Launch) -> dict[str, Any]:
         InvalidInput: damaged shards, or a delta without its base.
     """
     with launch.watch("gates"):
-        launch.runner.run(carry_out(launch.store, launch.out_dir, worker="night"))
+        launch.runner.run(carry_out_erasures(launch.store, launch.out_dir, worker="night"))
         launch.runner.run(drain(launch.store, launch.out_dir))
-        found, gates = pass_gates(launch)
+        found, gates = run_gates(launch)
     summary = {**_facts(launch), **describe(found, gates, launch.settings.force)}
     failures = describe_failures(gates)
     if failures and (not launch.settings.force or not may_force(gates)):
@@ -93,10 +93,10 @@ def go_live(launch: Launch) -> dict[str, Any]:
         )
     if failures:
         logger.warning("gates overruled (%s): %s", launch.settings.force, failures)
-    pace = Pace(target_ms=launch.settings.target_ms)
-    loaded = load_whole(launch, pace)
-    manifest = flip(launch, loaded)
-    summary |= _say(launch, loaded, pace, manifest)
+    write_rate = WriteRate(target_ms=launch.settings.target_ms)
+    loaded = load_completely(launch, write_rate)
+    manifest = activate_loaded(launch, loaded)
+    summary |= _describe_load(launch, loaded, write_rate, manifest)
     write_reports(launch.generation.folder, summary, launch.settings.textfile)
     launch.runner.run(collect(launch.store, launch.out_dir, keep=launch.settings.keep))
     return summary
@@ -115,15 +115,15 @@ def _facts(launch: Launch) -> dict[str, Any]:
     }
 
 
-def pass_gates(launch: Launch) -> tuple[Comparison, list[Gate]]:
+def run_gates(launch: Launch) -> tuple[Comparison, list[Gate]]:
     """Compare the generation with the live one; return the comparison and the verdicts."""
     held = launch.runner.run(launch.store.read_manifest())
-    before = _remember(launch, held)
+    before = _summarise_live(launch, held)
     arrivals: dict[str, list[str]] = {}
     since_ms = launch.generation.created_at * 1000
     for user_id, arrival in read_archive(launch.out_dir, since_ms=since_ms):
         arrivals.setdefault(user_id, []).append(arrival.event.item_id)
-    rows = living_rows(launch.generation.folder)
+    rows = visible_rows(launch.generation.folder)
     found = compare(rows, before, launch.release.catalog, arrivals)
     found.gone = found.gone if launch.generation.is_base else 0  # a delta leaves others alone
     dead = int(launch.generation.summary.get("failed", 0))
@@ -131,7 +131,7 @@ def pass_gates(launch: Launch) -> tuple[Comparison, list[Gate]]:
     return found, judge(night, found, launch.settings.limits)
 
 
-def _remember(launch: Launch, held: Manifest | None) -> Before:
+def _summarise_live(launch: Launch, held: Manifest | None) -> Before:
     """Summarise the live generation for comparison.
 
     Empty if nothing is live, if it has another SID space, if it is this generation itself, or if
@@ -143,30 +143,30 @@ def _remember(launch: Launch, held: Manifest | None) -> Before:
         return Before()
     try:
         num_rows = sum(layer.users for layer in held.layers)
-        return remember(live_rows(launch.out_dir, held), num_rows=num_rows)
+        return summarise_before(live_rows(launch.out_dir, held), num_rows=num_rows)
     except InvalidInput as exc:
         logger.warning("no comparison with the live generation: %s", exc)
         return Before()
 
 
-def load_whole(launch: Launch, pace: Pace) -> Loaded:
+def load_completely(launch: Launch, write_rate: WriteRate) -> Loaded:
     """Load and verify; once more if that fails, since a restarted store may have lost records."""
     if launch.settings.is_loaded and (found := _find_loaded(launch)) is not None:
         return found
     try:
-        return _load_once(launch, pace)
+        return _load_once(launch, write_rate)
     except StoreFull:
         raise
     except StoreUnavailable as exc:
         logger.warning("loading again: %s", exc)
-        return _load_once(launch, pace)
+        return _load_once(launch, write_rate)
 
 
 def _find_loaded(launch: Launch) -> Loaded | None:
     """Return the load that the store already holds completely; None if it does not."""
     space = launch.release.space
     with launch.watch("verify"):
-        loaded = what_shards_say(launch.generation, space.fingerprint)
+        loaded = expected_load(launch.generation, space.fingerprint)
         try:
             launch.runner.run(verify(launch.generation, launch.store, space=space, loaded=loaded))
         except StoreUnavailable as exc:
@@ -175,7 +175,7 @@ def _find_loaded(launch: Launch) -> Loaded | None:
     return loaded
 
 
-def _load_once(launch: Launch, pace: Pace) -> Loaded:
+def _load_once(launch: Launch, write_rate: WriteRate) -> Loaded:
     space = launch.release.space
     with launch.watch("load"):
         loaded = launch.runner.run(
@@ -184,7 +184,7 @@ def _load_once(launch: Launch, pace: Pace) -> Loaded:
                 fingerprint=space.fingerprint,
                 progress=launch.progress,
                 ttl_s=launch.settings.ttl_s,
-                pace=pace,
+                write_rate=write_rate,
             )
         )
     with launch.watch("verify"):
@@ -192,7 +192,7 @@ def _load_once(launch: Launch, pace: Pace) -> Loaded:
     return loaded
 
 
-def flip(launch: Launch, loaded: Loaded) -> Manifest:
+def activate_loaded(launch: Launch, loaded: Loaded) -> Manifest:
     with launch.watch("activate"):
         return launch.runner.run(
             activate(
@@ -204,7 +204,9 @@ def flip(launch: Launch, loaded: Loaded) -> Manifest:
         )
 
 
-def _say(launch: Launch, loaded: Loaded, pace: Pace, manifest: Manifest) -> dict[str, Any]:
+def _describe_load(
+    launch: Launch, loaded: Loaded, write_rate: WriteRate, manifest: Manifest
+) -> dict[str, Any]:
     sample: Sequence[str] = list(loaded.sample)
     record_bytes = launch.runner.run(
         launch.store.record_bytes(launch.generation.number, sample[:100])
@@ -215,8 +217,8 @@ def _say(launch: Launch, loaded: Loaded, pace: Pace, manifest: Manifest) -> dict
         "activated_at": int(time.time()),
         "loaded": len(loaded.user_ids),
         "load_retries": loaded.num_retries,
-        "load_cuts": pace.num_cuts,
-        "slowest_ping_ms": round(pace.slowest_ms, 2),
+        "load_cuts": write_rate.num_cuts,
+        "slowest_ping_ms": round(write_rate.slowest_ms, 2),
         "record_bytes": round(record_bytes, 1),
         "seconds": {**launch.generation.summary.get("seconds", {}), **launch.watch.report()},
     }

@@ -20,10 +20,10 @@ from models.errors import StoreFull, StoreUnavailable
 from models.store.contract import Memory, NightStore
 from models.store.keys import UserRow
 from models.store.records import PrefixRecord
-from offline.disk.erased import Tombstones, living_rows
+from offline.disk.erased import Tombstones, visible_rows
 from offline.disk.generation import Generation
 from offline.disk.shards import ShardRow
-from offline.live.write_rate import Pace
+from offline.live.write_rate import WriteRate
 from offline.settings import PREFIX_TTL_S, TTL_JITTER_S
 from offline.think.micro_batch import to_record
 
@@ -55,7 +55,7 @@ class _Load:
     store: NightStore
     fingerprint: int
     ttl_s: int
-    pace: Pace
+    write_rate: WriteRate
     advance: Callable[[int], None]
     loaded: Loaded = field(default_factory=Loaded)
     memory: Memory = field(default_factory=lambda: Memory(0, 0))
@@ -67,11 +67,11 @@ class _Load:
         first = await self.store.memory()
         try:
             while batch := list(itertools.islice(rows, _BATCH)):
-                while len(under_way) >= self.pace.num_writes:
+                while len(under_way) >= self.write_rate.num_writes:
                     under_way = await _settle(under_way, asyncio.FIRST_COMPLETED)
-                await self._look(first)
+                await self._probe_store(first)
                 under_way.add(asyncio.create_task(self._write(self._encode(batch))))
-                await asyncio.sleep(self.pace.pause_s)  # lets the write start, also for 0 s
+                await asyncio.sleep(self.write_rate.pause_s)  # lets the write start, also for 0 s
             await _settle(under_way, asyncio.ALL_COMPLETED)
         finally:
             for task in under_way:
@@ -93,7 +93,7 @@ class _Load:
             del sample[next(itertools.islice(sample, at, None))]
             sample[row.user_id] = row.record.encode(row.user_id)
 
-    async def _look(self, first: Memory) -> None:
+    async def _probe_store(self, first: Memory) -> None:
         """Time a ping and, at intervals, read the memory use of the store. Raises StoreFull."""
         now_s = time.monotonic()
         try:
@@ -105,9 +105,9 @@ class _Load:
         except StoreFull:
             raise
         except StoreUnavailable:
-            self.pace.failed(now_s)  # the write that follows waits for it
+            self.write_rate.record_failure(now_s)  # the write that follows waits for it
             return
-        self.pace.saw(ping_ms, memory_share=self.memory.share, now_s=now_s)
+        self.write_rate.record_ping(ping_ms, memory_share=self.memory.share, now_s=now_s)
 
     def _check_room(self, first: Memory) -> None:
         """Raise StoreFull as soon as the rest will not fit.
@@ -140,7 +140,7 @@ class _Load:
                 if time.monotonic() > deadline:
                     raise
                 self.loaded.num_retries += 1
-                self.pace.failed(time.monotonic())
+                self.write_rate.record_failure(time.monotonic())
                 await asyncio.sleep(_RETRY_S)
             else:
                 self.advance(len(rows))
@@ -154,7 +154,7 @@ async def load(
     fingerprint: int,
     progress: Progress,
     ttl_s: int = PREFIX_TTL_S,
-    pace: Pace | None = None,
+    write_rate: WriteRate | None = None,
 ) -> Loaded:
     """Write every row of a generation, without erased users.
 
@@ -166,10 +166,10 @@ async def load(
     started_s, started_ms = time.monotonic(), time.time_ns() // 1_000_000
     task = progress.add_task("load", total=generation.num_records)
     job = _Load(
-        *(generation, store, fingerprint, ttl_s, pace or Pace()),
+        *(generation, store, fingerprint, ttl_s, write_rate or WriteRate()),
         lambda count: progress.advance(task, count),
     )
-    await job.run(living_rows(generation.folder))
+    await job.run(visible_rows(generation.folder))
     await _forget_erased(generation, store, job.loaded, since_ms=started_ms)
     job.loaded.seconds = time.monotonic() - started_s
     return job.loaded
@@ -200,7 +200,7 @@ async def verify(
     Raises:
         StoreUnavailable: a record is missing or different.
     """
-    loaded = loaded or what_shards_say(generation, space.fingerprint)
+    loaded = loaded or expected_load(generation, space.fingerprint)
     num_found = await store.count_records(generation.number, loaded.user_ids)
     if num_found != len(loaded.user_ids):
         raise StoreUnavailable(
@@ -214,10 +214,10 @@ async def verify(
     return num_found
 
 
-def what_shards_say(generation: Generation, fingerprint: int) -> Loaded:
+def expected_load(generation: Generation, fingerprint: int) -> Loaded:
     """Return the expected result of loading this generation, from its shards."""
     loaded = Loaded()
-    for row in living_rows(generation.folder):
+    for row in visible_rows(generation.folder):
         loaded.user_ids.append(row.thoughts.user_id)
         if len(loaded.sample) < SAMPLE:
             found = user_row(row, generation.number, fingerprint)

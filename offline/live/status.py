@@ -8,7 +8,7 @@ from typing import Any
 from models.errors import InvalidInput
 from models.store.contract import NightStore
 from models.store.manifest import Layer, Manifest
-from offline.disk.erased import living_rows
+from offline.disk.erased import visible_rows
 from offline.disk.generation import folders, open_generation
 
 _SAMPLE = 100  # users whose record size is read from the store
@@ -62,7 +62,7 @@ async def _describe_folder(
         generation = open_generation(folder)
     except InvalidInput:
         return found | {"state": "unfinished", "age_s": max(now_s - number // 1000, 0)}
-    rows = islice(living_rows(folder), _SAMPLE)
+    rows = islice(visible_rows(folder), _SAMPLE)
     sample = [row.thoughts.user_id for row in rows]
     records, due = generation.num_records, generation.num_due
     layer = "base" if generation.is_base else "delta"

@@ -27,7 +27,7 @@ from offline.disk.generation import Generation, open_generation
 from offline.disk.outcome import Outcome
 from offline.disk.shards import ShardRow, write_summary
 from offline.live.activate import activate, add_rows
-from offline.live.erasure import carry_out
+from offline.live.erasure import carry_out_erasures
 from offline.plan.plan_file import to_history
 from offline.settings import MICRO_BATCH
 from offline.think.micro_batch import Think, think_about
@@ -78,7 +78,9 @@ class Worker:
 
         Raises StoreUnavailable.
         """
-        self.runner.run(carry_out(self.store, self.out_dir, worker=self.name, idle_ms=self.idle_ms))
+        self.runner.run(
+            carry_out_erasures(self.store, self.out_dir, worker=self.name, idle_ms=self.idle_ms)
+        )
         requests = self.runner.run(
             self.store.take_requests(
                 self.name, count=MICRO_BATCH, wait_ms=self.wait_ms, idle_ms=self.idle_ms
@@ -97,10 +99,10 @@ class Worker:
 
     async def _histories(self, requests: Sequence[Request]) -> list[UserHistory]:
         """Read the histories of sound requests; the last instruction of a user counts."""
-        asked = {request.user_id: request for request in requests if _is_sound(request)}
-        events = await self.store.read_histories(list(asked))
+        admitted = {request.user_id: request for request in requests if _admit(request)}
+        events = await self.store.read_histories(list(admitted))
         found = []
-        for user_id, request in asked.items():
+        for user_id, request in admitted.items():
             history = to_history(self.release.catalog, user_id, events[user_id])
             if history is not None:
                 found.append(replace(history, instruction=request.instruction))
@@ -175,7 +177,7 @@ def _workers_layer(out_dir: Path, layer: Layer) -> Generation | None:
     return generation if generation.is_on_demand else None
 
 
-def _is_sound(request: Request) -> bool:
+def _admit(request: Request) -> bool:
     """Return False for a request without a valid user, or with too many tries.
 
     Such a request may have stopped workers before.

@@ -11,7 +11,7 @@ _CROWDED = 0.9  # of maxmemory: slow down before it is full
 
 
 @dataclass
-class Pace:
+class WriteRate:
     """Adapts the number of concurrent writes to the ping time of the store."""
 
     target_ms: float = 5.0  # longest ping that does not slow the service
@@ -29,7 +29,7 @@ class Pace:
         """Seconds to wait before the next write; 0 unless the window is below one write."""
         return 0.0 if self.window >= 1 else self.target_ms / 1000 / self.window
 
-    def saw(self, ping_ms: float, *, memory_share: float, now_s: float) -> None:
+    def record_ping(self, ping_ms: float, *, memory_share: float, now_s: float) -> None:
         """Adapt the window to a ping and to the used share of memory.
 
         At most one cut per 10 * target_ms, so that a cut can take effect.
@@ -40,7 +40,7 @@ class Pace:
         elif now_s - self._cut_at_s > 10 * self.target_ms / 1000:
             self._cut(now_s)
 
-    def failed(self, now_s: float) -> None:
+    def record_failure(self, now_s: float) -> None:
         self._cut(now_s)
 
     def _cut(self, now_s: float) -> None:

@@ -68,8 +68,8 @@ def thinking_key(release: Release, settings: RefreshSettings) -> str:
         for name, digest in release.manifest.files.items()
         if name.startswith("reasoner/")
     }
-    asked = [settings.paths, settings.width, settings.seed, MAX_PREFIXES, _RULES]
-    return json.dumps([files, release.manifest.space.fingerprint, asked], sort_keys=True)
+    sampling = [settings.paths, settings.width, settings.seed, MAX_PREFIXES, _RULES]
+    return json.dumps([files, release.manifest.space.fingerprint, sampling], sort_keys=True)
 
 
 def digest_history(catalog: Catalog, key: str, history: UserHistory) -> str:
@@ -84,7 +84,7 @@ def is_unchanged(user: DueUser, live: Mapping[str, LiveRow]) -> bool:
     return row is not None and row.is_legal and row.digest == user.digest
 
 
-def in_order(users: Sequence[DueUser], live: Mapping[str, LiveRow]) -> list[DueUser]:
+def sort_by_urgency(users: Sequence[DueUser], live: Mapping[str, LiveRow]) -> list[DueUser]:
     """Sort users by urgency, so that a night that is cut short has done the important part.
 
     Users without a record come first. The others are sorted by the day of their newest event,
@@ -99,7 +99,7 @@ def in_order(users: Sequence[DueUser], live: Mapping[str, LiveRow]) -> list[DueU
     return sorted(users, key=urgency)
 
 
-def cut(users: Sequence[DueUser], settings: RefreshSettings) -> Iterator[list[PlannedUser]]:
+def cut_shards(users: Sequence[DueUser], settings: RefreshSettings) -> Iterator[list[PlannedUser]]:
     """Cut users into shards, in the given order. Micro-batches of a shard group similar lengths."""
     left = iter(users)
     while some := list(islice(left, settings.micro_batch * settings.shard_batches)):

@@ -42,7 +42,7 @@ async def import_dataset(
     An interrupted import leaves complete batches and can be run again.
     """
     digest = _digest(data_dir)
-    earlier = _recall(await store.read_import(digest))
+    earlier = _parse_note(await store.read_import(digest))
     if earlier is not None and not again:
         return earlier.model_copy(update={"new_events": 0, "is_repeat": True})
     dataset = load_dataset(data_dir)
@@ -58,7 +58,7 @@ async def import_dataset(
     return counts
 
 
-def _recall(note: str | None) -> ImportCounts | None:
+def _parse_note(note: str | None) -> ImportCounts | None:
     """Parse the counts in a note; None without a note, or for one in another format."""
     try:
         return ImportCounts.model_validate_json(note) if note is not None else None

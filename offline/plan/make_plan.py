@@ -18,9 +18,9 @@ from offline.plan.carried_rows import LiveRow, read_live_rows
 from offline.plan.due import (
     DueUser,
     choose_users,
-    cut,
-    in_order,
+    cut_shards,
     is_unchanged,
+    sort_by_urgency,
     thinking_key,
     to_due_user,
 )
@@ -105,7 +105,7 @@ async def make_agenda(
         held=held,
         due=due,
         unknown=unknown,
-        to_think=in_order(to_think, live),
+        to_think=sort_by_urgency(to_think, live),
         to_carry=_choose_carried(carriable, layer, known=set(with_history), due=set(due)),
         unreadable=len(due) - len(users),
     )
@@ -116,7 +116,7 @@ def write_agenda(settings: RefreshSettings, agenda: Agenda) -> Plan:
     folder = settings.out_dir / str(agenda.layer.generation)
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[Shard] = []
-    for users in cut(agenda.to_think, settings):
+    for users in cut_shards(agenda.to_think, settings):
         shards.append(write_users(folder, len(shards), users))
     for sources, users in _cut_carried(agenda.to_carry):
         shards.append(write_users(folder, len(shards), users, sources=sources))

@@ -36,7 +36,7 @@ class EngineSettings:
     address: str | None = None  # of the Ray cluster; None: this machine
 
 
-def load_engine(release: Release, settings: RefreshSettings, asked: EngineSettings) -> Think:
+def load_engine(release: Release, settings: RefreshSettings, choice: EngineSettings) -> Think:
     """Load an engine, ready for micro-batches.
 
     Raises:
@@ -47,10 +47,10 @@ def load_engine(release: Release, settings: RefreshSettings, asked: EngineSettin
         # transformers would take `beauty/reasoner`, if it is no folder, for a repository on the Hub
         raise InvalidRelease(f"{release.reasoner_dir}: no config.json, expected a reasoner")
     try:
-        with needs_extras(_EXTRAS[asked.engine]):
-            if asked.engine == "ray":
-                return RayThink(release.directory, settings, asked)
-            reasoner = _load_reasoner(asked.engine, release, settings, asked)
+        with needs_extras(_EXTRAS[choice.engine]):
+            if choice.engine == "ray":
+                return RayThink(release.directory, settings, choice)
+            reasoner = _load_reasoner(choice.engine, release, settings, choice)
     except (OSError, ValueError, KeyError, RuntimeError) as exc:
         reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
         raise InvalidRelease(f"{release.reasoner_dir}: {reason}") from exc
@@ -58,7 +58,7 @@ def load_engine(release: Release, settings: RefreshSettings, asked: EngineSettin
 
 
 def _load_reasoner(
-    engine: LocalEngine, release: Release, settings: RefreshSettings, asked: EngineSettings
+    engine: LocalEngine, release: Release, settings: RefreshSettings, choice: EngineSettings
 ) -> Reasoner:
     if engine == "vllm":
         from models.reasoner.vllm_engine import VllmReasoner, VllmSettings
@@ -67,7 +67,7 @@ def _load_reasoner(
             release.reasoner_dir,
             release.catalog.trie,
             width=settings.width,
-            settings=VllmSettings(tensor_parallel=asked.tensor_parallel, adapter=asked.adapter),
+            settings=VllmSettings(tensor_parallel=choice.tensor_parallel, adapter=choice.adapter),
         )
     import torch
     from transformers.utils import logging as transformers_logging
@@ -112,14 +112,16 @@ class RayThink:
     alone.
     """
 
-    def __init__(self, release_dir: Path, settings: RefreshSettings, asked: EngineSettings) -> None:
+    def __init__(
+        self, release_dir: Path, settings: RefreshSettings, choice: EngineSettings
+    ) -> None:
         from models.reasoner.ray_pool import RayPool
 
         self._pool = RayPool(
-            partial(_load_on_worker, release_dir, settings, asked),
-            workers=asked.workers,
-            num_gpus=asked.tensor_parallel if asked.on_ray == "vllm" and _has_gpu() else 0,
-            address=asked.address,
+            partial(_load_on_worker, release_dir, settings, choice),
+            workers=choice.workers,
+            num_gpus=choice.tensor_parallel if choice.on_ray == "vllm" and _has_gpu() else 0,
+            address=choice.address,
         )
         self._expected: list[Sequence[UserHistory]] = []
         self._coming: Iterator[list[UserThoughts] | None] = iter(())
@@ -143,8 +145,8 @@ class RayThink:
         self._pool.close()
 
 
-def _load_on_worker(release_dir: Path, settings: RefreshSettings, asked: EngineSettings) -> Think:
-    local = EngineSettings(asked.on_ray, asked.adapter, asked.tensor_parallel)
+def _load_on_worker(release_dir: Path, settings: RefreshSettings, choice: EngineSettings) -> Think:
+    local = EngineSettings(choice.on_ray, choice.adapter, choice.tensor_parallel)
     return load_engine(Release.load(release_dir), settings, local)
 
 

@@ -21,7 +21,7 @@ from offline.plan.plan_file import Plan, PlannedUser, read_users
 from offline.progress import Stopwatch, Timing, note_timing
 from offline.think.micro_batch import Think, think_about
 
-LoadedThink = Callable[[], Think]  # loads the model at the first call that needs it
+GetThink = Callable[[], Think]  # loads the model at the first call that needs it
 Report = Callable[[Outcome, bool], None]
 
 
@@ -31,7 +31,7 @@ class ThinkJob:
 
     folder: Path  # of the generation
     plan: Plan
-    think: LoadedThink
+    think: GetThink
     watch: Stopwatch
     report: Report  # called with the counts of each batch, and True if an earlier process made it
 
@@ -51,7 +51,7 @@ def think_shards(job: ThinkJob, shards: Sequence[int]) -> Outcome:
     return total
 
 
-def share(plan: Plan, *, index: int, of: int) -> list[int]:
+def shards_of_process(plan: Plan, *, index: int, of: int) -> list[int]:
     """Return the shards of process `index` of `of`, as in a Kubernetes Indexed Job."""
     return [shard for shard in range(len(plan.shards)) if shard % of == index]
 
@@ -115,7 +115,7 @@ def _think_shard(job: ThinkJob, shard: int, lease: Lease, total: Outcome) -> Non
                 segment.append(found.batch)
                 note_timing(job.folder, found.timing)
             _count(job, total, found.batch.outcome, is_earlier=False)
-            total.check_hope()
+            total.raise_if_hopeless()
         with job.watch("write"):
             shard_outcome = Outcome()
             for done in segment.batches:
@@ -124,12 +124,14 @@ def _think_shard(job: ThinkJob, shard: int, lease: Lease, total: Outcome) -> Non
             write_part(file, rows, shard_outcome, guard=lease.check)
 
 
-class _Thought(NamedTuple):
+class _ThoughtBatch(NamedTuple):
     batch: Batch
     timing: Timing
 
 
-def _think_batch(job: ThinkJob, shard: int, number: int, users: Sequence[PlannedUser]) -> _Thought:
+def _think_batch(
+    job: ThinkJob, shard: int, number: int, users: Sequence[PlannedUser]
+) -> _ThoughtBatch:
     think = job.think()
     outcome = Outcome()
     started_s = time.monotonic()
@@ -143,7 +145,7 @@ def _think_batch(job: ThinkJob, shard: int, number: int, users: Sequence[Planned
         if thoughts.prefixes
     )
     timing = Timing(seconds, shard, number, outcome.num_users, outcome.tokens)
-    return _Thought(Batch(rows, outcome), timing)
+    return _ThoughtBatch(Batch(rows, outcome), timing)
 
 
 def _count(job: ThinkJob, total: Outcome, outcome: Outcome, *, is_earlier: bool) -> None:

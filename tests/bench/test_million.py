@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.common.synthetic_users import as_json, draw_record, user_id, write_generation
 from offline.check.compare import Before, compare
-from offline.disk.erased import living_rows
+from offline.disk.erased import visible_rows
 from offline.disk.generation import find_generation
 from tests.fakes.night_world import toy_release
 
@@ -15,7 +15,7 @@ def test_a_synthetic_generation_is_read_like_a_night_and_is_legal(tmp_path: Path
     number = write_generation(tmp_path, release, num_users=300, num_prefixes=32, seed=1)
     generation = find_generation(tmp_path, None)
     assert (generation.number, generation.num_records, generation.is_base) == (number, 300, True)
-    rows = list(living_rows(generation.folder))
+    rows = list(visible_rows(generation.folder))
     assert [row.thoughts.user_id for row in rows] == [user_id(at) for at in range(300)]
     found = compare(rows, Before(), release.catalog, {})
     assert (found.mean_prefixes, found.num_illegal) == (32.0, 0)

@@ -7,12 +7,12 @@ import pytest
 
 from models.errors import InvalidSettings
 from models.reasoner.think import PathPrefix, UserThoughts
-from offline.check.compare import Comparison, compare, remember
+from offline.check.compare import Comparison, compare, summarise_before
 from offline.check.gates import Gate, Night, describe_failures, judge, may_force, read_limits
 from offline.check.report import describe, render_metrics
 from offline.check.report_html import render_html
 from offline.disk.shards import ShardRow
-from offline.live.write_rate import MAX_WINDOW, Pace
+from offline.live.write_rate import MAX_WINDOW, WriteRate
 from tests.fakes.toy import toy_catalog
 
 CATALOG = toy_catalog()
@@ -25,7 +25,7 @@ def row(user_id: str, *prefixes: tuple[int, ...], dropped: int = 0, tokens: int 
 
 
 def compared(today: list[ShardRow], before: list[ShardRow], **arrivals: list[str]) -> Comparison:
-    return compare(today, remember(before, num_rows=len(before)), CATALOG, arrivals)
+    return compare(today, summarise_before(before, num_rows=len(before)), CATALOG, arrivals)
 
 
 def verdict(found: Comparison, name: str, **night: int) -> Gate:
@@ -101,25 +101,25 @@ def test_limits_are_read_by_name() -> None:
 
 
 def test_the_pace_grows_by_one_and_is_cut_in_half() -> None:
-    pace = Pace(target_ms=5)
+    rate = WriteRate(target_ms=5)
     for step in range(100):
-        pace.saw(1.0, memory_share=0.0, now_s=step)
-    assert pace.num_writes == int(MAX_WINDOW)
-    pace.saw(50.0, memory_share=0.0, now_s=200.0)
-    assert pace.num_writes == MAX_WINDOW // 2
-    pace.saw(50.0, memory_share=0.0, now_s=200.01)  # the cut has to take hold first
-    assert pace.num_writes == MAX_WINDOW // 2
-    pace.saw(1.0, memory_share=0.95, now_s=201.0)
-    assert pace.num_writes == MAX_WINDOW // 4
+        rate.record_ping(1.0, memory_share=0.0, now_s=step)
+    assert rate.num_writes == int(MAX_WINDOW)
+    rate.record_ping(50.0, memory_share=0.0, now_s=200.0)
+    assert rate.num_writes == MAX_WINDOW // 2
+    rate.record_ping(50.0, memory_share=0.0, now_s=200.01)  # the cut has to take hold first
+    assert rate.num_writes == MAX_WINDOW // 2
+    rate.record_ping(1.0, memory_share=0.95, now_s=201.0)
+    assert rate.num_writes == MAX_WINDOW // 4
 
 
 def test_a_store_that_stays_slow_is_written_to_with_pauses() -> None:
-    pace = Pace(target_ms=5)
+    rate = WriteRate(target_ms=5)
     for step in range(20):
-        pace.saw(50.0, memory_share=0.0, now_s=step)
-    assert pace.num_writes == 1
-    assert 0.03 < pace.pause_s < 0.1
-    assert pace.slowest_ms == 50.0
+        rate.record_ping(50.0, memory_share=0.0, now_s=step)
+    assert rate.num_writes == 1
+    assert 0.03 < rate.pause_s < 0.1
+    assert rate.slowest_ms == 50.0
 
 
 def summary_of(found: Comparison, **more: Any) -> dict[str, Any]:

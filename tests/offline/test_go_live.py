@@ -17,7 +17,7 @@ import redis
 from models.errors import GatesFailed, InvalidInput, ManifestConflict, StoreFull
 from models.store.keys import record_key
 from models.store.redis_store import RedisStore
-from offline.disk.erased import living_rows
+from offline.disk.erased import visible_rows
 from offline.live.go_live import Launch, go_live
 from offline.live.load import user_row
 from tests.fakes.night_world import START_MS, NightWorld, names
@@ -167,7 +167,7 @@ def test_a_store_that_refuses_to_write_ends_a_load_with_75_until_there_is_room(
         client.config_set("maxmemory", client.info("memory")["used_memory"] + 100_000)
         try:
             done = world.command("load")
-            row = user_row(next(living_rows(generation.folder)), generation.number, 0)
+            row = user_row(next(visible_rows(generation.folder)), generation.number, 0)
             with pytest.raises(StoreFull, match="maxmemory"):
                 world.ask(lambda store: store.write_layer(generation.number, [row] * 900, 60))
         finally:

@@ -92,10 +92,10 @@ def test_a_reasoner_that_fails_on_everybody_stops_the_night_early() -> None:
     outcome = Outcome()
     first, second, *_ = micro_batches([UserHistory(f"user-{n}", (n,)) for n in range(100)], 16)
     assert think_about(first, broken, outcome) == []
-    outcome.check_hope()
+    outcome.raise_if_hopeless()
     assert think_about(second, broken, outcome) == []
     with pytest.raises(InvalidRelease, match="all failed, the last with ValueError: no weights"):
-        outcome.check_hope()
+        outcome.raise_if_hopeless()
 
 
 def test_the_same_seed_thinks_the_same_and_another_does_not(

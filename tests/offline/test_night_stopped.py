@@ -37,7 +37,7 @@ from offline.plan.plan_file import newest_plan, read_plan
 from offline.progress import Stopwatch, ThinkMeter, make_progress
 from offline.refresh import night_lease, think_night
 from offline.think.micro_batch import Think
-from offline.think.think_shards import share
+from offline.think.think_shards import shards_of_process
 from tests.fakes.offline_command import OfflineCommand
 from tests.fakes.toy_night import NUM_USERS, NightWorld, user_name
 
@@ -213,7 +213,7 @@ def test_processes_share_a_plan_and_together_do_all_of_it(world: NightWorld) -> 
         world.night()
     world.wrap = lambda think: think
     plan, folder = read_plan(newest(world)), newest(world)
-    shares = [share(plan, index=index, of=3) for index in range(3)]
+    shares = [shards_of_process(plan, index=index, of=3) for index in range(3)]
     assert sorted(shard for each in shares for shard in each) == list(range(len(plan.shards)))
     world.thought.clear()
     think_share(world, index=0, of=3)

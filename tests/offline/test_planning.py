@@ -18,10 +18,10 @@ from rich.console import Console
 from models.errors import InvalidInput
 from models.reasoner.think import UserHistory, UserThoughts
 from models.store.keys import record_key, thoughts_key
-from offline.disk.erased import bury
+from offline.disk.erased import write_tombstone
 from offline.disk.shards import read_rows
 from offline.plan.carried_rows import LiveRow, read_live_rows
-from offline.plan.due import DueUser, cut, in_order
+from offline.plan.due import DueUser, cut_shards, sort_by_urgency
 from offline.plan.importer import import_dataset
 from offline.plan.make_plan import Agenda, FolderHistories, make_agenda, write_agenda
 from offline.plan.plan_file import newest_plan, read_plan, read_users, write_users
@@ -156,7 +156,7 @@ def test_a_user_who_was_erased_is_not_carried_even_when_the_history_is_the_same(
     world: NightWorld,
 ) -> None:
     world.night()
-    bury(world.out_dir, user_name(3), now_ms=world.now_ms + 1000)
+    write_tombstone(world.out_dir, user_name(3), now_ms=world.now_ms + 1000)
     summary = world.night()
     assert (world.thought, summary["carried"]) == ([user_name(3)], NUM_USERS - 1)
 
@@ -220,13 +220,13 @@ def test_the_order_is_no_record_then_recent_then_stale() -> None:
         due("new-stale", day=9),
         due("nobody-new", day=2),
     ]
-    names = [user.history.user_id for user in in_order(users, live)]
+    names = [user.history.user_id for user in sort_by_urgency(users, live)]
     assert names == ["nobody-new", "nobody-old", "new-stale", "new-fresh", "old"]
 
 
 def test_shards_keep_the_order_and_micro_batches_hold_like_lengths(world: NightWorld) -> None:
     users = [due(f"user-{n}", day=n, length=1 + n * 7 % 11) for n in range(30)]
-    shards = list(cut(users, world.settings(micro_batch=4, shard_batches=3)))
+    shards = list(cut_shards(users, world.settings(micro_batch=4, shard_batches=3)))
     assert [len(shard) for shard in shards] == [12, 12, 6]
     for number, shard in enumerate(shards):
         expected = {user.history.user_id for user in users[12 * number : 12 * number + 12]}

@@ -16,7 +16,7 @@ from models.reasoner.prompts import think_prompt
 from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
 from models.store.contract import NightStore
 from models.store.redis_store import RedisStore
-from offline.disk.erased import living_rows
+from offline.disk.erased import visible_rows
 from offline.live.worker import Worker
 from tests import ROOT
 from tests.fakes.memory_store import MemoryStore
@@ -89,7 +89,7 @@ def test_a_request_is_live_within_seconds_and_on_disk(world: NightWorld) -> None
     (delta,) = manifest.deltas
     assert thoughts_of(world, ANN) == ("something for my sister",)
     assert world.answered_from(BOB) == 1
-    rows = list(living_rows(world.out_dir / str(delta.generation)))
+    rows = list(visible_rows(world.out_dir / str(delta.generation)))
     assert [row.thoughts.user_id for row in rows] == [ANN]
 
 

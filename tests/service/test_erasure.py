@@ -10,7 +10,7 @@ import redis
 from models.store.contract import ServingStore
 from models.store.queues import MAX_ERASURES
 from models.store.redis_store import RedisStore
-from offline.live.erasure import carry_out
+from offline.live.erasure import carry_out_erasures
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
     InProcess,
@@ -88,7 +88,7 @@ async def test_from_acceptance_on_nothing_of_the_user_is_served(
         assert served["items"] == unknown["items"]
     store.is_away = False
     assert await service.metric("thinkahead_erasures_waiting") == 1
-    assert await carry_out(store, tmp_path, worker="me") == 1
+    assert await carry_out_erasures(store, tmp_path, worker="me") == 1
     await service.serving._erasures.poll()
     assert await service.metric("thinkahead_erasures_waiting") == 0
     assert await store.read_histories(["user"]) == {"user": ()}
@@ -121,7 +121,7 @@ async def test_every_process_forgets_its_copies(tmp_path: Path) -> None:
         await one.client.delete("/v1/users/user")
         await waiting.serving._erasures.poll()
         assert (await waiting.recommend("user"))["source"] == "global"
-        await carry_out(store, tmp_path, worker="me")
+        await carry_out_erasures(store, tmp_path, worker="me")
         await late.serving._erasures.poll()
         store.is_away = True
         for service in (one, waiting, late):
@@ -184,7 +184,7 @@ async def test_the_service_needs_to_read_ping_and_append_only(tmp_path: Path) ->
             assert len((await night.read_histories(["user"]))["user"]) == 5
             assert (await service.client.delete("/v1/users/user")).status_code == 202
             assert (await service.recommend("user"))["source"] == "global"
-            assert await carry_out(night, tmp_path / "out", worker="me") == 1
+            assert await carry_out_erasures(night, tmp_path / "out", worker="me") == 1
             await service.serving._erasures.poll()
             assert (await service.recommend("user"))["source"] == "global"
             with redis.Redis.from_url(server.url) as admin:

@@ -19,7 +19,7 @@ from training.enhance import EnhanceRecipe, enhance, roll_out, token_logprobs
 from training.grpo import group_advantages, grpo_loss, zero_variance_share
 from training.learner import Learner, ReasonerRecipe, new_learner
 from training.nano import NanoConfig
-from training.reward import REWARDS, pay
+from training.reward import REWARDS, reward_of
 
 SMALL = EnhanceRecipe(group=4, beams=6, prompts=3, learning_rate=1e-3, max_steps=3, micro_rows=5)
 
@@ -66,15 +66,15 @@ def test_a_reward_equals_its_definition(name: str) -> None:
     for _ in range(200):
         beams = [tuple(row) for row in rng.integers(3, size=(rng.integers(1, 6), 3)).tolist()]
         target = tuple(rng.integers(3, size=3).tolist())
-        found = pay(REWARDS[name], [Beam(codes, 0.0) for codes in beams], target)
+        found = reward_of(REWARDS[name], [Beam(codes, 0.0) for codes in beams], target)
         assert found == pytest.approx(by_hand(name, beams, target))
 
 
 def test_codes_count_place_by_place_even_behind_a_wrong_one() -> None:
     beams = [Beam((9, 2, 3), 0.0), Beam((1, 9, 9), -1.0)]
-    assert pay(REWARDS["rollout-beam"], beams, (1, 2, 3)) == 2
-    assert pay(REWARDS["prefix-weighted"], beams, (1, 2, 3)) == 0.25
-    assert pay(REWARDS["rollout-beam"], [], (1, 2, 3)) == 0
+    assert reward_of(REWARDS["rollout-beam"], beams, (1, 2, 3)) == 2
+    assert reward_of(REWARDS["prefix-weighted"], beams, (1, 2, 3)) == 0.25
+    assert reward_of(REWARDS["rollout-beam"], [], (1, 2, 3)) == 0
 
 
 def test_advantages_have_mean_zero_and_spread_one_and_flat_groups_have_none() -> None:
@@ -200,7 +200,7 @@ def test_good_thoughts_become_likelier_than_bad_ones(
     rollouts = roll_out(reasoner, catalog, histories, recipe, list(range(len(histories))))
     rewards = torch.tensor(
         [
-            pay(REWARDS["rollout-beam"], beams, rollouts.targets[at // 8])
+            reward_of(REWARDS["rollout-beam"], beams, rollouts.targets[at // 8])
             for at, beams in enumerate(rollouts.beams)
         ]
     ).reshape(-1, 8)
