@@ -1,4 +1,4 @@
-"""Every exception that we raise on purpose.
+"""Tree of the exceptions that our code raises on purpose.
 
 ThinkAheadError
   InvalidInput                bad data or settings: fix the input (exit 78)
@@ -8,14 +8,14 @@ ThinkAheadError
     InvalidSettings
     InvalidUserId
     InvalidCursor
-    InvalidRecord             bytes that are no record of ours
+    InvalidRecord             bytes that do not decode to a record
       ForeignRecord           a sound record of another user
       SkewedRecord            a sound record of another SID space or generation
   InvalidRelease              a release that must not be loaded (exit 78)
     ReleaseMismatch           sound by itself, but not for this SID space or store
   StoreUnavailable            transient: fall back or retry (exit 75)
     StoreFull                 out of memory: waiting alone does not help
-  CursorGone                  what a paged list was begun with is no longer served (begin again)
+  CursorGone                  a paged list of a release or generation that is gone (begin again)
   ManifestConflict            another writer won the compare-and-set (exit 75)
   LeaseTaken                  another job works on the same plan (exit 75)
   GatesFailed                 a generation that must not go live as it is (exit 65)
@@ -24,7 +24,7 @@ ThinkAheadError
 
 
 class ThinkAheadError(Exception):
-    """Root of the tree; its text is one line fit for a terminal, whatever it repeats."""
+    """Root of the tree; its text is one line, even if it repeats an input of several lines."""
 
     def __str__(self) -> str:
         return " ".join(super().__str__().splitlines())
@@ -43,7 +43,7 @@ class InvalidCatalog(InvalidInput):
 
 
 class InvalidDataset(InvalidInput):
-    """A data folder that breaks its contract; names file, row and expectation."""
+    """A data folder that breaks its contract; the text names file, row and expectation."""
 
 
 class InvalidSettings(InvalidInput):
@@ -55,7 +55,7 @@ class InvalidUserId(InvalidInput):
 
 
 class InvalidCursor(InvalidInput):
-    """A cursor that this service did not give, or not for this request."""
+    """A cursor that this service did not issue, or that belongs to another request."""
 
 
 class InvalidRecord(InvalidInput):
@@ -67,7 +67,7 @@ class ForeignRecord(InvalidRecord):
 
 
 class SkewedRecord(InvalidRecord):
-    """A sound record that speaks of another SID space, or lies under another generation."""
+    """A sound record of another SID space, or under the key of another generation."""
 
 
 class InvalidRelease(ThinkAheadError):
@@ -83,7 +83,7 @@ class StoreUnavailable(ThinkAheadError):
 
 
 class StoreFull(StoreUnavailable):
-    """The store has no memory for what was to be written."""
+    """The store has no memory left for a write."""
 
 
 class CursorGone(ThinkAheadError):
@@ -91,11 +91,11 @@ class CursorGone(ThinkAheadError):
 
 
 class GatesFailed(ThinkAheadError):
-    """A generation failed a gate; the text says which, and what was expected."""
+    """A generation failed a gate; the text names the gate and the expectation."""
 
 
 class ManifestConflict(ThinkAheadError):
-    """Somebody else changed the manifest first."""
+    """Another writer changed the manifest first."""
 
 
 class LeaseTaken(ThinkAheadError):

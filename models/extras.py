@@ -1,4 +1,4 @@
-"""What a command imports that only an extra of pyproject.toml brings."""
+"""A readable error for commands that need an extra of pyproject.toml."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,17 +6,17 @@ from contextlib import contextmanager
 from models.errors import InvalidSettings
 
 _OURS = frozenset({"models", "service", "offline", "training", "bench"})
-_MADE = frozenset({"night", "train", "bench"})  # what `make dev` installs
+_MADE = frozenset({"night", "train", "bench"})  # extras that `make dev` installs
 
 
 @contextmanager
 def needs_extras(*extras: str) -> Iterator[None]:
-    """Around a command that may import them: says which package is missing and what brings it.
+    """Wrap a command that imports packages of `extras`: name a missing one and its extra.
 
-    A missing module of ours is a defect, and passes as the ModuleNotFoundError that it is.
+    A missing module of our own is a defect: its ModuleNotFoundError passes.
 
     Raises:
-        InvalidSettings: somebody else's package is not installed.
+        InvalidSettings: a third-party package is not installed.
     """
     try:
         yield

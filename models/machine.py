@@ -1,6 +1,6 @@
-"""What this machine calls itself: in reports, in release cards, and to choose compiled code.
+"""Name and features of this machine's CPU, for reports, release cards and compiled code.
 
-Knows the operating system; knows nothing of what runs on it.
+Knows the operating system, and nothing of the programs that run on it.
 """
 
 import platform
@@ -12,9 +12,10 @@ _VECTORS = {"avx512vl": "AVX-512", "avx2": "AVX2"}
 
 
 def processor() -> str:
-    """The CPU's own name and its widest vectors where Linux tells them, and its architecture.
+    """Return model, architecture and widest vector instructions of the CPU.
 
-    Machines of one name differ in these, and the figures of the finish with them.
+    Model and vectors need Linux. Machines of one name differ in them, and so in the figures of the
+    finish.
     """
     flags = processor_flags()
     vectors = next((f", {name}" for flag, name in _VECTORS.items() if flag in flags), "")
@@ -23,18 +24,20 @@ def processor() -> str:
 
 
 def processor_flags() -> frozenset[str]:
-    """The instruction sets that the CPU has; empty where Linux does not tell."""
+    """Return the instruction sets of the CPU; empty unless Linux lists them."""
     return frozenset((_first("flags") or _first("Features")).split())
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself: emulated it takes 6 times as long as float32
-    (measured on AVX2), in hardware a third of its time."""
+    """Tell if the CPU multiplies bfloat16 in hardware.
+
+    There it takes a third of the time of float32; emulated, 6 times as long (measured on AVX2).
+    """
     return not processor_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _first(key: str) -> str:
-    """What the first line of that key says; empty without one."""
+    """Return the value in the first line with this key; empty without one."""
     with suppress(OSError):
         for line in _CPUINFO.read_text().splitlines():
             name, _, value = line.partition(":")

@@ -1,1 +1,1 @@
-"""Items and their addresses: semantic ids, the catalog, its trie, candidate sets, data folders."""
+"""Items and their addresses: SIDs, the catalog, its trie, candidates and data folders."""

@@ -1,4 +1,4 @@
-"""What a request may choose from: the part of the catalog's trie below a set of prefixes.
+"""Candidates of a request: the part of the catalog's trie below a set of prefixes.
 
 Resolved once per C_u, then only read. Knows nothing of models or users.
 """
@@ -20,31 +20,30 @@ Ints = NDArray[np.int64]
 
 
 class Stage(NamedTuple):
-    """The nodes of one depth at or above the prefixes, in trie order.
+    """The nodes of one depth, at or above the prefixes, in trie order."""
 
-    num_leaves_M: SIDs of the whole catalog below each. first: where the children of each node of
-    the stage above, or of the root, begin among them; and one past the last.
-    """
-
-    node_M: Ints
-    num_leaves_M: Ints
+    node_M: Ints  # number of each node in the trie
+    num_leaves_M: Ints  # SIDs of the whole catalog below each node
+    # For each node of the stage above (or the root) the index of its first child here, and at the
+    # end the number of nodes.
     first: Ints
 
 
 @dataclass(frozen=True)
 class AllowedRows:
-    """Which catalog rows may be recommended, and whose SID is whose.
+    """Catalog rows that may be recommended, and the rows of each leaf."""
 
-    first_row: of each leaf, and one past the last; None where every leaf is one row, of the same
-    number.
-    """
-
+    # First row of each leaf, and at the end the number of rows; None if leaf i is row i throughout.
     first_row: Ints | None
     banned_N: NDArray[np.bool_]
-    allowed_N: NDArray[np.bool_] | None
+    allowed_N: NDArray[np.bool_] | None  # None to allow every row that is not banned
 
     def expand(self, leaf_C: Ints) -> tuple[Ints, Ints]:
-        """The allowed rows of these leaves, and which of the leaves each belongs to."""
+        """Return the allowed rows of these leaves.
+
+        Returns:
+            For each row the index of its leaf in `leaf_C`, and the row: (R,) each.
+        """
         if self.first_row is None:
             owner_R, row_R = np.arange(len(leaf_C)), leaf_C
         else:
@@ -56,47 +55,57 @@ class AllowedRows:
 
 
 class Candidates:
-    """A tree of nodes, numbered by depth: within the stage down to the prefixes, and as the trie
-    numbers them below. Without stages it is the whole catalog."""
+    """The tree below a set of prefixes, or the whole catalog if there are no stages.
+
+    Nodes are numbered per depth: down to the prefixes by their index in the stage, below the
+    prefixes by their number in the trie.
+    """
 
     def __init__(self, trie: CatalogTrie, stages: Sequence[Stage] = ()) -> None:
-        """stages[d - 1]: of depth d, down to the prefixes."""
+        """stages: stages[d - 1] has the nodes of depth d; the last one has the prefixes."""
         self.trie = trie
         self.stages = tuple(stages)
 
     @cached_property
     def prefix_nodes(self) -> Ints:
-        """Trie nodes of the prefixes, sorted: (P,)."""
+        """Return the trie nodes of the prefixes, sorted: (P,)."""
         if self.stages:
             return self.stages[-1].node_M
         return np.arange(len(self.trie.packed[self.trie.space.prefix_depth]), dtype=np.int64)
 
     def trie_nodes(self, depth: int, at_M: Ints) -> Ints:
-        """As the trie numbers them."""
+        """Return the numbers in the trie of nodes at `depth`: (M,)."""
         return self.stages[depth - 1].node_M[at_M] if 0 < depth <= len(self.stages) else at_M
 
     def children(self, depth: int, at_M: Ints) -> tuple[Ints, Ints]:
-        """Children that count of nodes at `depth`: whose each is, and as this tree numbers it."""
+        """Return the children, within the candidates, of nodes at `depth`.
+
+        Returns:
+            For each child the index of its parent in `at_M`, and its number here: (C,) each.
+        """
         if depth < len(self.stages):
             return expand_ranges(self.stages[depth].first, at_M)
         return expand_ranges(self.trie.first_child[depth], self.trie_nodes(depth, at_M))
 
     def num_leaves(self, depth: int, at_M: Ints) -> Ints:
-        """SIDs of the whole catalog below each node: (M,)."""
+        """Count the SIDs of the whole catalog below each node: (M,)."""
         if depth <= len(self.stages):
             return self.stages[depth - 1].num_leaves_M[at_M]
         return self.trie.num_leaves(depth, at_M)
 
 
 def resolve(trie: CatalogTrie, prefixes: Sequence[Prefix]) -> Candidates:
-    """The tree below `prefixes` of the space's depth; those that the trie lacks are left out."""
+    """Return the tree below `prefixes`, without prefixes that the trie lacks.
+
+    prefixes: each of `prefix_depth` codes.
+    """
     depth = trie.space.prefix_depth
     node_P = trie.nodes(np.array(prefixes, dtype=np.int64).reshape(-1, depth))
     return from_nodes(trie, node_P[node_P >= 0])
 
 
 def from_nodes(trie: CatalogTrie, node_P: Ints) -> Candidates:
-    """The tree below trie nodes of the space's prefix depth, in any order, repeats allowed."""
+    """Return the tree below trie nodes of the prefix depth, in any order, repeats allowed."""
     stages: list[Stage] = []
     node_M = np.unique(node_P)
     for depth in range(trie.space.prefix_depth, 0, -1):

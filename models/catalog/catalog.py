@@ -1,4 +1,4 @@
-"""Items and their SIDs: what can be recommended.
+"""The catalog: all items that can be recommended, with their SIDs.
 
 Rows are sorted by (SID, most popular first, item id), so the items that share a SID are contiguous
 and already in serving order. Knows nothing of users or models.
@@ -22,15 +22,15 @@ from models.errors import InvalidCatalog, InvalidSid
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """N items. `popularity` counts training interactions; `sids` is int32 (N, L)."""
+    """N items, one a row."""
 
     space: SidSpace
     item_ids: tuple[str, ...]
-    sids: NDArray[np.int32]
+    sids: NDArray[np.int32]  # (N, L)
     titles: tuple[str | None, ...]
     brands: tuple[str | None, ...]
-    categories: tuple[tuple[str, ...], ...]
-    popularity: NDArray[np.int64]
+    categories: tuple[tuple[str, ...], ...]  # each from coarse to fine
+    popularity: NDArray[np.int64]  # (N,), training interactions
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -53,7 +53,10 @@ class Catalog:
 
     @cached_property
     def first_row(self) -> NDArray[np.int64]:
-        """(leaves + 1,): rows first_row[i]..first_row[i + 1] share the trie's i-th SID."""
+        """Return the first row of each SID of the trie, and at the end N: (number of SIDs + 1,).
+
+        Rows first_row[i] to first_row[i + 1] - 1 share the trie's i-th SID.
+        """
         leaves = self.trie.packed[-1]
         bounds = np.append(leaves, leaves[-1:] + 1) if len(leaves) else np.zeros(1, dtype=np.int64)
         return np.searchsorted(self.space.pack(self.sids), bounds)
@@ -108,7 +111,7 @@ def build_catalog(
 
 
 def popular_prefixes(catalog: Catalog, count: int) -> tuple[Prefix, ...]:
-    """The `count` prefixes with the most training interactions, most popular first."""
+    """Return the `count` prefixes with the most training interactions, most popular first."""
     depth = catalog.space.prefix_depth
     nodes_N = catalog.trie.nodes(catalog.sids[:, :depth])
     weight_P = np.bincount(
@@ -119,7 +122,7 @@ def popular_prefixes(catalog: Catalog, count: int) -> tuple[Prefix, ...]:
 
 
 def popular_items(catalog: Catalog, count: int) -> tuple[str, ...]:
-    """The `count` items with the most training interactions, ties by item id."""
+    """Return the `count` items with the most training interactions, ties by item id."""
     ranked = sorted(
         range(len(catalog)), key=lambda row: (-int(catalog.popularity[row]), catalog.item_ids[row])
     )
@@ -127,7 +130,7 @@ def popular_items(catalog: Catalog, count: int) -> tuple[str, ...]:
 
 
 def load_catalog(file: Path, space: SidSpace) -> Catalog:
-    """Read what `Catalog.save` wrote. Raises InvalidCatalog naming file and row."""
+    """Read a file of `Catalog.save`. Raises InvalidCatalog, which names file and row."""
     try:
         columns = pq.read_table(file).to_pydict()
         sids = np.array(

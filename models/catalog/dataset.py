@@ -1,4 +1,4 @@
-"""A data folder: `interactions.parquet` and `items.parquet`, read and validated.
+"""Reader of a data folder, `interactions.parquet` and `items.parquet`, with validation.
 
 Knows nothing of SIDs, splits or Redis. Any text column may be wholly null or absent.
 """
@@ -27,27 +27,27 @@ _ITEMS = {
 
 
 class Interaction(NamedTuple):
-    """One event of a user; `pos` is the order, `timestamp` unix seconds (`pos` if absent)."""
+    """One event of a user."""
 
     item_id: str
-    timestamp: int
-    pos: int
+    timestamp: int  # unix seconds; `pos` if the data have no such column
+    pos: int  # orders the events of a user
 
 
 class ItemText(NamedTuple):
-    """What the data says of an item; categories run from coarse to fine."""
+    """Descriptive columns of an item."""
 
     title: str | None
     brand: str | None
-    categories: tuple[str, ...]
+    categories: tuple[str, ...]  # from coarse to fine
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """histories: user id -> interactions ordered by `pos`; items: item id -> its text."""
+    """A data folder in memory."""
 
-    histories: dict[str, list[Interaction]]
-    items: dict[str, ItemText]
+    histories: dict[str, list[Interaction]]  # by user id, each ordered by `pos`
+    items: dict[str, ItemText]  # by item id
 
 
 def load_dataset(path: Path) -> Dataset:
@@ -120,7 +120,7 @@ def _read_table(file: Path, columns: dict[str, bool]) -> pa.Table:
 
 
 def _texts(table: pa.Table, name: str) -> list[str | None]:
-    """A column as stripped text; blank, null and absent all become None."""
+    """Return a column as stripped text; a blank, null or absent value becomes None."""
     if name not in table.column_names:
         return [None] * table.num_rows
     values = pc.cast(table[name], pa.string()).to_pylist()

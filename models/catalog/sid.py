@@ -1,6 +1,6 @@
-"""Semantic ids: codes, their text as itemic tokens, their packed integers.
+"""Semantic ids (SIDs): codes, their text as itemic tokens, their packed integers.
 
-The only home of the text form of an itemic token. Knows nothing of items, models or users.
+No other module knows the text form of an itemic token. Knows nothing of items, models or users.
 """
 
 import hashlib
@@ -26,16 +26,11 @@ _TOKEN = re.compile(r"<item_([a-h])_(\d+)>")
 
 @dataclass(frozen=True)
 class SidSpace:
-    """The address space of one release.
+    """The address space of one release."""
 
-    sizes: codebook size per level, coarse to fine. The paper uses 3 x 8192 and 4 x 256.
-    prefix_depth: how many codes the offline tier decides (Eq. 9 decodes two).
-    codebook: digest of the codebooks, so that equal sizes with other meanings do not compare equal.
-    """
-
-    sizes: tuple[int, ...]
-    prefix_depth: int = 2
-    codebook: str = ""
+    sizes: tuple[int, ...]  # of the codebooks, coarse to fine; the paper: 3 x 8192 and 4 x 256
+    prefix_depth: int = 2  # number of codes that the offline tier decides; 2 in the paper (Eq. 9)
+    codebook: str = ""  # digest of the codebooks: spaces of equal sizes may differ in meaning
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.sizes) <= len(_LEVEL_LETTERS):
@@ -53,7 +48,7 @@ class SidSpace:
 
     @cached_property
     def fingerprint(self) -> int:
-        """Unsigned 64-bit name of this space, carried by records and manifests."""
+        """Return the unsigned 64-bit name of this space in records and manifests."""
         text = json.dumps([self.sizes, self.prefix_depth, self.codebook])
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
@@ -68,14 +63,14 @@ class SidSpace:
                 raise InvalidSid(f"code {code} at level {level}, expected 0..{size - 1}")
 
     def pack(self, codes_ND: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Codes (N, D), D <= levels, to one integer each; integer order is code order."""
+        """Pack codes (N, D), D <= levels, into one integer each, ordered as the codes are."""
         packed_N = np.zeros(len(codes_ND), dtype=np.int64)
         for level in range(codes_ND.shape[1]):
             packed_N = packed_N * self.sizes[level] + codes_ND[:, level]
         return packed_N
 
     def unpack(self, packed_N: NDArray[np.int64], depth: int) -> NDArray[np.int32]:
-        """Inverse of `pack` for prefixes of `depth` codes: (N,) to (N, depth)."""
+        """Unpack integers of `pack` into codes: (N,) to (N, depth)."""
         codes_ND = np.empty((len(packed_N), depth), dtype=np.int32)
         rest_N = packed_N.copy()
         for level in reversed(range(depth)):
@@ -83,24 +78,24 @@ class SidSpace:
         return codes_ND
 
     def token(self, level: int, code: int) -> str:
-        """The itemic token as text: `<item_a_12>`."""
+        """Return the text of an itemic token, such as `<item_a_12>`."""
         return f"<item_{_LEVEL_LETTERS[level]}_{code}>"
 
     def tokens(self) -> tuple[str, ...]:
-        """Every itemic token, level by level; a tokenizer must hold each as one id."""
+        """Return all itemic tokens, level by level; a tokenizer must have one id for each."""
         return tuple(
             self.token(level, code) for level, size in enumerate(self.sizes) for code in range(size)
         )
 
     def text(self, sid: Sequence[int]) -> str:
-        """A whole SID between its boundary tokens."""
+        """Return the text of a SID, between its boundary tokens."""
         inner = "".join(self.token(level, code) for level, code in enumerate(sid))
         return f"{ITEM_BEGIN}{inner}{ITEM_END}"
 
     def parse(self, text: str) -> tuple[Sid, ...]:
-        """Every whole, well-formed SID written in `text`, in order.
+        """Return every complete, well-formed SID in `text`, in order.
 
-        Raises InvalidSid if an itemic token lies outside its codebook.
+        Raises InvalidSid if the code of an itemic token is outside its codebook.
         """
         found = []
         for inner in re.findall(f"{re.escape(ITEM_BEGIN)}(.*?){re.escape(ITEM_END)}", text):

@@ -1,4 +1,4 @@
-"""The catalog's SIDs as a trie in flat sorted arrays: exact, and nothing else is legal.
+"""Trie of the catalog's SIDs, in flat sorted arrays: exactly the legal SIDs and prefixes.
 
 A node at depth d is the index of its d-code prefix among the sorted distinct prefixes of that
 depth, so the children of a node are one contiguous range of nodes at depth d + 1. Knows nothing of
@@ -16,9 +16,9 @@ from models.errors import InvalidSid
 
 
 class Children(NamedTuple):
-    """Children of several nodes, ragged and flat. C = children in all."""
+    """Children of several nodes, one node after the other. C = children in all."""
 
-    parent_C: NDArray[np.int64]  # index into the nodes that were asked for
+    parent_C: NDArray[np.int64]  # index of the parent among the given nodes
     node_C: NDArray[np.int64]  # node at the next depth
     code_C: NDArray[np.int32]  # last code of that node
 
@@ -56,7 +56,7 @@ class CatalogTrie:
             self.first_child.append(np.searchsorted(nodes // size, bounds).astype(np.int64))
 
     def __len__(self) -> int:
-        """Number of distinct SIDs."""
+        """Count the distinct SIDs."""
         return len(self.packed[-1])
 
     @property
@@ -65,7 +65,7 @@ class CatalogTrie:
         return sum(array.nbytes for table in tables for array in table)
 
     def nodes(self, prefixes_PD: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Node of each prefix (P, D) at depth D; -1 where the catalog has none."""
+        """Return the node at depth D of each prefix (P, D); -1 for one that the catalog lacks."""
         depth = prefixes_PD.shape[1]
         wanted, known = self.space.pack(prefixes_PD), self.packed[depth]
         in_range = ((prefixes_PD >= 0) & (prefixes_PD < np.array(self.space.sizes[:depth]))).all(
@@ -78,12 +78,12 @@ class CatalogTrie:
         return found
 
     def expand(self, depth: int, node_N: NDArray[np.int64]) -> Children:
-        """Children of nodes at `depth`, gathered raggedly without a loop or padding."""
+        """Return the children of nodes at `depth`, without a loop and without padding."""
         parent_C, node_C = expand_ranges(self.first_child[depth], node_N)
         return Children(parent_C, node_C, self.codes[depth][node_C])
 
     def num_leaves(self, depth: int, node_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Distinct SIDs below nodes at `depth`."""
+        """Count the distinct SIDs below nodes at `depth`: (N,)."""
         lo_N, hi_N = node_N, node_N + 1
         for level in range(depth, self.space.levels):
             first = self.first_child[level]
@@ -91,7 +91,7 @@ class CatalogTrie:
         return hi_N - lo_N
 
     def parents(self, depth: int, node_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Nodes at `depth` above nodes at `depth` + 1."""
+        """Return the parents, at `depth`, of nodes at `depth` + 1: (N,)."""
         above: NDArray[np.int64] = np.searchsorted(self.first_child[depth], node_N, side="right")
         return above - 1
 
@@ -99,14 +99,20 @@ class CatalogTrie:
         return self._node(prefix) >= 0
 
     def children(self, prefix: Prefix) -> NDArray[np.int32]:
-        """Codes that may follow `prefix`, ascending; empty for an unknown prefix or a whole SID."""
+        """Return the codes that may follow `prefix`, ascending.
+
+        Empty for an unknown prefix and for a complete SID.
+        """
         node = self._node(prefix)
         if node < 0 or len(prefix) == self.space.levels:
             return np.empty(0, dtype=np.int32)
         return self.expand(len(prefix), np.array([node])).code_C
 
     def prefixes(self, depth: int | None = None) -> NDArray[np.int32]:
-        """All legal prefixes of `depth` codes (the space's prefix depth by default), sorted."""
+        """Return all legal prefixes of `depth` codes, sorted: (P, depth).
+
+        depth: the prefix depth of the space by default.
+        """
         depth = self.space.prefix_depth if depth is None else depth
         return self.space.unpack(self.packed[depth], depth)
 
@@ -120,9 +126,10 @@ class CatalogTrie:
 def expand_ranges(
     first: NDArray[np.int64], at_N: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The ranges first[i]..first[i + 1] for each i of `at_N`, one after the other.
+    """Expand the ranges first[i] to first[i + 1] - 1, for each i of `at_N`, one after the other.
 
-    Returns for every member which of `at_N` it belongs to, and the member itself: (C,) each.
+    Returns:
+        For each member of a range the index of its range in `at_N`, and the member: (C,) each.
     """
     lo_N = first[at_N]
     count_N = first[at_N + 1] - lo_N

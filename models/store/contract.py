@@ -1,4 +1,4 @@
-"""The contract of a user store: protocols that the store in Redis and the one in memory implement.
+"""Contract of a user store: protocols for the store in Redis and the one in memory.
 
     UserStore                            records, histories and the manifest
     ThinkRequests, ErasureRequests       requests that the service makes of a worker

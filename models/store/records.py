@@ -1,4 +1,4 @@
-"""Results of one night for one user as bytes: a record of prefixes, and the thoughts apart from it.
+"""One night's results for one user as bytes: a record of prefixes, and the thoughts.
 
 A record (big-endian) is
 

@@ -125,8 +125,8 @@ class ClusterWire:
 class SentinelWire:
     """A `Wire` to the master that sentinels name.
 
-    While it is connected no sentinel is asked. After a lost connection, a late reply or an error
-    that tells of a replica, the next request waits for the sentinels, within its own time-out.
+    While it is connected no sentinel is asked. After a lost connection, a silent server or an error
+    that tells of a replica, the next request waits for the sentinels, as long as its time allows.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The owner of one embedded server: `python -m models.store.watcher ROOT`, started by `embedded`.
+"""Watcher of one embedded server: `python -m models.store.watcher ROOT`, run by `embedded`.
 
 It starts the server, starts it again if it dies while there are users, and stops it when no process
 holds `users.lock` any more. It holds `watcher.lock` through an open file that it inherited. If it
