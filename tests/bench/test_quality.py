@@ -334,7 +334,7 @@ def test_grounding_counts_thoughts_and_topics_against_the_own_history() -> None:
 def test_quality_writes_every_row_and_thinks_only_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No workers are needed, and allowed, to read what the first run left."""
+    """Reading the thoughts of the first run needs no workers, and none are allowed."""
     catalog = toy_catalog()
     release = toy_release(tmp_path / "release", catalog=catalog)
     data = write_dataset(tmp_path / "data", catalog)

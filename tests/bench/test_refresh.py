@@ -1,4 +1,4 @@
-"""What `bench refresh` measures: that both ways do the same work, and that tokens are counted."""
+"""`bench refresh`: both ways of thinking do the same work, and tokens are counted."""
 
 from pathlib import Path
 

@@ -157,7 +157,7 @@ class NightWorld:
         )
 
     def said(self, *arguments: object) -> dict[str, Any]:
-        """What a command that succeeds prints."""
+        """Run a command that must succeed, and return the JSON that it prints."""
         done = self.command(*arguments)
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Pages of one list: no item twice and none left out, whatever happens between them."""
+"""Pages of one list: no item twice and none left out, also if users or layers change."""
 
 import time
 from dataclasses import replace
@@ -79,7 +79,7 @@ async def test_events_between_two_pages_move_nothing(
     second = await service.recommend("user", n=10, cursor=first["next_cursor"])
     third = await service.recommend("user", n=9, cursor=second["next_cursor"])
     rest = [item for item in whole[10:] if item not in clicked]
-    assert ids(second) + ids(third) == rest  # what the user has seen since stays out
+    assert ids(second) + ids(third) == rest  # items seen in between stay out
     assert ids(await service.recommend("user", n=10)) != ids(first)
 
 
@@ -158,7 +158,7 @@ async def test_no_item_comes_twice_when_the_store_goes_away(
 async def test_a_page_does_not_replace_the_last_good_copy(
     service: InProcess, store: MemoryStore
 ) -> None:
-    """Of an older generation, or of none at all: what is kept for an outage is the newest."""
+    """A page reads an older generation, or none; the copy for an outage stays the newest."""
     first = await service.recommend("user", n=5)
     await give_record(store, "user", new_record(generation=GENERATION + 1))
     await activate(store, GENERATION + 1, GENERATION, epoch=2)
