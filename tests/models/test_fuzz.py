@@ -291,8 +291,8 @@ def test_composed_and_decomposed_ids_are_two_users(text: str) -> None:
 
 
 CURSORS = Cursors("a secret of many letters")
-ASKED = bytes(8)
-SOME_CURSOR = Cursor(2000, 3, GENERATION, ASKED, b"release.", b"newest..", (1, 2, 3))
+QUERY = bytes(8)
+SOME_CURSOR = Cursor(2000, 3, GENERATION, QUERY, b"release.", b"newest..", (1, 2, 3))
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -302,9 +302,9 @@ TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     ),
     st.binary(),
 )
-def test_any_text_is_no_cursor(text: str, asked: bytes) -> None:
+def test_any_text_is_no_cursor(text: str, query: bytes) -> None:
     with pytest.raises(InvalidCursor):
-        CURSORS.read(text, now_s=1000, asked=asked)
+        CURSORS.read(text, now_s=1000, query=query)
 
 
 @given(mutations(), st.integers(0, 4000))
@@ -314,7 +314,7 @@ def test_a_mutated_cursor_is_refused_or_is_the_one_that_was_given(
     """Base64 has spare bits and letters that it passes over: the same list in other letters."""
     text = mutate(CURSORS.write(SOME_CURSOR).encode()).decode("latin-1")
     with suppress(InvalidCursor, CursorGone):
-        assert CURSORS.read(text, now_s=now_s, asked=ASKED) == SOME_CURSOR
+        assert CURSORS.read(text, now_s=now_s, query=QUERY) == SOME_CURSOR
         assert now_s <= SOME_CURSOR.expires_at
 
 

@@ -21,8 +21,8 @@ from tests.fakes.service_harness import (
     toy_engine,
 )
 
-ASKED, RELEASE = digest(b"asked"), digest(b"release")
-SOME = Cursor(1000, 7, GENERATION, ASKED, RELEASE, digest(b"click"), (3, 1, 4, 1_000_000))
+QUERY, RELEASE = digest(b"asked"), digest(b"release")
+SOME = Cursor(1000, 7, GENERATION, QUERY, RELEASE, digest(b"click"), (3, 1, 4, 1_000_000))
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ async def test_a_tampered_cursor_is_refused(service: InProcess) -> None:
 def test_a_cursor_reads_back_as_it_was_written() -> None:
     cursors = Cursors("a secret of many letters")
     for cursor in (SOME, SOME._replace(generation=None, newest_event=None, shown=())):
-        assert cursors.read(cursors.write(cursor), now_s=1000, asked=ASKED) == cursor
+        assert cursors.read(cursors.write(cursor), now_s=1000, query=QUERY) == cursor
 
 
 def test_every_changed_byte_is_noticed() -> None:
@@ -214,21 +214,21 @@ def test_every_changed_byte_is_noticed() -> None:
     for at, letter in enumerate(written[:-1]):  # the last one has spare bits
         changed = written[:at] + ("A" if letter != "A" else "B") + written[at + 1 :]
         with pytest.raises(InvalidCursor):
-            cursors.read(changed, now_s=0, asked=ASKED)
+            cursors.read(changed, now_s=0, query=QUERY)
 
 
 def test_processes_share_a_secret_or_refuse_each_other() -> None:
     written = Cursors("a secret of many letters").write(SOME)
-    assert Cursors("a secret of many letters").read(written, now_s=0, asked=ASKED) == SOME
+    assert Cursors("a secret of many letters").read(written, now_s=0, query=QUERY) == SOME
     for other in (Cursors("another secret of letters"), Cursors(None)):
         with pytest.raises(InvalidCursor):
-            other.read(written, now_s=0, asked=ASKED)
+            other.read(written, now_s=0, query=QUERY)
 
 
 async def test_an_expired_cursor_is_410(store: MemoryStore) -> None:
     cursors = Cursors(None)
     with pytest.raises(CursorGone):
-        cursors.read(cursors.write(SOME), now_s=SOME.expires_at + 1, asked=ASKED)
+        cursors.read(cursors.write(SOME), now_s=SOME.expires_at + 1, query=QUERY)
     async with serving(store) as service:
         service.serving.pipeline._wall = lambda: time.time() - LIFETIME_S - 10
         first = await service.recommend("user")
