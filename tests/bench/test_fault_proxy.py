@@ -10,7 +10,8 @@ import uvloop
 from redis.exceptions import ResponseError
 
 from bench.chaos.faults.fault import Fault, Kind
-from bench.chaos.faults.fault_proxy import FaultProxy, ProxyProcess, main
+from bench.chaos.faults.fault_proxy import FaultProxy, main
+from bench.chaos.faults.proxy_process import ProxyProcess
 from bench.load.http_connection import Address
 from models.errors import InvalidSettings, StoreUnavailable
 from models.store.events import Event

@@ -14,7 +14,9 @@ import torch
 from bench.common.leave_one_out import Case, cut_histories
 from bench.finish.one_pass import CatalogScorer
 from bench.quality.quality import describe_grounding, main
-from bench.quality.ranking.evaluation import (
+from bench.quality.ranking.evaluation import Evaluation
+from bench.quality.ranking.prefix_map import PrefixMap, another_user, equally_many_popular, shuffled
+from bench.quality.ranking.quality_rows import (
     AT_ONCE,
     OWN,
     POPULAR,
@@ -22,9 +24,7 @@ from bench.quality.ranking.evaluation import (
     STRICT,
     TIERS_AT_ONCE,
     UNION,
-    Evaluation,
 )
-from bench.quality.ranking.prefix_map import PrefixMap, another_user, equally_many_popular, shuffled
 from bench.quality.thoughts.think_cases import CHUNK_USERS, collect_thoughts, plan_chunks
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings

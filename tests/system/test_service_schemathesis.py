@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from bench.chaos.faults.fault import Fault, Kind
-from bench.chaos.faults.fault_proxy import ProxyProcess
+from bench.chaos.faults.proxy_process import ProxyProcess
 from bench.load.http_connection import Address
 from tests.fakes.api_fuzz import fuzz_api
 from tests.fakes.service_harness import (
