@@ -1,6 +1,6 @@
 """Base of the store in Redis: sends commands and batches, and translates errors.
 
-No other module than those of this folder knows `redis.RedisError`. Knows nothing of keys.
+`redis.RedisError` is not known outside this folder. Knows nothing of keys.
 """
 
 import asyncio
