@@ -74,7 +74,7 @@ def _serve(effective: EffectiveSettings) -> None:
         from models.store.redis_store import RedisStore
         from service.admin import admin_beside
         from service.app import create_app
-        from service.recommend.engine import limit_garbage_collection
+        from service.recommend.engine import spare_collections
         from service.reload import load_arms, load_configured
         from service.server import raise_open_file_limit
 
@@ -88,7 +88,7 @@ def _serve(effective: EffectiveSettings) -> None:
         arms = load_arms(settings, engine)
         server = opened.enter_context(resolve(settings.redis_url, settings.state_dir))
         open_store = partial(RedisStore, timeout_ms=settings.redis_timeout_ms)
-        limit_garbage_collection()
+        spare_collections()
         logs.configure(settings.log_format)  # not earlier: a failed start prints one line only
         if admin_listener is not None:
             logger.info("admin at http://%s:%d", *admin_listener.getsockname()[:2])
@@ -113,7 +113,13 @@ def _run(app: "FastAPI", listener: socket.socket, *, grace_s: float) -> None:
 
     serving: Serving = app.state.serving
     signal.signal(signal.SIGHUP, lambda _number, _frame: serving.reload_soon())
-    server = Server(app, guard=serving.guard, grace_s=grace_s, on_end=serving.drain)
+    server = Server(
+        app,
+        gate=serving.gate,
+        write_popular=app.state.write_popular,
+        grace_s=grace_s,
+        on_end=serving.drain,
+    )
     server.run(sockets=[listener])
 
 

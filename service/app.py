@@ -15,7 +15,7 @@ from models.store.contract import ServingStore
 from service import problems
 from service.api import event_routes, health_routes, openapi, recommend_routes, user_routes
 from service.api.middleware import BodyLimit, RequestContext
-from service.api.popular_answers import Shortcut
+from service.api.popular_answers import PopularAnswers
 from service.auth.api_keys import KeyRing
 from service.auth.key_middleware import ApiKeyMiddleware
 from service.recommend.engine import Engine
@@ -49,7 +49,6 @@ def create_app(
         beside: context manager that is entered while the application serves (the admin port).
     """
     serving = Serving(settings, engine, store, arms or {})
-    serving.guard.popular = Shortcut(lambda: serving.engine, ring, serving.metrics).answer
     request_log = RequestLog() if settings.log_format == LogFormat.JSON else None
 
     @asynccontextmanager
@@ -70,6 +69,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.serving = serving
+    app.state.write_popular = PopularAnswers(lambda: serving.engine, ring, serving.metrics).write
     for prefix in ("", "/v1"):  # the most frequent route first: the first match wins
         app.include_router(recommend_routes.hot_router, prefix=prefix)
     for prefix in ("", "/v1"):

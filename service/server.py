@@ -24,7 +24,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.limits.connections import MAX_CONNECTIONS, Connection
-from service.limits.flood_gate import Guard
+from service.limits.flood_gate import FloodGate
+from service.limits.replies import Rejections, WritePopular
 
 END_S = 8.0  # then resources are released, within 10 s of the signal
 _KEEP_ALIVE_S = 75  # longer than a load balancer's idle time; otherwise it sees random 502s
@@ -36,17 +37,30 @@ class Server(uvicorn.Server):
 
     Args:
         app: ASGI application.
-        guard: flood control of its connections.
+        gate: decides on requests under overload.
+        write_popular: writes `popular` answers for the gate.
         grace_s: seconds between SIGTERM and closing connections.
         on_end: called once, by the signal handler, when shutdown begins.
     """
 
     def __init__(
-        self, app: ASGIApp, *, guard: Guard, grace_s: float, on_end: Callable[[], None]
+        self,
+        app: ASGIApp,
+        *,
+        gate: FloodGate,
+        write_popular: WritePopular,
+        grace_s: float,
+        on_end: Callable[[], None],
     ) -> None:
+        connect = partial(
+            Connection,
+            gate=gate,
+            rejections=Rejections(retry_after_s=gate.settings.retry_after_s),
+            write_popular=write_popular,
+        )
         config = uvicorn.Config(
             app,
-            http=cast("Any", partial(Connection, guard=guard)),  # uvicorn calls it like the class
+            http=cast("Any", connect),  # uvicorn calls it like the class
             log_config=None,
             access_log=False,
             server_header=False,

@@ -3,8 +3,8 @@
 Everything that it keeps between requests is bounded:
 
     connections                     MAX_CONNECTIONS; head and body of a request by their own limits
-    requests in work                the limiter, `queue_limit` at the very most
-    requests read and not answered  the limiter's second bound: `is_flooded`
+    requests in work                the concurrency limit, `queue_limit` at the very most
+    requests read and not answered  the bound of the flood gate, by criticality
     jobs of the model thread        `queue_limit`
     last good copies of users       `copies_limit`, as are records resolved by an engine
     encoded histories               `history_cache_mb`
@@ -28,15 +28,16 @@ from typing import Literal
 from models.errors import StoreUnavailable
 from models.store.contract import ServingStore
 from models.store.events import Event
-from service.limits.concurrency import Limiter
-from service.limits.flood_gate import RETRY_AFTER_S, Guard
+from service.limits.concurrency import ConcurrencyLimiter
+from service.limits.flood_gate import FloodGate
 from service.limits.loop_lag import LoopLag
+from service.limits.overload_settings import OverloadSettings
 from service.recommend.climb import Climber
 from service.recommend.engine import Engine, Engines, self_test
 from service.recommend.experiments import Experiments
 from service.recommend.model_thread import ModelThread, NotDoneError
 from service.recommend.pages import Cursors
-from service.recommend.pipeline import Pipeline, Policy, answer_reserve_s
+from service.recommend.pipeline import Pipeline, Policy
 from service.reload import Renewal, renew
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
@@ -48,8 +49,6 @@ from service.users.reader import Appended, Users
 _SELF_TEST_TIMEOUT_S = 60.0
 _PROBE_S = 0.1  # between polls of a store that is away or in doubt
 _LAST_FLUSH_S = 1.0
-_REST_LAGS = 10  # the later the loop, the longer nobody listens to who was refused
-_SHORTEST_REST_S = 0.3
 logger = logging.getLogger(__name__)
 
 
@@ -73,17 +72,20 @@ class Serving:
         self._trouble: str | None = "the self-test has not finished"
         self._settings = settings
         self._store = store
-        self._poll_wanted = asyncio.Event()
-        self._breaker = Breaker(on_doubt=self._poll_wanted.set)
+        self._wanted_at_store = asyncio.Event()
+        self._breaker = Breaker(on_doubt=self._wanted_at_store.set)
         self._cache = LastGoodCache(settings.copies_limit)
         self._buffer = EventBuffer(settings.outbox_limit)
         self._thread = ModelThread(limit=settings.queue_limit)
-        self._lag = LoopLag(self._renew_guard)
-        self._limiter = Limiter(
-            budget_s=settings.request_budget_ms / 1000, highest=settings.queue_limit
+        overload = OverloadSettings()
+        budget_s = settings.request_budget_ms / 1000
+        self.gate = FloodGate(
+            overload,
+            budget_s=budget_s,
+            limiter=ConcurrencyLimiter(overload, budget_s=budget_s, highest=settings.queue_limit),
+            lag=LoopLag(overload),
         )
-        self.guard = Guard(self._limiter.punctual, self._limiter.patience_s)  # for the connections
-        self.metrics.watch_refusals(self.guard.num_refused)
+        self.metrics.watch_refusals(self.gate.num_rejected)
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -114,8 +116,7 @@ class Serving:
             users=self._users,
             manifest=self.manifest,
             climber=Climber(self._thread),
-            limiter=self._limiter,
-            lag=self._lag,
+            gate=self.gate,
             experiments=Experiments(settings.experiments, held_share=settings.rung_share),
             metrics=self.metrics,
         )
@@ -136,14 +137,14 @@ class Serving:
         Returns before the process is ready: see `unready`.
         """
         self._loop = asyncio.get_running_loop()
-        self._lag.start()
+        self.gate.lag.start(self.gate.beat)
         self._thread.start()
         if await self.manifest.poll():
             with suppress(StoreUnavailable):
                 await self._erasures.poll()
         self._tasks = [
             asyncio.create_task(self._become_ready()),
-            asyncio.create_task(self._follow_store()),
+            asyncio.create_task(self._keep_up()),
             asyncio.create_task(self._reload_when_wanted()),
         ]
 
@@ -151,9 +152,9 @@ class Serving:
         """Send the buffered events, then release everything. Call it after the last request."""
         self._stopping.set()  # no task is cancelled: each ends in order
         self._reload_wanted.set()
-        self._poll_wanted.set()
+        self._wanted_at_store.set()
         await asyncio.gather(*self._tasks)
-        self._lag.stop()
+        self.gate.lag.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_FLUSH_S):
                 await self._users.flush()
@@ -212,7 +213,7 @@ class Serving:
         waited_s = 0.0 if came_at is None else time.monotonic() - came_at
         budget_s = self._settings.request_budget_ms / 1000
         appended = await self._users.append(
-            events, patience_s=budget_s - waited_s - answer_reserve_s(self._limiter, self._lag)
+            events, patience_s=budget_s - waited_s - self.gate.settings.answer_reserve_s
         )
         for each in itertools.chain.from_iterable(appended.values()):
             self.metrics.count_event(stored=each.stored)
@@ -225,19 +226,6 @@ class Serving:
     async def request_erasure(self, user_id: str) -> None:
         """Raises StoreUnavailable."""
         await self._users.request_erasure(user_id)
-
-    def _renew_guard(self) -> None:
-        limiter = self._limiter
-        limiter.beat(self.guard.num_turned_away)
-        is_late = limiter.is_late(self._lag.steady_s, was_late=self.guard.is_late)
-        self.guard.renew(
-            limiter.tight if is_late else limiter.punctual,
-            is_late=is_late,
-            is_flooded=limiter.is_flooded,
-            num_let_in=limiter.num_let_in,
-            popular_patience_s=limiter.popular_patience_s(self._lag.seconds),
-            rest_s=min(max(_REST_LAGS * self._lag.seconds, _SHORTEST_REST_S), RETRY_AFTER_S),
-        )
 
     async def _renew(self, current: Engine, release_dir: Path) -> Renewal:
         renewal = await asyncio.to_thread(renew, self._settings, current, release_dir)
@@ -255,11 +243,11 @@ class Serving:
             self._trouble = None
             logger.info("ready with %s", self.engine.label)
 
-    async def _follow_store(self) -> None:
+    async def _keep_up(self) -> None:
         """Poll the store at intervals: shorter ones while it is in doubt, and when doubt begins."""
         poll_s = self._settings.manifest_poll_ms / 1000
         while not self._stopping.is_set():
-            self._poll_wanted.clear()
+            self._wanted_at_store.clear()
             try:
                 if await self.manifest.poll():
                     with suppress(StoreUnavailable):
@@ -269,7 +257,7 @@ class Serving:
                 logger.exception("keeping up with the store failed")
             pause_s = min(poll_s, _PROBE_S) if self._breaker.is_in_doubt else poll_s
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._poll_wanted.wait(), pause_s)
+                await asyncio.wait_for(self._wanted_at_store.wait(), pause_s)
 
     async def _reload_when_wanted(self) -> None:
         while await self._reload_wanted.wait() and not self._stopping.is_set():
@@ -283,12 +271,14 @@ class Serving:
         watch("outbox_events", "Events that wait for the store.", lambda: len(self._buffer))
         watch("erasures_waiting", "Users that wait to be erased.", lambda: len(self._erasures))
         watch("user_copies", "Users with a last good copy.", lambda: len(self._cache))
-        watch("concurrency_limit", "Requests that may be in work.", lambda: self._limiter.limit)
-        watch("in_work", "Requests in work.", lambda: self._limiter.num_inside)
+        watch("concurrency_limit", "Requests that may be in work.", lambda: self.gate.limiter.limit)
+        watch("in_work", "Requests in work.", lambda: self.gate.limiter.num_inside)
         watch(
             "saturation",
             "Requests in work as a share of the limit; from 1 on others are shed.",
-            lambda: self._limiter.saturation,
+            lambda: self.gate.limiter.saturation,
         )
-        watch("loop_lag_seconds", "Lag of the event loop, in seconds.", lambda: self._lag.seconds)
+        watch(
+            "loop_lag_seconds", "Lag of the event loop, in seconds.", lambda: self.gate.lag.seconds
+        )
         watch("ready", "1 once the self-test has passed.", lambda: self.unready is None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.limits.unparsed import CRITICALITY_NAME, read_criticality
+from service.limits.criticality import CRITICALITY_NAME, read_criticality
 from service.problems import BUG, problem
 from service.telemetry.logs import RequestLog, request_id_var
 from service.telemetry.metrics import Metrics

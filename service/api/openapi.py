@@ -11,8 +11,8 @@ from pydantic.json_schema import models_json_schema
 
 from service.auth.key_middleware import document_keys
 from service.limits.connections import WHY_NOT_READ
-from service.limits.flood_gate import FLOODED
-from service.limits.unparsed import CRITICALITY_HEADER
+from service.limits.criticality import CRITICALITY_HEADER
+from service.limits.replies import FLOODED
 from service.problems import Problem, problem_responses
 
 _RECOMMENDATION = {

@@ -6,6 +6,7 @@ takes two thirds of a whole answer's time. Knows nothing of when that is wanted.
 """
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import orjson
@@ -14,12 +15,11 @@ from service.api.recommendation import server_timing, write_recommendation
 from service.api.requests import MAX_ITEMS
 from service.auth.api_keys import KeyRing
 from service.auth.key_middleware import take_token
-from service.limits.unparsed import Plain
 from service.recommend.engine import Engine
 from service.recommend.ladder import Wanted, top_up
 from service.recommend.pages import Cursors
 from service.recommend.pipeline import STAGES, Served
-from service.sources import Reason, Source
+from service.sources import DEFAULT_ITEMS, Reason, Source
 from service.telemetry.metrics import Metrics
 from service.telemetry.trace_context import (
     REQUEST_ID_HEADER,
@@ -30,34 +30,41 @@ from service.telemetry.trace_context import (
 
 _ID, _USER = "request id", "user id"  # stand where these go
 _NUM_DIGITS = 32  # of a recommendation's id
+# A user id that needs no decoding, and at most the number of items.
+_URL = re.compile(rb"((?:/v1)?/recommend/)([A-Za-z0-9._~-]{1,256})(?:\?n=([0-9]{1,3}))?")
+Fields = Sequence[tuple[bytes, bytes]]
 
 
-class Shortcut:
-    """current: the engine in use. ring: the API keys, None where nobody needs one.
-
-    Counts by itself: an answer has no time for the metrics, nor for a line of the log.
-    """
+class PopularAnswers:
+    """Writes and counts them. Metrics take the counts when they are rendered, not an answer each,
+    and the log has no line of these answers: a flood leaves no time for either."""
 
     def __init__(
         self, current: Callable[[], Engine], ring: KeyRing | None, metrics: Metrics
     ) -> None:
+        """current: return the engine in use. ring: the API keys, None if none is needed."""
         self._current = current
         self._ring = ring
         self._metrics = metrics
         self._engine: Engine | None = None
         self._templates: dict[int, _Template] = {}
         self._new: dict[tuple[bytes, int], int] = {}  # answers by route and number of items
-        metrics.before_rendering(self.tally)
+        metrics.before_rendering(self._count)
 
-    def answer(self, plain: Plain, fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:
-        """None where more was asked than how many items, or nothing may be had for this key.
+    def write(self, method: bytes, url: bytes, headers: Fields, fields: Fields) -> bytes | None:
+        """Return a whole answer, with `fields` among its headers.
 
-        fields: headers that every answer has.
+        None for a request that says more than a user and how many items, or that has no API key
+        for recommendations.
         """
-        route, num_items = plain.route, plain.num_items
-        if route is None or not 0 < num_items <= MAX_ITEMS:
+        if method != b"GET" or (read := _URL.fullmatch(url)) is None:
             return None
-        if self._ring is not None and not take_token(self._ring, plain.fields, self._metrics):
+        route, user_id, num = read.groups()
+        num_items = DEFAULT_ITEMS if num is None else int(num)
+        if not 0 < num_items <= MAX_ITEMS:
+            return None
+        given = dict(headers)
+        if self._ring is not None and not take_token(self._ring, given, self._metrics):
             return None
         engine = self._current()
         if engine is not self._engine:
@@ -65,13 +72,13 @@ class Shortcut:
         template = self._templates.get(num_items)
         if template is None:
             template = self._templates[num_items] = _Template(engine, num_items)
-        answered = template.fill(plain.user_id, plain.fields, fields)
+        answered = template.fill(user_id, given, fields)
         counted = (route, template.num_items)
         self._new[counted] = self._new.get(counted, 0) + 1
         return answered
 
-    def tally(self) -> None:
-        """Into the metrics, what was answered since the last time."""
+    def _count(self) -> None:
+        """Add the answers since the last call to the metrics."""
         for (route, num_items), num in self._new.items():
             name = f"{route.decode()}{{user_id}}"
             self._metrics.count_request(route=name, source=Source.POPULAR, status=200, num=num)
@@ -112,9 +119,9 @@ class _Template:
         self,
         user_id: bytes,
         asked: Mapping[bytes, bytes],
-        fields: Sequence[tuple[bytes, bytes]],
+        fields: Fields,
     ) -> bytes:
-        """asked: headers of the request. fields: of the answer."""
+        """Write an answer; `asked` are headers of the request, `fields` of the answer."""
         digits = b"%0*x" % (_NUM_DIGITS + 16, random.getrandbits(4 * (_NUM_DIGITS + 16)))
         given = accept_request_id(asked.get(REQUEST_ID_HEADER))
         request_id = digits[_NUM_DIGITS:] if given is None else given.encode()

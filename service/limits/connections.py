@@ -1,13 +1,13 @@
 """One client's connection, bounded on every side, on top of uvicorn's protocol.
 
-    silence    a request that is not whole after READ_TIMEOUT_S is 408, a reader that stands still
-               for WRITE_TIMEOUT_S is closed
-    size       a URL above MAX_URL_BYTES is 414, a head above MAX_HEAD_BYTES is 431
-    number     MAX_CONNECTIONS a process; more are closed at once
-    departure  a client that leaves takes its request along, out of the model's queue too
-    flood      `popular` or 503 before it is parsed, or 503 before anything of ours runs
+    silence    a request that is not whole after READ_TIMEOUT_S is 408; a client that does not read
+               its answer for WRITE_TIMEOUT_S is disconnected
+    size       a URL above MAX_URL_BYTES is 414, URL and headers above MAX_HEAD_BYTES are 431
+    number     MAX_CONNECTIONS in a process; further ones are closed at once
+    departure  the request of a client that leaves is cancelled, in the model's queue too
+    flood      the gate decides on each request when its head is read, and this file carries it out
 
-Knows bytes and timers; nothing of what a request means.
+Knows bytes and timers. Knows nothing of what a request means, nor when there is a flood.
 """
 
 import asyncio
@@ -28,18 +28,19 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from service.limits.flood_gate import Guard, refusal, refuse
-from service.limits.unparsed import Plain, criticality_of, read_plain
+from service.limits.criticality import criticality_of
+from service.limits.flood_gate import Arrival, FloodGate, Hold, Reply
+from service.limits.replies import Rejections, WritePopular
 from service.problems import problem
 from service.sources import Criticality
 
-READ_TIMEOUT_S = 10.0
-WRITE_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 10.0  # for a whole request, from its first byte
+WRITE_TIMEOUT_S = 10.0  # for the client to read its answer
 MAX_URL_BYTES = 16 * 1024
 MAX_HEAD_BYTES = 48 * 1024  # URL and headers together
-MAX_CONNECTIONS = 10_000
+MAX_CONNECTIONS = 10_000  # in a process
 
-# Of struct tcp_info (linux/tcp.h), tcpi_last_data_recv: milliseconds, a part of Linux's ABI.
+# tcpi_last_data_recv of struct tcp_info (linux/tcp.h): milliseconds. It is a part of Linux's ABI.
 _LAST_DATA_RECEIVED, _LAST_DATA_AT, _TCP_INFO_BYTES = struct.Struct("=I"), 52, 56
 _LAST_TIMEOUT_S = 3.0  # for a request that is arriving when the process is told to end
 WHY_NOT_READ = {
@@ -51,6 +52,8 @@ WHY_NOT_READ = {
 
 
 class Connection(HttpToolsProtocol):
+    """Protocol of one connection; uvicorn makes one for each client."""
+
     def __init__(
         self,
         config: Config,
@@ -58,19 +61,25 @@ class Connection(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        guard: Guard,
+        gate: FloodGate,
+        rejections: Rejections,
+        write_popular: WritePopular,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._guard = guard
+        self._gate = gate
+        self._rejections = rejections
+        self._write_popular = write_popular
         self._is_arriving = False  # a request has begun and is not whole
-        self._has_head = False  # and its body has begun
-        self._is_draining = False
-        self._rests_until = -math.inf  # of a client that was just refused
-        self._held = b""  # what it sent meanwhile
-        self._came_at = 0.0  # monotonic, what was received last
-        self._num_head_bytes = 0  # as received, also what the parser keeps to itself
-        self._num_parsed_bytes = 0
-        self._status = 400  # of a request that cannot be read
+        self._has_head = False  # its head is read, its body is not
+        self._is_answered = False  # the gate has answered it; the rest of its body is dropped
+        self._has_answered = False  # the gate has answered a request of the newest bytes
+        self._is_draining = False  # the process is about to end
+        self._quiet_until = -math.inf  # monotonic; not read until then, after a rejection
+        self._held = b""  # bytes that came before `_quiet_until`
+        self._came_at = 0.0  # monotonic, when the newest bytes came
+        self._num_head_bytes = 0  # received, including what the parser still keeps
+        self._num_parsed_bytes = 0  # of the head
+        self._status = 400  # answered if the request cannot be read
         self._running: asyncio.Task[Any] | None = None
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -92,10 +101,16 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._came_at = time.monotonic()
-        if len(self.tasks) < self._guard.least or not self._is_turned_away(data):
-            self._read(data)
+        if len(self.tasks) >= self._gate.num_open and self._is_between_requests():
+            match self._gate.decide(Arrival(None, quiet_until=self._quiet_until), self._came_at):
+                case Hold(until):
+                    self._hold(data, until - self._came_at)
+                    return
+            self._came_at -= self._unread_s()
+        self._read(data)
 
     def _read(self, data: bytes) -> None:
+        self._has_answered = False
         if not self._has_head:
             self._num_head_bytes += len(data)
         super().data_received(data)
@@ -111,7 +126,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_arriving = True
-        self._has_head = False
+        self._has_head = self._is_answered = False
         self._num_parsed_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -121,7 +136,7 @@ class Connection(HttpToolsProtocol):
             raise ValueError("URL too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Headers, and the trailers of a body, which are dropped: nobody here reads them."""
+        """Take a header; trailers of a body are dropped, as nothing reads them."""
         if self._has_head:
             return
         super().on_header(name, value)
@@ -131,15 +146,33 @@ class Connection(HttpToolsProtocol):
             raise ValueError("head too long")
 
     def on_headers_complete(self) -> None:
+        """Ask the gate, and carry out what it decides."""
         self._has_head = True
+        if self.transport.is_closing():
+            self._is_answered = True  # pipelined behind a last answer: dropped
+            return
+        if len(self.tasks) >= self._gate.num_open and not self._is_busy():
+            now, criticality = time.monotonic(), criticality_of(self.url, self.headers)
+            arrival = Arrival(criticality, len(self.tasks), now - self._came_at)
+            match self._gate.decide(arrival, now):
+                case Reply() as reply if criticality is not None:
+                    self._answer(reply, criticality)
+                    return
         super().on_headers_complete()
         if self._is_draining:
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        if not self._is_answered:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         self._is_arriving = self._has_head = False
         self._num_head_bytes = 0
-        if "state" in self.scope:  # else it was answered before it was through
+        if self._is_answered:
+            self._expect_next()
+            return
+        if "state" in self.scope:  # otherwise it was answered before it was through
             self.scope["state"]["came_at"] = self._came_at
         super().on_message_complete()
 
@@ -155,7 +188,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """As uvicorn's, but a request that is arriving gets its answer, if it does not dawdle."""
         self._is_draining = True
-        self._listen()
+        self._read_held()
         if self._is_arriving:
             self._expect_nothing()
             self._expect_request(_LAST_TIMEOUT_S)
@@ -171,101 +204,68 @@ class Connection(HttpToolsProtocol):
         self._reader_moves()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Also when it has never read its last answer, for which a plain close would wait."""
+        """Abort, as a plain close would wait for a client that has not read its last answer."""
         self.timeout_keep_alive_task = None
-        if self.loop.time() - self._rests_until < self.timeout_keep_alive:
-            self._stay()
-        else:
-            self.transport.abort()
+        self.transport.abort()
 
     def _start_asgi_task(  # type: ignore[override]
         self, cycle: RequestResponseCycle, app: ASGIApp
     ) -> None:
-        if len(self.tasks) >= self._guard.least:
-            criticality = _criticality(cycle)
-            if criticality is not None and self._is_one_too_many(criticality):
-                self._note_refusal(criticality)
-                app = refuse
-
         async def until_gone(scope: Scope, receive: Receive, send: Send) -> None:
             if cycle.disconnected:
                 return
             self._running = asyncio.current_task()
             try:
-                await (refuse if self._is_begun_too_late(cycle) else app)(scope, receive, send)
+                await app(scope, receive, send)
             except asyncio.CancelledError:
                 if not self.transport.is_closing():
                     raise
-                cycle.disconnected = True  # and nobody is told anything
+                cycle.disconnected = True  # and no answer is sent
             finally:
                 self._running = None
                 if cycle.response_complete:
-                    scope.clear()  # else an idle connection keeps all that its request was given
+                    scope.clear()  # otherwise an idle connection keeps all that its request had
 
         super()._start_asgi_task(cycle, until_gone)  # type: ignore[arg-type]
 
-    def _is_turned_away(self, data: bytes) -> bool:
-        """Refused, or kept for as long as its client rests. For next to nothing: no timer moves."""
-        if self._is_arriving or self._is_draining or self._is_busy():
-            return False
-        if (rest_s := self._rests_until - self.loop.time()) > 0:
-            self._held = data
-            self.flow.pause_reading()
-            self.loop.call_later(rest_s, self._listen)
-            return True
-        return self._is_answered_unread(data)
-
-    def _is_answered_unread(self, data: bytes, *, was_held: bool = False) -> bool:
-        plain = read_plain(data)
-        if plain is None:
-            return False
-        if not self._is_one_too_many(plain.criticality):
-            if was_held:
-                return False
-            self._came_at -= self._unread_s()
-            if not self._is_too_late(plain.criticality):
-                return False
-        answer = self._popular(plain, was_held=was_held)
-        if answer is None:
-            self._note_refusal(plain.criticality)
-            answer = refusal()
-        self.transport.write(answer)
-        if self._read_timer is not None:  # the connection's first request
-            self._expect_nothing()
-            self._stay()
-        return True
-
-    def _popular(self, plain: Plain, *, was_held: bool) -> bytes | None:
-        guard = self._guard
-        waited_s = time.monotonic() - self._came_at
-        if not guard.has_popular(plain.criticality, waited_s, has_rested=was_held):
-            return None
-        answer = guard.popular(plain, self.server_state.default_headers)
+    def _answer(self, reply: Reply, criticality: Criticality) -> None:
+        """Write an answer of the gate; the application sees nothing of this request."""
+        self._is_answered = True
+        method, answer = self.parser.get_method(), None
+        if reply.may_be_popular:
+            fields = self.server_state.default_headers
+            answer = self._write_popular(method, self.url, self.headers, fields)
         if answer is not None:
-            guard.num_popular += 1
-            guard.num_popular_left -= 1
-            self._rests_until = self.loop.time()
-        return answer
+            self._gate.count_popular()
+        else:
+            self._reject(reply, criticality)
+            answer = self._rejections.write()
+        if method == b"HEAD":
+            answer = answer[: answer.index(b"\r\n\r\n") + 4]
+        is_pipelined, self._has_answered = self._has_answered, True
+        if is_pipelined or self._is_draining or not self.parser.should_keep_alive():
+            self.transport.write(answer.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
+            self.transport.close()
+            self._expect_reader()
+        else:
+            self.transport.write(answer)
 
-    def _note_refusal(self, criticality: Criticality) -> None:
-        self._guard.num_refused[criticality] += 1
-        self._rests_until = self.loop.time() + self._guard.rest_s
+    def _reject(self, reply: Reply, criticality: Criticality) -> None:
+        self._gate.count_rejection(criticality)
+        self._quiet_until = time.monotonic() + reply.rest_s
 
-    def _is_one_too_many(self, criticality: Criticality) -> bool:
-        return self._guard.is_one_too_many(criticality, len(self.tasks))
+    def _hold(self, data: bytes, seconds: float) -> None:
+        self._held = data
+        self.flow.pause_reading()
+        self.loop.call_later(seconds, self._read_held)
 
-    def _is_too_late(self, criticality: Criticality) -> bool:
-        waited_s = time.monotonic() - self._came_at
-        return self._guard.is_too_late(criticality, waited_s, len(self.tasks))
-
-    def _is_begun_too_late(self, cycle: RequestResponseCycle) -> bool:
-        if time.monotonic() - self._came_at < self._guard.least_patience_s:
-            return False
-        criticality = _criticality(cycle)
-        if criticality is None or not self._is_too_late(criticality):
-            return False
-        self._note_refusal(criticality)
-        return True
+    def _read_held(self) -> None:
+        """Read what was held as if it came now: the time it was held is no lateness of ours."""
+        data, self._held = self._held, b""
+        if data and not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._came_at = time.monotonic()
+            self._read(data)
 
     def _unread_s(self) -> float:
         """For how long what was just read lay in the kernel's buffer, as far as that can tell."""
@@ -280,20 +280,8 @@ class Connection(HttpToolsProtocol):
         (milliseconds,) = _LAST_DATA_RECEIVED.unpack_from(info, _LAST_DATA_AT)
         return float(milliseconds) / 1000
 
-    def _listen(self) -> None:
-        """To what was held, as if it came now: those who do not wait are served, if late."""
-        data, self._held = self._held, b""
-        if not data or self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        self._came_at = time.monotonic()
-        if self._is_draining or not self._is_answered_unread(data, was_held=True):
-            self._read(data)
-
-    def _stay(self) -> None:
-        """For as long as a connection is kept after an answer, counted from its last refusal."""
-        ends_at = self._rests_until + self.timeout_keep_alive
-        self.timeout_keep_alive_task = self.loop.call_at(ends_at, self.timeout_keep_alive_handler)
+    def _is_between_requests(self) -> bool:
+        return not (self._is_arriving or self._is_draining or self._is_busy())
 
     def _is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -315,13 +303,19 @@ class Connection(HttpToolsProtocol):
         if self._read_timer is None:
             self._read_timer = self.loop.call_later(timeout_s, self._has_dawdled)
 
+    def _expect_next(self) -> None:
+        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     def _expect_nothing(self) -> None:
         if self._read_timer is not None:
             self._read_timer.cancel()
             self._read_timer = None
 
     def _has_dawdled(self) -> None:
-        if self._is_arriving:
+        if self._is_arriving and not self._is_answered:
             self._give_up(408)
         else:
             self.transport.abort()
@@ -334,7 +328,3 @@ class Connection(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-
-
-def _criticality(cycle: RequestResponseCycle) -> Criticality | None:
-    return criticality_of(cycle.scope["path"], cycle.scope["headers"])

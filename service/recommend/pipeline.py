@@ -14,8 +14,8 @@ import orjson
 
 from models.store.events import Event, merge_events
 from models.store.records import PrefixRecord
-from service.limits.concurrency import Admission, Limiter
-from service.limits.loop_lag import LoopLag
+from service.limits.concurrency import Admission
+from service.limits.flood_gate import FloodGate
 from service.recommend.climb import Climbed, Climber
 from service.recommend.engine import Engine, Engines
 from service.recommend.experiments import Choice, Experiments, Exposure
@@ -28,7 +28,6 @@ from service.users.manifest_watch import ManifestWatch
 from service.users.reader import Users, UserView
 
 STAGES = ("store", "queue", "encode", "finish", "total")  # as the API names them
-_ANSWER_RESERVE_S = 0.002  # of the budget, to fill up and to write the answer
 _NOBODY = UserView((), None)
 _BY_FILTER = (Reason.SHORT, Reason.EMPTY)  # reasons that a filter explains, so no faults
 exposure_log = logging.getLogger("service.exposures")  # `bench ab` reads it
@@ -96,8 +95,7 @@ class Pipeline:
         users: Users,
         manifest: ManifestWatch,
         climber: Climber,
-        limiter: Limiter,
-        lag: LoopLag,
+        gate: FloodGate,
         experiments: Experiments,
         metrics: Metrics,
         monotonic: Callable[[], float] = time.monotonic,
@@ -108,8 +106,7 @@ class Pipeline:
         self._users = users
         self._manifest = manifest
         self._climber = climber
-        self._limiter = limiter
-        self._lag = lag
+        self._gate = gate
         self._experiments = experiments
         self._metrics = metrics
         self._monotonic = monotonic
@@ -139,14 +136,14 @@ class Pipeline:
     async def _answer_within_limit(
         self, query: Query, *, deadline: float, came_at: float
     ) -> Served:
-        if self._limiter.admit(query.criticality) == Admission.POPULAR:
+        if self._gate.limiter.admit(query.criticality) == Admission.POPULAR:
             return await self._answer(query, deadline=deadline, is_shed=True)
         sample_s: float | None = None
         try:
             served = await self._answer(query, deadline=deadline, is_shed=False)
             sample_s = self._queued_s(served, came_at)
         finally:
-            self._limiter.release(sample_s, now=self._monotonic())
+            self._gate.limiter.release(sample_s, now=self._monotonic())
         return served
 
     def _queued_s(self, served: Served, came_at: float) -> float:
@@ -154,7 +151,7 @@ class Pipeline:
 
         A late event loop reads the store's reply late, so its lag is not counted as store time.
         """
-        lag_s = self._lag.seconds
+        lag_s = self._gate.lag.seconds
         store_s = max(served.seconds["store"] - lag_s, 0.0)
         return self._monotonic() - came_at - store_s + lag_s
 
@@ -163,7 +160,7 @@ class Pipeline:
         choice = self._experiments.assign(query.user_id, query.mode, is_shed=is_shed)
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
         engine = self._engines.of(choice.release)
-        in_time = deadline - answer_reserve_s(self._limiter, self._lag)
+        in_time = deadline - self._gate.settings.answer_reserve_s
         if query.after is not None:
             query.after.check_release(engine.digest)
         view = _NOBODY if is_shed else await self._read(query, choice, deadline=in_time)
@@ -266,7 +263,7 @@ class Pipeline:
         return begin_cursor(
             view,
             self._manifest.current,
-            query=query_digest,
+            asked=query_digest,
             release=engine.digest,
             shown=shown,
             now_s=self._wall(),
@@ -296,15 +293,6 @@ class Pipeline:
                 "items": [served.engine.catalog.item_ids[pick.row] for pick in served.picks],
             }
             exposure_log.info("exposure", extra={"fields": fields})
-
-
-def answer_reserve_s(limiter: Limiter, lag: LoopLag) -> float:
-    """Return the seconds of the budget that are kept to fill up and to write the answer.
-
-    In a flood the lag of the event loop is added twice: the timer that ends a wait is as late as
-    the loop, and so is the answer on its way out.
-    """
-    return _ANSWER_RESERVE_S + (2 * lag.seconds if limiter.is_flooded else 0.0)
 
 
 def _stage_seconds(climbed: Climbed, *, store_s: float, total_s: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Answers after recited thoughts, against plain forward passes and against the samples."""
+"""What follows recited thoughts, against plain forward passes and against what was sampled."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Synthetic users: the offline tier reads the files that `bench million` writes."""
+"""Users who do not exist: what `bench million` writes is what the offline tier reads."""
 
 import json
 from pathlib import Path

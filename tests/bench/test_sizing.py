@@ -1,4 +1,4 @@
-"""`bench sizing`: figures computed by hand, monotonic, and equal to deploy/README.md."""
+"""What so many users need: by hand, monotonic, and as deploy/README.md says."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Hooks of schemathesis for facts that OpenAPI cannot tell: legal ids and real cursors."""
+"""What schemathesis cannot read off the OpenAPI document: what an id may hold, and real cursors."""
 
 from typing import Any
 

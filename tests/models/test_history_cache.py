@@ -1,4 +1,4 @@
-"""Encoding a history item by item gives the same states as encoding it whole."""
+"""Histories that grow item by item give what encoding them whole gives."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The description of the machine in a report."""
+"""What a report says of the machine that it was made on."""
 
 import platform
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Releases: a published one loads, an altered one does not."""
+"""Releases: what is published loads, what was altered does not."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The shared connection: every caller gets its own replies, also if other callers fail."""
+"""The shared connection: every caller gets its own replies, whatever happens to the others."""
 
 import asyncio
 import time

@@ -1,4 +1,5 @@
-"""Plans: users to think about, users to carry over, their order, the plan on disk, its cost."""
+"""Who is thought about, who is carried as they are, in which order; the plan on disk; what it would
+cost."""
 
 import asyncio
 import io
@@ -37,7 +38,7 @@ def everybody() -> list[str]:
     return [user_name(user) for user in range(NUM_USERS)]
 
 
-# --- users to think about
+# --- who is thought about
 
 
 def test_users_of_whom_nothing_has_changed_are_carried_and_not_thought_about(
@@ -142,7 +143,7 @@ def newest(world: NightWorld) -> Path:
 
 
 def test_nobody_without_a_history_is_carried(world: NightWorld) -> None:
-    """The user's events were erased in between: the thoughts about the user must go too."""
+    """Their events were erased since: what was thought of them must not live on."""
     world.night()
     world.store._streams = {
         key: events for key, events in world.store._streams.items() if "user-03" not in key
@@ -322,7 +323,7 @@ def test_a_data_folder_gives_the_plan_that_importing_it_would(
     assert from_folder == from_store
 
 
-# --- cost
+# --- what it would cost
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Segments: a torn entry is cut off, whole entries stay."""
+"""Segments: what is torn is cut off, what is whole stays."""
 
 import resource
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Times of micro-batches, and a night's report of them."""
+"""How long micro-batches took, and what a night then says of it."""
 
 from pathlib import Path
 

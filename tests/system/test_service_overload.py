@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from service.limits.connections import MAX_HEAD_BYTES, MAX_URL_BYTES
-from service.limits.flood_gate import refusal
-from service.limits.unparsed import CRITICALITY_HEADER
+from service.limits.criticality import CRITICALITY_HEADER
+from service.limits.replies import Rejections
 from tests.fakes.service_harness import (
     RedisServer,
     ServiceProcess,
@@ -226,7 +226,8 @@ def share(counts: Counter[str], outcome: str) -> float:
 
 
 def test_a_refusal_is_a_whole_answer_with_an_id_of_its_own() -> None:
-    first, second = refusal(), refusal()
+    rejections = Rejections(retry_after_s=1)
+    first, second = rejections.write(), rejections.write()
     head, _, body = first.partition(b"\r\n\r\n")
     assert first != second
     assert status_of(first) == 503

@@ -1,4 +1,4 @@
-"""The baseline language model: its scores, its generated SIDs, its size."""
+"""The language model that the benchmark stands beside ours: what it scores, generates and is."""
 
 import json
 import shutil

@@ -9,10 +9,9 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from service.api.popular_answers import Shortcut
+from service.api.popular_answers import PopularAnswers
 from service.api.responses import Recommendation
 from service.auth.api_keys import KeyRing, new_key
-from service.limits.unparsed import Plain, read_plain
 from service.telemetry.metrics import Metrics
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import read_metric, serving, toy_engine
@@ -22,16 +21,18 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 SHOP, EVENTS, SLOW = (new_key() for _ in range(3))
 
 
-def plain(path: str = "/recommend/ann", **headers: str) -> Plain:
-    fields = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    found = read_plain(f"GET {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode())
-    assert found is not None
-    return found
+def write(
+    made: PopularAnswers, path: str = "/recommend/ann", method: str = "GET", **headers: str
+) -> bytes | None:
+    given = [
+        (name.replace("_", "-").lower().encode(), value.encode()) for name, value in headers.items()
+    ]
+    return made.write(method.encode(), path.encode(), given, DATE)
 
 
-def shortcut(ring: KeyRing | None = None) -> tuple[Shortcut, Metrics]:
+def popular_answers(ring: KeyRing | None = None) -> tuple[PopularAnswers, Metrics]:
     metrics = Metrics()
-    return Shortcut(toy_engine, ring, metrics), metrics
+    return PopularAnswers(toy_engine, ring, metrics), metrics
 
 
 def heard(answer: bytes | None) -> tuple[dict[str, str], dict[str, Any]]:
@@ -49,10 +50,10 @@ def heard(answer: bytes | None) -> tuple[dict[str, str], dict[str, Any]]:
 async def test_it_is_the_answer_that_the_application_gives_who_is_shed(num_items: int) -> None:
     path = f"/recommend/ann?n={num_items}"
     async with serving(MemoryStore(), queue_limit=1) as service:
-        limiter = service.serving._limiter
+        limiter = service.serving.gate.limiter
         limiter.num_inside = 1000
         usual = await service.client.get(path)
-    headers, body = heard(shortcut()[0].answer(plain(path), DATE))
+    headers, body = heard(write(popular_answers()[0], path))
     differ = {"request_id", "recommendation_id", "timings_ms", "next_cursor"}
     assert usual.json().keys() == body.keys()
     assert {name for name, value in usual.json().items() if value != body[name]} == differ
@@ -62,16 +63,15 @@ async def test_it_is_the_answer_that_the_application_gives_who_is_shed(num_items
 
 
 def test_ids_are_of_each_answer_its_own_or_the_callers() -> None:
-    made, _ = shortcut()
-    answers = [heard(made.answer(plain("/v1/recommend/ann"), DATE)) for _ in range(2)]
+    made, _ = popular_answers()
+    answers = [heard(write(made, "/v1/recommend/ann")) for _ in range(2)]
     for name in ("request_id", "recommendation_id"):
         assert answers[0][1][name] != answers[1][1][name]
     assert answers[0][0]["traceparent"] != answers[1][0]["traceparent"]
-    asked = plain(X_Request_Id="mine.1", traceparent=TRACE)
-    headers, body = heard(made.answer(asked, DATE))
+    headers, body = heard(write(made, X_Request_Id="mine.1", traceparent=TRACE))
     assert headers["x-request-id"] == body["request_id"] == "mine.1"
     assert headers["traceparent"].split("-")[1] == TRACE.split("-")[1]
-    headers, body = heard(made.answer(plain(X_Request_Id="a b<"), DATE))
+    headers, body = heard(write(made, X_Request_Id="a b<"))
     assert headers["x-request-id"] == body["request_id"] != "a b<"
 
 
@@ -83,19 +83,30 @@ def test_ids_are_of_each_answer_its_own_or_the_callers() -> None:
         "/recommend/ann?n=10&exclude=x",
         "/recommend/ann?category=x",
         "/recommend/a%20b",
+        "/recommend/",
+        "/recommend/ann?n=25&explain=true",
+        "/recommend/ann/v",
+        "/events/ann",
+        "http://x/recommend/ann",
+        "/recommend/" + 257 * "a",
         "/recommend/ann/",
         "/recommend:batch",
         "/v2/recommend/ann",
     ],
 )
 def test_who_asks_for_more_than_items_gets_none(path: str) -> None:
-    assert shortcut()[0].answer(plain(path), DATE) is None
+    assert write(popular_answers()[0], path) is None
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST", "OPTIONS"])
+def test_only_a_get_has_one(method: str) -> None:
+    assert write(popular_answers()[0], method=method) is None
 
 
 def test_answers_are_counted_before_metrics_are_rendered() -> None:
-    made, metrics = shortcut()
+    made, metrics = popular_answers()
     for path in ("/recommend/ann", "/recommend/bob?n=3", "/v1/recommend/ann"):
-        made.answer(plain(path), DATE)
+        write(made, path)
     for _ in range(2):
         text = metrics.render().decode()
         for route, num in (("/recommend/{user_id}", 2), ("/v1/recommend/{user_id}", 1)):
@@ -119,13 +130,13 @@ def test_a_key_is_needed_where_one_is_and_its_rate_counts(tmp_path: Path) -> Non
     ]
     file = tmp_path / "keys.yaml"
     file.write_text(yaml.safe_dump({"clients": clients}))
-    made, metrics = shortcut(KeyRing(file))
-    assert made.answer(plain(), DATE) is None
-    assert made.answer(plain(X_Api_Key="ta_nobody"), DATE) is None
-    assert made.answer(plain(X_Api_Key=EVENTS.key), DATE) is None
-    assert made.answer(plain(X_Api_Key=SHOP.key), DATE) is not None
-    assert made.answer(plain(Authorization=f"Bearer {SHOP.key}"), DATE) is not None
-    slow = [made.answer(plain(X_Api_Key=SLOW.key), DATE) is not None for _ in range(3)]
+    made, metrics = popular_answers(KeyRing(file))
+    assert write(made) is None
+    assert write(made, X_Api_Key="ta_nobody") is None
+    assert write(made, X_Api_Key=EVENTS.key) is None
+    assert write(made, X_Api_Key=SHOP.key) is not None
+    assert write(made, Authorization=f"Bearer {SHOP.key}") is not None
+    slow = [write(made, X_Api_Key=SLOW.key) is not None for _ in range(3)]
     assert slow == [True, True, False]
     text = metrics.render().decode()
     for name, num in (("shop", 2), ("slow", 2)):
@@ -138,7 +149,7 @@ def test_another_release_is_another_answer_and_no_title_is_a_format() -> None:
     catalog = dataclasses.replace(engine.catalog, titles=("100% %b %d",) * len(engine.catalog.sids))
     release = dataclasses.replace(engine.release, catalog=catalog)
     engines = [engine, dataclasses.replace(engine, release=release)]
-    made = Shortcut(lambda: engines[0], None, Metrics())
-    assert heard(made.answer(plain(), DATE))[1]["items"][0]["title"].startswith("Title of")
+    made = PopularAnswers(lambda: engines[0], None, Metrics())
+    assert heard(write(made))[1]["items"][0]["title"].startswith("Title of")
     del engines[0]
-    assert heard(made.answer(plain(), DATE))[1]["items"][0]["title"] == "100% %b %d"
+    assert heard(write(made))[1]["items"][0]["title"] == "100% %b %d"

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from service.limits.concurrency import Admission, Limiter
+from service.limits.concurrency import Admission, ConcurrencyLimiter
+from service.limits.overload_settings import OverloadSettings
 from service.sources import Criticality
 
 BUDGET_S = 0.1
@@ -19,7 +20,7 @@ class Core:
     service_s: CPU time of a request. store_s: what it waits for elsewhere, in parallel, first.
     """
 
-    limiter: Limiter
+    limiter: ConcurrencyLimiter
     service_s: float
     store_s: float = 0.0
     now: float = 0.0
@@ -68,7 +69,7 @@ class Core:
 
 
 def core(service_s: float = 0.0005, store_s: float = 0.0005, highest: int = 128) -> Core:
-    limiter = Limiter(budget_s=BUDGET_S, highest=highest)
+    limiter = ConcurrencyLimiter(OverloadSettings(), budget_s=BUDGET_S, highest=highest)
     return Core(limiter, service_s=service_s, store_s=store_s)
 
 
@@ -145,11 +146,11 @@ def test_sheddable_requests_go_first_and_critical_ones_last() -> None:
 def test_an_idle_limit_does_not_creep() -> None:
     world = core()
     world.run(rate=100, seconds=600)
-    assert world.limiter.limit == Limiter(budget_s=BUDGET_S, highest=128).limit
+    assert world.limiter.limit == OverloadSettings().first_limit
 
 
 def test_the_highest_limit_is_held_and_a_place_given_back_even_without_a_sample() -> None:
-    limiter = Limiter(budget_s=BUDGET_S, highest=2)
+    limiter = ConcurrencyLimiter(OverloadSettings(), budget_s=BUDGET_S, highest=2)
     admissions = [limiter.admit(Criticality.DEFAULT) for _ in range(3)]
     assert admissions == [Admission.FULL, Admission.FULL, Admission.POPULAR]
     assert limiter.saturation == 1
@@ -157,38 +158,9 @@ def test_the_highest_limit_is_held_and_a_place_given_back_even_without_a_sample(
     assert limiter.admit(Criticality.DEFAULT) == Admission.FULL
 
 
-def test_a_burst_on_a_punctual_loop_is_answered_and_a_flood_on_a_late_one_refused() -> None:
-    limiter = Limiter(budget_s=BUDGET_S, highest=128)
-    assert limiter.is_late(BUDGET_S / 2, was_late=False)
-    assert [limiter.is_late(BUDGET_S / 20, was_late=each) for each in (False, True)] == [
-        False,
-        True,
-    ]
-    assert not limiter.is_late(0.001, was_late=True)
-    assert all(200 < bound < 5000 for bound in limiter.punctual.values())
-    kinds = (Criticality.SHEDDABLE, Criticality.DEFAULT, Criticality.CRITICAL)
-    bounds = [limiter.tight[kind] for kind in kinds]
-    assert bounds == sorted(bounds)
-    assert bounds[0] >= limiter.limit
-    assert len(set(bounds)) == 3
-    patience_s = [limiter.patience_s[kind] for kind in kinds]
-    assert patience_s == sorted(patience_s)
-    assert patience_s[-1] < BUDGET_S
-
-
-def test_only_a_flood_takes_the_limit_down_to_two() -> None:
-    """Near its capacity a process has bursts to bridge: refused, they cost a third of it."""
-    limiter = Limiter(budget_s=BUDGET_S, highest=128)
+def test_the_limit_has_a_floor() -> None:
+    limiter = ConcurrencyLimiter(OverloadSettings(), budget_s=BUDGET_S, highest=128)
     for at in range(200):
         limiter.admit(Criticality.DEFAULT)
         limiter.release(BUDGET_S, now=at / 10)
-        limiter.beat(at // 10)
-    assert (limiter.is_flooded, limiter.limit) == (False, 8)
-    for at in range(200):
-        limiter.admit(Criticality.DEFAULT)
-        limiter.release(BUDGET_S, now=20 + at / 10)
-        limiter.beat(20 + 5 * at)
-    assert (limiter.is_flooded, limiter.limit) == (True, 2)
-    for _ in range(300):
-        limiter.beat(20 + 5 * 199)
-    assert not limiter.is_flooded
+    assert limiter.limit == OverloadSettings().least_limit
