@@ -74,7 +74,7 @@ def _serve(effective: EffectiveSettings) -> None:
         from models.store.redis_store import RedisStore
         from service.admin import admin_beside
         from service.app import create_app
-        from service.recommend.engine import spare_collections
+        from service.recommend.engine import limit_garbage_collection
         from service.reload import load_arms, load_configured
         from service.server import raise_open_file_limit
 
@@ -88,7 +88,7 @@ def _serve(effective: EffectiveSettings) -> None:
         arms = load_arms(settings, engine)
         server = opened.enter_context(resolve(settings.redis_url, settings.state_dir))
         open_store = partial(RedisStore, timeout_ms=settings.redis_timeout_ms)
-        spare_collections()
+        limit_garbage_collection()
         logs.configure(settings.log_format)  # not earlier: a failed start prints one line only
         if admin_listener is not None:
             logger.info("admin at http://%s:%d", *admin_listener.getsockname()[:2])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from models.errors import InvalidRelease, ReleaseMismatch
-from service.recommend.engine import MIB, Engine, load_engine, self_test, spare_collections
+from service.recommend.engine import MIB, Engine, limit_garbage_collection, load_engine, self_test
 from service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def renew(settings: ServiceSettings, current: Engine, release_dir: Path) -> Rene
             return Renewal(current, "unchanged")
         _check_space(engine, current)
         self_test(engine)
-        spare_collections()
+        limit_garbage_collection()
     except InvalidRelease as exc:
         logger.error("reload of %s refused, %s stays: %s", release_dir, current.label, exc)
         return Renewal(current, "refused")

@@ -72,8 +72,8 @@ class Serving:
         self._trouble: str | None = "the self-test has not finished"
         self._settings = settings
         self._store = store
-        self._wanted_at_store = asyncio.Event()
-        self._breaker = Breaker(on_doubt=self._wanted_at_store.set)
+        self._poll_wanted = asyncio.Event()
+        self._breaker = Breaker(on_doubt=self._poll_wanted.set)
         self._cache = LastGoodCache(settings.copies_limit)
         self._buffer = EventBuffer(settings.outbox_limit)
         self._thread = ModelThread(limit=settings.queue_limit)
@@ -144,7 +144,7 @@ class Serving:
                 await self._erasures.poll()
         self._tasks = [
             asyncio.create_task(self._become_ready()),
-            asyncio.create_task(self._keep_up()),
+            asyncio.create_task(self._follow_store()),
             asyncio.create_task(self._reload_when_wanted()),
         ]
 
@@ -152,7 +152,7 @@ class Serving:
         """Send the buffered events, then release everything. Call it after the last request."""
         self._stopping.set()  # no task is cancelled: each ends in order
         self._reload_wanted.set()
-        self._wanted_at_store.set()
+        self._poll_wanted.set()
         await asyncio.gather(*self._tasks)
         self.gate.lag.stop()
         with suppress(TimeoutError):
@@ -243,11 +243,11 @@ class Serving:
             self._trouble = None
             logger.info("ready with %s", self.engine.label)
 
-    async def _keep_up(self) -> None:
+    async def _follow_store(self) -> None:
         """Poll the store at intervals: shorter ones while it is in doubt, and when doubt begins."""
         poll_s = self._settings.manifest_poll_ms / 1000
         while not self._stopping.is_set():
-            self._wanted_at_store.clear()
+            self._poll_wanted.clear()
             try:
                 if await self.manifest.poll():
                     with suppress(StoreUnavailable):
@@ -257,7 +257,7 @@ class Serving:
                 logger.exception("keeping up with the store failed")
             pause_s = min(poll_s, _PROBE_S) if self._breaker.is_in_doubt else poll_s
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted_at_store.wait(), pause_s)
+                await asyncio.wait_for(self._poll_wanted.wait(), pause_s)
 
     async def _reload_when_wanted(self) -> None:
         while await self._reload_wanted.wait() and not self._stopping.is_set():

@@ -1,4 +1,4 @@
-"""Who may import whom, as ARCHITECTURE in CONTRIBUTING.md draws it; and what importing may do."""
+"""Import rules between packages, folders and libraries, and side effects of imports."""
 
 import ast
 import os
@@ -95,7 +95,7 @@ def test_only_the_store_and_who_breaks_it_know_redis_and_only_reports_know_rich(
     ],
 )
 def test_every_library_that_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:
-    """Otherwise it works by the luck of somebody else's dependencies."""
+    """An undeclared library works only as long as another package happens to need it."""
     declared = {name.replace("-", "_") for name in declared_libraries(extras)}
     ours = {*PACKAGES, "tests"}
     undeclared = {

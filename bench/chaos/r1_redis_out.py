@@ -13,7 +13,7 @@ import httpx
 import redis
 
 from bench.chaos.faults.fault import Fault, Kind
-from bench.chaos.faults.fault_proxy import ProxyProcess
+from bench.chaos.faults.proxy_process import ProxyProcess
 from bench.chaos.faults.redis_server import RedisServer
 from bench.chaos.findings import (
     Bound,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.chaos.faults.fault_proxy import ProxyProcess
+from bench.chaos.faults.proxy_process import ProxyProcess
 from bench.chaos.faults.redis_server import RedisServer
 from bench.common.service_process import HOST, ServiceProcess
 from bench.common.synthetic_users import draw_record, user_id

@@ -19,7 +19,7 @@ from rich.progress import track
 from bench.common.leave_one_out import Case, cut_histories, target_rows
 from bench.common.results import open_console, print_table, write_json
 from bench.finish.generate import Generator
-from bench.quality.ranking.evaluation import CUTOFFS
+from bench.quality.ranking.quality_rows import CUTOFFS
 from bench.quality.ranking.rank_metrics import bootstrap, ndcg_at, rank_targets, recall_at
 from models.baselines.sid_lm import LanguageModelScorer
 from models.catalog.catalog import Catalog

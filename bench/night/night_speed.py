@@ -22,7 +22,8 @@ from transformers.utils import logging as transformers_logging
 from bench.common.leave_one_out import cut_histories
 from bench.common.results import Row, open_console, print_table, write_json, write_markdown
 from bench.load.footprint import measure_bytes
-from bench.night.night_engines import PHASES, Cost, Thinker, load_thinkers, load_worker, read_notes
+from bench.night.night_engines import Thinker, load_thinkers, load_worker
+from bench.night.thinking_cost import PHASES, Cost, read_notes
 from models.catalog.dataset import load_dataset
 from models.reasoner.think import UserHistory
 from models.release.release import Release

@@ -20,8 +20,9 @@ from bench.quality.quality_options import (
     quality_parser,
     read_settings,
 )
-from bench.quality.ranking.evaluation import Evaluation, Table
+from bench.quality.ranking.evaluation import Evaluation
 from bench.quality.ranking.paired_differences import print_differences, to_json
+from bench.quality.ranking.quality_rows import Table
 from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.think_cases import think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache

@@ -26,8 +26,8 @@ from bench.quality.quality_options import (
     quality_parser,
     read_settings,
 )
-from bench.quality.ranking.evaluation import CUTOFFS, METRICS
 from bench.quality.ranking.paired_differences import Differences, print_differences, to_json
+from bench.quality.ranking.quality_rows import CUTOFFS, METRICS
 from bench.quality.ranking.rank_metrics import bootstrap_named, ndcg_at, recall_at
 from bench.quality.ranking.reasoner_rank import ReasonerRanks, rank_by_reasoner
 from bench.quality.thoughts.no_thought import Manner

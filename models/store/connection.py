@@ -1,6 +1,6 @@
 """Base of the store in Redis: sends commands and batches, and translates errors.
 
-No other module than those of this folder knows `redis.RedisError`. Knows nothing of keys.
+`redis.RedisError` is not known outside this folder. Knows nothing of keys.
 """
 
 import asyncio
@@ -37,16 +37,16 @@ class RedisConnection:
         Raises:
             InvalidSettings: the URL is not valid.
         """
-        asked = read_redis_url(url)
-        self._place = asked.place
-        self.is_cluster = asked.is_cluster
+        parsed = read_redis_url(url)
+        self._place = parsed.place
+        self.is_cluster = parsed.is_cluster
         try:
-            self._wire, self._redis, self._helpers = open_topology(asked, timeout_ms)
+            self._wire, self._redis, self._helpers = open_topology(parsed, timeout_ms)
         except (ValueError, TypeError, OSError, RedisError) as exc:
             detail = exc.strerror if isinstance(exc, OSError) else type(exc).__name__
             raise InvalidSettings(f"Redis URL {self._place}: {detail}") from None
-        self._redis.set_response_callback("XREVRANGE", _as_on_the_wire)
-        self._redis.set_response_callback("XRANGE", _as_on_the_wire)
+        self._redis.set_response_callback("XREVRANGE", _unparsed)
+        self._redis.set_response_callback("XRANGE", _unparsed)
 
     async def close(self) -> None:
         with self._translated():
@@ -128,7 +128,7 @@ def _detail_of(failure: Exception) -> str:
     return " ".join(text.split()) or type(failure).__name__
 
 
-def _as_on_the_wire(response: Any, **_: Any) -> Any:
+def _unparsed(response: Any, **_: Any) -> Any:
     return response
 
 

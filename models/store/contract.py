@@ -52,7 +52,7 @@ class Request(NamedTuple):
 
 
 class Erasure(NamedTuple):
-    """A user whom a worker has to erase."""
+    """A request to erase a user."""
 
     entry: str  # id of the stream entry
     user_id: str
@@ -272,7 +272,7 @@ class ErasureQueue(ErasureRequests, Protocol):
         ...
 
     async def settle_erasures(self, erasures: Sequence[Erasure]) -> None:
-        """Remove erasures of users of whom nothing is left, and note their hashes."""
+        """Remove erasures that are done, and note the hashes of their users."""
         ...
 
 

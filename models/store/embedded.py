@@ -130,7 +130,7 @@ def attach(state_dir: Path) -> Attachment:
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S
         if not lock_until(users_fd, fcntl.LOCK_SH, deadline):
-            raise StoreUnavailable(f"embedded server in {root}: the last one does not stop")
+            raise StoreUnavailable(f"embedded server in {root}: the previous one does not stop")
         url = _ensure_running(root, deadline)
     except BaseException:
         os.close(users_fd)
@@ -152,7 +152,7 @@ def try_lock(fd: int, kind: int) -> bool:
 
 
 def lock_until(fd: int, kind: int, deadline: float) -> bool:
-    """Whether the lock was had before `deadline` (monotonic)."""
+    """Wait for a lock until `deadline` (monotonic); return True if it was taken."""
     while not try_lock(fd, kind):
         if time.monotonic() > deadline:
             return False

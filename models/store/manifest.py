@@ -187,7 +187,7 @@ def set_canary(
     if not 0 < percent < 100:
         raise InvalidInput(f"a canary of {percent:g} percent, expected more than 0, less than 100")
     if layers_of is None and held.canary is None:
-        raise InvalidInput("there is no canary yet: say of which epoch its layers are")
+        raise InvalidInput("there is no canary yet: give the epoch that its layers come from")
     layers = layers_of.layers if layers_of else held.canary.layers if held.canary else ()
     canary = Canary(percent=percent, layers=layers)
     return held.model_copy(update={"epoch": next_epoch(held, seen=seen), "canary": canary})

@@ -2,7 +2,7 @@
 
     ta:requests   users to think about soon
     ta:erasures   users to erase; an entry stays until nothing of the user is left
-    ta:erased     hashes of users erased lately, so that every process forgets its copies of them
+    ta:erased     hashes of recently erased users, so that every process drops its copies
 
 Workers share a stream as one consumer group. An entry stays with the group until it is settled:
 if a worker is killed, another one claims its entries. Knows nothing of thinking or erasing.
@@ -42,6 +42,8 @@ class Taken(NamedTuple):
 
 
 class RedisGroups(RedisConnection):
+    """Consumer groups over streams."""
+
     async def _take(
         self, key: str, worker: str, *, count: int, wait_ms: int | None, idle_ms: int
     ) -> list[Taken]:

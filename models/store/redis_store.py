@@ -60,7 +60,7 @@ return 0
 
 
 class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures):
-    """A UserStore over Redis or Valkey; also what the night asks for beyond it."""
+    """The store in Redis or Valkey: a ServingStore and a NightStore."""
 
     async def read_user(
         self,

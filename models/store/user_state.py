@@ -60,7 +60,7 @@ class UserState:
 
 
 def read_commands(user_id: str, layers: Sequence[int], known: UserState | None) -> list[Command]:
-    """Return the commands whose replies `add_up` takes. Raises InvalidUserId."""
+    """Return the commands that read a user; `add_up` takes the replies. Raises InvalidUserId."""
     key = history_key(user_id)
     gets: list[Command] = [("GET", record_key(user_id, generation)) for generation in layers]
     if known is None or known.stream is None:

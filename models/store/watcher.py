@@ -55,7 +55,7 @@ def watch(root: Path) -> int:
         server = _start(root, command, server_fd)
         try:
             while server.poll() is None:
-                if _is_over(root, users_fd):
+                if _end_if_unused(root, users_fd):
                     return 0
                 time.sleep(_POLL_S)
         finally:
@@ -64,10 +64,10 @@ def watch(root: Path) -> int:
     return 1
 
 
-def _is_over(root: Path, users_fd: int) -> bool:
-    """Tell if the server has no user any more, or its folder was deleted.
+def _end_if_unused(root: Path, users_fd: int) -> bool:
+    """Return True if the server has no user any more, or its folder was deleted.
 
-    Without users, this takes the users' lock and keeps it, so that no user can come.
+    Without users, take the users' lock and keep it, so that no user can come.
     """
     try:
         is_ours = os.path.samestat(os.fstat(users_fd), (root / "users.lock").stat())

@@ -145,7 +145,7 @@ async def _greet(link: "_Link", greeting: tuple[Command, ...], timeout_s: float)
                 raise reply
 
 
-class _Asked:
+class _Pending:
     """Commands that were sent, with the future of their caller and the replies so far."""
 
     __slots__ = ("due_at", "future", "num_replies", "replies", "sent_at", "timer")
@@ -174,7 +174,7 @@ class _Link(asyncio.Protocol):
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self.is_closed = False
         self._transport: asyncio.Transport | None = None
-        self._asked: deque[_Asked] = deque()
+        self._pending: deque[_Pending] = deque()
         self._parser = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
         self._heard_at = 0.0
 
@@ -182,21 +182,21 @@ class _Link(asyncio.Protocol):
         now = self._loop.time()
         due_at = now + timeout_s
         future = self._loop.create_future()
-        asked = _Asked(future, len(commands), sent_at=now, due_at=due_at)
+        pending = _Pending(future, len(commands), sent_at=now, due_at=due_at)
         if self._transport is None or self.is_closed:
             raise ConnectionResetError("the connection is closed")
-        asked.timer = self._loop.call_at(due_at, self._await_late, asked)
-        self._asked.append(asked)
+        pending.timer = self._loop.call_at(due_at, self._await_late, pending)
+        self._pending.append(pending)
         self._transport.write(b"".join([hiredis.pack_command(each) for each in commands]))
-        return asked.future
+        return pending.future
 
     def close(self, reason: Exception) -> None:
         """Close the connection; waiting callers get an error of the type of `reason`."""
         self.is_closed = True
         if self._transport is not None:
             self._transport.abort()
-        while self._asked:
-            _settle(self._asked.popleft(), type(reason)(*reason.args))
+        while self._pending:
+            _settle(self._pending.popleft(), type(reason)(*reason.args))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
@@ -216,36 +216,36 @@ class _Link(asyncio.Protocol):
 
     def _take(self, reply: Any) -> None:
         """Hand a reply to the oldest commands. Raises IndexError if no commands wait."""
-        asked = self._asked[0]
-        asked.replies.append(reply)
-        if len(asked.replies) == asked.num_replies:
-            self._asked.popleft()
-            _settle(asked)
+        pending = self._pending[0]
+        pending.replies.append(reply)
+        if len(pending.replies) == pending.num_replies:
+            self._pending.popleft()
+            _settle(pending)
 
-    def _await_late(self, asked: _Asked) -> None:
+    def _await_late(self, pending: _Pending) -> None:
         """Wait on after the time-out, for as long as the event loop was late for it.
 
         While the loop is late nothing is sent or read. The further wait is at most the time-out
         itself: a loop that is always late must notice an outage too.
         """
-        held_up_s = self._loop.time() - asked.due_at
-        longest_s = max(asked.due_at - asked.sent_at, _GRACE_S)
+        held_up_s = self._loop.time() - pending.due_at
+        longest_s = max(pending.due_at - pending.sent_at, _GRACE_S)
         grace_s = min(max(held_up_s, _GRACE_S), longest_s)
-        asked.timer = self._loop.call_later(grace_s, self._expire, asked)
+        pending.timer = self._loop.call_later(grace_s, self._expire, pending)
 
-    def _expire(self, asked: _Asked) -> None:
+    def _expire(self, pending: _Pending) -> None:
         """Fail one caller; close the connection if nothing was heard since its commands."""
-        if self._heard_at < asked.sent_at:
+        if self._heard_at < pending.sent_at:
             self.close(TimeoutError("no reply in time"))
         else:
-            _settle(asked, TimeoutError("no reply in time"))
+            _settle(pending, TimeoutError("no reply in time"))
 
 
-def _settle(asked: _Asked, failure: Exception | None = None) -> None:
-    if asked.timer is not None:
-        asked.timer.cancel()
+def _settle(pending: _Pending, failure: Exception | None = None) -> None:
+    if pending.timer is not None:
+        pending.timer.cancel()
     with suppress(asyncio.InvalidStateError):  # the caller has stopped waiting
         if failure is None:
-            asked.future.set_result(asked.replies)
+            pending.future.set_result(pending.replies)
         else:
-            asked.future.set_exception(failure)
+            pending.future.set_exception(failure)

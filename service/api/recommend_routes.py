@@ -157,7 +157,7 @@ async def _answer(
     timeout_ms: int | None,
 ) -> Response:
     if cursor is not None:
-        after = serving.cursors.read(cursor, now_s=time.time(), asked=query.digest)
+        after = serving.cursors.read(cursor, now_s=time.time(), query=query.digest)
         query = replace(query, after=after)
     state = request.scope["state"]
     served = await serving.pipeline.recommend(

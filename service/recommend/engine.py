@@ -142,7 +142,7 @@ def self_test(engine: Engine) -> None:
             raise InvalidRelease(f"{engine.label}: the global prefixes finish to no item")
 
 
-def spare_collections() -> None:
+def limit_garbage_collection() -> None:
     """Keep the garbage collector from stopping requests; to be called after an engine is loaded.
 
     A full collection took 0.2 to 0.3 s, every 10 to 20 s under load, because it walked all that

@@ -35,7 +35,7 @@ class Cursor(NamedTuple):
     expires_at: int  # unix seconds
     epoch: int  # of the manifest; 0 without one
     generation: int | None  # of the record; None without one
-    asked: bytes  # digest of the query
+    query: bytes  # digest, as `Query.digest`
     release: bytes  # digest of the release's label
     newest_event: bytes | None  # digest of its id; None without a history
     shown: tuple[int, ...]  # catalog rows
@@ -55,37 +55,39 @@ class Cursors:
     def write(self, cursor: Cursor) -> str:
         head = _HEAD.pack(
             *(_VERSION, cursor.expires_at, cursor.epoch, cursor.generation or 0),
-            *(cursor.asked, cursor.release, cursor.newest_event or _NO_EVENT),
+            *(cursor.query, cursor.release, cursor.newest_event or _NO_EVENT),
         )
         signed = head + struct.pack(f">{len(cursor.shown)}I", *cursor.shown)
         return urlsafe_b64encode(signed + self._tag(signed)).rstrip(b"=").decode()
 
-    def read(self, text: str, *, now_s: float, asked: bytes) -> Cursor:
-        """Verify and decode a cursor. `asked`: digest of the query that it came with.
+    def read(self, text: str, *, now_s: float, query: bytes) -> Cursor:
+        """Verify and decode a cursor. `query`: digest of the query that it came with.
 
         Raises InvalidCursor for a cursor without our signature or of another query, CursorGone for
         an expired one.
         """
-        signed = self._verified(text)
-        version, expires_at, epoch, generation, of, release, newest = _HEAD.unpack_from(signed)
-        if version != _VERSION or of != asked:
+        signed = self._verify(text)
+        version, expires_at, epoch, generation, of_query, release, newest = _HEAD.unpack_from(
+            signed
+        )
+        if version != _VERSION or of_query != query:
             raise InvalidCursor("given for another user or other filters than these")
         if now_s > expires_at:
             raise CursorGone(f"this list is over {LIFETIME_S} s old: begin again without a cursor")
         return Cursor(
-            *(expires_at, epoch, generation or None, of, release),
+            *(expires_at, epoch, generation or None, of_query, release),
             newest_event=None if newest == _NO_EVENT else newest,
             shown=tuple(row for (row,) in _ROW.iter_unpack(signed[_HEAD.size :])),
         )
 
-    def _verified(self, text: str) -> bytes:
+    def _verify(self, text: str) -> bytes:
         try:
             raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
         except ValueError as exc:
-            raise InvalidCursor("not one that this service gave") from exc
+            raise InvalidCursor("not a cursor of this service") from exc
         signed, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
         if len(signed) < _HEAD.size or not hmac.compare_digest(tag, self._tag(signed)):
-            raise InvalidCursor("not one that this service gave")
+            raise InvalidCursor("not a cursor of this service")
         return signed
 
     def _tag(self, signed: bytes) -> bytes:
@@ -100,7 +102,7 @@ def begin_cursor(
     view: UserView,
     manifest: Manifest | None,
     *,
-    asked: bytes,
+    query: bytes,
     release: bytes,
     shown: tuple[int, ...],
     now_s: float,
@@ -111,7 +113,7 @@ def begin_cursor(
         expires_at=int(now_s) + LIFETIME_S,
         epoch=manifest.epoch if manifest is not None else 0,
         generation=view.record.generation if view.record is not None else None,
-        asked=asked,
+        query=query,
         release=release,
         newest_event=digest(newest.encode()) if newest is not None else None,
         shown=shown,

@@ -263,7 +263,7 @@ class Pipeline:
         return begin_cursor(
             view,
             self._manifest.current,
-            asked=query_digest,
+            query=query_digest,
             release=engine.digest,
             shown=shown,
             now_s=self._wall(),

@@ -120,7 +120,7 @@ def test_a_bad_event_names_file_and_line(tmp_path: Path, line: str, why: str) ->
 
 
 def test_a_ratio_varies_as_resampled_users_say() -> None:
-    """Clicks over views, where who views more clicks more: per view they are not independent."""
+    """Clicks per view. Users with more views click more, so views are not independent."""
     rng = np.random.default_rng(0)
     views = (rng.poisson(5, 3000) + 1).astype(np.float64)
     clicks = rng.binomial(views.astype(int), rng.beta(1, 4, 3000)).astype(np.float64)

@@ -132,7 +132,7 @@ def test_what_was_acknowledged_before_the_question_counts_as_seen(truth: Truth) 
     late, early = question(asked_at=51.0), question(asked_at=49.0)
     assert find_flaws(truth, late, answer(item)) == ("seen",)
     assert find_flaws(truth, early, answer(item)) == ()
-    # A degraded answer may not know of it, but of what was there from the start.
+    # A degraded answer may lack the new event, but not the events from the start.
     assert find_flaws(truth, late, answer(item, degraded=True)) == ()
     start = catalog_item(truth, truth.histories[0][0])
     assert "seen" in find_flaws(truth, late, answer(start, degraded=True))

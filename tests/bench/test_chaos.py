@@ -1,4 +1,4 @@
-"""The chaos command: what its figures are made of and, slowly, every scenario."""
+"""The chaos command: figures, load stream and, with `-m slow`, every scenario."""
 
 import json
 import subprocess
@@ -97,7 +97,7 @@ def busy_server(*, after_s: float = 0.0) -> Iterator[Address]:
 
         def do_GET(self) -> None:
             time.sleep(after_s)
-            with suppress(OSError):  # who asked has gone
+            with suppress(OSError):  # the client has gone
                 self.send_response(503)
                 self.send_header("Retry-After", "1")
                 self.send_header("Content-Length", "0")

@@ -1,4 +1,4 @@
-"""What follows recited thoughts, against plain forward passes and against what was sampled."""
+"""Answers after recited thoughts, against plain forward passes and against the samples."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The fault proxy in front of a real server: every fault does what it is called, and ends."""
+"""The fault proxy in front of a real server: every fault does what its name says, and ends."""
 
 import asyncio
 import time
@@ -10,7 +10,8 @@ import uvloop
 from redis.exceptions import ResponseError
 
 from bench.chaos.faults.fault import Fault, Kind
-from bench.chaos.faults.fault_proxy import FaultProxy, ProxyProcess, main
+from bench.chaos.faults.fault_proxy import FaultProxy, main
+from bench.chaos.faults.proxy_process import ProxyProcess
 from bench.load.http_connection import Address
 from models.errors import InvalidSettings, StoreUnavailable
 from models.store.events import Event
@@ -106,7 +107,7 @@ async def test_corruption_changes_one_byte(proxy: FaultProxy, server: RedisServe
     healthy = b"$1000\r\n" + VALUE + b"\r\n"
     await proxy.switch(Fault(Kind.CORRUPT))
     for _ in range(20):
-        writer.write(b"GET key\r\n")  # inline: the proxy passes on what it cannot parse
+        writer.write(b"GET key\r\n")  # inline: the proxy passes on bytes that it cannot parse
         found = await reader.readexactly(len(healthy))
         assert sum(one != other for one, other in zip(found, healthy, strict=True)) == 1
     writer.close()
@@ -135,7 +136,7 @@ async def test_every_command_is_answered_with_the_error_and_none_gets_through(
 
 
 async def test_what_a_black_hole_swallowed_comes_late(proxy: FaultProxy) -> None:
-    """As after a partition, where TCP sends again: the reply arrives when nobody waits for it."""
+    """TCP sends again after a partition: the reply arrives when nobody waits for it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     await proxy.switch(Fault(Kind.BLACK_HOLE))
     writer.write(b"PING\r\n")
@@ -158,7 +159,7 @@ async def test_a_reset_is_a_reset_and_no_end(proxy: FaultProxy) -> None:
 def test_a_job_connection_that_was_reset_while_idle_is_a_store_that_is_away(
     server: RedisServer,
 ) -> None:
-    """On uvloop, which the service runs on, that was a RuntimeError of redis-py and a 500."""
+    """This was a RuntimeError of redis-py, and a 500, on uvloop, the service's event loop."""
 
     async def append() -> None:
         async with serving_proxy(server) as proxy:

@@ -1,4 +1,4 @@
-"""Open-loop load: when requests are due, what their latency counts, where saturation lies."""
+"""Open-loop load: due times of requests, the latency counted from them, saturation."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Users who do not exist: what `bench million` writes is what the offline tier reads."""
+"""Synthetic users: the offline tier reads the files that `bench million` writes."""
 
 import json
 from pathlib import Path

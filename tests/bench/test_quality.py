@@ -14,7 +14,9 @@ import torch
 from bench.common.leave_one_out import Case, cut_histories
 from bench.finish.one_pass import CatalogScorer
 from bench.quality.quality import describe_grounding, main
-from bench.quality.ranking.evaluation import (
+from bench.quality.ranking.evaluation import Evaluation
+from bench.quality.ranking.prefix_map import PrefixMap, another_user, equally_many_popular, shuffled
+from bench.quality.ranking.quality_rows import (
     AT_ONCE,
     OWN,
     POPULAR,
@@ -22,9 +24,7 @@ from bench.quality.ranking.evaluation import (
     STRICT,
     TIERS_AT_ONCE,
     UNION,
-    Evaluation,
 )
-from bench.quality.ranking.prefix_map import PrefixMap, another_user, equally_many_popular, shuffled
 from bench.quality.thoughts.think_cases import CHUNK_USERS, collect_thoughts, plan_chunks
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings
@@ -334,7 +334,7 @@ def test_grounding_counts_thoughts_and_topics_against_the_own_history() -> None:
 def test_quality_writes_every_row_and_thinks_only_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No workers are needed, and allowed, to read what the first run left."""
+    """Reading the thoughts of the first run needs no workers, and none are allowed."""
     catalog = toy_catalog()
     release = toy_release(tmp_path / "release", catalog=catalog)
     data = write_dataset(tmp_path / "data", catalog)

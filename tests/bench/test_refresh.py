@@ -1,4 +1,4 @@
-"""What `bench refresh` measures: that both ways do the same work, and that tokens are counted."""
+"""`bench refresh`: both ways of thinking do the same work, and tokens are counted."""
 
 from pathlib import Path
 
@@ -8,8 +8,9 @@ from rich.progress import Progress
 from transformers import AutoModelForCausalLM
 
 from bench.night.generate_loop import GenerateLoop
-from bench.night.night_engines import Meter, Ours, Plain, Thinker, load_worker, read_notes
+from bench.night.night_engines import Ours, Plain, Thinker, load_worker
 from bench.night.night_speed import measure, row_of, sample_batches
+from bench.night.thinking_cost import Meter, read_notes
 from models.reasoner.think import UserHistory
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release

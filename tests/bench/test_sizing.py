@@ -1,4 +1,4 @@
-"""What so many users need: by hand, monotonic, and as deploy/README.md says."""
+"""`bench sizing`: figures computed by hand, monotonic, and equal to deploy/README.md."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What an operator starts: compose file, images, settings; checked without a container engine."""
+"""Compose file, images and settings of deploy/, checked without a container engine."""
 
 import re
 import subprocess

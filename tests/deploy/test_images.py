@@ -1,7 +1,7 @@
-"""What the Dockerfiles do, done in a folder: no container engine is needed to see whether it works.
+"""The steps of the Dockerfiles, carried out in a folder without a container engine.
 
-Each stage gets the files that it copies and nothing else of ours. The layers below, Debian and
-Python, and what `pip` installs, are this machine's.
+Each stage gets only those of our files that it copies. Debian, Python and the packages that `pip`
+installs are this machine's.
 """
 
 import os
@@ -43,7 +43,7 @@ class Step(NamedTuple):
 
 
 def stages_of(file: Path) -> dict[str, list[Step]]:
-    """By name, the last one as `final`; a stage upon another begins with the other's steps."""
+    """Steps by stage name, the last stage as `final`. A derived stage repeats its base's steps."""
     text = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", file.read_text(), flags=re.MULTILINE))
     stages: dict[str, list[Step]] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
@@ -56,7 +56,7 @@ def stages_of(file: Path) -> dict[str, list[Step]]:
 
 
 def lay_out(steps: list[Step], folder: Path) -> Path:
-    """What `COPY` brings from the project; releases as links, as they are large."""
+    """Copy the files that `COPY` names into `folder`; releases become links, as they are large."""
     for step in steps:
         if step.word != "COPY" or step.rest.startswith("--from="):
             continue
@@ -96,7 +96,7 @@ def run(
 
 
 def test_the_stage_that_compiles_has_all_that_it_needs(tmp_path: Path) -> None:
-    """It lacked a file that the builder had begun to import: the image could not be built."""
+    """The stage once lacked a file that the builder imports: the image could not be built."""
     if shutil.which("cc") is None and shutil.which("gcc") is None:
         pytest.skip("no C compiler")
     stages = stages_of(SERVICE)
@@ -145,7 +145,7 @@ def test_what_is_installed_needs_nothing_that_is_not() -> None:
 
 
 def missing(names: set[str], there: set[str]) -> set[tuple[str, str]]:
-    """Who needs what that is not there, on this machine and without extras."""
+    """Pairs of a distribution and a requirement of it that is missing, without extras."""
     found = set()
     for name in names:
         for line in requires(name) or ():

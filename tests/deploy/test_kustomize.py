@@ -33,7 +33,7 @@ Manifest = dict[str, Any]
 
 @cache
 def kubectl() -> str:
-    """The one of requirements-dev.lock, else whichever is installed."""
+    """Path of kubectl: from requirements-dev.lock, otherwise the installed one."""
     own = Path(sysconfig.get_path("scripts")) / "kubectl"
     found = str(own) if own.exists() else shutil.which("kubectl")
     assert found is not None, "kubectl: `make test` installs it"

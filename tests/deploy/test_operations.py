@@ -23,7 +23,7 @@ _OF_PROMETHEUS = {"job", "instance", "__name__"}  # labels that a scrape adds
 
 @pytest.fixture(scope="module")
 def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
-    """By the name that PromQL uses, but for the endings of a histogram."""
+    """Metric families by their PromQL name, without the suffixes of a histogram."""
     folder = tmp_path_factory.mktemp("live")
     key = new_key()
     limited = {"client": "shop", "scopes": ["recommend", "events"], "rate_per_s": 0.001, "burst": 9}
@@ -98,7 +98,7 @@ def selectors(node: Any) -> Iterator[Any]:
 
 
 def groupings(node: Any) -> Iterator[tuple[set[str], Any]]:
-    """Labels that are kept by an aggregation, each with what it aggregates."""
+    """Labels kept by an aggregation, each with the aggregated expression."""
     if isinstance(node, promql.AggregateExpr) and node.modifier is not None:
         yield set(node.modifier.labels), node.expr
     children = node.args if isinstance(node, promql.Call) else []

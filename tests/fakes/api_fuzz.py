@@ -1,9 +1,9 @@
-"""Every route of a running service under schemathesis, all checks on; also while faults are on.
+"""Fuzz every route of a running service with schemathesis, all checks on.
 
     found = fuzz_api("http://127.0.0.1:8000", folder, max_examples=20)
     assert found.is_clean, found.report
 
-What it sends follows from the OpenAPI document alone, so a route that is added is fuzzed too.
+Requests follow from the OpenAPI document alone, so a new route is fuzzed too.
 """
 
 import os

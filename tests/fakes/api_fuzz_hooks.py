@@ -1,4 +1,4 @@
-"""What schemathesis cannot read off the OpenAPI document: what an id may hold, and real cursors."""
+"""Hooks of schemathesis for facts that OpenAPI cannot tell: legal ids and real cursors."""
 
 from typing import Any
 

@@ -3,8 +3,8 @@
     python -m tests.fakes.killed_nights RELEASE FOLDER NUM_KILLS SEED
 
 The world is imported and the reasoner loaded once; every run is a fork of that. A run dies at the
-n-th line that it executes of `offline/`, or in the middle of the n-th write to a segment. One JSON
-line says what came of it; the test reads it.
+n-th line that it executes of `offline/`, or in the middle of the n-th write to a segment. The
+result is one JSON line, which the test reads.
 """
 
 import asyncio
@@ -82,7 +82,7 @@ def fill(world: World, store: MemoryStore, out_dir: Path, *, night: int) -> None
 
 
 def pass_night(world: World, out_dir: Path, *, night: int, log: Path) -> str:
-    """A whole night, or what is left of it; a digest of what the store then holds."""
+    """Run a night, or the rest of one, and return a digest of the store's content."""
     store = MemoryStore(clock=lambda: 0.0)
     fill(world, store, out_dir, night=night)
 
@@ -138,7 +138,7 @@ class Killer:
 
 
 def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """What it returns; None if it was killed. Raises RuntimeError if it failed."""
+    """Run `work` in a fork; None if it was killed. Raise RuntimeError if it failed."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         try:
@@ -161,8 +161,10 @@ def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def digests(out_dir: Path) -> dict[str, str]:
-    """Of everything that a night leaves, but for what tells how long it took, and the archive of
-    events, whose parts are named by when they were drained."""
+    """SHA-256 of every file of a night, except files with times and the archive of events.
+
+    Parts of the archive are named by the time at which they were drained.
+    """
     return {
         file.relative_to(out_dir).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(out_dir.rglob("*"))

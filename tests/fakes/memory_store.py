@@ -43,11 +43,11 @@ from models.store.user_state import UserState
 
 
 class MemoryStore:
-    """A UserStore. `values`: what Redis would hold as strings. `is_away`: every call fails."""
+    """A UserStore in memory."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.values: dict[str, bytes] = {}
-        self.is_away = False
+        self.values: dict[str, bytes] = {}  # the strings that Redis would hold
+        self.is_away = False  # every call fails
         self._expiry: dict[str, float] = {}
         self._streams: dict[str, list[Event]] = {}
         self._arrived_ms: dict[tuple[str, str], int] = {}

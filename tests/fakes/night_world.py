@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from models.release.release import Release
 from models.store.events import Event
 from models.store.manifest import Manifest
 from models.store.redis_store import RedisStore
+from offline.commands.cli import main
 from offline.disk.generation import Generation, open_generation
 from offline.disk.shards import ShardRow, write_part, write_summary
 from offline.live.go_live import Launch, LiveSettings, go_live
@@ -135,15 +136,19 @@ class NightWorld:
         self.ask(lambda store: store.append_events(user_id, events))
 
     def command(self, *arguments: object, before: str = "") -> "subprocess.CompletedProcess[str]":
-        """`python -m offline ...` in a process of its own, which first runs the code `before`."""
+        """`python -m offline ...`, in this process or, after the code `before`, in its own."""
         words = [str(argument) for argument in arguments]
         if words[0] in ("load", "verify", "activate", "compact", "worker"):
             words += ["--release", str(toy_release_dir())]
         words += ["--redis", self.url, "--out", str(self.out_dir)]
+        if not before:
+            with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+                code = main(words)
+            return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
         run = f"from offline.commands.cli import main\nsys.exit(main({words!r}))"
-        code = f"{before}\nimport sys\n{run}"
+        program = f"{before}\nimport sys\n{run}"
         return subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", program],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -152,7 +157,7 @@ class NightWorld:
         )
 
     def said(self, *arguments: object) -> dict[str, Any]:
-        """What a command that succeeds prints."""
+        """Run a command that must succeed, and return the JSON that it prints."""
         done = self.command(*arguments)
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)

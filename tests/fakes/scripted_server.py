@@ -34,14 +34,14 @@ class Asked:
 
 
 class ScriptedServer:
-    """Follows `script`, then answers with `otherwise`; remembers what was asked."""
+    """Follows `script`, then answers with `otherwise`; records every request."""
 
     def __init__(self, *script: Scripted, otherwise: Scripted) -> None:
         self._script = list(script)
         self._otherwise = otherwise
         self.url = ""
         self.asked: list[Asked] = []
-        self.num_hung_up_on = 0  # requests whose caller left before the answer
+        self.num_hung_up_on = 0  # requests that the caller gave up before the answer
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -60,7 +60,7 @@ class ScriptedServer:
             writer.close()
 
     async def _waited(self, step: Scripted, reader: asyncio.StreamReader) -> bool:
-        """Whether the caller was still there when the delay was over; callers send nothing more."""
+        """Wait for the delay; False if the caller left in that time. Callers send nothing more."""
         left = asyncio.ensure_future(reader.read(1))
         timeout = None if step.kind == "hang" else step.delay_s
         done, _ = await asyncio.wait([left], timeout=timeout)

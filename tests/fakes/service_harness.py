@@ -112,7 +112,7 @@ def new_record(
     prefixes: Sequence[Prefix] | None = None,
     fingerprint: int | None = None,
 ) -> PrefixRecord:
-    """A record whose i-th prefix comes from path i."""
+    """A record in which path i leads to the i-th prefix."""
     found = some_prefixes() if prefixes is None else prefixes
     space = toy_engine().catalog.space
     return PrefixRecord(
@@ -138,7 +138,7 @@ async def give_history(store: UserStore, user_id: str, items: Sequence[str]) -> 
 async def activate(
     store: UserStore, *generations: int, epoch: int = 1, fingerprint: int | None = None
 ) -> Manifest:
-    """Make these layers live, newest first, whatever was live before."""
+    """Make these layers live, newest first, in place of any live layers."""
     layers = [Layer(generation=each, created_at=0, users=1) for each in generations]
     space = toy_engine().catalog.space
     manifest = Manifest(
@@ -269,7 +269,7 @@ class RedisServer:
             client.flushall()
 
     def write(self, key: str, value: bytes) -> None:
-        """Raw bytes under a key, whatever was there."""
+        """Set a key to raw bytes, in place of any value."""
         with redis.Redis.from_url(self.url) as client:
             client.set(key, value)
 

@@ -91,7 +91,7 @@ def toy_recommender(
 
 
 def toy_onnx(recommender: OnlineRecommender, directory: Path) -> OnnxRuntime:
-    """Its graph, written to `directory` beside its weights."""
+    """Write graph and weights of a recommender to `directory`, and load them."""
     file = directory / "online.safetensors"
     save_file(recommender.state_dict(), file)
     write_graph(directory, recommender.config)

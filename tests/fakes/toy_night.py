@@ -47,13 +47,13 @@ def think_of_own_items(catalog: Catalog) -> Think:
 
 @dataclass
 class NightWorld:
-    """thought: ids of all whom any night thought about. wrap: what goes wrong."""
+    """Nights over a store in memory."""
 
     release: Release
     out_dir: Path
     now_ms: int = NOW_MS
-    wrap: Callable[[Think], Think] = lambda think: think
-    thought: list[str] = field(default_factory=list)
+    wrap: Callable[[Think], Think] = lambda think: think  # adds faults
+    thought: list[str] = field(default_factory=list)  # ids of users thought about by the last night
     store: MemoryStore = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A training run over the toy world whose items are quantized already, and a recipe of seconds."""
+"""A training run over the toy world, with quantized items and a recipe that takes seconds."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from models.reasoner.beam import Beam, Frontier, beam_search
 
 
 class TableScorer:
-    """Log-probabilities from a table per context and prefix; knows what it was asked to extend."""
+    """Log-probabilities from a table per context and prefix; records every frontier."""
 
     def __init__(self, space: SidSpace, num_contexts: int, seed: int) -> None:
         self.space, self.num_contexts, self.seed = space, num_contexts, seed

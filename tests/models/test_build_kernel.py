@@ -62,7 +62,7 @@ def test_the_highest_level_that_the_processor_runs_is_chosen(
 def test_what_is_built_for_each_level_computes_what_torch_does(
     level: str, width: int, heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Heads of 12 to 128: whole vectors of every width, and what they leave over."""
+    """Heads of 12 to 128: whole vectors of every width, and their remainders."""
     file = build_kernel._BUILT / f"{level}.so"
     if build_kernel._LEVELS[level] not in processor_flags() or not file.is_file():
         pytest.skip(f"no kernel for {level} here")

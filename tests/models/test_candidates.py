@@ -48,7 +48,7 @@ def test_the_whole_catalog_needs_no_list_of_its_prefixes() -> None:
 
 
 def test_leaves_are_counted_over_the_whole_catalog() -> None:
-    """Also those outside of C_u: a first code's share goes to all that it leads to."""
+    """Leaves outside of C_u count too: a first code's share goes to all its SIDs."""
     catalog = toy_catalog(num_items=150)
     tree = resolve(catalog.trie, [tuple(catalog.trie.prefixes()[0].tolist())])
     at_M = np.zeros(1, dtype=np.int64)

@@ -203,7 +203,7 @@ def test_the_command_line_chooses_an_engine() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("world", ["vllm"], indirect=True)
 class TestVllm:
-    """What only vLLM can get wrong."""
+    """Faults that only the vLLM engine can have."""
 
     @pytest.mark.parametrize("most_scores", [128, 8])
     def test_the_same_paths_lead_to_the_same_prefixes_as_with_transformers(

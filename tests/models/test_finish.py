@@ -144,7 +144,7 @@ def test_a_peaked_model_opens_a_fraction_of_the_nodes() -> None:
 
 
 def test_a_flat_model_costs_no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can be pruned, every depth is opened in one call, as without pruning."""
+    """If nothing can be pruned, every depth is opened in one call, as without pruning."""
     catalog = toy_catalog(num_items=2000)
     depths: list[int] = []
 

@@ -1,6 +1,6 @@
-"""Fuzzing of everything that reads bytes of others: records, replies of Redis, ids, cursors.
+"""Fuzzing of readers of foreign bytes: records, replies of Redis, ids, cursors.
 
-Whatever comes in, what goes out is right or one of the declared errors, and never somebody else's.
+For any input the result is right or a declared error, and never another user's data.
 """
 
 import asyncio
@@ -46,13 +46,13 @@ SPACE = SidSpace((64, 64, 256))
 ANN, BOB = "ann", "bob"
 GENERATION = 1_700_000_000_123
 
-OWNER = slice(27, 35)  # where a record says whose it is
+OWNER = slice(27, 35)  # bytes of the user's hash
 
 Mutate = Callable[[bytes], bytes]
 
 
 def record_of(user: str, *, first: int, generation: int = GENERATION) -> bytes:
-    """A sound record; `first` tells whose it is from what it holds."""
+    """A sound record. All its prefixes start with `first`, which identifies the user."""
     prefixes = tuple(RecordedPrefix((first, code), code % 8, -code / 8) for code in range(12))
     return PrefixRecord(generation, SPACE.fingerprint, 1_700_000_000, prefixes).encode(user)
 
@@ -89,7 +89,7 @@ def _mutate(data: bytes, *, at: int, more: bytes, kind: str) -> bytes:
 
 
 def sealed(data: bytes) -> bytes:
-    """With a checksum that is right."""
+    """The same bytes with a valid checksum."""
     payload = data[:-4]
     crc: int = google_crc32c.value(payload)
     return payload + crc.to_bytes(4, "big")
@@ -98,7 +98,7 @@ def sealed(data: bytes) -> bytes:
 @given(mutations(), st.booleans())
 @settings(max_examples=500)
 def test_a_mutated_record_is_invalid_or_sound_and_anns_own(mutate: Mutate, is_sealed: bool) -> None:
-    """Also when its checksum was made to fit, as whoever writes into Redis could."""
+    """A valid checksum does not help: anybody who can write to Redis can compute one."""
     data = mutate(OF_ANN)
     if is_sealed and len(data) > 4:
         data = sealed(data)
@@ -291,8 +291,8 @@ def test_composed_and_decomposed_ids_are_two_users(text: str) -> None:
 
 
 CURSORS = Cursors("a secret of many letters")
-ASKED = bytes(8)
-SOME_CURSOR = Cursor(2000, 3, GENERATION, ASKED, b"release.", b"newest..", (1, 2, 3))
+QUERY = bytes(8)
+SOME_CURSOR = Cursor(2000, 3, GENERATION, QUERY, b"release.", b"newest..", (1, 2, 3))
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -302,9 +302,9 @@ TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     ),
     st.binary(),
 )
-def test_any_text_is_no_cursor(text: str, asked: bytes) -> None:
+def test_any_text_is_no_cursor(text: str, query: bytes) -> None:
     with pytest.raises(InvalidCursor):
-        CURSORS.read(text, now_s=1000, asked=asked)
+        CURSORS.read(text, now_s=1000, query=query)
 
 
 @given(mutations(), st.integers(0, 4000))
@@ -314,7 +314,7 @@ def test_a_mutated_cursor_is_refused_or_is_the_one_that_was_given(
     """Base64 has spare bits and letters that it passes over: the same list in other letters."""
     text = mutate(CURSORS.write(SOME_CURSOR).encode()).decode("latin-1")
     with suppress(InvalidCursor, CursorGone):
-        assert CURSORS.read(text, now_s=now_s, asked=ASKED) == SOME_CURSOR
+        assert CURSORS.read(text, now_s=now_s, query=QUERY) == SOME_CURSOR
         assert now_s <= SOME_CURSOR.expires_at
 
 
@@ -329,7 +329,7 @@ def test_any_traceparent_is_continued_or_begun_afresh(given_bytes: bytes | None)
 
 
 class Liar:
-    """Answers each burst of commands with what it was told last, whatever was asked."""
+    """Answers each burst of commands with the reply set last, for any command."""
 
     def __init__(self) -> None:
         self.reply = b""

@@ -1,4 +1,4 @@
-"""Histories that grow item by item give what encoding them whole gives."""
+"""Encoding a history item by item gives the same states as encoding it whole."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a report says of the machine that it was made on."""
+"""The description of the machine in a report."""
 
 import platform
 from pathlib import Path

@@ -109,7 +109,7 @@ def load_fussy(release_dir: Path, settings: RefreshSettings) -> Think:
 
 
 def test_what_a_user_asks_for_reaches_the_workers() -> None:
-    """It was lost on the way once, when instructions were new."""
+    """The first version of instructions lost them on the way."""
     pool_ray = pytest.importorskip("models.reasoner.ray_pool")
     users = [UserHistory("a", (1, 2)), UserHistory("b", (3,), "something relaxing")]
     assert pool_ray._read_users(pool_ray._write_users(users)) == users

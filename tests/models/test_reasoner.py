@@ -63,7 +63,7 @@ def test_the_same_batch_leaves_the_same_bytes(
 def test_a_recited_thought_leaves_the_beams_of_the_sampled_one(
     reasoner: TransformersReasoner, catalog: Catalog
 ) -> None:
-    """Of thoughts that their texts tell: random weights also sample what no text is read as."""
+    """Only thoughts whose text encodes to the sampled tokens: random weights sample others too."""
     who = users(catalog, 24)
     prompts = [render_history(catalog, user.rows) for user in who]
     thought = reasoner.think(prompts, paths=2, seeds=range(24))
@@ -133,7 +133,7 @@ def test_no_token_is_read_twice_and_none_is_padding(
 
 @pytest.mark.parametrize("top_p", [0.3, 0.95, 1.0])
 def test_a_draw_equals_ranking_every_token(directory: Path, catalog: Catalog, top_p: float) -> None:
-    """Only the rows whose best few tokens do not fill the nucleus are ranked further."""
+    """Only rows in which the best few tokens do not fill the nucleus are ranked further."""
     sampling = Sampling(temperature=0.7, top_p=top_p, top_k=50)
     reasoner = TransformersReasoner.load(directory, catalog.space, sampling=sampling)
     made = torch.Generator().manual_seed(0)

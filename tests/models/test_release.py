@@ -1,4 +1,4 @@
-"""Releases: what is published loads, what was altered does not."""
+"""Releases: a published one loads, an altered one does not."""
 
 import json
 import shutil

@@ -224,7 +224,7 @@ async def test_a_history_keeps_the_newest_256(store: UserStore) -> None:
 
 
 async def test_a_long_history_offered_again_adds_nothing(store: UserStore) -> None:
-    """It did: the events cut from the stream looked new and came back as the newest."""
+    """Once, events that were cut from the stream looked new and came back as the newest."""
     await store.append_events("ann", make_events(700))
     assert await store.append_events("ann", make_events(700)) == 0
     assert await store.append_events("ann", make_events(3, start=700)) == 3
@@ -232,7 +232,7 @@ async def test_a_long_history_offered_again_adds_nothing(store: UserStore) -> No
 
 
 async def test_an_event_id_is_known_for_a_day_however_much_came_since(store: UserStore) -> None:
-    """It was for 512 events: the retry of an event without a time then came back as the newest."""
+    """Ids were once known for 512 events only: a retried event without a time became the newest."""
     await store.append_events("ann", [Event("item", 1, "retried")])
     for start in range(0, 1500, 300):
         await store.append_events("ann", make_events(300, start=start))
@@ -630,7 +630,7 @@ async def test_a_full_server_stops_the_load(
 
 
 async def test_a_connection_that_answers_for_another_request_is_dropped() -> None:
-    """Its reply holds bob's record and, beside it, bob's history: neither may reach ann."""
+    """The reply holds bob's record and bob's history: neither may reach ann."""
     bobs = make_row("bob", 5).record.encode("bob")
     anns = make_row("ann", 5).record.encode("ann")
     history = b"*1\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$2\r\ne1\r\n$6\r\n10 tea\r\n"

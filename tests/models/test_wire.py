@@ -1,4 +1,4 @@
-"""The shared connection: every caller gets its own replies, whatever happens to the others."""
+"""The shared connection: every caller gets its own replies, also if other callers fail."""
 
 import asyncio
 import time

@@ -55,7 +55,7 @@ def redis_world(server: RedisServer, tmp_path: Path) -> night_world.NightWorld:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A state folder whose embedded server runs for the whole test."""
+    """A state folder; its embedded server runs for the whole test."""
     monkeypatch.delenv("THINKAHEAD_REDIS_URL", raising=False)
     monkeypatch.setenv("THINKAHEAD_STATE_DIR", str(tmp_path / "state"))
     with attach(tmp_path / "state"):

@@ -72,8 +72,8 @@ def test_a_worker_without_a_reasoner_says_so_at_once(
     call: OfflineCommand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It once hung: `toy/reasoner`, where there is no such folder, is a repository on the Hub to
-    transformers, which asked for it again and again."""
+    """The worker once hung: without such a folder, transformers took `toy/reasoner` for a
+    repository on the Hub, and asked for it again and again."""
     monkeypatch.chdir(tmp_path)
     manifest = json.loads((release.directory / "manifest.json").read_text())
     shutil.copytree(release.directory, "toy", ignore=shutil.ignore_patterns("reasoner"))

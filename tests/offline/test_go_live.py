@@ -1,4 +1,4 @@
-"""From shards to live and back, over a real server that dies, fills up or forgets on the way."""
+"""Shards go live and back, over a real server that dies, fills up or loses data on the way."""
 
 import json
 import os
@@ -385,7 +385,7 @@ def test_a_canary_of_nobody_or_beside_nothing_is_refused(world: NightWorld) -> N
 
 
 def everything(server: RedisServer) -> dict[bytes, Any]:
-    """Every key of ours with its value; of a stream, what its entries hold."""
+    """Every key of ours with its value; for a stream, the fields of its entries."""
     with redis.Redis.from_url(server.url) as client:
         found: dict[bytes, Any] = {}
         for key in client.keys("ta:*"):

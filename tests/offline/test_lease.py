@@ -49,7 +49,7 @@ def test_the_lock_dies_with_its_holder(file: Path) -> None:
 
 
 def on_another_host(file: Path) -> Lease:
-    """What takes a lease where this host's lock is not seen: there the file is another one."""
+    """Take a lease as a host that cannot see this host's lock: it sees a copy of the file."""
     there = file.with_suffix(".there")
     there.write_bytes(file.read_bytes() if file.exists() else b"")
     lease = Lease.take(there)

@@ -43,7 +43,7 @@ from tests.fakes.toy_night import NUM_USERS, NightWorld, user_name
 
 
 def strike(number: int, blow: Callable[[], Any]) -> Callable[[Think], Think]:
-    """At the n-th micro-batch."""
+    """Call `blow` at the n-th micro-batch."""
 
     def wrap(think: Think) -> Think:
         calls = []
@@ -226,7 +226,7 @@ def test_processes_share_a_plan_and_together_do_all_of_it(world: NightWorld) -> 
 
 
 class Ahead:
-    """Thinks about what it was told to expect, and in that order alone."""
+    """Thinks about the announced micro-batches only, and only in their order."""
 
     def __init__(self, think: Think) -> None:
         self.num_expected: list[int] = []
@@ -273,7 +273,7 @@ def test_two_nights_are_never_at_work_in_one_folder(world: NightWorld) -> None:
 
 
 def test_a_job_that_was_overtaken_writes_nothing_more(world: NightWorld) -> None:
-    """Where locks are not shared, another host's job has the higher epoch."""
+    """Another host's job has the higher epoch, if the hosts share no locks."""
 
     def overtake() -> None:
         (newest(world) / "part-00000.lease").write_bytes(b"00000000000000000009 elsewhere")
@@ -287,7 +287,7 @@ def test_a_job_that_was_overtaken_writes_nothing_more(world: NightWorld) -> None
     assert not part_file(newest(world), 0).exists()
 
 
-# --- what does not add up
+# --- users lost, doubled or swapped
 
 
 @pytest.mark.parametrize("spoil", ["lose", "double", "swap"])

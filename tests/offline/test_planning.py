@@ -1,5 +1,4 @@
-"""Who is thought about, who is carried as they are, in which order; the plan on disk; what it would
-cost."""
+"""Plans: users to think about, users to carry over, their order, the plan on disk, its cost."""
 
 import asyncio
 import io
@@ -38,7 +37,7 @@ def everybody() -> list[str]:
     return [user_name(user) for user in range(NUM_USERS)]
 
 
-# --- who is thought about
+# --- users to think about
 
 
 def test_users_of_whom_nothing_has_changed_are_carried_and_not_thought_about(
@@ -143,7 +142,7 @@ def newest(world: NightWorld) -> Path:
 
 
 def test_nobody_without_a_history_is_carried(world: NightWorld) -> None:
-    """Their events were erased since: what was thought of them must not live on."""
+    """The user's events were erased in between: the thoughts about the user must go too."""
     world.night()
     world.store._streams = {
         key: events for key, events in world.store._streams.items() if "user-03" not in key
@@ -323,7 +322,7 @@ def test_a_data_folder_gives_the_plan_that_importing_it_would(
     assert from_folder == from_store
 
 
-# --- what it would cost
+# --- cost
 
 
 class Clock:

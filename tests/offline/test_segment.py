@@ -1,4 +1,4 @@
-"""Segments: what is torn is cut off, what is whole stays."""
+"""Segments: a torn entry is cut off, whole entries stay."""
 
 import resource
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""How long micro-batches took, and what a night then says of it."""
+"""Times of micro-batches, and a night's report of them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The breaker, on a clock of its own: outages of every kind, and what is none."""
+"""The breaker on its own clock: outages of every kind, and errors that are none."""
 
 import random
 from collections.abc import Callable

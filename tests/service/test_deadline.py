@@ -1,4 +1,4 @@
-"""The time that an answer may take: who sets it, and what is given up for it."""
+"""Deadlines of answers: their sources, and the rungs that are given up for them."""
 
 import asyncio
 import time

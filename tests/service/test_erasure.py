@@ -1,4 +1,4 @@
-"""What the service hands to a worker: a thought about a user, and the end of all that is known."""
+"""Jobs that the service hands to a worker: thinking about a user, and erasing a user."""
 
 import asyncio
 from pathlib import Path
@@ -159,7 +159,7 @@ async def test_more_erasures_than_can_wait_are_refused(
 
 
 async def test_the_service_needs_to_read_ping_and_append_only(tmp_path: Path) -> None:
-    """The user of Redis that it is meant to have: anything else would be NOPERM, and a 503."""
+    """Any other command would be NOPERM for the service's Redis user, and a 503."""
     with RedisServer(tmp_path) as server:
         rules = ("resetchannels", "~ta:*", "-@all", "+@read", "+ping", "+select", "+xadd")
         with redis.Redis.from_url(server.url) as admin:

@@ -1,4 +1,4 @@
-"""Experiments: who is in which arm, what an arm changes, and what is told of it."""
+"""Experiments: assignment of users to arms, effects of an arm, logs and metrics."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ def experiments(*given: dict[str, Any]) -> Experiments:
 
 
 def arms(of: Experiments, name: str = "test") -> dict[str, str]:
-    """Arm by user, of those who are in the experiment."""
+    """Arm by user, for the users in the experiment."""
     return {
         user: exposure.arm
         for user in USERS

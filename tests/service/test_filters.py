@@ -1,4 +1,4 @@
-"""What a request may leave out or insist on: every rung keeps to it, and n is filled."""
+"""Exclusions and categories of a request: every rung keeps to them, and n is filled."""
 
 from typing import Any
 
@@ -196,7 +196,7 @@ def test_categories_keep_the_masks_that_were_asked_for_last() -> None:
 
 
 def test_popular_items_fill_up_beyond_the_releases_list() -> None:
-    """The list may be shorter than what a long history and the exclusions take away."""
+    """A long history and the exclusions may remove more items than the list holds."""
     engine = toy_engine()
     listed = list(engine.release.popular)
     assert [engine.catalog.item_ids[row] for row in engine.popular_rows][: len(listed)] == listed

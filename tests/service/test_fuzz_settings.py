@@ -1,6 +1,6 @@
-"""Fuzzing of what operators write: settings, experiments, the file of API keys.
+"""Fuzzing of files that operators write: settings, experiments, the file of API keys.
 
-Whatever stands there is understood whole, or refused with one line.
+Any content is read whole, or refused with one line.
 """
 
 import math
@@ -91,7 +91,7 @@ Entry = dict[str, Any]
 
 
 def entries_of(must: Entry, may: Entry) -> st.SearchStrategy[Entry]:
-    """What belongs there, and now and then something else, or a name that there is not."""
+    """Valid entries, and now and then a wrong value or an unknown name."""
     sound = st.fixed_dictionaries(must, optional=may)
     wrong = st.dictionaries(st.sampled_from([*must, *may, "x\ny"]), ODD, min_size=1, max_size=1)
     is_sound = st.sampled_from([True] * 9 + [False])

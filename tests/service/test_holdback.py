@@ -1,4 +1,4 @@
-"""A sticky share of users at each lower rung: who they are, and what they are served."""
+"""A sticky share of users at each lower rung: their selection and their answers."""
 
 from collections import Counter
 from typing import Any
@@ -35,7 +35,7 @@ KNOWN = [
 
 
 def user_held_at(rung: Source | None) -> str:
-    """The first of many users whom the hash puts there."""
+    """The first of many users that the hash assigns to `rung`."""
     shares = Holdback(SHARE)
     return next(user for user in map(str, range(1000)) if shares.rung_of(user) == rung)
 
@@ -62,7 +62,7 @@ def test_each_rung_has_its_share_and_a_user_is_in_one_at_most() -> None:
 
 
 def test_who_is_held_is_the_same_in_every_process_for_ever() -> None:
-    """Known answers: another hash or salt would deal the users anew, and end every comparison."""
+    """Known answers: another hash or salt would assign users differently and end comparisons."""
     shares = Holdback(SHARE)
     assert [shares.rung_of(str(at)) for at in range(8)] == KNOWN
 

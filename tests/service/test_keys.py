@@ -1,4 +1,4 @@
-"""API keys: what is stored, who gets in, how fast, and what happens when the file changes."""
+"""API keys: their stored form, access, rate limits, and changes of the file."""
 
 import asyncio
 import hashlib
@@ -74,7 +74,7 @@ async def test_a_key_lets_in_by_either_header_and_only_for_its_scope(keys_file: 
         (None, "an API key is needed"),
         ("", "an API key is needed"),
         ("ta_nobody", "unknown or has expired"),
-        (SHOP.sha256, "unknown or has expired"),  # what is stored is no key
+        (SHOP.sha256, "unknown or has expired"),  # the stored hash is no key
         (SHOP.key[:-1], "unknown or has expired"),
         (OLD.key, "unknown or has expired"),
     ],

@@ -1,4 +1,4 @@
-"""The ladder over real HTTP and a real Redis: which rung answers, and what it is worth."""
+"""The ladder over HTTP and a real Redis: the rung that answers, and its scores."""
 
 import asyncio
 import threading

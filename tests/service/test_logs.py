@@ -1,4 +1,4 @@
-"""Log lines: their two forms, and what must not stand in them."""
+"""Log lines: their two forms, and data that must not stand in them."""
 
 import io
 import json

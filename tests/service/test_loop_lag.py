@@ -1,4 +1,4 @@
-"""By how much the loop is late, on a real loop that is held up for real."""
+"""Lag of a real event loop that is really held up."""
 
 import asyncio
 import time

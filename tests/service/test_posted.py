@@ -1,4 +1,4 @@
-"""Recommendations for what the caller brings: a history, a session, a long list, many users."""
+"""Recommendations for posted histories, sessions, long lists and batches of users."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def ids(answer: dict[str, Any]) -> list[str]:
 
 
 def ranking(answer: dict[str, Any]) -> list[tuple[str, str, float | None]]:
-    """Without the last digits: an extended history rounds otherwise than one encoded afresh."""
+    """Items, sources, rounded scores: extended histories round differently from encoded ones."""
     return [
         (item["item_id"], item["source"], item["score"] and round(item["score"], 4))
         for item in answer["items"]

@@ -215,7 +215,7 @@ def half_on(release_dir: Path) -> Path:
 
 
 def releases_by_arm(client: httpx.Client) -> dict[str, set[str]]:
-    """Who answers in which arm. Few are asked: an exposure is a line of a log that nobody reads."""
+    """Releases that answer, by arm. Few requests: nobody reads the pipe of the log."""
     found: dict[str, set[str]] = {}
     for user in USERS:
         answer = client.get(f"/recommend/{user}").json()

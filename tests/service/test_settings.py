@@ -1,4 +1,4 @@
-"""Settings of the service: what wins, and the one line for what is wrong."""
+"""Settings of the service: the order of sources, and one line for each error."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Trace context: a valid trace of the caller is continued, anything else begins a fresh one."""
+"""Trace context: a valid trace of the caller is continued, any other header starts a new one."""
 
 import re
 

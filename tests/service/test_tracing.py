@@ -15,7 +15,7 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 async def spans_of(*paths: str, traceparent: str | None = None) -> list[ReadableSpan]:
-    """What is exported for these requests; the answers' own headers agree with it."""
+    """Spans exported for these requests; they agree with the headers of the answers."""
     exporter = InMemorySpanExporter()
     spans = SpanRecorder(exporter)
     headers = {} if traceparent is None else {"traceparent": traceparent}

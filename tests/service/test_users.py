@@ -1,4 +1,4 @@
-"""Events and outages: what the service knows of a user while the store comes and goes."""
+"""Events and outages: the service's knowledge of a user while the store comes and goes."""
 
 import asyncio
 import time

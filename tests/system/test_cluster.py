@@ -1,4 +1,4 @@
-"""The same store code on a cluster: three masters and three replicas on loopback."""
+"""The store on a cluster: three masters and three replicas on loopback."""
 
 import asyncio
 import json
@@ -100,7 +100,7 @@ def test_a_reader_finds_its_users_again_within_five_seconds(
 ) -> None:
     generation = world.think(1, USERS)
     world.launch(generation)
-    time.sleep(1.0)  # replicas have what was written
+    time.sleep(1.0)  # replicas have the writes
     victim = cluster.master_of(record_key(USERS[0], generation.number))
 
     async def follow() -> float:

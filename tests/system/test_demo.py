@@ -30,7 +30,7 @@ def write_dataset(folder: Path, catalog: Catalog, *, num_users: int) -> None:
 
 
 def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """With a budget that a busy machine can keep: a late answer would come from a lower rung."""
+    """Run the demo with a wide budget: on a busy machine a late answer comes from a lower rung."""
     environ = {key: value for key, value in os.environ.items() if "THINKAHEAD" not in key}
     environ |= {"THINKAHEAD_REQUEST_BUDGET_MS": "10000", "THINKAHEAD_REDIS_TIMEOUT_MS": "5000"}
     return subprocess.run(

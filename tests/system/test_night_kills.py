@@ -14,8 +14,11 @@ from tests.fakes.toy import toy_release
 
 @pytest.mark.timeout(900)  # fifty processes are started, and other work may have the cores
 def test_a_night_killed_fifty_times_equals_one_that_was_not(tmp_path: Path) -> None:
-    """Byte for byte, in every file but those with times, and in the store: with the transformers
-    engine, a poison user, users carried from the night before, and segments torn in a write."""
+    """Every file except those with times, and the store, are equal byte by byte.
+
+    The night has the transformers engine, a user who fails, users carried from the night before,
+    and segments torn in a write.
+    """
     torch.set_num_threads(1)
     release = toy_release(tmp_path / "toy")
     (tmp_path / "nights").mkdir()

@@ -179,7 +179,7 @@ class TlsNode:
         return self
 
     def say(self, *command: Any) -> Any:
-        """As the admin."""
+        """Run a command as the admin."""
         with redis.Redis(**self._login, username="admin", password=SECRET) as client:
             return client.execute_command(*command)
 
@@ -285,7 +285,7 @@ def login(url: str, name: str) -> str:
 
 
 async def append(url: str) -> None:
-    """As the service does: what is refused is an error here, where the service has an outbox."""
+    """Append an event. A refusal is an error here; the service has a buffer."""
     store = RedisStore(url, timeout_ms=5000)
     event = Event(item_ids(1)[0], 2000, "click")
     new = await store.append_each({user: [event] for user in USERS})
@@ -333,7 +333,7 @@ def test_tls_verifies_the_server_and_shows_a_clients_certificate(
     good = f"rediss://localhost:{node.port}?{options(certificates)}"
     expect_served(good)
     for bad in (
-        good.replace("ca.pem", "other.pem"),  # signed by somebody else
+        good.replace("ca.pem", "other.pem"),  # signed by another authority
         good.replace("localhost", "0.0.0.0"),  # another name than the certificate's
         good.partition("&")[0],  # no certificate of ours
     ):
@@ -343,7 +343,7 @@ def test_tls_verifies_the_server_and_shows_a_clients_certificate(
 async def test_a_handshake_may_take_longer_than_a_reply(
     nodes: Callable[[], TlsNode], certificates: Path
 ) -> None:
-    """Behind those who wait for an answer no longer than for a reply."""
+    """The handshake continues after callers with the time-out of a reply gave up."""
     node = await asyncio.to_thread(nodes().start, users(certificates))
     proxy = FaultProxy(Address("127.0.0.1", node.port))
     await proxy.start()

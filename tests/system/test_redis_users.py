@@ -1,4 +1,4 @@
-"""Users of few rights on a real Redis: each tier has what it needs, and the service no more.
+"""Redis users with few rights on a real server: each tier can do its work, the service no more.
 
 The rights of the service stand in deploy/redis-users.acl and in docs/operate-service.md: both are
 tested.
@@ -158,7 +158,7 @@ def test_the_admin_port_changes_the_manifest_by_a_user_of_its_own(
 
 
 def expect_admin_to_look_and_change_nothing(url: str) -> None:
-    """Whoever is to change the manifest from there needs a user of Redis that may write it."""
+    """Changing the manifest at the admin port needs a Redis user with the right to write it."""
     with httpx.Client(base_url=url, timeout=30) as client:
         assert client.get("/manifest").json()["held"]["epoch"] == 2
         assert client.get(f"/users/{ANN}").json()["layers"][0]["record"]
@@ -233,7 +233,7 @@ def test_the_services_user_may_neither_write_a_record_nor_delete(
 def test_the_services_user_cannot_store_a_layer_or_a_manifest(
     server: RedisServer, world: NightWorld
 ) -> None:
-    """By the code that would, not by the commands that we think it uses."""
+    """Checked through the code that stores them, not through a list of commands."""
     other = NightWorld(as_user(server, SERVICE), world.out_dir)
     held = world.manifest()
     assert held is not None

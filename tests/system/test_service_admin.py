@@ -1,4 +1,4 @@
-"""The admin port: a process of its own over a real Redis, and what the changes do to answers."""
+"""The admin port of a service process over a real Redis, and the effect of changes on answers."""
 
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -93,7 +93,7 @@ def test_rollback_and_activate_change_the_very_next_answer(both: Both) -> None:
 
 
 def test_a_canary_grows_ends_and_goes_live(both: Both) -> None:
-    assert both.admin.post("/canary", json={"percent": 5}).status_code == 409  # of what?
+    assert both.admin.post("/canary", json={"percent": 5}).status_code == 409  # no target
     live = both.post("/canary", percent=99.999, epoch=1)
     assert live["held"]["canary"]["percent"] == 99.999
     assert both.generation() == GENERATION

@@ -86,7 +86,7 @@ def p99(answers: list[Answer]) -> float:
 
 
 def is_telling(healthy: list[Answer]) -> bool:
-    """Whether times mean anything: not on a machine that is this slow while all is well."""
+    """True if times can be judged: the healthy service is fast enough on this machine."""
     return p99(healthy) <= BUDGET_MS / 2
 
 

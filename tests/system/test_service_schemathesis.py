@@ -1,7 +1,7 @@
-"""The API keeps what its OpenAPI document promises, whatever is sent: a real process and Redis.
+"""A service process over a real Redis answers any request as its OpenAPI document says.
 
-Also while the Redis is slow, torn, wrong and gone in turns: that costs a rung, or 503 where nothing
-can stand in for a store.
+This holds also while Redis is slow, torn, wrong and gone in turns: requests then fall to a lower
+rung, or get 503 if they need the store.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from bench.chaos.faults.fault import Fault, Kind
-from bench.chaos.faults.fault_proxy import ProxyProcess
+from bench.chaos.faults.proxy_process import ProxyProcess
 from bench.load.http_connection import Address
 from tests.fakes.api_fuzz import fuzz_api
 from tests.fakes.service_harness import (
@@ -131,7 +131,7 @@ def test_schemathesis_finds_nothing_while_redis_fails_in_every_way(
 
 
 def expect_well(service: ServiceProcess) -> None:
-    """It was hit, and is as it was before."""
+    """The service was hit by faults, and is healthy again."""
     with httpx.Client(base_url=service.url, timeout=30) as client:
         deadline = time.monotonic() + 30
         while client.get(f"/recommend/{SPARED}").json()["source"] != "personal":

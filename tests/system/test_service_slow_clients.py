@@ -1,6 +1,6 @@
-"""Clients that are slow, silent or too many, on real sockets before a real process.
+"""Slow, silent or too many clients on real sockets of a service process.
 
-Its bounds are smaller than those of a service, so that nobody has to wait for them.
+The time-outs of this process are smaller than a service's, so that tests are short.
 """
 
 import select
@@ -54,7 +54,7 @@ def ask(client: socket.socket) -> bytes:
 
 
 def read_all(client: socket.socket, *, until: bytes = b"\0") -> bytes:
-    """What comes until the connection ends, or until that has come."""
+    """Bytes received until the connection ends, or until `until` was received."""
     found = b""
     try:
         while until not in found and (piece := client.recv(1 << 16)):
@@ -104,7 +104,7 @@ def test_a_connection_that_rests_between_requests_is_kept(service: ServiceProces
 
 
 def test_a_reader_that_stands_still_is_closed(service: ServiceProcess) -> None:
-    """With what the kernels hold already; others are answered as ever meanwhile."""
+    """The kernels' buffers fill first. Other clients are answered all the time."""
     with connect(service, buffer_bytes=4096) as client, connect(service) as other:
         client.sendall(100 * LARGE)
         began_at = time.monotonic()

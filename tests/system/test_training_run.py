@@ -1,4 +1,4 @@
-"""`python -m training all` as a user runs it, and the service on what it made."""
+"""`python -m training all` as a user runs it, and a service over its release."""
 
 import os
 import shutil
@@ -118,7 +118,7 @@ def test_the_service_serves_what_was_trained(trained: Release, tmp_path: Path) -
 def test_a_renewed_release_keeps_catalog_and_reasoner(
     trained: Release, data: Path, tmp_path: Path
 ) -> None:
-    """With its old weights it is the same model; trained again it is another one."""
+    """A release renewed with its old weights is the same model; trained again, it is another."""
     copy = tmp_path / "copy"
     shutil.copytree(trained.directory, copy)
     assert main(arguments("renew", data, copy, "--keep-weights")) == 0

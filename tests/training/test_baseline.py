@@ -1,4 +1,4 @@
-"""The language model that the benchmark stands beside ours: what it scores, generates and is."""
+"""The baseline language model: its scores, its generated SIDs, its size."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What is learnt from, what carries a loss, what a recipe may say, and how items get their SIDs."""
+"""Training data, tokens with a loss, recipes, and quantization of items into SIDs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ RUNS = Path("training/runs")
 
 
 def dataset(lengths: dict[str, int]) -> Dataset:
-    """User u's n-th item is called `u-n`, so an item tells whose and which it is."""
+    """User u's n-th item is called `u-n`, so that an item names its user and position."""
     histories = {
         user: [Interaction(f"{user}-{at}", at, at) for at in range(length)]
         for user, length in lengths.items()
@@ -60,7 +60,7 @@ def world() -> tuple[Any, Any, list[list[int]]]:
 
 
 def decoded(tokenizer: Any, row: Row) -> tuple[str, str]:
-    """Context and what carries a loss, as text."""
+    """The context and the tokens with a loss, as text."""
     return tokenizer.decode(row.ids[: row.num_context]), tokenizer.decode(
         row.ids[row.num_context :]
     )

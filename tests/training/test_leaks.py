@@ -44,7 +44,7 @@ class Tokens(NamedTuple):
     row_of: NDArray[np.int64]
 
     def rows_in(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where a whole SID begins in a string of tokens, and the catalog row that it is."""
+        """Positions of whole SIDs in a string of tokens, and their catalog rows."""
         at = [self.code_of[level, ids[level : len(ids) - 2 + level]] for level in range(3)]
         places = np.flatnonzero((at[0] >= 0) & (at[1] >= 0) & (at[2] >= 0))
         packed = SPACE.pack(np.stack(at, axis=1)[places])
@@ -81,7 +81,7 @@ def world(dataset: Dataset) -> World:
 
 
 def leaks(world: World, rows: Iterable[Row]) -> tuple[set[int], int]:
-    """Histories in whose texts one of their own targets occurs; SIDs found in all."""
+    """Histories with one of their own targets in their texts, and the number of SIDs found."""
     told = [row for row in rows if row.history is not None]
     ids = np.concatenate([np.array([*row.ids, 0, 0]) for row in told])
     owner = np.repeat([row.history for row in told], [len(row.ids) + 2 for row in told])
@@ -122,7 +122,7 @@ def test_no_thought_tells_its_users_targets(world: World, recipe: ThoughtRecipe)
 
 
 def test_no_question_and_no_rollout_tells_its_users_targets(world: World) -> None:
-    """Bootstrapped rationales may cite what stands in their question, and checks hold them to it.
+    """Checks allow a bootstrapped rationale to cite only its question.
     A rollout's prompt is its history without the last item."""
     vectors = np.random.default_rng(0).normal(size=(len(world.catalog), 8)).astype(np.float32)
     asked = list(questions(world.histories, vectors, BootstrapRecipe()))

@@ -65,7 +65,7 @@ def test_a_stopped_run_goes_on_after_its_last_whole_stage(
 
 
 def test_lora_on_a_local_base_goes_the_same_way(run: Run, tmp_path: Path) -> None:
-    """What qwen3.toml does, on a randomly initialised tiny Qwen3; its adapter stays small."""
+    """The stages of qwen3.toml on a tiny random Qwen3; its adapter stays small."""
     pytest.importorskip("peft")
     short = replace(RECIPE, reasoner=ReasonerRecipe(stages=("align",)))
     reasoner_stage(Run(run.data, run.work, short))

@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def release(run: Run, tmp_path: Path) -> Path:
-    """Of a release only its catalog and SID space are read."""
+    """A release with only a catalog and a SID space; no other part is read."""
     directory = tmp_path / "release"
     directory.mkdir()
     catalog = run.catalog()

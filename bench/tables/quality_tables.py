@@ -1,0 +1,165 @@
+"""Tables of ranking quality, thoughts and semantic ids."""
+
+from bench.tables.layout import Column, Table, differences, pick
+
+
+def _interval(title: str, key: str, digits: int = 4) -> Column:
+    return Column(title, key, digits, has_interval=True)
+
+
+_QUALITY = pick(
+    "row",
+    {
+        "popularity": "popularity",
+        "sasrec": "SASRec, full cross-entropy",
+        "online": "online tier alone",
+        "reasoner": "reasoner alone, with thoughts",
+        "reasoner_at_once": "reasoner alone, without thoughts",
+        "two_tier_strict": "two tiers, strict C_u",
+        "two_tier_union": "two tiers, C_u and 100 prefixes of the online tier",
+        "two_tier_at_once": "two tiers, strict C_u made without thoughts",
+        "two_tier_shuffled": "two tiers, C_u of another user",
+        "two_tier_popular_prefixes": "two tiers, popular prefixes",
+    },
+    _interval("R@5", "recall@5"),
+    _interval("R@10", "recall@10"),
+    _interval("N@10", "ndcg@10"),
+    Column("prefix recall", "prefix_recall", 3),
+    Column("prefixes", "prefixes", 1),
+)
+_SUMMARY = pick(
+    "row",
+    {
+        "popularity": "popularity",
+        "sasrec": "SASRec, full cross-entropy",
+        "online": "online tier alone",
+        "two_tier_strict": "two tiers, with thoughts",
+        "two_tier_at_once": "two tiers, without thoughts",
+    },
+    _interval("recall@10", "recall@10"),
+    Column("NDCG@10", "ndcg@10", 4),
+    Column("prefixes", "prefixes", 0),
+)
+_DIFFERENCES = differences(
+    "difference, paired by user",
+    "differences",
+    {
+        "two_tier_strict minus online": "two tiers, strict C_u - online tier alone",
+        "two_tier_strict minus two_tier_at_once": "two tiers, strict C_u - without thoughts",
+        "reasoner minus reasoner_at_once": "reasoner alone - without thoughts",
+        "online minus sasrec": "online tier alone - SASRec",
+        "two_tier_strict minus online_own_prefixes": "C_u - as many prefixes of the online tier",
+        "two_tier_at_once minus online_own_prefixes": "C_u without thoughts - of the online tier",
+    },
+    {"recall@10": "R@10", "ndcg@10": "N@10", "prefix_recall": "prefix recall"},
+)
+_FAITHFULNESS = pick(
+    "thought",
+    {
+        "empty": "empty",
+        "quarter": "first quarter",
+        "half": "first half",
+        "three quarters": "first three quarters",
+        "whole": "whole",
+        "shuffled": "of another user",
+    },
+    _interval("log P of the next item", "log_p_target", 2),
+    Column("R@10, reasoner alone", "recall@10", 3),
+    Column("prefix recall", "prefix_recall", 3),
+    Column("prefixes", "prefixes", 1),
+)
+_STAGES = pick(
+    "reasoner alone after",
+    {
+        "base": "base: sequences, no words",
+        "ia": "+ Itemic Alignment",
+        "r": "+ Reasoning Activation, thinking",
+        "rl": "+ Reasoning Enhancement, thinking",
+    },
+    _interval("R@10", "recall@10"),
+    _interval("N@10", "ndcg@10"),
+    Column("prefix recall", "prefix_recall", 3),
+    Column("SIDs to rank", "sids", 1),
+)
+_STAGE_GAINS = differences(
+    "gain over the stage before, paired by user",
+    "gain_over_the_row_before",
+    {
+        "ia minus base": "Itemic Alignment",
+        "r minus ia": "Reasoning Activation",
+        "rl minus r": "Reasoning Enhancement",
+    },
+    {"recall@10": "R@10", "ndcg@10": "N@10"},
+)
+_FRONTIER = pick(
+    "paths T, beams m",
+    {
+        name: name
+        for name in (
+            "T=1 m=10",
+            "T=2 m=10",
+            "T=2 m=20",
+            "T=3 m=20",
+            "T=5 m=10",
+            "T=5 m=20",
+            "T=8 m=20",
+        )
+    },
+    Column("prefix recall of C_u", "prefix_recall"),
+    Column("of as many prefixes of the online tier", "own_prefix_recall"),
+    _interval("R@10, strict", "strict@10"),
+    Column("prefixes", "prefixes", 1),
+    Column("tokens per user", "tokens", 0),
+    Column("CPU ms per user", "cpu_ms", 0),
+)
+_STALENESS = pick(
+    "age of C_u in interactions",
+    {f"{age} ago": f"{age}" for age in (0, 1, 2, 4, 8)},
+    _interval("prefix recall of C_u", "prefix_recall", 3),
+    Column("of as many prefixes of the online tier", "own_prefix_recall", 3),
+    _interval("R@10, strict", "strict@10"),
+    Column("R@10, union", "union@10"),
+)
+_UNDERSTANDING = pick(
+    "text",
+    {
+        "user: reasoner": "interests of a user, by the reasoner's thought",
+        "user: random": "interests of a user, text of a random user",
+        "user: most_bought": "interests of a user, from all purchases",
+        "persona: reasoner": "persona of a user, by the reasoner",
+        "persona: random": "persona of a user, text of a random user",
+        "persona: most_bought": "persona of a user, from all purchases",
+        "item: reasoner": "caption of an item, by the reasoner",
+        "item: random": "caption of an item, text of a random item",
+        "item: same_prefix": "caption of an item, text of an item with the same prefix",
+    },
+    _interval("BERTScore F1", "f1", 3),
+)
+_SIDS = pick(
+    "SIDs",
+    {
+        "beauty": "ours, 64/64/256",
+        "letter_4x256": "LETTER, 4x256",
+        "unigenrec_rqkmeans_4x256": "RQ-KMeans, 4x256",
+        "unigenrec_rqvae_3x256": "RQ-VAE, 3x256",
+    },
+    Column("two-code prefixes", "groups_2", 0),
+    Column("items per prefix", "fan_out", 2),
+    Column("weighted by item", "fan_out_weighted", 2),
+    Column("unique", "unique", 1, scale=100, unit="%"),
+    Column("purity of 1 code", "purity_1", 3),
+    Column("purity of 2 codes", "purity_2", 3),
+)
+
+QUALITY_TABLES = {
+    "summary": Table("quality", _SUMMARY),
+    "quality": Table("quality", _QUALITY),
+    "quality-differences": Table("quality", _DIFFERENCES),
+    "faithfulness": Table("faithfulness", _FAITHFULNESS),
+    "stages": Table("stages", _STAGES),
+    "stage-gains": Table("stages", _STAGE_GAINS),
+    "frontier": Table("frontier", _FRONTIER),
+    "staleness": Table("staleness", _STALENESS),
+    "understanding": Table("understanding", _UNDERSTANDING),
+    "sids": Table("sids", _SIDS),
+}
