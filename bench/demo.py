@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +18,7 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
+from bench.common.command_line import add_data, add_release, make_parser
 from bench.common.service_process import ServiceProcess, StepFailedError, run_module
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix
@@ -151,10 +151,12 @@ def _plain(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench demo", allow_abbrev=False)
-    parser.add_argument("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    parser.add_argument("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    parser.add_argument("--users", type=int, default=200, metavar="N")
+    parser = make_parser("demo", __doc__)
+    add_release(parser)
+    add_data(parser)
+    parser.add_argument(
+        "--users", type=int, default=200, metavar="N", help="(default: %(default)s)"
+    )
     redis = "store (default: the embedded server, shared with `make serve`)"
     parser.add_argument("--redis", metavar="URL", help=redis)
     return parser

@@ -19,6 +19,7 @@ from bench.ab.exposures import (
     read_exposures,
 )
 from bench.ab.lift import Ratio, compare, ratio, sample_ratio_p
+from bench.common.command_line import add_json, make_parser
 from bench.common.results import open_console, print_table, write_json
 from models.errors import InvalidInput
 
@@ -135,7 +136,7 @@ def _shares(words: Sequence[str]) -> dict[str, float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench ab", description=__doc__)
+    parser = make_parser("ab", __doc__)
     files: dict[str, Any] = {"nargs": "+", "type": Path, "required": True, "metavar": "FILE"}
     parser.add_argument("--exposures", help="logs of the service, text or JSON", **files)
     parser.add_argument("--events", help="JSON lines: user_id, item_id, timestamp", **files)
@@ -151,5 +152,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ARM=SHARE",
         help="planned shares of users, to check the counts (default: from the service's logs)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="results")
+    add_json(parser)
     return parser

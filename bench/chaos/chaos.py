@@ -16,6 +16,7 @@ from rich.table import Table
 
 from bench.chaos.findings import PROMISES, Finding, merge, promise_of
 from bench.chaos.world import Conditions
+from bench.common.command_line import add_json, add_release, add_seed, make_parser
 from bench.common.results import Row, open_console, write_json, write_markdown
 from bench.load.latency import take_cores
 from models.release.release import Release
@@ -101,7 +102,7 @@ def _print(promises: Sequence[Row]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench chaos", allow_abbrev=False)
+    parser = make_parser("chaos", __doc__)
     add = parser.add_argument
     add(
         "--only",
@@ -110,9 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="R",
         help="scenarios to run, as R1 R4 (default: all)",
     )
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
+    add_release(parser)
     add("--rate", type=int, default=200, metavar="R", help="requests/s during a fault")
-    add("--seed", type=int, default=0, metavar="S")
+    add_seed(parser)
     add("--quick", action="store_true", help="short runs that only show that the scenarios work")
-    add("--json", type=Path, metavar="FILE", help="results; also writes a .md beside it")
+    add_json(parser, has_markdown=True)
     return parser

@@ -19,6 +19,7 @@ import numpy as np
 
 from bench.chaos.findings import Bound, Finding, num_failed, p99_ms, shares, statuses
 from bench.chaos.world import Conditions, World, open_world
+from bench.common.command_line import add_release, add_seed, make_parser
 from bench.common.results import Row, open_console, print_table, write_json, write_markdown
 from bench.common.service_process import ServiceProcess
 from bench.load.latency import take_cores
@@ -145,12 +146,12 @@ def write_csv(file: Path, samples: Sequence[Sample]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench soak", allow_abbrev=False)
+    parser = make_parser("soak", __doc__)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--minutes", type=float, default=30.0, metavar="M")
+    add_release(parser)
+    add("--minutes", type=float, default=30.0, metavar="M", help="(default: %(default)s)")
     add("--rate", type=int, default=20, metavar="R", help="requests/s")
-    add("--seed", type=int, default=0, metavar="S")
+    add_seed(parser)
     add(
         "--json", type=Path, metavar="FILE", help="results; writes .md and .csv (samples) beside it"
     )

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
+from bench.common.command_line import add_data, add_json, add_release, make_parser
 from bench.common.leave_one_out import Case, cut_histories, target_rows
 from bench.common.results import open_console, print_table, write_json
 from bench.finish.generate import Generator
@@ -90,12 +91,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench baseline", allow_abbrev=False)
+    parser = make_parser("baseline", __doc__)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    add("--baseline", type=Path, default=BASELINE, metavar="DIR")
+    add_release(parser)
+    add_data(parser)
+    add("--baseline", type=Path, default=BASELINE, metavar="DIR", help="(default: %(default)s)")
     add("--users", type=int, metavar="N", help="size of a sample (default: all)")
-    add("--split", choices=["test", "valid"], default="test")
-    add("--json", type=Path, metavar="FILE")
+    add("--split", choices=["test", "valid"], default="test", help="(default: %(default)s)")
+    add_json(parser)
     return parser

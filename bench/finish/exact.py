@@ -8,7 +8,6 @@ comparing codes. Users and weights are real; C_u is the online model's own best 
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from safetensors.numpy import load_file
 
+from bench.common.command_line import add_data, add_json, add_release, make_parser
 from bench.common.leave_one_out import cut_histories
 from bench.common.results import open_console, print_table, write_json
 from bench.finish.one_pass import CatalogScorer
@@ -154,10 +154,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench exact", allow_abbrev=False)
+    parser = make_parser("exact", __doc__)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    add("--users", type=int, default=200, metavar="N")
-    add("--json", type=Path, metavar="FILE")
+    add_release(parser)
+    add_data(parser)
+    add("--users", type=int, default=200, metavar="N", help="(default: %(default)s)")
+    add_json(parser)
     return parser

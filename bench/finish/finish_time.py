@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from bench.common.command_line import add_data, add_json, add_release, add_seed, make_parser
 from bench.common.leave_one_out import cut_histories
 from bench.common.results import open_console, print_table, write_json, write_markdown
 from bench.finish.contenders import Contender
@@ -165,12 +166,18 @@ def _report(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench finish", allow_abbrev=False)
+    parser = make_parser("finish", __doc__)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    add("--baseline", type=Path, default=Path("bench/baseline"), metavar="DIR")
+    add_release(parser)
+    add_data(parser)
+    add(
+        "--baseline",
+        type=Path,
+        default=Path("bench/baseline"),
+        metavar="DIR",
+        help="(default: %(default)s)",
+    )
     add("--users", type=int, default=20, metavar="N", help="requests per setting")
-    add("--seed", type=int, default=0)
-    add("--json", type=Path, metavar="FILE")
+    add_seed(parser)
+    add_json(parser)
     return parser

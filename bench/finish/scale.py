@@ -8,13 +8,13 @@ prefixes of very different fan-out, and its C_u has the largest one.
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
+from bench.common.command_line import add_json, add_seed, make_parser
 from bench.common.results import open_console, print_table, write_json, write_markdown
 from models.catalog.candidates import Candidates, from_nodes
 from models.catalog.catalog import Catalog
@@ -136,9 +136,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench scale", allow_abbrev=False)
+    parser = make_parser("scale", __doc__)
     add = parser.add_argument
-    add("--items", type=int, nargs="+", default=[12_101, 1_000_000, 10_000_000], metavar="N")
-    add("--seed", type=int, default=0)
-    add("--json", type=Path, metavar="FILE")
+    add(
+        "--items",
+        type=int,
+        nargs="+",
+        default=[12_101, 1_000_000, 10_000_000],
+        metavar="N",
+        help="(default: %(default)s)",
+    )
+    add_seed(parser)
+    add_json(parser)
     return parser

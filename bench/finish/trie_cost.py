@@ -3,10 +3,10 @@
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from bench.common.command_line import add_json, add_seed, make_parser
 from bench.common.results import open_console, print_table, write_json
 from models.catalog.sid import SidSpace
 from models.catalog.trie import CatalogTrie
@@ -56,8 +56,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench trie", allow_abbrev=False)
-    parser.add_argument("--sids", type=int, default=1_000_000, metavar="N")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = make_parser("trie", __doc__)
+    parser.add_argument(
+        "--sids", type=int, default=1_000_000, metavar="N", help="(default: %(default)s)"
+    )
+    add_seed(parser)
+    add_json(parser)
     return parser

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.common.command_line import add_json, add_release, make_parser
 from bench.common.results import Row, open_console, print_table, write_json, write_markdown
 from bench.common.service_process import ServiceProcess
 from bench.common.synthetic_users import THOUGHT, as_json, draw_record, user_id
@@ -162,9 +163,9 @@ def _measure_service(release_dir: Path) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench footprint", allow_abbrev=False)
+    parser = make_parser("footprint", __doc__)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
+    add_release(parser)
     add("--users", type=int, default=20_000, metavar="N", help="users in Redis, to count bytes")
-    add("--json", type=Path, metavar="FILE", help="results; also writes a .md beside it")
+    add_json(parser, has_markdown=True)
     return parser

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from bench.common.command_line import add_data, add_json, add_release, add_seed, make_parser
 from bench.common.results import Row, open_console, print_table, write_json, write_markdown
 from bench.common.service_process import HOST, ServiceProcess, StepFailedError
 from bench.load.arrivals import Mix, draw_requests
@@ -158,10 +159,10 @@ def _meta(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench latency", allow_abbrev=False)
+    parser = make_parser("latency", __doc__)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    add_release(parser)
+    add_data(parser)
     add(
         "--users",
         type=int,
@@ -180,6 +181,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--event-share", type=float, default=0.05, metavar="P", help="share of events")
     add("--skew", type=float, default=0.8, metavar="A", help="user of rank r has weight r ** -A")
-    add("--seed", type=int, default=0, metavar="S")
-    add("--json", type=Path, metavar="FILE", help="results; also writes a .md beside it")
+    add_seed(parser)
+    add_json(parser, has_markdown=True)
     return parser

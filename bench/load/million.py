@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.common.command_line import add_json, add_release, add_seed, make_parser
 from bench.common.results import Row, open_console, print_table, write_json, write_markdown
 from bench.common.service_process import HOST, ServiceProcess, StepFailedError
 from bench.common.synthetic_users import user_id, write_generation
@@ -213,10 +214,10 @@ class _EvenLoad:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench million", allow_abbrev=False)
+    parser = make_parser("million", __doc__)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--users", type=int, default=1_000_000, metavar="N")
+    add_release(parser)
+    add("--users", type=int, default=1_000_000, metavar="N", help="(default: %(default)s)")
     add("--prefixes", type=int, default=32, metavar="P", help="per user")
     add(
         "--bytes-users",
@@ -234,6 +235,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="requests are drawn for S seconds at a time",
     )
-    add("--seed", type=int, default=0, metavar="S")
-    add("--json", type=Path, metavar="FILE", help="results; also writes a .md beside it")
+    add_seed(parser)
+    add_json(parser, has_markdown=True)
     return parser

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import numpy as np
 import orjson
 
+from bench.common.command_line import add_data, add_json, add_release, make_parser
 from bench.common.results import Row, open_console, print_table, write_json, write_markdown
 from bench.common.service_process import HOST, ServiceProcess, StepFailedError
 from bench.load.http_connection import Address, Connection, render
@@ -147,10 +148,10 @@ async def _own_us(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench path", allow_abbrev=False)
+    parser = make_parser("path", __doc__)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    add("--requests", type=int, default=5000, metavar="N")
-    add("--json", type=Path, metavar="FILE", help="results; also writes a .md beside it")
+    add_release(parser)
+    add_data(parser)
+    add("--requests", type=int, default=5000, metavar="N", help="(default: %(default)s)")
+    add_json(parser, has_markdown=True)
     return parser

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.common.command_line import add_data, add_release, make_parser
 from bench.common.service_process import ServiceProcess, run_module
 from bench.load.population import populate
 from models.release.release import Release
@@ -55,12 +56,12 @@ def _run_locust(options: argparse.Namespace, host: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench scenario", allow_abbrev=False)
+    parser = make_parser("scenario", __doc__)
     add = parser.add_argument
     add("--host", metavar="URL", help="a running service (default: start one)")
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    add_release(parser)
+    add_data(parser)
     add("--known", type=int, default=20_000, metavar="N", help="users with a record")
     add("--users", type=int, default=10, metavar="N", help="simulated users at a time")
-    add("--seconds", type=int, default=20, metavar="S")
+    add("--seconds", type=int, default=20, metavar="S", help="(default: %(default)s)")
     return parser

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from bench.common.command_line import make_parser
 from models.errors import InvalidInput
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -226,11 +227,11 @@ def _not_negative(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench sizing", allow_abbrev=False)
+    parser = make_parser("sizing", __doc__)
     add = parser.add_argument
     add("--users", type=_users, action="append", metavar="N", help="may be repeated")
     add("--rps", type=_positive, metavar="R", help="requests/s at peak (default: from users)")
-    add("--results", type=Path, default=RESULTS, metavar="DIR")
+    add("--results", type=Path, default=RESULTS, metavar="DIR", help="(default: %(default)s)")
     for field in fields(Assumed):
         kind = _not_negative if field.name == "replicas" else _positive
         flag = f"--{field.name.replace('_', '-')}"

@@ -19,6 +19,7 @@ import torch
 from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
 
+from bench.common.command_line import add_data, add_json, add_release, add_seed, make_parser
 from bench.common.leave_one_out import cut_histories
 from bench.common.results import Row, open_console, print_table, write_json, write_markdown
 from bench.load.footprint import measure_bytes
@@ -159,14 +160,14 @@ def _report(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench refresh", allow_abbrev=False)
+    parser = make_parser("refresh", __doc__)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
+    add_release(parser)
+    add_data(parser)
     add("--batches", type=int, default=8, metavar="N", help="number of micro-batches")
     add("--batch", type=int, default=16, metavar="N", help="users per micro-batch")
-    add("--paths", type=int, default=5, metavar="T")
-    add("--width", type=int, default=10, metavar="M")
+    add("--paths", type=int, default=5, metavar="T", help="(default: %(default)s)")
+    add("--width", type=int, default=10, metavar="M", help="(default: %(default)s)")
     add("--workers", type=int, default=1, metavar="N", help="Ray workers")
     add(
         "--bytes-users",
@@ -175,6 +176,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="users in Redis, to count bytes",
     )
-    add("--seed", type=int, default=0)
-    add("--json", type=Path, metavar="FILE")
+    add_seed(parser)
+    add_json(parser)
     return parser

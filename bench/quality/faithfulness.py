@@ -232,6 +232,6 @@ def _columns(found: Sequence[VariantResult]) -> dict[str, NDArray[np.float64]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = quality_parser("faithfulness", num_users=2000)
+    parser = quality_parser("faithfulness", __doc__, num_users=2000)
     add_budget(parser)
     return parser

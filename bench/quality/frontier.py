@@ -193,10 +193,24 @@ def _closed_share(users: Sequence[CaseThoughts]) -> float:
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = quality_parser("frontier", num_users=2000)
+    parser = quality_parser("frontier", __doc__, num_users=2000)
     add = parser.add_argument
-    add("--paths", type=int, nargs="+", default=[1, 2, 3, 5, 8], metavar="T")
-    add("--widths", type=int, nargs="+", default=[2, 5, 10, 20], metavar="M")
+    add(
+        "--paths",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3, 5, 8],
+        metavar="T",
+        help="(default: %(default)s)",
+    )
+    add(
+        "--widths",
+        type=int,
+        nargs="+",
+        default=[2, 5, 10, 20],
+        metavar="M",
+        help="(default: %(default)s)",
+    )
     add(
         "--cost-chunks",
         type=int,

@@ -134,7 +134,7 @@ def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = quality_parser("quality", num_users=0)
+    parser = quality_parser("quality", __doc__, num_users=0)
     add_budget(parser)
     add = parser.add_argument
     add(

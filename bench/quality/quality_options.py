@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.common.command_line import add_data, add_release, add_seed, make_parser
 from bench.common.leave_one_out import Case, cut_histories
 from bench.quality.thoughts.thoughts import ThoughtSettings
 from models.catalog.catalog import Catalog
@@ -14,30 +15,54 @@ from models.errors import InvalidDataset
 from models.release.release import Release
 
 
-def quality_parser(command: str, *, num_users: int) -> argparse.ArgumentParser:
+def quality_parser(
+    command: str, description: str | None, *, num_users: int
+) -> argparse.ArgumentParser:
     """Return a parser with the shared options.
 
     Args:
         num_users: default number of users of the split; 0 stands for all.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m bench {command}", allow_abbrev=False)
+    parser = make_parser(command, description)
     add = parser.add_argument
-    add("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    add("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    add("--split", choices=("test", "valid"), default="test")
+    add_release(parser)
+    add_data(parser)
+    add("--split", choices=("test", "valid"), default="test", help="(default: %(default)s)")
     add("--users", type=int, default=num_users, metavar="N", help="size of a seeded sample; 0: all")
-    add("--seed", type=int, default=0, metavar="S")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
-    add("--cache", type=Path, default=Path(".state/bench"), metavar="DIR", help="cached thoughts")
+    add_seed(parser)
+    add(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes (default: %(default)s)",
+    )
+    add(
+        "--cache",
+        type=Path,
+        default=Path(".state/bench"),
+        metavar="DIR",
+        help="cached thoughts (default: %(default)s)",
+    )
     add("--json", type=Path, metavar="FILE", help="results; some commands write a .md beside it")
     return parser
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:
     """Add the options of the thinking budget per user."""
-    parser.add_argument("--paths", type=int, default=ThoughtSettings.paths, metavar="T")
     parser.add_argument(
-        "--width", type=int, default=ThoughtSettings.width, metavar="M", help="beams per path"
+        "--paths",
+        type=int,
+        default=ThoughtSettings.paths,
+        metavar="T",
+        help="sampled paths per user (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=ThoughtSettings.width,
+        metavar="M",
+        help="beams per path (default: %(default)s)",
     )
 
 

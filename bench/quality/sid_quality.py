@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bench.common.command_line import add_data, add_json, add_release, make_parser
 from bench.common.results import open_console, print_table, write_json
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset
@@ -120,8 +121,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench sids", allow_abbrev=False)
-    parser.add_argument("--release", type=Path, default=Path("releases/beauty"), metavar="DIR")
-    parser.add_argument("--data", type=Path, default=Path("data/beauty"), metavar="DIR")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = make_parser("sids", __doc__)
+    add_release(parser)
+    add_data(parser)
+    add_json(parser)
     return parser

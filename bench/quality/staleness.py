@@ -115,7 +115,7 @@ def describe(
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = quality_parser("staleness", num_users=2000)
+    parser = quality_parser("staleness", __doc__, num_users=2000)
     add = parser.add_argument
     add(
         "--ages",

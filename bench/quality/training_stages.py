@@ -124,7 +124,7 @@ def _columns(alone: ReasonerRanks) -> dict[str, NDArray[np.float64]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = quality_parser("stages", num_users=0)
+    parser = quality_parser("stages", __doc__, num_users=0)
     add_budget(parser)
     parser.add_argument(
         "--row",

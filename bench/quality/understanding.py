@@ -145,7 +145,7 @@ def _columns(found: Likeness, floor: float) -> dict[str, NDArray[np.float64]]:
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = quality_parser("understanding", num_users=500)
+    parser = quality_parser("understanding", __doc__, num_users=500)
     add = parser.add_argument
     add(
         "--items",
