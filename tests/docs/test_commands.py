@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from models.catalog.dataset import load_dataset
 from tests import ROOT
 from tests.docs.pages import GENERATED, PAGES, commands, inline, lines, name_of
 
@@ -120,3 +122,38 @@ def test_commands_take_the_options_they_are_shown_with() -> None:
     _, text = found["bench quality"]
     agreed = ("--release", "--data", "--users", "--split", "--json")
     assert [option for option in agreed if option not in text] == []
+
+
+def shell_lines() -> list[str]:
+    """Return the lines of all pages that a reader pastes into a shell."""
+    first = (PYTHON, "make ", "curl ", "for ", "sh ", "docker ", "kubectl ", "helm ", "taskset ")
+    return [line for page in PAGES for line in lines(page) if line.startswith((*first, "PIP_"))]
+
+
+def test_shell_lines_are_shell() -> None:
+    script = "\n".join(shell_lines())
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_files_that_commands_read_exist() -> None:
+    named = {word for line in shell_lines() for word in shlex.split(line, comments=True)}
+    ours = {word for word in named if re.fullmatch(r"(data|deploy|training|bench)/[\w./-]+", word)}
+    assert {name for name in ours if not (ROOT / name).exists()} == {
+        "deploy/think-ahead"
+    }  # of kubectl
+
+
+def test_csv_files_become_the_tables_of_a_data_folder(tmp_path: Path) -> None:
+    """The loop of docs/own-data.md, on three users."""
+    (loop,) = [line for line in shell_lines() if line.startswith("for t in interactions items")]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    rows = "".join(f"u{user},{item},{item}\n" for user in range(3) for item in range(4))
+    (tmp_path / "mine/interactions.csv").write_text(f"user_id,item_id,pos\n{rows}")
+    items = "".join(f"{item},Soap {item},Beauty > Bath\n" for item in range(4))
+    (tmp_path / "mine/items.csv").write_text(f"item_id,title,categories\n{items}")
+    done = subprocess.run(["bash", "-c", loop], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    dataset = load_dataset(tmp_path / "mine")
+    assert sorted(dataset.histories) == ["u0", "u1", "u2"]
+    assert dataset.items["3"].categories == ("Beauty", "Bath")
