@@ -147,7 +147,7 @@ class Pipeline:
         return served
 
     def _queued_s(self, served: Served, came_at: float) -> float:
-        """Return the seconds of queueing and work, so all but the seconds of the store.
+        """Return the seconds of queueing and work: all but the store's, plus the event loop's lag.
 
         A late event loop reads the store's reply late, so its lag is not counted as store time.
         """
