@@ -41,6 +41,30 @@ def test_the_readme_is_short() -> None:
     assert len(read(ROOT / "README.md").splitlines()) <= 150
 
 
+def test_figures_of_the_readme_are_those_of_the_results() -> None:
+    """Its tables are generated; these stand in sentences."""
+    finish = json.loads((ROOT / "bench/results/finish.json").read_text())["rows"]
+    latency = json.loads((ROOT / "bench/results/latency.json").read_text())
+    ours, generate = (
+        next(
+            row["cpu_ms_p50"]
+            for row in finish
+            if (row["name"], row["history"], row["prefixes"], row["codebook"])
+            == (name, 50, 100, 256)
+            and row["kept_history"] == row["pruned"] == is_ours
+        )
+        for name, is_ours in (("native-float32", 1), ("generate", 0))
+    )
+    half = next(row for row in latency["rows"] if row["name"] == "half")
+    text = read(ROOT / "README.md")
+    assert f"takes {ours:.2f} ms where `transformers.generate` takes {generate:.0f} ms" in text
+    rate = latency["meta"]["saturation_rps"]
+    assert (
+        f"answers {rate:,} requests a second; at half of that p99 is {half['p99_ms']:.1f} ms"
+        in text
+    )
+
+
 @pytest.mark.parametrize("page", LOG_PAGES, ids=by_page)
 def test_a_page_of_the_log_is_one_experiment_in_five_parts(page: Path) -> None:
     text = read(page)
