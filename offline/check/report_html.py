@@ -140,7 +140,7 @@ def _thinking(summary: dict[str, Any]) -> str:
 
 
 def _slowest(summary: dict[str, Any]) -> str:
-    """Render the slowest micro-batches. There is no time per user: a batch is thought at once."""
+    """Render the slowest micro-batches. A user of a micro-batch has no time of its own."""
     found = summary.get("slowest_batches", [])
     head = ("seconds", "shard", "batch", "users", "tokens")
     return _table(head, [[_number(each[name]) for name in head] for each in found]) if found else ""

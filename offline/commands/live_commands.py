@@ -221,7 +221,7 @@ def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGTERM came; the current batch is settled first."""
+    """Catch SIGTERM, so that a worker settles its batch first; yield a function to ask for it."""
     stopped = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:

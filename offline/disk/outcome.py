@@ -1,4 +1,4 @@
-"""Counts of a stretch of thinking: users, paths, tokens, prefixes and failures."""
+"""Counts of thinking: users, paths, tokens, prefixes and failures."""
 
 from dataclasses import dataclass, field
 

@@ -47,7 +47,7 @@ async def erase(user_id: str, store: NightStore, out_dir: Path, *, now_ms: int) 
 
 @contextmanager
 def _archive_lock(out_dir: Path) -> Iterator[None]:
-    """Lock the archive: of two jobs that rewrite one part, each would restore the other's user."""
+    """Lock the archive. Two jobs that rewrite one part would restore each other's erased user."""
     with (out_dir / "erase.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -100,9 +100,11 @@ class Plan(BaseModel):
 
 
 class NextLayer(NamedTuple):
+    """The layer that a night makes."""
+
     generation: int
-    is_base: bool
-    replaced: Layer | None
+    is_base: bool  # it replaces all layers
+    replaced: Layer | None  # the delta that it replaces
 
 
 def next_layer(
