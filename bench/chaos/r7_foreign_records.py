@@ -1,7 +1,6 @@
-"""R7 and R8 in their hardest case.
+"""R7 and R8 with foreign and broken records in the store, and with late replies of Redis.
 
-The store has records of other users and bytes that are no records, and replies come after the
-service has stopped waiting for them.
+Late replies come after the service has stopped waiting for them.
 """
 
 import re

@@ -13,6 +13,8 @@ _RETRY_AFTER = b"\r\nretry-after:"
 
 
 class Address(NamedTuple):
+    """A TCP address."""
+
     host: str
     port: int
 

@@ -40,8 +40,10 @@ _COLUMNS = (
 
 
 class Cores(NamedTuple):
+    """Numbers of CPU cores."""
+
     service: int
-    generator: int
+    generator: int  # also Redis
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""Thinkers of `bench refresh` with their costs: our engines, and the loop over `generate`.
+"""Thinkers of `bench refresh`: our engines, and the loop over `generate`.
 
-All of them make the same kind of thoughts of a micro-batch. Seconds are CPU time of this process.
-Tokens are counted at the model's input, padding included. Ray workers write their own costs.
+All of them make the same kind of thoughts of a micro-batch. Ray workers write their own costs.
 """
 
 import json

@@ -1,5 +1,6 @@
 """Cost of the nightly thinking: CPU seconds by phase, and tokens.
 
+Seconds are CPU time of this process. Tokens are counted at the model's input, padding included.
 Knows the forward passes of a model and the bytes of a record. Knows nothing of engines.
 """
 

@@ -1,4 +1,4 @@
-"""Quality of a set of SIDs as addresses: fan-out, uniqueness and category purity.
+"""`python -m bench sids`: fan-out, uniqueness and category purity of sets of SIDs.
 
 The offline tier chooses the two-code prefix; its fan-out is the choice left to the online tier.
 Knows codes and categories. Knows nothing of models.

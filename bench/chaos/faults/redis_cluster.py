@@ -16,6 +16,8 @@ _PATIENCE_S = 60.0
 
 
 class RedisCluster:
+    """Six server processes that form a cluster."""
+
     def __init__(self, directory: Path) -> None:
         self.ports = _free_ports(2 * _NUM_MASTERS)
         self._directory = directory
@@ -28,9 +30,9 @@ class RedisCluster:
     def __enter__(self) -> Self:
         for port in self.ports:
             self._start(port)
-        _until(lambda: all(_answers(port) for port in self.ports))
+        _wait_until(lambda: all(_answers(port) for port in self.ports))
         self._join()
-        _until(lambda: all(self._is_ok(port) for port in self.ports))
+        _wait_until(lambda: all(self._is_ok(port) for port in self.ports))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,7 +86,7 @@ class RedisCluster:
         for port in self.ports[1:]:
             bus = port + 10_000 if port < 55_000 else port - 10_000
             _say(self.ports[0], "CLUSTER MEET", "127.0.0.1", port, bus)
-        _until(lambda: all(_num_known(port) == len(self.ports) for port in self.ports))
+        _wait_until(lambda: all(_num_known(port) == len(self.ports) for port in self.ports))
         for master, replica in zip(self.masters(), self.ports[_NUM_MASTERS:], strict=True):
             _say(replica, "CLUSTER REPLICATE", _say(master, "CLUSTER MYID").decode())
 
@@ -128,7 +130,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _until(is_true: Any) -> None:
+def _wait_until(is_true: Any) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while not is_true():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""The quality table: rank of the left-out item in the whole catalog.
+"""Evaluation behind the quality table: rank of the left-out item in the whole catalog.
 
 Every row masks the items that the user has seen. The rows of the online model rank by its joint
 log-probability (Eq. 11) with the exact finish of the service. They differ only in their prefixes.
