@@ -85,7 +85,7 @@ class ClusterWire:
             await asyncio.wait([self._discovering], timeout=self._timeout_s)
         for wire in self._wires.values():
             await wire.close()
-        for nodes in ("nodes_cache", "startup_nodes"):  # RedisCluster skips them after an error
+        for nodes in ("nodes_cache", "startup_nodes"):  # RedisCluster itself may skip them
             await self._cluster.nodes_manager.aclose(nodes)
 
     def _wire_to(self, node: Any) -> Wire:
@@ -108,16 +108,13 @@ class ClusterWire:
         return self._discovering
 
     async def _read_slots(self, failed: str | None) -> None:
-        cluster, nodes = self._cluster, self._cluster.nodes_manager
-        options: dict[str, Any] = cluster.get_connection_kwargs()
+        nodes = self._cluster.nodes_manager
+        options: dict[str, Any] = self._cluster.get_connection_kwargs()
         seed = ClusterNode(self._seed.host, self._seed.port, **options)
         # redis-py forgets it for the servers that it names, all of which may get new addresses
         nodes.startup_nodes.setdefault(seed.name, seed)
         try:
-            if nodes.slots_cache:
-                await nodes.initialize(last_failed_node_name=failed)
-            else:
-                await cluster.initialize()
+            await nodes.initialize(last_failed_node_name=failed)
         finally:
             self._discovered_at = asyncio.get_running_loop().time()
 

@@ -2,21 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 import redis.asyncio
 from redis.exceptions import ResponseError
 
-from models.errors import StoreUnavailable
 from models.store.embedded import attach
-from models.store.events import Event
-from models.store.redis_store import RedisStore
-from models.store.topology import SentinelWire
 from models.store.wire import CONNECT_S, Command, Wire, read_address
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+from tests.fakes.scripted_redis import Serve, serving
 
 
 @pytest.fixture(scope="module")
@@ -30,33 +25,6 @@ async def wire(server_url: str) -> AsyncIterator[Wire]:
     wire = Wire(read_address(server_url), 5.0)
     yield wire
     await wire.close()
-
-
-@asynccontextmanager
-async def serving(serve: Serve) -> AsyncIterator[str]:
-    """HOST:PORT of a server that does as it is told."""
-    handlers: set[asyncio.Task[None]] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        handlers.add(task)
-        try:
-            await serve(reader, writer)
-        except (asyncio.CancelledError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        for task in handlers:
-            task.cancel()
-        await asyncio.gather(*handlers)
-        server.close()
-        await server.wait_closed()
 
 
 @asynccontextmanager
@@ -273,42 +241,6 @@ async def test_a_connection_that_is_never_greeted_is_given_up_and_another_one_ma
         assert num_connections == 2
 
 
-async def test_a_master_that_takes_long_to_greet_is_found_by_one_connection() -> None:
-    num_connections = 0
-
-    async def name_the_master(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = place.split(":")
-        state = ["name", "shop", "ip", host, "port", port, "flags", "master"]
-        state += ["num-other-sentinels", "0"]
-        reply = [b"*1", b"*%d" % len(state), *(b"+" + part.encode() for part in state), b""]
-        while await reader.read(100):
-            writer.write(b"\r\n".join(reply))
-
-    async def greet_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal num_connections
-        num_connections += 1
-        await reader.read(100)
-        await asyncio.sleep(0.3)
-        writer.write(b"+OK\r\n")
-        while asked := await reader.read(100):
-            writer.write(b"*1\r\n+master\r\n" if b"ROLE" in asked else b"+fine\r\n")
-
-    async with serving(greet_late) as place, serving(name_the_master) as sentinel:
-        host, port = sentinel.split(":")
-        named_by = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]
-            [(host, int(port))], sentinel_kwargs={"protocol": 2}
-        )
-        base = read_address("redis://:secret@anywhere")
-        wire = SentinelWire(named_by, "shop", base, timeout_s=0.1)
-        with pytest.raises(TimeoutError):
-            await wire.ask(("A",))
-        await asyncio.sleep(0.3)
-        assert await wire.ask(("A",)) == [b"fine"]
-        assert num_connections == 1
-        await wire.close()
-        await named_by.aclose()
-
-
 async def test_a_password_and_a_database_are_sent_first(wire: Wire, server_url: str) -> None:
     greeted: list[Command] = [("SELECT", 3)]
     assert read_address(f"{server_url}?db=3").greeting == tuple(greeted)
@@ -337,13 +269,3 @@ def test_an_address_knows_sockets_ports_and_tls() -> None:
     assert read_address("redis://cache:7000/0").port == 7000
     assert read_address("redis://cache").tls is None
     assert read_address("rediss://cache").tls is not None
-
-
-async def test_a_cluster_without_a_server_is_a_store_that_is_away() -> None:
-    """redis-py's RedisClusterException is no RedisError: batches raised it untranslated."""
-    store = RedisStore("redis://127.0.0.1:1?cluster=true", timeout_ms=200)
-    event = Event("item", 1, "id")
-    for users in (["ann"], ["ann", "bob"]):
-        with pytest.raises(StoreUnavailable):
-            await store.append_each({user: [event] for user in users})
-    await store.close()
