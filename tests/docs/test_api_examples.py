@@ -5,10 +5,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
 
 from service.admin import create_admin
+from service.api.responses import Recommendation
 from service.settings import resolve_settings
-from tests.docs.pages import commands
+from tests.docs.pages import Block, blocks, commands
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import activate, serving
 
@@ -62,3 +64,10 @@ async def test_an_example_is_answered(words: tuple[str, ...]) -> None:
         )
     assert answer.status_code in (200, 202, 409), answer.text
     assert answer.status_code != 409 or request.url.port == ADMIN_PORT
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=lambda block: block.page)
+def test_a_shown_answer_is_an_answer(block: Block) -> None:
+    answer = json.loads(block.text)
+    TypeAdapter(Recommendation).validate_python(answer)
+    assert set(answer) == Recommendation.__required_keys__ | Recommendation.__optional_keys__
