@@ -7,7 +7,7 @@ Streams are cut so that this holds: see `events.stream_limit`.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from models.store.connection import RedisConnection
 from models.store.events import (
@@ -27,35 +27,37 @@ from models.store.wire import Command
 Entries = list[Any]  # [id, [event id, value]], oldest first
 
 
+class _Outcome(NamedTuple):
+    """Outcome of the events appended for one user."""
+
+    fresh: list[bool]  # for each event: its id was not known at the read
+    written: list[bytes]  # entry id of each fresh event
+    since: Entries  # entries since the read, those of other processes too; empty unless checked
+
+
 class RedisAppends(RedisConnection):
     async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
         return await self.append_histories({user_id: events})
 
     async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
         """Append events; if two processes append one event at the same time, both count it."""
-        fresh, _ = await self._append(histories)
-        return sum(sum(flags) for flags in fresh.values())
+        outcomes = await self._append(histories)
+        return sum(sum(outcome.fresh) for outcome in outcomes.values())
 
     async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
-        fresh, seen = await self._append(histories, is_checked=True)
-        for user_id, flags in fresh.items():
-            written, since = seen[user_id]
+        outcomes = await self._append(histories, is_checked=True)
+        for user_id, (flags, written, since) in outcomes.items():
             firsts = _first_entries(since)
             left = iter(written)
             for at, event in enumerate(histories[user_id]):
                 if flags[at]:
                     flags[at] = firsts.get(event.event_id.encode()) == next(left)
-        return fresh
+        return {user_id: outcome.fresh for user_id, outcome in outcomes.items()}
 
     async def _append(
         self, histories: Mapping[str, Sequence[Event]], *, is_checked: bool = False
-    ) -> tuple[dict[str, list[bool]], dict[str, tuple[list[bytes], Entries]]]:
-        """Append events; return which were fresh, and per user the entries since the first read.
-
-        Returns:
-            For each user, a flag per event: True if its id was not known. And for each user, the
-            ids of the written entries, with all entries since the read if `is_checked`.
-        """
+    ) -> dict[str, _Outcome]:
+        """Append the fresh events of each user; `is_checked` to read the entries since the read."""
         for events in histories.values():
             for event in events:
                 check_event(event)
@@ -74,11 +76,12 @@ class RedisAppends(RedisConnection):
                 since = b"(" + entries[-1][0] if entries else b"-"
                 commands.append(("XRANGE", key, since, "+"))
         replies = iter(await self._write(commands, is_one_key=len(histories) == 1))
-        seen = {}
+        outcomes = {}
         for user_id, flags in fresh.items():
             written = [next(replies) for is_fresh in flags if is_fresh]
-            seen[user_id] = (written, sound_entries(next(replies)) if is_checked else [])
-        return fresh, seen
+            since = sound_entries(next(replies)) if is_checked else []
+            outcomes[user_id] = _Outcome(flags, written, since)
+        return outcomes
 
     async def _write(self, commands: Sequence[Command], *, is_one_key: bool) -> list[Any]:
         """Return replies in order. Raises StoreUnavailable if any of them is an error."""

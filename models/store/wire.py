@@ -4,7 +4,7 @@ Commands of concurrent callers are sent back to back, and replies arrive in the 
 no pool, no lock and no task per request. If a caller stops waiting, its replies are still read, and
 dropped. Knows nothing of keys or of the meaning of a reply.
 
-It is here for its CPU time per read of a user (three GET and an XREVRANGE):
+It is here for its CPU time per read of a user:
 
     this wire                       43 to 58 us
     a bare redis-py `Connection`    84 to 110 us
