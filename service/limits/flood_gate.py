@@ -62,6 +62,7 @@ class FloodGate:
         self.num_popular = 0  # answered with `popular` by the gate, since the start
         self.popular_left = settings.popular_saved  # answers that may be given now
         self.is_late = False  # the loop is overloaded
+        self.is_flooded = False  # and the gate has turned many requests away of late
         self.num_open = settings.burst  # while fewer are present, every request passes unseen
         self.settings = settings
         self.limiter = limiter
@@ -75,7 +76,8 @@ class FloodGate:
         self._reject = Reply(may_be_popular=False, rest_s=settings.rest_s)
         self._give_popular = Reply(may_be_popular=True, rest_s=settings.rest_s)
         self._lag_s = 0.0  # at the last beat
-        self._num_admitted = 0  # until the last beat
+        self._num_admitted = self._num_turned_away = 0  # until the last beat
+        self._recently_turned_away = 0.0
 
     @property
     def num_turned_away(self) -> int:
@@ -111,6 +113,11 @@ class FloodGate:
         else:
             self._bounds = dict.fromkeys(Criticality, float(settings.burst))
             self.num_open = settings.burst
+        num_turned_away = self.num_turned_away - self._num_turned_away
+        self._num_turned_away += num_turned_away
+        self._recently_turned_away *= settings.memory
+        self._recently_turned_away += num_turned_away
+        self.is_flooded = self.is_late and self._recently_turned_away >= settings.flood
         num_new = self.limiter.num_admitted - self._num_admitted
         self._num_admitted += num_new
         self.popular_left = min(
@@ -118,7 +125,7 @@ class FloodGate:
         )
 
     def _is_too_much(self, request: Arrival, criticality: Criticality) -> bool:
-        if self.is_late and request.waited_s > self._patience_s:
+        if self.is_flooded and request.waited_s > self._patience_s:
             return True
         return request.num_present >= self._bounds[criticality]
 

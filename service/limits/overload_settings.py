@@ -56,6 +56,9 @@ class OverloadSettings:
     burst: int = 256
     # Requests in the process from which on others are rejected although the loop is on time. 128
     # requests at once are all answered in 76 ms, of 256 every third is not.
+    flood: float = 10.0
+    # Requests turned away of late (`memory`) that make a flood. A machine that is busy with other
+    # work makes the loop late too, and a lone client is then no flood.
     patience: float = 0.3
     # Share of the budget: a request that has waited longer is rejected while the loop is late, as
     # its answer would be late too. What lay unread in the kernel counts.
