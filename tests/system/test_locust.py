@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 def test_the_weights_are_those_that_are_documented() -> None:
     code = """
 import json
-from bench import locustfile
+from bench.load import locustfile
 classes = (locustfile.Regular, locustfile.Occasional, locustfile.Stranger, locustfile.Curious)
 print(json.dumps([locustfile.__doc__, {each.__name__: each.weight for each in classes}]))
 """
