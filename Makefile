@@ -78,10 +78,12 @@ bench: $(DEV) $(KERNEL)
 	$(PY) -m bench footprint --release $(RELEASE) --json $(RESULTS)/footprint.json
 	$(PY) -m bench path --data $(DATA) --release $(RELEASE) --json $(RESULTS)/path.json
 	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json $(RESULTS)/quality.json
+	$(if $(filter bench/results,$(RESULTS)),$(PY) -m bench tables)
 
 chaos: $(DEV) $(KERNEL)
 	$(PY) -m bench soak --release $(RELEASE) --json $(RESULTS)/soak.json
 	$(PY) -m bench chaos --release $(RELEASE) --json $(RESULTS)/chaos.json
+	$(if $(filter bench/results,$(RESULTS)),$(PY) -m bench tables)
 
 locust: $(LOCUST) $(KERNEL)
 	$(PY) -m bench scenario --data $(DATA) --release $(RELEASE) $(if $(URL),--host $(URL))
