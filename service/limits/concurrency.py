@@ -41,6 +41,7 @@ class ConcurrencyLimiter:
         self.num_inside = 0  # requests in work
         self.num_admitted = 0  # since the start
         self._settings = settings
+        self._admitted = {kind: settings.admitted.of(kind) for kind in Criticality}
         self._highest = float(highest)
         self._target_s = settings.queueing_target * budget_s
         self.limit = min(settings.first_limit, self._highest)  # requests that may be in work
@@ -53,7 +54,7 @@ class ConcurrencyLimiter:
 
     def admit(self, criticality: Criticality) -> Admission:
         """Decide on one request; FULL takes a place that `release` has to give back."""
-        if self.num_inside >= self.limit * self._settings.admitted.of(criticality):
+        if self.num_inside >= self.limit * self._admitted[criticality]:
             return Admission.POPULAR
         self.num_inside += 1
         self.num_admitted += 1

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 MAX_FILES = 30
-MAX_FILES_OF_A_NEW_USER = 32  # the record is decoded and the history encoded from its beginning
+MAX_FILES_OF_A_NEW_USER = 31  # the record is decoded and the history encoded from its beginning
 MAX_TURNS = 10
 # Work that runs beside requests: the heartbeat of the event loop and the polls of the store.
 BACKGROUND = {"service/limits/loop_lag.py", "service/serving.py"}
