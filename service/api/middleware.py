@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.limits.criticality import CRITICALITY_NAME, read_criticality
 from service.problems import BUG, problem
 from service.telemetry.logs import RequestLog, request_id_var
 from service.telemetry.metrics import Metrics
-from service.telemetry.trace_context import (
+from service.telemetry.request_headers import (
+    CRITICALITY_NAME,
     REQUEST_ID_HEADER,
     TRACE_HEADER,
     accept_request_id,
     continue_trace,
+    read_criticality,
 )
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pydantic.json_schema import models_json_schema
 
 from service.auth.key_middleware import document_keys
 from service.limits.connections import WHY_NOT_READ
-from service.limits.criticality import CRITICALITY_HEADER
 from service.limits.replies import FLOODED
 from service.problems import Problem, problem_responses
+from service.telemetry.request_headers import CRITICALITY_HEADER
 
 _RECOMMENDATION = {
     "request_id": "0b6f7c1d9a3e4f52",

@@ -21,7 +21,7 @@ from service.recommend.pages import Cursors
 from service.recommend.pipeline import STAGES, Served
 from service.sources import DEFAULT_ITEMS, Reason, Source
 from service.telemetry.metrics import Metrics
-from service.telemetry.trace_context import (
+from service.telemetry.request_headers import (
     REQUEST_ID_HEADER,
     TRACE_HEADER,
     accept_request_id,

@@ -4,7 +4,6 @@ connections         bytes, seconds and number of clients; carries out what the g
 flood_gate          pass a request on, hold it, or answer it with `popular` or 503
 concurrency         how many requests may be in work at once, learnt from their latencies
 loop_lag            how late the event loop is
-criticality         the header X-Criticality
 replies             503 answers as bytes
 overload_settings   every number of the above
 """

@@ -28,11 +28,11 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from service.limits.criticality import criticality_of
 from service.limits.flood_gate import Arrival, FloodGate, Hold, Reply
 from service.limits.replies import Rejections, WritePopular
 from service.problems import problem
 from service.sources import Criticality
+from service.telemetry.request_headers import CRITICALITY_NAME, read_criticality
 
 READ_TIMEOUT_S = 10.0  # for a whole request, from its first byte
 WRITE_TIMEOUT_S = 10.0  # for the client to read its answer
@@ -42,6 +42,7 @@ MAX_CONNECTIONS = 10_000  # in a process
 
 # tcpi_last_data_recv of struct tcp_info (linux/tcp.h): milliseconds. It is a part of Linux's ABI.
 _LAST_DATA_RECEIVED, _LAST_DATA_AT, _TCP_INFO_BYTES = struct.Struct("=I"), 52, 56
+_NEVER_REJECTED = (b"/health/", b"/metrics")  # orchestrators and dashboards ask these
 _LAST_TIMEOUT_S = 3.0  # for a request that is arriving when the process is told to end
 WHY_NOT_READ = {
     400: "this is no HTTP request",
@@ -328,3 +329,10 @@ class Connection(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def criticality_of(url: bytes, headers: list[tuple[bytes, bytes]]) -> Criticality | None:
+    """Return the criticality of a request; None for a request that is never rejected."""
+    if url.startswith(_NEVER_REJECTED):
+        return None
+    return read_criticality(dict(headers).get(CRITICALITY_NAME))

@@ -1,5 +1,5 @@
 """Metrics, logs and traces of the service.
 
-`metrics` holds the Prometheus metrics, `logs` formats lines, `trace_context` reads and writes W3C
-trace headers, and `otel` exports spans (extra `otel`).
+`metrics` holds the Prometheus metrics, `logs` formats lines, `request_headers` reads the headers
+that name and rank a request, and `otel` exports spans (extra `otel`).
 """

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import Scope
 
-from service.telemetry.trace_context import Trace
+from service.telemetry.request_headers import Trace
 
 _STAGES = ("store", "queue", "encode", "finish")  # in the order of the pipeline
 _PROPAGATED = (b"traceparent", b"tracestate")

@@ -38,7 +38,7 @@ from models.store.records import (
 )
 from models.store.redis_store import RedisStore
 from service.recommend.pages import Cursor, Cursors
-from service.telemetry.trace_context import continue_trace
+from service.telemetry.request_headers import continue_trace
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import serving
 

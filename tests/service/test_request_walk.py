@@ -36,7 +36,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 MAX_FILES = 30
-MAX_FILES_OF_A_NEW_USER = 31  # the record is decoded and the history encoded from its beginning
 MAX_TURNS = 10
 # Work that runs beside requests: the heartbeat of the event loop and the polls of the store.
 BACKGROUND = {"service/limits/loop_lag.py", "service/serving.py"}
@@ -124,6 +123,6 @@ async def test_the_first_request_of_a_user_goes_through_few_files(
     with walk.recording():
         answer = await service.recommend("user", n=10)
     assert answer["source"] == "personal"
-    assert len(walk.turns) <= MAX_FILES_OF_A_NEW_USER, sorted(walk.turns)
+    assert len(walk.turns) <= MAX_FILES, sorted(walk.turns)
     others = {name: num for name, num in walk.turns.items() if name not in ONE_CALL_AN_EVENT}
     assert max(others.values()) <= MAX_TURNS, walk.turns.most_common(3)

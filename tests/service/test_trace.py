@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from service.telemetry.trace_context import continue_trace
+from service.telemetry.request_headers import continue_trace
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import serving
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from service.limits.connections import MAX_HEAD_BYTES, MAX_URL_BYTES
-from service.limits.criticality import CRITICALITY_HEADER
 from service.limits.replies import Rejections
+from service.telemetry.request_headers import CRITICALITY_HEADER
 from tests.fakes.service_harness import (
     RedisServer,
     ServiceProcess,

@@ -2,8 +2,9 @@
 
 import pytest
 
-from service.limits.criticality import criticality_of, read_criticality
+from service.limits.connections import criticality_of
 from service.sources import Criticality
+from service.telemetry.request_headers import read_criticality
 
 
 @pytest.mark.parametrize(
