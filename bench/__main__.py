@@ -84,7 +84,7 @@ COMMANDS = {
     ),
     "scenario": Command("load.scenario", "simulated users on a real service, with Locust"),
     "tables": Command(
-        "tables.pages", "write the results tables of README and docs from bench/results"
+        "tables.fill_pages", "write the results tables of README and docs from bench/results"
     ),
     "demo": Command("demo", "the whole system on this machine, with real users"),
 }

@@ -9,7 +9,6 @@ from models.release.release import Release
 from tests.fakes.service_harness import RedisServer
 from tests.fakes.toy import toy_release
 
-torch.set_num_threads(1)  # two threads beside other work are ten times slower than one
 ON_REQUEST = ("gpu", "vllm", "ray", "cluster", "slow")
 
 
@@ -19,6 +18,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in excluded)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Undo `--workers` of commands: two threads beside other work are 20 times slower than one."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,13 @@ NEEDS_AN_EXTRA = {"vllm_engine", "ray_pool", "locustfile"}
 Import = tuple[Path, int, str]
 
 
-def imports(package: str) -> Iterator[Import]:
+@cache
+def imports(package: str) -> tuple[Import, ...]:
     """Every module that a package imports, also inside functions: file, line, dotted name."""
+    return tuple(_imports(package))
+
+
+def _imports(package: str) -> Iterator[Import]:
     for file in sorted((ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(), str(file))):
             if isinstance(node, ast.Import):

@@ -8,8 +8,8 @@ import pytest
 
 from bench.common.results import Row
 from bench.tables.chosen import TABLES
+from bench.tables.fill_pages import fill_page, find_pages, main
 from bench.tables.layout import Column, Results, Table, pick
-from bench.tables.pages import fill_page, find_pages, main
 from models.errors import InvalidInput
 from tests import ROOT
 
