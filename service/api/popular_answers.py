@@ -1,8 +1,8 @@
-"""Answers of the lowest rung as they go over the wire: what a flood leaves time for.
+"""`popular` answers as bytes, for requests that the flood gate keeps from the application.
 
-A `popular` answer is the same for everybody but for its ids, so it is written once for each number
-of items and then filled in: for little more than a refusal, where the way through the application
-takes two thirds of a whole answer's time. Knows nothing of when that is wanted.
+All `popular` answers with the same number of items differ in their ids only. So each is written
+once as a template and then filled in, which costs little more than a 503. Through the application a
+`popular` answer takes two thirds of the time of a whole one. Knows nothing of floods.
 """
 
 import random
@@ -28,7 +28,7 @@ from service.telemetry.request_headers import (
     continue_trace,
 )
 
-_ID, _USER = "request id", "user id"  # stand where these go
+_ID, _USER = "request id", "user id"  # placeholders in a template
 _NUM_DIGITS = 32  # of a recommendation's id
 # A user id that needs no decoding, and at most the number of items.
 _URL = re.compile(rb"((?:/v1)?/recommend/)([A-Za-z0-9._~-]{1,256})(?:\?n=([0-9]{1,3}))?")
@@ -36,13 +36,16 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 
 class PopularAnswers:
-    """Writes and counts them. Metrics take the counts when they are rendered, not an answer each,
-    and the log has no line of these answers: a flood leaves no time for either."""
+    """Write `popular` answers and count them.
+
+    A flood leaves no time for metrics and logs. So metrics take the counts only when they are
+    rendered, and these answers have no line in the log.
+    """
 
     def __init__(
         self, current: Callable[[], Engine], ring: KeyRing | None, metrics: Metrics
     ) -> None:
-        """current: return the engine in use. ring: the API keys, None if none is needed."""
+        """Write for the engine that `current` returns; `ring` is None if no API key is needed."""
         self._current = current
         self._ring = ring
         self._metrics = metrics
@@ -54,8 +57,8 @@ class PopularAnswers:
     def write(self, method: bytes, url: bytes, headers: Fields, fields: Fields) -> bytes | None:
         """Return a whole answer, with `fields` among its headers.
 
-        None for a request that says more than a user and how many items, or that has no API key
-        for recommendations.
+        Return None for a request with any parameter but `n`, and for one without a valid API key.
+        A written answer takes a token of its API key.
         """
         if method != b"GET" or (read := _URL.fullmatch(url)) is None:
             return None
@@ -88,7 +91,7 @@ class PopularAnswers:
 
 
 class _Template:
-    """An answer without its ids, by the code that writes every other."""
+    """An answer without its ids, from the code that writes all other answers."""
 
     def __init__(self, engine: Engine, num_items: int) -> None:
         wanted = Wanted(num_items, frozenset(), category=None, is_union=False, num_own=0)

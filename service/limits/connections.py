@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from service.limits.flood_gate import Arrival, FloodGate, Hold, Reply
+from service.limits.flood_gate import PASS, Arrival, FloodGate, Hold, Pass, Reply
 from service.limits.replies import Rejections, WritePopular
 from service.problems import problem
 from service.sources import Criticality
@@ -96,17 +96,18 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._expect_nothing()
-        self._reader_moves()
+        self._note_reading()
         if self._running is not None:
             self._running.cancel()
 
     def data_received(self, data: bytes) -> None:
         self._came_at = time.monotonic()
         if len(self.tasks) >= self._gate.num_open and self._is_between_requests():
-            match self._gate.decide(Arrival(None, quiet_until=self._quiet_until), self._came_at):
-                case Hold(until):
-                    self._hold(data, until - self._came_at)
-                    return
+            arrival = Arrival(None, quiet_until=self._quiet_until)
+            action = self._gate.decide(arrival, self._came_at)
+            if isinstance(action, Hold):
+                self._hold(data, action.until - self._came_at)
+                return
             self._came_at -= self._unread_s()
         self._read(data)
 
@@ -152,16 +153,18 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             self._is_answered = True  # pipelined behind a last answer: dropped
             return
+        action: Pass | Hold | Reply = PASS
         if len(self.tasks) >= self._gate.num_open and not self._is_busy():
             now, criticality = time.monotonic(), criticality_of(self.url, self.headers)
             arrival = Arrival(criticality, len(self.tasks), now - self._came_at)
-            match self._gate.decide(arrival, now):
-                case Reply() as reply if criticality is not None:
-                    self._answer(reply, criticality)
-                    return
-        super().on_headers_complete()
-        if self._is_draining:
-            self.cycle.keep_alive = False
+            action = self._gate.decide(arrival, now)
+        match action:
+            case Reply():
+                self._answer(action)
+            case Pass() | Hold():  # a connection is held before its request is read, not here
+                super().on_headers_complete()
+                if self._is_draining:
+                    self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         if not self._is_answered:
@@ -178,16 +181,16 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Instead of uvicorn's plain text; nothing of the bytes is repeated."""
+        """Answer with a problem, not uvicorn's plain text; repeat nothing of the request."""
         self._give_up(self._status)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():
-            self._expect_reader()  # to take what is left of the answer
+            self._expect_reader()  # it has to read the rest of the answer
 
     def shutdown(self) -> None:
-        """As uvicorn's, but a request that is arriving gets its answer, if it does not dawdle."""
+        """Close, but answer a request that is arriving first, if it is whole within 3 s."""
         self._is_draining = True
         self._read_held()
         if self._is_arriving:
@@ -202,10 +205,10 @@ class Connection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._reader_moves()
+        self._note_reading()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Abort, as a plain close would wait for a client that has not read its last answer."""
+        """Abort: a plain close would wait for a client that has not read its last answer."""
         self.timeout_keep_alive_task = None
         self.transport.abort()
 
@@ -229,7 +232,7 @@ class Connection(HttpToolsProtocol):
 
         super()._start_asgi_task(cycle, until_gone)  # type: ignore[arg-type]
 
-    def _answer(self, reply: Reply, criticality: Criticality) -> None:
+    def _answer(self, reply: Reply) -> None:
         """Write an answer of the gate; the application sees nothing of this request."""
         self._is_answered = True
         method, answer = self.parser.get_method(), None
@@ -239,7 +242,8 @@ class Connection(HttpToolsProtocol):
         if answer is not None:
             self._gate.count_popular()
         else:
-            self._reject(reply, criticality)
+            self._gate.count_rejection(reply.criticality)
+            self._quiet_until = time.monotonic() + reply.rest_s
             answer = self._rejections.write()
         if method == b"HEAD":
             answer = answer[: answer.index(b"\r\n\r\n") + 4]
@@ -251,17 +255,13 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.write(answer)
 
-    def _reject(self, reply: Reply, criticality: Criticality) -> None:
-        self._gate.count_rejection(criticality)
-        self._quiet_until = time.monotonic() + reply.rest_s
-
     def _hold(self, data: bytes, seconds: float) -> None:
         self._held = data
         self.flow.pause_reading()
         self.loop.call_later(seconds, self._read_held)
 
     def _read_held(self) -> None:
-        """Read what was held as if it came now: the time it was held is no lateness of ours."""
+        """Read the held bytes as if they came now: the rest is no lateness of this process."""
         data, self._held = self._held, b""
         if data and not self.transport.is_closing():
             self.flow.resume_reading()
@@ -269,7 +269,7 @@ class Connection(HttpToolsProtocol):
             self._read(data)
 
     def _unread_s(self) -> float:
-        """For how long what was just read lay in the kernel's buffer, as far as that can tell."""
+        """Return the seconds since the kernel received the newest bytes; 0 where it cannot tell."""
         if sys.platform != "linux":
             return 0.0
         try:
@@ -288,7 +288,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _give_up(self, status: int) -> None:
-        """Answer and close; only close where an answer has begun."""
+        """Answer with an error and close; only close if an answer has begun."""
         if self.cycle is not None and self._is_busy() and self.cycle.response_started:
             self.transport.abort()
             return
@@ -300,9 +300,9 @@ class Connection(HttpToolsProtocol):
         self._expect_reader()
 
     def _expect_request(self, timeout_s: float) -> None:
-        """Counts from its first byte, or from the connection's making: dribbling gains nothing."""
+        """Start the timer of a request, unless it runs: more bytes do not prolong it."""
         if self._read_timer is None:
-            self._read_timer = self.loop.call_later(timeout_s, self._has_dawdled)
+            self._read_timer = self.loop.call_later(timeout_s, self._end_silence)
 
     def _expect_next(self) -> None:
         if self.timeout_keep_alive_task is None and not self.transport.is_closing():
@@ -315,7 +315,8 @@ class Connection(HttpToolsProtocol):
             self._read_timer.cancel()
             self._read_timer = None
 
-    def _has_dawdled(self) -> None:
+    def _end_silence(self) -> None:
+        """Give up a request that is not whole in time, or a connection without one."""
         if self._is_arriving and not self._is_answered:
             self._give_up(408)
         else:
@@ -325,7 +326,7 @@ class Connection(HttpToolsProtocol):
         if self._write_timer is None:
             self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self.transport.abort)
 
-    def _reader_moves(self) -> None:
+    def _note_reading(self) -> None:
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None

@@ -16,12 +16,12 @@ from service.sources import Criticality
 
 
 class Arrival(NamedTuple):
-    """What the gate needs to know of a request."""
+    """Facts about a request that the gate decides on."""
 
-    criticality: Criticality | None  # None: not read yet, or a request that is never rejected
+    criticality: Criticality | None  # None: not read yet, or never rejected
     num_present: int = 0  # requests of this process that are read and not answered
     waited_s: float = 0.0  # seconds since the request arrived, unread or read
-    quiet_until: float = -math.inf  # monotonic; its connection was told to wait until then
+    quiet_until: float = -math.inf  # monotonic seconds; its connection rests until then
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,16 @@ class Hold:
 class Reply:
     """Answer the request without the application."""
 
+    criticality: Criticality  # of the request
     may_be_popular: bool  # `popular` if the request can have it; otherwise 503
     rest_s: float  # after a 503: seconds for which the connection is not read
 
 
-_PASS = Pass()
+PASS = Pass()
 
 
 class FloodGate:
-    """Used from the event loop only."""
+    """Decide on every request that may be too much. Used from the event loop only."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class FloodGate:
         self.num_popular = 0  # answered with `popular` by the gate, since the start
         self.popular_left = settings.popular_saved  # answers that may be given now
         self.is_late = False  # the loop is overloaded
-        self.is_flooded = False  # and the gate has turned many requests away of late
+        self.is_flooded = False  # and the gate has answered many requests recently
         self.num_open = settings.burst  # while fewer are present, every request passes unseen
         self.settings = settings
         self.limiter = limiter
@@ -73,10 +74,12 @@ class FloodGate:
         self._patience_s = settings.patience * budget_s
         self._reserved = {kind: settings.popular_reserved.of(kind) for kind in Criticality}
         self._bounds = dict.fromkeys(Criticality, float(settings.burst))
-        self._reject = Reply(may_be_popular=False, rest_s=settings.rest_s)
-        self._give_popular = Reply(may_be_popular=True, rest_s=settings.rest_s)
+        self._reject, self._give_popular = (
+            {kind: Reply(kind, may_be_popular, settings.rest_s) for kind in Criticality}
+            for may_be_popular in (False, True)
+        )
         self._lag_s = 0.0  # at the last beat
-        self._num_admitted = self._num_turned_away = 0  # until the last beat
+        self._num_admitted = self._num_turned_away = 0  # since the start, at the last beat
         self._recently_turned_away = 0.0
 
     @property
@@ -89,10 +92,10 @@ class FloodGate:
         if now < request.quiet_until:
             return Hold(request.quiet_until)
         if request.criticality is None or not self._is_too_much(request, request.criticality):
-            return _PASS
+            return PASS
         if self._has_popular(request, request.criticality):
-            return self._give_popular
-        return self._reject
+            return self._give_popular[request.criticality]
+        return self._reject[request.criticality]
 
     def count_popular(self) -> None:
         self.num_popular += 1
@@ -102,7 +105,7 @@ class FloodGate:
         self.num_rejected[criticality] += 1
 
     def beat(self) -> None:
-        """Renew what `decide` goes by."""
+        """Renew the state that `decide` reads."""
         settings, steady_s = self.settings, self.lag.steady_s
         self._lag_s = self.lag.seconds
         self.is_late = steady_s >= (self._on_time_s if self.is_late else self._late_s)
@@ -118,11 +121,10 @@ class FloodGate:
         self._recently_turned_away *= settings.memory
         self._recently_turned_away += num_turned_away
         self.is_flooded = self.is_late and self._recently_turned_away >= settings.flood
-        num_new = self.limiter.num_admitted - self._num_admitted
-        self._num_admitted += num_new
-        self.popular_left = min(
-            self.popular_left + settings.popular_per_admitted * num_new, settings.popular_saved
-        )
+        num_admitted = self.limiter.num_admitted - self._num_admitted
+        self._num_admitted += num_admitted
+        earned = settings.popular_per_admitted * num_admitted
+        self.popular_left = min(self.popular_left + earned, settings.popular_saved)
 
     def _is_too_much(self, request: Arrival, criticality: Criticality) -> bool:
         if self.is_flooded and request.waited_s > self._patience_s:

@@ -1,6 +1,6 @@
-"""Answers of the flood gate, as bytes: requests that the application never sees.
+"""Rejections of the flood gate, as bytes, for requests that the application never sees.
 
-A flood leaves no time to build an answer, so the rejection is written once and only its id changes.
+A flood leaves no time to build an answer: the text is written once, and only the id changes.
 """
 
 import itertools
@@ -34,7 +34,3 @@ class Rejections:
     def write(self) -> bytes:
         """Return a whole answer."""
         return self._text % (b"%s%08x" % (self._ours, next(self._numbers) & 0xFFFFFFFF))
-
-
-def no_popular(_method: bytes, _url: bytes, _headers: Headers, _fields: Headers) -> None:
-    """Stand in where there are no `popular` answers."""

@@ -28,8 +28,8 @@ HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 EVENT = b"POST /events/u HTTP/1.1\r\nContent-Length: 2\r\n\r\n"
 CHUNKED = b"POST /events/u HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
 REST_S = 0.3
-REJECT = Reply(may_be_popular=False, rest_s=REST_S)
-GIVE_POPULAR = Reply(may_be_popular=True, rest_s=REST_S)
+REJECT = Reply(Criticality.DEFAULT, may_be_popular=False, rest_s=REST_S)
+GIVE_POPULAR = Reply(Criticality.DEFAULT, may_be_popular=True, rest_s=REST_S)
 
 
 def popular_to_ann(method: bytes, url: bytes, _headers: Headers, fields: Headers) -> bytes | None:
@@ -328,7 +328,7 @@ async def test_a_connection_that_is_only_rejected_is_kept_as_long_as_after_an_an
 ) -> None:
     monkeypatch.setattr(connections, "READ_TIMEOUT_S", 0.2)
     async with serving(keep_alive_s=0.6) as (site, _), client(site) as one:
-        site.reply(Reply(may_be_popular=False, rest_s=0.0))
+        site.reply(Reply(Criticality.DEFAULT, may_be_popular=False, rest_s=0.0))
         for _ in range(3):
             assert await one.ask() == 503
             await asyncio.sleep(0.3)
