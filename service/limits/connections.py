@@ -72,7 +72,7 @@ class Connection(HttpToolsProtocol):
         self._write_popular = write_popular
         self._is_arriving = False  # a request has begun and is not whole
         self._has_head = False  # its head is read, its body is not
-        self._is_answered = False  # the gate has answered it; the rest of its body is dropped
+        self._is_dropped = False  # the application sees nothing of it, nor of its body
         self._has_answered = False  # the gate has answered a request of the newest bytes
         self._is_draining = False  # the process is about to end
         self._quiet_until = -math.inf  # monotonic; not read until then, after a rejection
@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_arriving = True
-        self._has_head = self._is_answered = False
+        self._has_head = self._is_dropped = False
         self._num_parsed_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -150,16 +150,21 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Ask the gate, and carry out what it decides."""
         self._has_head = True
-        if self.transport.is_closing():
-            self._is_answered = True  # pipelined behind a last answer: dropped
+        is_pipelined = self._is_busy()
+        if self.transport.is_closing() or (is_pipelined and not self.cycle.keep_alive):
+            self._is_dropped = True  # the answer before it is the last one
             return
         action: Pass | Hold | Reply = PASS
-        if len(self.tasks) >= self._gate.num_open and not self._is_busy():
+        if len(self.tasks) >= self._gate.num_open:
             now, criticality = time.monotonic(), criticality_of(self.url, self.headers)
             arrival = Arrival(criticality, len(self.tasks), now - self._came_at)
             action = self._gate.decide(arrival, now)
         match action:
+            case Reply() if is_pipelined:
+                self._is_dropped = True
+                self.cycle.keep_alive = False  # its answer is the last one
             case Reply():
+                self._is_dropped = True
                 self._answer(action)
             case Pass() | Hold():  # a connection is held before its request is read, not here
                 super().on_headers_complete()
@@ -167,13 +172,13 @@ class Connection(HttpToolsProtocol):
                     self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        if not self._is_answered:
+        if not self._is_dropped:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._is_arriving = self._has_head = False
         self._num_head_bytes = 0
-        if self._is_answered:
+        if self._is_dropped:
             self._expect_next()
             return
         if "state" in self.scope:  # otherwise it was answered before it was through
@@ -233,8 +238,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, until_gone)  # type: ignore[arg-type]
 
     def _answer(self, reply: Reply) -> None:
-        """Write an answer of the gate; the application sees nothing of this request."""
-        self._is_answered = True
+        """Write an answer of the gate."""
         method, answer = self.parser.get_method(), None
         if reply.may_be_popular:
             fields = self.server_state.default_headers
@@ -247,8 +251,8 @@ class Connection(HttpToolsProtocol):
             answer = self._rejections.write()
         if method == b"HEAD":
             answer = answer[: answer.index(b"\r\n\r\n") + 4]
-        is_pipelined, self._has_answered = self._has_answered, True
-        if is_pipelined or self._is_draining or not self.parser.should_keep_alive():
+        is_second, self._has_answered = self._has_answered, True
+        if is_second or self._is_draining or not self.parser.should_keep_alive():
             self.transport.write(answer.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
             self.transport.close()
             self._expect_reader()
@@ -305,7 +309,8 @@ class Connection(HttpToolsProtocol):
             self._read_timer = self.loop.call_later(timeout_s, self._end_silence)
 
     def _expect_next(self) -> None:
-        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+        is_over = self._is_busy() or self.transport.is_closing()
+        if self.timeout_keep_alive_task is None and not is_over:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -317,7 +322,7 @@ class Connection(HttpToolsProtocol):
 
     def _end_silence(self) -> None:
         """Give up a request that is not whole in time, or a connection without one."""
-        if self._is_arriving and not self._is_answered:
+        if self._is_arriving and not self._is_dropped:
             self._give_up(408)
         else:
             self.transport.abort()

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from service.limits import connections
 from service.limits.concurrency import ConcurrencyLimiter
 from service.limits.connections import Connection
-from service.limits.flood_gate import Arrival, FloodGate, Hold, Pass, Reply
+from service.limits.flood_gate import PASS, Arrival, FloodGate, Hold, Pass, Reply
 from service.limits.loop_lag import LoopLag
 from service.limits.overload_settings import OverloadSettings
 from service.limits.replies import Headers, Rejections
@@ -258,6 +258,16 @@ async def test_the_gate_closes_behind_a_last_answer(data: bytes, num_heads: int)
         assert heard.count(b"HTTP/1.1 ") == num_heads
         assert heard.count(b"connection: close\r\n") == 1
         assert site.num_run == 0
+
+
+async def test_a_rejected_request_that_is_pipelined_closes_behind_the_answer_before_it() -> None:
+    async with serving() as (site, _), client(site) as one:
+        site.reply(REJECT)
+        site.gate.script = lambda arrival: REJECT if arrival.num_present else PASS
+        one.say(REQUEST * 3)
+        heard = await one.reader.read()
+        assert heard.count(b"HTTP/1.1 200 ") == heard.count(b"HTTP/1.1 ") == 1
+        assert site.num_run == 1
 
 
 async def test_a_rejected_head_request_has_no_body() -> None:
