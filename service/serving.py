@@ -18,7 +18,6 @@ Knows nothing of HTTP; `app` puts it behind routes.
 import asyncio
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -68,7 +67,7 @@ class Serving:
         self.cursors = Cursors(
             settings.cursor_secret.get_secret_value() if settings.cursor_secret else None
         )
-        self.draining = threading.Event()
+        self.draining = asyncio.Event()  # set by a signal handler, which may take no lock
         self._trouble: str | None = "the self-test has not finished"
         self._settings = settings
         self._store = store
@@ -108,7 +107,7 @@ class Serving:
         self.pipeline = Pipeline(
             self._engines,
             Policy(
-                budget_s=settings.request_budget_ms / 1000,
+                budget_s=budget_s,
                 mode=settings.mode,
                 num_own_prefixes=settings.online_prefixes,
                 record_max_age_s=settings.record_max_age_hours * 3600,

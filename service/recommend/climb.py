@@ -88,7 +88,7 @@ class Climb:
             return
         for rung in self._plan.rungs:
             if self._is_united and rung == Source.ONLINE:
-                continue  # its prefixes were among those of the record's rung
+                continue  # the record's rung has searched its prefixes too
             now = self._clock()
             if now + self._times.expected_s(rung) >= deadline:
                 self._skip(rung, is_in_time=now < deadline)
