@@ -19,8 +19,9 @@ from models.catalog.catalog import Catalog
 from models.reasoner.beam import beam_search
 from models.reasoner.think import UserHistory, render_history, think_users
 from models.reasoner.transformers_engine import TransformersReasoner
+from models.release.release import Release
 from tests.bench.test_quality import NUM_USERS, write_dataset
-from tests.fakes.toy import toy_catalog, toy_histories, toy_release, write_toy_reasoner
+from tests.fakes.toy import toy_catalog, toy_histories, write_toy_reasoner
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +97,12 @@ def test_steps_go_from_nothing_to_the_whole_thought() -> None:
 
 
 def test_every_variant_is_a_row_and_nothing_is_recited_twice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    release: Release,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    catalog = toy_catalog()
-    release = toy_release(tmp_path / "release", catalog=catalog)
-    data = write_dataset(tmp_path / "data", catalog)
+    data = write_dataset(tmp_path / "data", release.catalog)
     arguments = ["--release", str(release.directory), "--data", str(data), "--workers", "1"]
     arguments += ["--paths", "2", "--width", "3", "--cache", str(tmp_path / "cache")]
     assert main([*arguments, "--json", str(tmp_path / "first.json")]) == 0

@@ -12,8 +12,9 @@ from bench.quality.ranking.reasoner_rank import rank_of_target
 from bench.quality.training_stages import main, read_spec
 from models.errors import InvalidInput
 from models.reasoner.think import UserHistory
+from models.release.release import Release
 from tests.bench.test_quality import NUM_USERS, write_dataset
-from tests.fakes.toy import toy_catalog, toy_release
+from tests.fakes.toy import toy_catalog
 
 
 def test_a_rank_counts_the_unseen_items_of_better_sids() -> None:
@@ -43,10 +44,10 @@ def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
         read_spec(f"base=think:{tmp_path}")
 
 
-def test_stages_are_rows_with_their_gain_over_the_row_before(tmp_path: Path) -> None:
-    catalog = toy_catalog()
-    release = toy_release(tmp_path / "release", catalog=catalog)
-    data = write_dataset(tmp_path / "data", catalog)
+def test_stages_are_rows_with_their_gain_over_the_row_before(
+    release: Release, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", release.catalog)
     directory = release.reasoner_dir
     arguments = ["--release", str(release.directory), "--data", str(data), "--workers", "1"]
     arguments += ["--paths", "2", "--width", "3", "--cache", str(tmp_path / "cache")]

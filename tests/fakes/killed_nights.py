@@ -16,11 +16,12 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -137,8 +138,13 @@ class Killer:
         return self._write(descriptor, content)
 
 
-def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """Run `work` in a fork; None if it was killed. Raise RuntimeError if it failed."""
+class Child(NamedTuple):
+    pid: int
+    result: int  # file descriptor of a pipe that brings the result as JSON
+
+
+def start_child(work: Callable[[], dict[str, Any]]) -> Child:
+    """Run `work` in a fork."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         try:
@@ -149,9 +155,14 @@ def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
             os._exit(1)
         os._exit(0)
     os.close(writing)
-    with os.fdopen(reading, "rb") as stream:
+    return Child(child, reading)
+
+
+def join_child(child: Child) -> dict[str, Any] | None:
+    """Return the result of a fork; None if it was killed. Raise RuntimeError if it failed."""
+    with os.fdopen(child.result, "rb") as stream:
         said = stream.read()
-    _, status = os.waitpid(child, 0)
+    _, status = os.waitpid(child.pid, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return None
     if status != 0:
@@ -184,7 +195,7 @@ def run(world: World, out_dir: Path, log: Path, killer: Killer, *, night: int = 
         sys.settrace(None)
         return {"store": store, "lines": killer.num_lines, "writes": killer.num_writes}
 
-    return in_child(work)
+    return join_child(start_child(work))
 
 
 def new_trial(world: World, name: str) -> Path:
@@ -195,6 +206,7 @@ def new_trial(world: World, name: str) -> Path:
 
 
 def main(release_dir: Path, folder: Path, num_kills: int, seed: int) -> dict[str, Any]:
+    """Kill half of the nights in each of two processes, and add up their results."""
     release = Release.load(release_dir)
     settings = World(release, folder, lambda _: []).settings(folder)
     world = World(release, folder, load_think(release, settings))
@@ -204,12 +216,42 @@ def main(release_dir: Path, folder: Path, num_kills: int, seed: int) -> dict[str
     log.unlink()
     whole = run(world, new_trial(world, "whole"), log, Killer())
     expected, num_batches = digests(folder / "whole"), len(log.read_text().splitlines())
-    log.unlink()
+
+    def kill_half(at: int) -> dict[str, Any]:
+        return kill_nights(
+            world,
+            f"half-{at}",
+            whole=whole,
+            expected=expected,
+            num_kills=(num_kills + at) // 2,
+            seed=seed + at,
+        )
+
+    halves = [start_child(partial(kill_half, at)) for at in range(2)]
+    found = [half for half in map(join_child, halves) if half is not None]
+    counts = ("kills", "torn", "trials", "thought")
+    sums: dict[str, Any] = {name: sum(half[name] for half in found) for name in counts}
+    sums["wrong"] = [name for half in found for name in half["wrong"]]
+    sums["redone"] = sums.pop("thought") - sums["trials"] * num_batches
+    return sums | {"files": len(expected), "batches": num_batches, "lines": whole["lines"]}
+
+
+def kill_nights(
+    world: World,
+    name: str,
+    *,
+    whole: Mapping[str, Any],
+    expected: Mapping[str, str],
+    num_kills: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Kill and resume nights, and compare each finished one with the `whole` night."""
+    log = world.folder / f"{name}.log"
     rng = np.random.default_rng(seed)
     kills = torn = trials = 0
     wrong: list[str] = []
     while kills < num_kills:
-        out_dir = new_trial(world, f"trial-{trials}")
+        out_dir = new_trial(world, f"{name}-{trials}")
         trials += 1
         found = None
         while found is None:
@@ -227,16 +269,7 @@ def main(release_dir: Path, folder: Path, num_kills: int, seed: int) -> dict[str
         wrong += [name for name in names if expected.get(name) != actual.get(name)]
         wrong += ["store"] if found["store"] != whole["store"] else []
     thought = len(log.read_text().splitlines())
-    return {
-        "kills": kills,
-        "torn": torn,
-        "trials": trials,
-        "wrong": wrong,
-        "files": len(expected),
-        "batches": num_batches,
-        "redone": thought - trials * num_batches,
-        "lines": whole["lines"],
-    }
+    return {"kills": kills, "torn": torn, "trials": trials, "wrong": wrong, "thought": thought}
 
 
 if __name__ == "__main__":

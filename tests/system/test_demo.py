@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.catalog.catalog import Catalog
+from models.release.release import Release
 from models.store.embedded import is_held
 from tests import ROOT
-from tests.fakes.toy import toy_catalog, toy_release
 
 
 def write_dataset(folder: Path, catalog: Catalog, *, num_users: int) -> None:
@@ -44,11 +44,11 @@ def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(600)
-def test_the_demo_shows_three_users_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_shows_three_users_and_leaves_nothing_running(
+    release: Release, tmp_path: Path
+) -> None:
     """Twice: the second run finds a full store and does as well."""
-    catalog = toy_catalog()
-    release = toy_release(tmp_path / "release", catalog=catalog)
-    write_dataset(tmp_path / "data", catalog, num_users=12)
+    write_dataset(tmp_path / "data", release.catalog, num_users=12)
     arguments = ["--release", str(release.directory), "--data", str(tmp_path / "data")]
     for _ in range(2):
         done = run_demo(tmp_path, *arguments, "--users", "9")

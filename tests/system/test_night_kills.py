@@ -6,21 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from models.release.release import Release
 from tests import ROOT
-from tests.fakes.toy import toy_release
 
 
 @pytest.mark.timeout(900)  # fifty processes are started, and other work may have the cores
-def test_a_night_killed_fifty_times_equals_one_that_was_not(tmp_path: Path) -> None:
+def test_a_night_killed_fifty_times_equals_one_that_was_not(
+    release: Release, tmp_path: Path
+) -> None:
     """Every file except those with times, and the store, are equal byte by byte.
 
     The night has the transformers engine, a user who fails, users carried from the night before,
     and segments torn in a write.
     """
-    torch.set_num_threads(1)
-    release = toy_release(tmp_path / "toy")
     (tmp_path / "nights").mkdir()
     arguments = (release.directory, tmp_path / "nights", 50, 7)
     done = subprocess.run(

@@ -23,7 +23,7 @@ from training.cli import main
 
 pytestmark = pytest.mark.timeout(900)
 
-NUM_USERS = 400
+NUM_USERS = 120
 
 
 def write_slice(source: Path, target: Path) -> Path:
