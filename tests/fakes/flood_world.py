@@ -24,7 +24,7 @@ NEVER = float("inf")
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of CPU, of a core of which the service has a quarter."""
+    """Seconds that one step takes; the defaults are those of a quarter of a core."""
 
     answer_s: float = 0.0036  # a whole answer, in work
     popular_s: float = 0.0024  # `popular` on the way through the application
@@ -34,17 +34,17 @@ class Costs:
 
     @property
     def capacity(self) -> float:
-        """Requests a second that can have a whole answer."""
+        """Whole answers a second, at most."""
         return 1 / (self.answer_s + self.read_s)
 
 
 @dataclass
 class Client:
-    """One connection; `asks_again` at once after every answer, or asks once."""
+    """One connection."""
 
     criticality: Criticality = Criticality.DEFAULT
-    can_be_popular: bool = True
-    asks_again: bool = False
+    can_be_popular: bool = True  # its request has no parameter but the number of items
+    asks_again: bool = False  # at once after every answer; otherwise it asks once
     quiet_until: float = -NEVER
 
 
@@ -59,10 +59,10 @@ class _Request:
 
 @dataclass
 class Seen:
-    """Outcomes of one kind of client: full, popular, rejected, and those in time."""
+    """Outcomes of the clients of one criticality."""
 
-    counts: Counter[str] = field(default_factory=Counter)
-    accepted_s: list[float] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)  # full, popular, rejected; X_in_time
+    accepted_s: list[float] = field(default_factory=list)  # latencies of full and popular
 
     def share(self, outcome: str) -> float:
         num = self.counts["full"] + self.counts["popular"] + self.counts["rejected"]
@@ -94,7 +94,7 @@ class FloodWorld:
         self._expect_beat()
 
     def forget(self) -> None:
-        """Begin to count anew."""
+        """Begin new counts."""
         self.seen = {kind: Seen() for kind in Criticality}
 
     def offer(
@@ -105,7 +105,7 @@ class FloodWorld:
         kinds: Sequence[Criticality] = (Criticality.DEFAULT,),
         popular_share: float = 0.65,
     ) -> None:
-        """Poisson arrivals of clients that ask once, whatever becomes of the requests."""
+        """Offer Poisson arrivals of clients that ask once, for `seconds`."""
         at, ends_at = self.now, self.now + seconds
         while (at := at + self._rng.expovariate(rate)) < ends_at:
             client = Client(
@@ -115,12 +115,12 @@ class FloodWorld:
         self.run(ends_at)
 
     def ask_at_once(self, num: int) -> None:
-        """A burst: requests that all come now."""
+        """Offer `num` requests that all come now."""
         for _ in range(num):
             self._send(Client(), self.now)
 
     def connect(self, clients: Iterable[Client]) -> None:
-        """Clients that begin to ask now."""
+        """Let clients begin to ask now."""
         for client in clients:
             self._send(client, self.now)
 

@@ -15,17 +15,14 @@ BUDGET_S = 0.1
 
 @dataclass
 class Core:
-    """One core that works on requests in turn; those that are shed cost nothing here.
-
-    service_s: CPU time of a request. store_s: what it waits for elsewhere, in parallel, first.
-    """
+    """One core that works on requests in turn. Requests that are not admitted cost nothing."""
 
     limiter: ConcurrencyLimiter
-    service_s: float
-    store_s: float = 0.0
+    service_s: float  # CPU seconds of a request
+    store_s: float = 0.0  # seconds at the store before, without CPU
     now: float = 0.0
-    free_at: float = 0.0
-    total_s: list[float] = field(default_factory=list)
+    free_at: float = 0.0  # end of the work that is queued now
+    total_s: list[float] = field(default_factory=list)  # latencies
     counts: Counter[tuple[Criticality, Admission]] = field(default_factory=Counter)
     _ends: list[tuple[float, float]] = field(default_factory=list)  # end, sample
 
@@ -36,7 +33,7 @@ class Core:
         seconds: float,
         kinds: tuple[Criticality, ...] = (Criticality.DEFAULT,),
     ) -> None:
-        """Open loop: requests come whatever becomes of them."""
+        """Offer requests at a fixed rate, and forget the counts of earlier runs."""
         self.total_s.clear()
         self.counts.clear()
         for at in range(int(rate * seconds)):
@@ -49,7 +46,7 @@ class Core:
                 self._work()
 
     def share(self, kind: Criticality = Criticality.DEFAULT) -> float:
-        """Of the requests of a kind, those that were admitted."""
+        """Return the admitted share of the requests of a kind."""
         full, popular = (self.counts[kind, each] for each in (Admission.FULL, Admission.POPULAR))
         return full / (full + popular)
 
@@ -156,6 +153,15 @@ def test_the_highest_limit_is_held_and_a_place_given_back_even_without_a_sample(
     assert limiter.saturation == 1
     limiter.release(None, now=0.0)
     assert limiter.admit(Criticality.DEFAULT) == Admission.FULL
+
+
+def test_a_slow_answer_now_and_then_is_no_trend() -> None:
+    """Otherwise an idle process would meet the next burst with the least limit."""
+    limiter = ConcurrencyLimiter(OverloadSettings(), budget_s=BUDGET_S, highest=128)
+    for at in range(1000):
+        limiter.admit(Criticality.DEFAULT)
+        limiter.release(BUDGET_S if at % 20 == 0 else 0.003, now=at / 10)
+    assert limiter.limit == OverloadSettings().first_limit
 
 
 def test_the_limit_has_a_floor() -> None:

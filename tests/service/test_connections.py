@@ -39,7 +39,7 @@ def popular_to_ann(method: bytes, url: bytes, _headers: Headers, fields: Headers
 
 
 class ScriptedGate(FloodGate):
-    """Decides as the test says, and keeps what it was asked; holds as the real one does."""
+    """Decide as the test says, and record what is asked; hold as the real gate does."""
 
     def __init__(self) -> None:
         settings = OverloadSettings()

@@ -41,7 +41,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def late(clock: Clock) -> FloodGate:
-    """A gate that is overloaded, with nothing left to give away, and a loop on time just now."""
+    """Overload a gate, take its `popular` answers away, and let the last beat be on time."""
     clock.beat(0.02, times=2)
     clock.gate.popular_left = 0
     clock.beat(0.0)
@@ -167,7 +167,7 @@ def test_criticalities_are_in_order() -> None:
 
 
 def offered(times: float, *, seed: int = 0, seconds: float = 6.0) -> tuple[FloodWorld, Seen]:
-    """A world that has had `times` its capacity, and what became of requests once it was used."""
+    """Offer `times` the capacity; return the world and its outcomes after the first 2 s."""
     world = FloodWorld(seed=seed)
     capacity = world.costs.capacity
     world.offer(capacity / 2, 2)
@@ -193,7 +193,7 @@ def test_near_capacity_nearly_all_are_answered_in_time() -> None:
 def test_a_flood_gets_more_answers_in_time_than_there_is_capacity(
     times: float, full: float, seed: int
 ) -> None:
-    """R3, simulated. full: whole answers as a share of the capacity."""
+    """Simulate R3; `full` is the share of the capacity that whole answers have at least."""
     world, seen = offered(times, seed=seed)
     capacity = 6 * world.costs.capacity
     assert seen.counts["in_time"] > 1.5 * capacity
@@ -256,7 +256,7 @@ def test_in_a_mixed_flood_the_more_critical_have_more(seed: int) -> None:
 
 
 def test_clients_that_ask_again_at_once_do_not_take_all_the_time() -> None:
-    """And the critical among them have most of it."""
+    """Critical clients have most of the time."""
     world = FloodWorld(costs=FAST)
     world.connect(
         Client(kind, asks_again=True) for kind in (CRITICAL, SHEDDABLE) for _ in range(150)

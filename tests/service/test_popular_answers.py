@@ -1,4 +1,4 @@
-"""Popular answers that are written past the application: the same answer, for less."""
+"""`popular` answers of the flood gate equal those of the application."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def popular_answers(ring: KeyRing | None = None) -> tuple[PopularAnswers, Metric
 
 
 def heard(answer: bytes | None) -> tuple[dict[str, str], dict[str, Any]]:
-    """Headers and body of a whole answer."""
+    """Return headers and body of a whole answer."""
     assert answer is not None
     head, _, body = answer.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
@@ -47,7 +47,7 @@ def heard(answer: bytes | None) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("num_items", [1, 10, 100])
-async def test_it_is_the_answer_that_the_application_gives_who_is_shed(num_items: int) -> None:
+async def test_the_answer_equals_that_of_the_application_above_its_limit(num_items: int) -> None:
     path = f"/recommend/ann?n={num_items}"
     async with serving(MemoryStore(), queue_limit=1) as service:
         limiter = service.serving.gate.limiter
@@ -94,7 +94,7 @@ def test_ids_are_of_each_answer_its_own_or_the_callers() -> None:
         "/v2/recommend/ann",
     ],
 )
-def test_who_asks_for_more_than_items_gets_none(path: str) -> None:
+def test_a_request_with_more_than_a_number_of_items_has_none(path: str) -> None:
     assert write(popular_answers()[0], path) is None
 
 

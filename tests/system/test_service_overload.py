@@ -43,7 +43,7 @@ def dial(service: ServiceProcess) -> socket.socket:
 
 
 def say(service: ServiceProcess, data: bytes) -> bytes:
-    """Send it all, hear it all until the server hangs up."""
+    """Send all bytes and return all bytes received until the server closes."""
     with dial(service) as connection:
         with suppress(OSError):  # refused before it was through
             connection.sendall(data)
@@ -157,7 +157,7 @@ def test_a_client_that_dawdles_does_not_keep_a_process_that_was_told_to_end(
 
 
 async def flood(url: str, *, num_clients: int, seconds: float, kind: str) -> Counter[str]:
-    """Closed loop, many clients at once; what their answers were."""
+    """Run clients that ask again at once, and count their answers by kind."""
     counts: Counter[str] = Counter()
     host, port = urlsplit(url).hostname, urlsplit(url).port
     ends_at = time.monotonic() + seconds

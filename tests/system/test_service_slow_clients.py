@@ -48,13 +48,13 @@ def connect(service: ServiceProcess, *, buffer_bytes: int | None = None) -> sock
 
 
 def ask(client: socket.socket) -> bytes:
-    """The head of an answer, or nothing where the connection is closed."""
+    """Return an answer, or nothing if the connection is closed."""
     client.sendall(LIVE)
     return read_all(client, until=b'"alive"}')
 
 
 def read_all(client: socket.socket, *, until: bytes = b"\0") -> bytes:
-    """Bytes received until the connection ends, or until `until` was received."""
+    """Return the bytes received until the connection ends, or until `until` is received."""
     found = b""
     try:
         while until not in found and (piece := client.recv(1 << 16)):
@@ -76,9 +76,9 @@ def test_a_request_that_dribbles_in_is_408_when_its_time_is_over(
     service: ServiceProcess, begun: bytes
 ) -> None:
     """Each byte is in time; the whole is not."""
+    began_at = time.monotonic()  # the service counts from the connection
     with connect(service) as client:
         client.sendall(begun)
-        began_at = time.monotonic()
         while not select.select([client], [], [], 0.1)[0]:
             assert time.monotonic() - began_at < PATIENCE_S
             client.sendall(b"x")
