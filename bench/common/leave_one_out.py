@@ -43,8 +43,7 @@ def cut_histories(
 def _cut(dataset: Dataset, catalog: Catalog, user_id: str, split: Split) -> Case:
     items = [interaction.item_id for interaction in dataset.histories[user_id]]
     at = len(items) - (1 if split == "test" else 2)
-    rows = [catalog.row(item_id) for item_id in items[:at]]
-    seen = tuple(row for row in rows if row is not None)
+    seen = catalog.rows(items[:at])
     return Case(UserHistory(user_id, seen[-MAX_HISTORY:]), seen, catalog.row(items[at]))
 
 

@@ -90,8 +90,7 @@ def own_prefixes(
     finisher: Finisher, catalog: Catalog, item_ids: Sequence[str]
 ) -> tuple[RecordedPrefix, ...]:
     """Make C_u without a reasoner: at most NUM_PREFIXES, best first; `item_ids` oldest first."""
-    known = (catalog.row(item_id) for item_id in item_ids[-MAX_HISTORY:])
-    state = finisher.encode([row for row in known if row is not None])
+    state = finisher.encode(catalog.rows(item_ids[-MAX_HISTORY:]))
     best = catalog.trie.prefixes()[finisher.rank_prefixes(state, count=NUM_PREFIXES)]
     return tuple(
         RecordedPrefix(tuple(codes), 0, -_NATS_A_RANK * rank)

@@ -125,8 +125,7 @@ def next_layer(
 
 def to_history(catalog: Catalog, user_id: str, events: Sequence[Event]) -> UserHistory | None:
     """Build the history that the reasoner reads; None if the catalog knows none of the items."""
-    rows = (catalog.row(event.item_id) for event in events)
-    known = tuple(row for row in rows if row is not None)
+    known = catalog.rows([event.item_id for event in events])
     return UserHistory(user_id, known) if known else None
 
 

@@ -90,7 +90,7 @@ def scores_of(
     outside the history, best first."""
     engine = toy_engine()
     catalog = engine.catalog
-    rows = [row for item in history if (row := catalog.row(item)) is not None]
+    rows = catalog.rows(history)
     logp_N = CatalogScorer(
         load_recommender(engine.release.directory, engine.release.recommender_config), catalog
     ).score([rows])[0]

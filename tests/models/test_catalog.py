@@ -25,6 +25,7 @@ def test_items_of_one_sid_stand_together_most_popular_first() -> None:
     assert catalog.first_row.tolist() == [0, 1, 4]
     assert catalog.row("c") == 1
     assert catalog.row("unknown") is None
+    assert catalog.rows(["c", "unknown", "z", "c"]) == (1, 0, 1)
 
 
 def test_a_saved_catalog_loads_equal(tmp_path: Path) -> None:

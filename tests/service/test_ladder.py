@@ -145,7 +145,7 @@ async def test_a_history_without_a_record_is_online_and_that_is_no_degradation(
     await give_history(store, "user", history)
     answer = await service.recommend("user", n=5)
     engine = toy_engine()
-    rows = [row for item in history if (row := engine.catalog.row(item)) is not None]
+    rows = engine.catalog.rows(history)
     nodes = engine.finisher.rank_prefixes(engine.finisher.encode(rows), count=5)
     own = [tuple(codes) for codes in engine.catalog.trie.prefixes()[nodes].tolist()]
     expected = [item_id for item_id, _ in scores_of(history, own)]
