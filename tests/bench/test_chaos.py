@@ -116,6 +116,7 @@ def busy_server(*, after_s: float = 0.0) -> Iterator[Address]:
             thread.join()
 
 
+@pytest.mark.system
 def test_a_stream_asks_at_its_rate_until_it_is_stopped(truth: Truth) -> None:
     with busy_server() as address:
         questioner = Questioner(truth, event_share=0.0)
@@ -128,6 +129,7 @@ def test_a_stream_asks_at_its_rate_until_it_is_stopped(truth: Truth) -> None:
     assert {(each.status, each.has_retry_after) for each in load.replies} == {(503, True)}
 
 
+@pytest.mark.system
 def test_what_is_not_answered_in_time_is_given_up_with_all_behind_it(truth: Truth) -> None:
     with busy_server(after_s=0.3) as address:
         questioner = Questioner(truth, event_share=0.0)
@@ -139,12 +141,14 @@ def test_what_is_not_answered_in_time_is_given_up_with_all_behind_it(truth: Trut
     assert max(each.latency_s for each in load.replies) < 1.0
 
 
+@pytest.mark.system
 def test_a_stream_without_a_server_is_an_error(truth: Truth) -> None:
     nobody = Address("127.0.0.1", 1)
     with pytest.raises(OSError, match="Connect"), LoadStream(nobody, Questioner(truth), rate=10):
         pass
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("rate", "num_connections"), [(0, 1), (10, 0)])
 def test_a_stream_that_would_never_end_is_an_error(
     truth: Truth, rate: float, num_connections: int
@@ -176,6 +180,7 @@ def cpu_s(pid: int) -> float:
     return (int(user) + int(system)) / 100
 
 
+@pytest.mark.system
 @on_linux
 @pytest.mark.parametrize("by_signals", [False, True])
 def test_a_held_process_gets_its_share_and_no_more(by_signals: bool) -> None:

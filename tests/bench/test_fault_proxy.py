@@ -19,6 +19,9 @@ from models.store.redis_store import RedisStore
 from models.store.wire import Wire, read_address
 from tests.fakes.service_harness import RedisServer
 
+pytestmark = pytest.mark.system
+
+
 VALUE = b"v" * 1000
 TIMEOUT_S = 0.3
 

@@ -93,6 +93,7 @@ def test_users_are_drawn_with_a_skew_and_some_requests_are_events() -> None:
     assert head / (len(drawn) - len(events)) == pytest.approx(skewed(100, 0.8)[0], abs=0.02)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("num_connections", [1, 64])
 def test_a_stall_counts_for_every_request_that_was_due_meanwhile(num_connections: int) -> None:
     """A generator that waits for answers would see one slow request of 200, and a fine p99."""
@@ -216,6 +217,7 @@ def test_a_markdown_table_holds_the_columns_and_the_meta(tmp_path: Path) -> None
     assert "- seed: 7" in lines
 
 
+@pytest.mark.system
 @pytest.mark.skipif(sys.platform != "linux", reason="processes keep to a core on Linux only")
 def test_a_short_run_on_a_real_service_gives_rows_of_the_agreed_columns(tmp_path: Path) -> None:
     if len(os.sched_getaffinity(0)) < 2:

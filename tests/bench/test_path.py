@@ -14,6 +14,8 @@ from tests.fakes.service_harness import toy_release_dir
 from tests.fakes.toy import toy_catalog
 from tests.system.test_demo import write_dataset
 
+pytestmark = pytest.mark.system
+
 
 def test_what_the_parts_leave_is_named_and_they_add_up() -> None:
     rows = table({"store": 100.0, "finish": 50.0, WHOLE: 400.0})

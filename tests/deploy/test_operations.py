@@ -16,6 +16,9 @@ from service.auth.api_keys import new_key
 from tests import ROOT
 from tests.fakes.service_harness import RedisServer, ServiceProcess, toy_release_dir
 
+pytestmark = pytest.mark.system
+
+
 DEPLOY = ROOT / "deploy"
 _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([\w, ]*) ?\| .+ \|$", re.MULTILINE)
 _OF_PROMETHEUS = {"job", "instance", "__name__"}  # labels that a scrape adds

@@ -572,6 +572,7 @@ async def test_a_cancellation_just_before_a_call_stops_it(redis_store: RedisStor
     assert await redis_store.user_ids() == []
 
 
+@pytest.mark.system
 async def test_a_hung_server_fails_within_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = RedisStore(f"redis://127.0.0.1:{silent.getsockname()[1]}", 50)

@@ -13,6 +13,8 @@ from models.store.embedded import attach
 from models.store.wire import CONNECT_S, Command, Wire, read_address
 from tests.fakes.scripted_redis import Serve, serving
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -167,6 +167,7 @@ def test_an_output_folder_that_cannot_be_written_is_one_line_and_exit_75(
     assert str(tmp_path / "file") in err.strip().splitlines()[-1]
 
 
+@pytest.mark.system
 def test_ctrl_c_in_the_middle_of_a_night_leaves_what_was_live(
     state: Path, release: Release, data_dir: Path, call: OfflineCommand
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_night_goes_live_and_says_what_it_did(world: NightWorld) -> None:
     assert json.loads((generation.folder / "summary.json").read_text()) == summary
 
 
+@pytest.mark.system
 def test_a_load_killed_in_the_middle_is_finished_by_the_next(world: NightWorld) -> None:
     world.launch(world.think(1, USERS))
     world.think(2, USERS, seed=1)
@@ -73,6 +74,7 @@ def test_a_load_killed_in_the_middle_is_finished_by_the_next(world: NightWorld) 
     assert world.answered_from(USERS[0]) == 2
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("function", "is_flipped"), [("to_manifest", False), ("keep_copy", True)])
 def test_an_activation_killed_before_or_after_the_flip_is_finished_by_the_next(
     world: NightWorld, function: str, is_flipped: bool

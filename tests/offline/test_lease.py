@@ -33,6 +33,7 @@ def test_a_block_that_fails_lets_go_and_the_next_epoch_is_higher(file: Path) -> 
         assert lease.epoch == 2
 
 
+@pytest.mark.system
 def test_the_lock_dies_with_its_holder(file: Path) -> None:
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:

@@ -348,6 +348,7 @@ def resuming(err: str) -> list[str]:
     return shlex.split(found[1])
 
 
+@pytest.mark.system
 def test_sigterm_ends_a_night_with_75_and_the_command_that_goes_on(
     state: Path, release: Release, call: OfflineCommand
 ) -> None:

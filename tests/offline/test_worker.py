@@ -123,6 +123,7 @@ def test_a_worker_before_the_first_night_makes_the_base(world: NightWorld) -> No
     assert (manifest.deltas, thoughts_of(world, ANN)) == ((), ("no instruction",))
 
 
+@pytest.mark.system
 def test_a_request_of_a_killed_worker_is_claimed_by_another(world: NightWorld) -> None:
     world.launch(world.think(1, USERS))
     ask_for(world, ANN, "before the kill")

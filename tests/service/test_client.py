@@ -193,6 +193,7 @@ async def test_a_list_that_is_gone_says_so() -> None:
     assert len(server.asked) == 1
 
 
+@pytest.mark.system
 async def test_a_retry_after_is_waited_for() -> None:
     busy = Scripted(429, {"detail": "slow down"}, {"Retry-After": "1"})
     async with (
@@ -205,6 +206,7 @@ async def test_a_retry_after_is_waited_for() -> None:
     assert len(server.asked) == 2
 
 
+@pytest.mark.system
 async def test_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
     busy = Scripted(503, {"detail": "later"}, {"Retry-After": "120"})
     async with scripted(otherwise=busy) as server, AsyncClient(server.url, PATIENT) as client:
@@ -216,6 +218,7 @@ async def test_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
     assert len(server.asked) == 1
 
 
+@pytest.mark.system
 async def test_a_server_that_hangs_costs_the_deadline_and_no_more() -> None:
     async with scripted(otherwise=HANG) as server, AsyncClient(server.url) as client:
         started = time.monotonic()
@@ -225,6 +228,7 @@ async def test_a_server_that_hangs_costs_the_deadline_and_no_more() -> None:
         await until(lambda: server.num_hung_up_on == 1)
 
 
+@pytest.mark.system
 async def test_the_service_is_told_how_much_time_is_left_at_each_attempt() -> None:
     slow = Scripted(503, {"detail": "later"}, delay_s=0.3)
     options = Options(timeout_s=60, network_ms=10, backoff_s=0)
@@ -309,6 +313,7 @@ async def test_a_hedge_answers_for_a_request_that_hangs_and_hangs_up_on_it() -> 
     assert [asked.target for asked in server.asked].count("/v1/recommend/hung") == 2
 
 
+@pytest.mark.system
 async def test_no_second_request_without_the_option_nor_for_an_event() -> None:
     async with (
         scripted(*[ANSWER] * 30, answers_in(0.5), otherwise=TAKEN) as server,
@@ -351,6 +356,7 @@ async def test_connections_of_losers_are_not_lost() -> None:
         await until(lambda: server.num_hung_up_on >= 5)
 
 
+@pytest.mark.system
 def test_a_hedge_waits_for_the_quantile_and_never_doubles_the_load() -> None:
     hedge = Hedge(0.95)
     assert hedge.delay_s() is None
@@ -452,6 +458,7 @@ async def test_threads_share_a_client_and_closing_it_ends_what_is_under_way() ->
     assert "think-ahead-client" not in {thread.name for thread in threading.enumerate()}
 
 
+@pytest.mark.system
 def test_importing_the_client_brings_nothing_of_the_service() -> None:
     """Backends that only call need httpx and pydantic; it takes little longer than those two."""
     code = """
@@ -498,6 +505,7 @@ async def client(service: ServiceProcess) -> AsyncIterator[AsyncClient]:
         yield client
 
 
+@pytest.mark.system
 async def test_the_service_recommends_as_asked(client: AsyncClient) -> None:
     answer = await client.recommend("known", n=7, explain=True)
     assert answer.source == "personal"
@@ -509,6 +517,7 @@ async def test_the_service_recommends_as_asked(client: AsyncClient) -> None:
     assert not set(answer.item_ids[:3]) & set(left_out.item_ids)
 
 
+@pytest.mark.system
 async def test_an_event_is_in_the_very_next_answer_and_counts_once(client: AsyncClient) -> None:
     """The next answer leaves the item out, as it has been seen."""
     best = (await client.recommend("shopper", n=1)).item_ids[0]
@@ -523,6 +532,7 @@ async def test_an_event_is_in_the_very_next_answer_and_counts_once(client: Async
     assert len(unmasked.items) == 100
 
 
+@pytest.mark.system
 async def test_pages_go_on_and_repeat_nothing(client: AsyncClient) -> None:
     first = await client.recommend("known", n=5)
     assert first.next_cursor is not None
@@ -532,6 +542,7 @@ async def test_pages_go_on_and_repeat_nothing(client: AsyncClient) -> None:
     assert first.recommendation_id != second.recommendation_id
 
 
+@pytest.mark.system
 async def test_a_history_of_the_callers_own_needs_no_user(client: AsyncClient) -> None:
     history = item_ids(4)
     own = await client.recommend_for_history(history, n=5)
@@ -539,6 +550,7 @@ async def test_a_history_of_the_callers_own_needs_no_user(client: AsyncClient) -
     assert own.item_ids == [item for item, _ in scores_of(history)[:5]]
 
 
+@pytest.mark.system
 async def test_a_session_counts_and_is_not_stored(client: AsyncClient) -> None:
     best = (await client.recommend("known", n=1)).item_ids
     with_session = await client.recommend_in_session("known", best, n=100)
@@ -546,6 +558,7 @@ async def test_a_session_counts_and_is_not_stored(client: AsyncClient) -> None:
     assert (await client.recommend("known", n=1)).item_ids == best
 
 
+@pytest.mark.system
 async def test_a_batch_answers_each_user_as_if_asked_for_alone(client: AsyncClient) -> None:
     answered = await client.recommend_batch(["known", "bad\nid", "nobody"], n=3)
     assert [entry.status for entry in answered.results] == [200, 422, 200]
@@ -557,6 +570,7 @@ async def test_a_batch_answers_each_user_as_if_asked_for_alone(client: AsyncClie
     assert nobody.recommendation.source == "global"
 
 
+@pytest.mark.system
 async def test_events_of_many_users_are_taken_at_once_and_fail_alone(client: AsyncClient) -> None:
     item = item_ids(1)[0]
     events = [NewEvent("one", item), NewEvent("two", ""), NewEvent("two", item)]
@@ -567,6 +581,7 @@ async def test_events_of_many_users_are_taken_at_once_and_fail_alone(client: Asy
     assert (await client.recommend("two")).source == "online"
 
 
+@pytest.mark.system
 async def test_thinking_is_asked_for_and_erased_users_are_served_nothing(
     client: AsyncClient,
 ) -> None:
@@ -579,6 +594,7 @@ async def test_thinking_is_asked_for_and_erased_users_are_served_nothing(
         await client.think("leaver", "x" * 501)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("user_id", ["a/b", "%2F", "..", ".", "né 🙂", "?n=1#x", "شخص"])
 async def test_ids_of_any_kind_reach_the_service_as_they_are(
     client: AsyncClient, user_id: str
@@ -586,12 +602,14 @@ async def test_ids_of_any_kind_reach_the_service_as_they_are(
     assert (await client.recommend(user_id)).user_id == user_id
 
 
+@pytest.mark.system
 async def test_the_service_says_what_is_wrong_with_a_wish(client: AsyncClient) -> None:
     with pytest.raises(NotAccepted, match=r"422: .*query\.n") as caught:
         await client.recommend("known", n=101)
     assert caught.value.request_id
 
 
+@pytest.mark.system
 def test_the_client_for_threads_speaks_to_the_service(service: ServiceProcess) -> None:
     with Client(service.url, PATIENT) as client:
         assert client.recommend("known").source == "personal"

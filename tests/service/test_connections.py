@@ -22,6 +22,9 @@ from service.limits.overload_settings import OverloadSettings
 from service.limits.replies import Headers, Rejections
 from service.sources import Criticality
 
+pytestmark = pytest.mark.system
+
+
 REQUEST = b"GET /recommend/u HTTP/1.1\r\nHost: x\r\n\r\n"
 FROM_ANN = b"GET /recommend/ann HTTP/1.1\r\nHost: x\r\n\r\n"
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"

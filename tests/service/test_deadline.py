@@ -31,6 +31,8 @@ from tests.fakes.service_harness import (
 )
 from tests.fakes.toy import toy_recommender
 
+pytestmark = pytest.mark.system
+
 
 class SlowFinisher(Finisher):
     """Takes a while to find prefixes of its own; the rungs that have theirs are fast."""

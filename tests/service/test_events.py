@@ -94,6 +94,7 @@ async def test_a_batch_waits_for_a_store_that_is_away_as_long_as_there_is_room(
     assert [result["status"] for result in refused] == [503, 422]
 
 
+@pytest.mark.system
 @pytest.mark.timeout(300)
 def test_an_event_counts_once_and_at_once_in_every_process(tmp_path: Path) -> None:
     """Two real processes over one Redis: retried across them, answered within a second."""

@@ -256,6 +256,7 @@ async def test_an_exposure_is_counted_and_logged_without_history_and_plain_user_
     assert not set(item_ids(3)) & set(str(fields).split("'"))
 
 
+@pytest.mark.system
 def test_what_a_real_service_logs_is_what_bench_ab_reads(
     server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

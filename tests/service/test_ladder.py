@@ -259,6 +259,7 @@ def gated() -> Iterator[GatedFinisher]:
     finisher.gate.set()
 
 
+@pytest.mark.system
 async def test_what_was_found_before_the_deadline_is_kept(
     store: RedisStore, gated: GatedFinisher
 ) -> None:
@@ -276,6 +277,7 @@ async def test_what_was_found_before_the_deadline_is_kept(
         assert answer["timings_ms"]["finish"] > 1000
 
 
+@pytest.mark.system
 async def test_a_queue_full_of_what_nobody_waits_for_gives_the_popular_list_at_once(
     store: RedisStore, gated: GatedFinisher
 ) -> None:

@@ -3,8 +3,13 @@
 import asyncio
 import time
 
+import pytest
+
 from service.limits.loop_lag import LoopLag
 from service.limits.overload_settings import OverloadSettings
+
+pytestmark = pytest.mark.system
+
 
 STALL_S = 0.2
 

@@ -14,6 +14,8 @@ from service.recommend.model_thread import (
     QueueFullError,
 )
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def thread() -> Iterator[ModelThread]:

@@ -32,7 +32,8 @@ from tests.fakes.service_harness import (
 )
 from tests.fakes.toy import toy_histories, toy_recommender
 
-pytestmark = pytest.mark.timeout(300)  # processes start slowly on a machine busy with trainings
+# Processes start slowly on a machine that is busy with other work.
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 USERS = tuple(f"user-{at}" for at in range(5))
 PREFIX = some_prefixes(1)[0]
 
