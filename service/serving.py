@@ -253,7 +253,7 @@ class Serving:
                         await self._erasures.poll()
                     await self._users.flush()
             except Exception:
-                logger.exception("keeping up with the store failed")
+                logger.exception("polling the store failed")
             pause_s = min(poll_s, _PROBE_S) if self._breaker.is_in_doubt else poll_s
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._poll_wanted.wait(), pause_s)

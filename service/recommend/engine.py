@@ -139,7 +139,7 @@ def self_test(engine: Engine) -> None:
         state = engine.encode(rows)
         engine.finisher.own_prefixes(state, count=1)
         if not engine.finisher.finish(state, engine.global_candidates, k=_SELF_TEST_ITEMS):
-            raise InvalidRelease(f"{engine.label}: the global prefixes finish to no item")
+            raise InvalidRelease(f"{engine.label}: no item is found below the global prefixes")
 
 
 def limit_garbage_collection() -> None:

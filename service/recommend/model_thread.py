@@ -105,7 +105,7 @@ class ModelThread:
         try:
             value = function()
         except Exception as exc:
-            logger.exception("a job of the worker failed")
+            logger.exception("a job of the model thread failed")
             raise JobFailedError(str(exc)) from exc
         return Done(value, Spent(0.0, self._monotonic() - began_at))
 
@@ -157,7 +157,7 @@ class _Job:
             try:
                 value = self._function()
             except Exception as exc:
-                logger.exception("a job of the worker failed")
+                logger.exception("a job of the model thread failed")
                 failure = exc
             self._ended_at = monotonic()
         with suppress(RuntimeError):  # the loop was closed while the job ran

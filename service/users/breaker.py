@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-FAILURES_TO_OPEN = 5  # in a row: an outage, if errors come at once or as timeouts
+FAILURES_TO_OPEN = 5  # in a row, quick errors and timeouts alike: an outage
 SUCCESSES_TO_CLOSE = 3  # probes in a row: a store that answers only sometimes is not back
 WINDOW_S = 1.0
 _BUCKET_S = 0.1

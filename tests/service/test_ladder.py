@@ -355,7 +355,7 @@ async def test_a_model_of_nothing_but_nan_gives_the_popular_list(store: RedisSto
         assert await fallbacks(service, Reason.EMPTY) == 2
         not_ready = await service.client.get("/health/ready")
         assert not_ready.status_code == 503
-        assert "global prefixes finish to no item" in not_ready.json()["detail"]
+        assert "no item is found below the global prefixes" in not_ready.json()["detail"]
 
 
 async def test_a_record_from_the_future_is_fresh_and_counted(

@@ -248,7 +248,7 @@ def test_a_release_that_fails_its_self_test_is_refused(
     (release_dir / "manifest.json").write_text(json.dumps(manifest | {"global_prefixes": []}))
     renewal = renew(settings_for(release_dir), current, release_dir)
     assert (renewal.engine, renewal.outcome) == (current, "refused")
-    assert "global prefixes finish to no item" in caplog.text
+    assert "no item is found below the global prefixes" in caplog.text
 
 
 def test_a_missing_directory_is_refused(release_dir: Path) -> None:
