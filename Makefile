@@ -49,7 +49,7 @@ serve: $(BASE) $(KERNEL)
 
 # Tests that measure time or start services run alone, the others two at a time.
 test: lint types $(KERNEL)
-	$(PY) -m pytest -n 2 -m "not system"
+	$(PY) -m pytest -n 2 --dist worksteal -m "not system"
 	$(PY) -m pytest -m system
 
 test-all: $(ALL) $(KERNEL)
