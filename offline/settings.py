@@ -15,7 +15,7 @@ TTL_JITTER_S = 6 * 3600  # spread over the users, so that a generation does not 
 class RefreshSettings:
     """Settings of one night."""
 
-    release_dir: Path
+    release_dir: Path  # with the catalog and the reasoner
     out_dir: Path  # generations are kept here
     # True: all users with a history, as a new base. False: a delta of the users below.
     is_whole: bool = True
@@ -23,7 +23,7 @@ class RefreshSettings:
     user_ids: tuple[str, ...] = ()  # these users, in addition
     paths: int = DEFAULT_PATHS  # thoughts per user (T)
     width: int = DEFAULT_WIDTH  # prefixes per path (m)
-    seed: int = 0
+    seed: int = 0  # of the sampled thoughts
     data_dir: Path | None = None  # read histories from this folder instead of the store
     rethink: bool = False  # think again about users without any change too
     is_resumed: bool = False  # continue the newest unfinished night, if there is one

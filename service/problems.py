@@ -6,11 +6,11 @@ Of the caller's input, an error repeats only the start of an id and the names of
 import http
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -42,15 +42,12 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error response (RFC 9457).
-
-    `title`: the status in words; `detail`: the error of this request, for a human reader.
-    """
+    """An error response (RFC 9457)."""
 
     type: str = "about:blank"
-    title: str
+    title: Annotated[str, Field(description="The status in words.")]
     status: int
-    detail: str
+    detail: Annotated[str, Field(description="The error of this request, for a human reader.")]
     request_id: str
     errors: list[FieldError] | None = None  # invalid fields, with status 422 only
 

@@ -149,7 +149,7 @@ class ServiceSettings(BaseSettings):
 class EffectiveSettings(NamedTuple):
     """Settings with the source of each value."""
 
-    settings: ServiceSettings
+    settings: ServiceSettings  # values after all sources
     origins: Mapping[str, str]  # by name: "default", "command line", a variable or a file
 
     def describe(self) -> dict[str, dict[str, Any]]:

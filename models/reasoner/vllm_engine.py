@@ -43,7 +43,7 @@ _ENVIRONMENT = {
 class VllmSettings:
     """Start options of vLLM."""
 
-    tensor_parallel: int = 1
+    tensor_parallel: int = 1  # GPUs that share each layer
     adapter: Path | None = None  # LoRA folder (PEFT) over the backbone
     max_model_len: int = 1024  # tokens
     memory_share: float = 0.9  # of a GPU

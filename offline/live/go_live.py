@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 class LiveSettings:
     """Settings of `go_live`."""
 
-    limits: GateLimits = field(default_factory=GateLimits)
+    limits: GateLimits = field(default_factory=GateLimits)  # of the gates before going live
     force: str | None = None  # reason for overruling failed gates
     canary_percent: float | None = None  # None: for all users
     ttl_s: int = PREFIX_TTL_S  # of the records

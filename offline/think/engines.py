@@ -28,7 +28,7 @@ _EXTRAS: dict[Engine, str] = {"transformers": "night", "vllm": "vllm", "ray": "r
 class EngineSettings:
     """Choice of an engine."""
 
-    engine: Engine = "transformers"
+    engine: Engine = "transformers"  # implementation of the reasoner
     adapter: Path | None = None  # LoRA folder (vLLM only)
     tensor_parallel: int = 1  # GPUs that share one vLLM engine
     on_ray: LocalEngine = "transformers"  # engine on each Ray worker

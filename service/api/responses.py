@@ -54,17 +54,13 @@ class PathText(TypedDict):
 
 
 class Timings(TypedDict):
-    """Milliseconds per stage of this answer.
+    """Milliseconds per stage of this answer."""
 
-    `store`: reading the user; `queue`: waiting for the model; `encode`: encoding new events of the
-    history; `finish`: scoring the items; `total`: the whole answer.
-    """
-
-    store: float
-    queue: float
-    encode: float
-    finish: float
-    total: float
+    store: Annotated[float, Field(description="Reading the user.")]
+    queue: Annotated[float, Field(description="Waiting for the model.")]
+    encode: Annotated[float, Field(description="Encoding new events of the history.")]
+    finish: Annotated[float, Field(description="Scoring the items.")]
+    total: Annotated[float, Field(description="The whole answer.")]
 
 
 class Recommendation(TypedDict):

@@ -29,7 +29,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class PrefixMap:
-    """The prefixes of a catalog: the prefix of each row, and the number of rows of each prefix."""
+    """Prefix of each row of a catalog, and number of rows of each prefix."""
 
     catalog: Catalog
 
