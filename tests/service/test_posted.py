@@ -34,10 +34,12 @@ def ranking(answer: dict[str, Any]) -> list[tuple[str, str, float | None]]:
     ]
 
 
-async def test_a_history_of_the_callers_own_is_ranked_like_a_stored_one(service: InProcess) -> None:
+async def test_a_history_of_the_callers_own_is_ranked_like_a_stored_one(
+    service: InProcess, store: MemoryStore
+) -> None:
     history = item_ids(3)
     answer = await post(service, "/v1/recommend", history=history, n=5)
-    await give_history(service.serving._store, "other", history)
+    await give_history(store, "other", history)
     stored = await service.recommend("other", n=5)
     assert (answer["user_id"], answer["source"]) == (None, "online")
     assert ranking(answer) == ranking(stored)
