@@ -1,8 +1,9 @@
 """Deadlines of answers: their sources, and the rungs that are given up for them."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -43,13 +44,18 @@ class SlowFinisher(Finisher):
         self.delay_s = 0.0
         self.num_searches = 0
         self._delay_s = delay_s
+        self._is_over = threading.Event()
 
     def slow_down(self) -> None:
         self.delay_s = self._delay_s
 
+    def end(self) -> None:
+        """End every delay: no test has to wait for the search that it gave up."""
+        self._is_over.set()
+
     def own_prefixes(self, state: KeptHistory, *, count: int) -> Candidates:
         self.num_searches += 1
-        time.sleep(self.delay_s)
+        self._is_over.wait(self.delay_s)
         return super().own_prefixes(state, count=count)
 
 
@@ -72,9 +78,10 @@ def engine(finisher: SlowFinisher) -> Engine:
 
 
 @pytest.fixture
-async def service(service: InProcess, finisher: SlowFinisher) -> InProcess:
+async def service(service: InProcess, finisher: SlowFinisher) -> AsyncIterator[InProcess]:
     finisher.slow_down()
-    return service
+    yield service
+    finisher.end()
 
 
 async def ask(service: InProcess, user: str, *, timeout_ms: int, n: int = 10) -> tuple[str, float]:
