@@ -180,7 +180,7 @@ def test_modules_in_every_folder_are_checked() -> None:
 
 
 def test_the_service_runs_without_torch_transformers_and_onnx() -> None:
-    """They would cost seconds at start and hundreds of megabytes in the image."""
+    """These libraries would cost seconds at start and hundreds of megabytes in the image."""
     served = [name for name in modules("service") if "client" not in name]  # httpx brings rich
     code = f"""
 import sys

@@ -10,7 +10,7 @@ import pytest
 
 from tests import ROOT
 
-# From the bottom up. A folder or module imports itself and the lines above its own, nothing else.
+# From the bottom up. A folder or module imports only itself and names on earlier lines.
 LAYERS = {
     "models": (
         {"errors"},

@@ -11,7 +11,7 @@ import pytest
 
 from tests import ROOT
 
-PACKAGES = ("models", "service", "offline", "training", "bench")
+PACKAGES = ("models", "service", "offline", "training", "bench", "tests")
 # A docstring that begins with one of these names no thing and no action.
 FIRST_WORDS = re.compile(
     r"(What|Who|Whom|Whose|Whether|Those|As|Of|For|How|Where|When|Everything|Anything|The same)\b"

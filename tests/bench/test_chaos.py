@@ -203,7 +203,7 @@ def test_a_release_that_is_none_is_one_line_and_exit_78(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_scenario_runs_and_no_answer_is_anybody_elses(tmp_path: Path) -> None:
-    """Times mean nothing this briefly on a busy machine; what must never happen must not here."""
+    """Times mean nothing in so short a run; forbidden events must not happen here either."""
     file = tmp_path / "chaos.json"
     names = ["R1", "R2", "R3", "R4", "R5", "R7", "R10"]
     subprocess.run(

@@ -107,7 +107,7 @@ def toy_finisher(catalog: Catalog) -> Finisher:
 
 
 def places_below(world: World, prefixes: list[tuple[Prefix, ...]]) -> list[float]:
-    """Every item of the catalog scored, those below the prefixes sorted, user by user."""
+    """Score every item of the catalog for each user, and sort the items below the prefixes."""
     places, scorer = [], CatalogScorer(toy_recommender(world.catalog), world.catalog)
     for case, own in zip(world.cases, prefixes, strict=True):
         scores = scorer.score([case.history.rows])[0].tolist()

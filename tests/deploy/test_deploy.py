@@ -39,7 +39,7 @@ def test_long_running_containers_have_a_health_check_and_jobs_run_once(
 
 
 def test_the_service_does_not_wait_for_the_night(compose: dict[str, Any]) -> None:
-    """It answers from lower rungs until the night is there; an outage must not keep it down."""
+    """The service answers from lower rungs until the night is done, and starts during an outage."""
     assert set(compose["services"]["service"]["depends_on"]) == {"redis"}
     assert compose["services"]["service"]["depends_on"]["redis"]["condition"] == "service_started"
 

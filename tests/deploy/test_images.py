@@ -1,6 +1,6 @@
 """The steps of the Dockerfiles, carried out in a folder without a container engine.
 
-Each stage gets only those of our files that it copies. Debian, Python and the packages that `pip`
+Each stage gets only the files of ours that it copies. Debian, Python and the packages that `pip`
 installs are this machine's.
 """
 

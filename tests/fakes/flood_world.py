@@ -1,6 +1,6 @@
 """A simulated process behind the real flood gate: one core, one event loop, clients; no sockets.
 
-The loop goes round as asyncio's does: it reads every request that has come, runs what was read
+The loop goes round as asyncio's does: it reads every request that has come, runs the requests read
 in the round before, and fires the timer of `LoopLag`. Every step takes time of the one core, so
 that a loop with much to do is late, and requests lie unread. Time passes in the simulation only.
 """

@@ -227,7 +227,7 @@ class MemoryStore:
     async def take_requests(
         self, worker: str, *, count: int, wait_ms: int, idle_ms: int
     ) -> list[Request]:
-        """Of one worker: what it has not settled it is given again."""
+        """Serve one worker: it gets unsettled requests again."""
         await self.ping()
         return list(self._requests.values())[:count]
 
@@ -250,7 +250,7 @@ class MemoryStore:
         return Erasures(waiting, frozenset(self._erased[since:]), str(len(self._erased)))
 
     async def take_erasures(self, worker: str, *, count: int, idle_ms: int) -> list[Erasure]:
-        """Of one worker: what it has not settled it is given again."""
+        """Serve one worker: it gets unsettled erasures again."""
         await self.ping()
         return list(self._erasures.values())[:count]
 

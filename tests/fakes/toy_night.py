@@ -141,7 +141,7 @@ class ImportedWorld:
         return asyncio.run(self.store.read_manifest())
 
     def created_at(self, user_id: str) -> int | None:
-        """When the user's live record was thought; None without one."""
+        """Creation time of the user's live record; None without one."""
         manifest = self.manifest()
         assert manifest is not None
         layers = [layer.generation for layer in manifest.layers]

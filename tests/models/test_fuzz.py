@@ -89,7 +89,7 @@ def _mutate(data: bytes, *, at: int, more: bytes, kind: str) -> bytes:
 
 
 def sealed(data: bytes) -> bytes:
-    """The same bytes with a valid checksum."""
+    """Replace the checksum with a valid one."""
     payload = data[:-4]
     crc: int = google_crc32c.value(payload)
     return payload + crc.to_bytes(4, "big")

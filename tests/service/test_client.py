@@ -460,7 +460,7 @@ async def test_threads_share_a_client_and_closing_it_ends_what_is_under_way() ->
 
 @pytest.mark.system
 def test_importing_the_client_brings_nothing_of_the_service() -> None:
-    """Backends that only call need httpx and pydantic; it takes little longer than those two."""
+    """Backends that only call need httpx and pydantic; the client adds little import time."""
     code = """
 import sys, time
 start = time.process_time()

@@ -107,7 +107,7 @@ def test_after_an_overload_all_is_as_before_within_seconds() -> None:
 
 
 def test_a_slow_store_is_no_reason_to_shed() -> None:
-    """At 1,500 a second and 20 ms each, over 30 are in work while the core has time to spare."""
+    """1,500 requests per second of 20 ms keep over 30 in work, and the core has time to spare."""
     world = core(service_s=0.0003)
     world.run(rate=1500, seconds=5)
     world.store_s = 0.02

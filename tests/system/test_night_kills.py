@@ -17,7 +17,7 @@ def test_a_night_killed_fifty_times_equals_one_that_was_not(
 ) -> None:
     """Every file except those with times, and the store, are equal byte by byte.
 
-    The night has the transformers engine, a user who fails, users carried from the night before,
+    The night has the transformers engine, a failing user, users carried from the night before,
     and segments torn in a write.
     """
     (tmp_path / "nights").mkdir()

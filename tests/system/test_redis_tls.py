@@ -270,7 +270,7 @@ def nodes(certificates: Path, is_native: bool) -> Iterator[Callable[[], TlsNode]
 
 
 def users(folder: Path) -> str:
-    """Configuration: the users of deploy/redis-users.acl, and one who sets the server up."""
+    """Configuration: the users of deploy/redis-users.acl, and an admin that sets the server up."""
     (folder / "users.acl").write_text(of_deploy() + ADMIN)
     return f"aclfile {folder}/users.acl\n"
 

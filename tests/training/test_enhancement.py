@@ -173,7 +173,7 @@ def thinker(learner: Learner, catalog: Catalog) -> TransformersReasoner:
 def test_a_rollout_is_what_the_night_does(
     learner: Learner, catalog: Catalog, histories: list[list[int]]
 ) -> None:
-    """The same thoughts, and after each closed one the same beam to whole SIDs."""
+    """Both sample equal thoughts, and search an equal beam to whole SIDs after each closed one."""
     reasoner = thinker(learner, catalog)
     asked = [render_history(catalog, history[:-1]) for history in histories]
     seeds = list(range(len(asked)))

@@ -27,21 +27,21 @@ SPACE = SidSpace((64, 64, 256), codebook="every item its own")
 
 
 class World(NamedTuple):
-    """targets: the two items of each training history that nobody may learn, as catalog rows."""
+    """All of Beauty, and its tasks."""
 
     catalog: Catalog
     histories: list[list[int]]
-    targets: NDArray[np.int64]
+    targets: NDArray[np.int64]  # (users, 2): catalog rows that no text of a user may tell
     tasks: Tasks
     encoder: Encoder
     tokens: "Tokens"
 
 
 class Tokens(NamedTuple):
-    """code_of (3, V): the code that a vocabulary id is at a level, or -1. row_of: by packed SID."""
+    """Tables that turn tokens into catalog rows."""
 
-    code_of: NDArray[np.int64]
-    row_of: NDArray[np.int64]
+    code_of: NDArray[np.int64]  # (3, V): code of a vocabulary id at a level, or -1
+    row_of: NDArray[np.int64]  # catalog row by packed SID
 
     def rows_in(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions of whole SIDs in a string of tokens, and their catalog rows."""
