@@ -148,7 +148,7 @@ class Connection(HttpToolsProtocol):
             raise ValueError("head too long")
 
     def on_headers_complete(self) -> None:
-        """Ask the gate, and carry out what it decides."""
+        """Ask the gate and carry out its decision."""
         self._has_head = True
         is_pipelined = self._is_busy()
         if self.transport.is_closing() or (is_pipelined and not self.cycle.keep_alive):
