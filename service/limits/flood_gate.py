@@ -1,5 +1,9 @@
 """The gate in front of the application: pass a request on, hold it, or answer it at once.
 
+    open     the loop is on time: all requests pass, until a large burst is in the process
+    strict   the loop is late: a bound on requests in the process, by criticality; the gate stays
+             strict while it answers many requests itself
+
 `decide` is pure: it reads the state of the gate and changes nothing. `beat` renews that state at
 every beat of the event loop; `count_popular` and `count_rejection` say what became of a decision.
 The gate knows no sockets and no bytes.
@@ -62,16 +66,13 @@ class FloodGate:
         self.num_rejected = dict.fromkeys(Criticality, 0)  # answered with 503, since the start
         self.num_popular = 0  # answered with `popular` by the gate, since the start
         self.popular_left = settings.popular_saved  # answers that may be given now
-        self.is_late = False  # the loop is overloaded
-        self.is_flooded = False  # and the gate has answered many requests recently
-        self.num_open = settings.burst  # while fewer are present, every request passes unseen
+        self.is_strict = False
+        self.num_open = settings.burst  # while fewer requests are present, all pass unseen
         self.settings = settings
         self.limiter = limiter
         self.lag = lag
         self._late_s = settings.late * budget_s
-        self._on_time_s = settings.on_time * budget_s
         self._popular_patience_s = settings.popular_patience * budget_s
-        self._patience_s = settings.patience * budget_s
         self._reserved = {kind: settings.popular_reserved.of(kind) for kind in Criticality}
         self._bounds = dict.fromkeys(Criticality, float(settings.burst))
         self._reject, self._give_popular = (
@@ -91,7 +92,7 @@ class FloodGate:
         """Decide what becomes of a request; `now` in monotonic seconds."""
         if now < request.quiet_until:
             return Hold(request.quiet_until)
-        if request.criticality is None or not self._is_too_much(request, request.criticality):
+        if request.criticality is None or request.num_present < self._bounds[request.criticality]:
             return PASS
         if self._has_popular(request, request.criticality):
             return self._give_popular[request.criticality]
@@ -106,30 +107,25 @@ class FloodGate:
 
     def beat(self) -> None:
         """Renew the state that `decide` reads."""
-        settings, steady_s = self.settings, self.lag.steady_s
+        settings = self.settings
         self._lag_s = self.lag.seconds
-        self.is_late = steady_s >= (self._on_time_s if self.is_late else self._late_s)
-        if self.is_late:
+        num_turned_away = self.num_turned_away - self._num_turned_away
+        self._num_turned_away += num_turned_away
+        self._recently_turned_away *= settings.memory
+        self._recently_turned_away += num_turned_away
+        is_flood = self.is_strict and self._recently_turned_away >= settings.flood
+        self.is_strict = is_flood or self.lag.steady_s >= self._late_s
+        if self.is_strict:
             limit = self.limiter.limit
             self._bounds = {kind: limit * settings.admitted.of(kind) for kind in Criticality}
             self.num_open = 0
         else:
             self._bounds = dict.fromkeys(Criticality, float(settings.burst))
             self.num_open = settings.burst
-        num_turned_away = self.num_turned_away - self._num_turned_away
-        self._num_turned_away += num_turned_away
-        self._recently_turned_away *= settings.memory
-        self._recently_turned_away += num_turned_away
-        self.is_flooded = self.is_late and self._recently_turned_away >= settings.flood
         num_admitted = self.limiter.num_admitted - self._num_admitted
         self._num_admitted += num_admitted
         earned = settings.popular_per_admitted * num_admitted
         self.popular_left = min(self.popular_left + earned, settings.popular_saved)
-
-    def _is_too_much(self, request: Arrival, criticality: Criticality) -> bool:
-        if self.is_flooded and request.waited_s > self._patience_s:
-            return True
-        return request.num_present >= self._bounds[criticality]
 
     def _has_popular(self, request: Arrival, criticality: Criticality) -> bool:
         is_in_time = request.waited_s + self._lag_s < self._popular_patience_s
