@@ -54,7 +54,7 @@ class ConcurrencyLimiter:
 
     def admit(self, criticality: Criticality) -> Admission:
         """Decide on one request; FULL takes a place that `release` has to give back."""
-        if self.num_inside >= self.limit * self._admitted[criticality]:
+        if self.num_inside >= min(self.limit * self._admitted[criticality], self._highest):
             return Admission.POPULAR
         self.num_inside += 1
         self.num_admitted += 1
