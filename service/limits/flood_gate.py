@@ -67,11 +67,13 @@ class FloodGate:
         self.num_popular = 0  # answered with `popular` by the gate, since the start
         self.popular_left = settings.popular_saved  # answers that may be given now
         self.is_strict = False
+        self.is_flooded = False  # strict, and many requests were answered by the gate recently
         self.num_open = settings.burst  # while fewer requests are present, all pass unseen
         self.settings = settings
         self.limiter = limiter
         self.lag = lag
         self._late_s = settings.late * budget_s
+        self._patience_s = settings.patience * budget_s
         self._popular_patience_s = settings.popular_patience * budget_s
         self._reserved = {kind: settings.popular_reserved.of(kind) for kind in Criticality}
         self._bounds = dict.fromkeys(Criticality, float(settings.burst))
@@ -92,7 +94,7 @@ class FloodGate:
         """Decide what becomes of a request; `now` in monotonic seconds."""
         if now < request.quiet_until:
             return Hold(request.quiet_until)
-        if request.criticality is None or request.num_present < self._bounds[request.criticality]:
+        if request.criticality is None or not self._is_too_much(request, request.criticality):
             return PASS
         if self._has_popular(request, request.criticality):
             return self._give_popular[request.criticality]
@@ -113,8 +115,8 @@ class FloodGate:
         self._num_turned_away += num_turned_away
         self._recently_turned_away *= settings.memory
         self._recently_turned_away += num_turned_away
-        is_flood = self.is_strict and self._recently_turned_away >= settings.flood
-        self.is_strict = is_flood or self.lag.steady_s >= self._late_s
+        self.is_flooded = self.is_strict and self._recently_turned_away >= settings.flood
+        self.is_strict = self.is_flooded or self.lag.steady_s >= self._late_s
         if self.is_strict:
             limit = self.limiter.limit
             self._bounds = {kind: limit * settings.admitted.of(kind) for kind in Criticality}
@@ -126,6 +128,11 @@ class FloodGate:
         self._num_admitted += num_admitted
         earned = settings.popular_per_admitted * num_admitted
         self.popular_left = min(self.popular_left + earned, settings.popular_saved)
+
+    def _is_too_much(self, request: Arrival, criticality: Criticality) -> bool:
+        if self.is_flooded and request.waited_s > self._patience_s:
+            return True
+        return request.num_present >= self._bounds[criticality]
 
     def _has_popular(self, request: Arrival, criticality: Criticality) -> bool:
         is_in_time = request.waited_s + self._lag_s < self._popular_patience_s

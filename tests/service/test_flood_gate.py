@@ -96,6 +96,15 @@ def test_a_wait_alone_rejects_nothing(late: FloodGate) -> None:
     assert late.decide(Arrival(DEFAULT, 0, 10 * BUDGET_S), NOW) == Pass()
 
 
+def test_in_a_flood_a_request_that_has_waited_is_not_begun(clock: Clock, late: FloodGate) -> None:
+    for _ in range(12):
+        late.count_rejection(DEFAULT)
+    clock.beat(0.0)
+    patience_s = SETTINGS.patience * BUDGET_S
+    assert rejects(late.decide(Arrival(DEFAULT, 0, 1.1 * patience_s), NOW))
+    assert late.decide(Arrival(DEFAULT, 0, 0.9 * patience_s), NOW) == Pass()
+
+
 def test_a_late_loop_has_room_by_criticality(late: FloodGate) -> None:
     limit = late.limiter.limit
     for kind in Criticality:
