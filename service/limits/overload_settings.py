@@ -73,7 +73,7 @@ class OverloadSettings:
     # 93 ms at most; with the highest limit at the start 114.
     first_limit: float = 32.0
     # Requests: least limit, and so the limit in a flood. A service held to a quarter of a core and
-    # asked 1,200 times a second gave 133 to 180 whole answers a second with 4, and 223 with 6.
+    # asked 1,200 times a second gave 133 to 180 whole answers a second bounded by 4, 223 by 6.
     least_limit: float = 6.0
     # Times the limit: bound on requests in work above which a request of this criticality gets
     # `popular`. While the gate is strict, it has the same bound on requests in the process.
