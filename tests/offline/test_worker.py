@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +16,6 @@ from models.store.contract import NightStore
 from models.store.redis_store import RedisStore
 from offline.disk.erased import visible_rows
 from offline.live.worker import Worker
-from tests import ROOT
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.night_world import START_MS, NightWorld, names, toy_release
 from tests.fakes.service_harness import RedisServer
@@ -123,25 +120,23 @@ def test_a_worker_before_the_first_night_makes_the_base(world: NightWorld) -> No
     assert (manifest.deltas, thoughts_of(world, ANN)) == ((), ("no instruction",))
 
 
+def die(_users: Sequence[UserHistory]) -> list[UserThoughts]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
 @pytest.mark.system
 def test_a_request_of_a_killed_worker_is_claimed_by_another(world: NightWorld) -> None:
     world.launch(world.think(1, USERS))
     ask_for(world, ANN, "before the kill")
-    script = f"""
-import asyncio, os, signal
-from pathlib import Path
-from tests.fakes.night_world import NightWorld
-from tests.offline.test_worker import working
-
-def die(users):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-world = NightWorld({world.url!r}, Path({str(world.out_dir)!r}))
-with working(world, "doomed", think=die) as worker:
-    worker.serve_once()
-"""
-    died = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ, check=False)
-    assert died.returncode == -signal.SIGKILL
+    if (child := os.fork()) == 0:
+        try:
+            with working(world, "doomed", think=die) as worker:
+                worker.serve_once()
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
     with working(world, "second") as patient:
         assert patient.serve_once() == (0, 0)
     time.sleep(0.06)
