@@ -47,8 +47,8 @@ serve: $(BASE) $(KERNEL)
 	$(PY) -m offline import --data $(DATA)
 	$(PY) -m service --release $(RELEASE) --host $(HOST) --port $(PORT)
 
-# Tests that measure time or start services run alone, the others two at a time.
-test: lint types $(KERNEL)
+# Tests that measure time or start services run alone, the others two at a time. One needs MkDocs.
+test: lint types $(KERNEL) $(DOCS)
 	$(PY) -m pytest -n 2 --dist worksteal -m "not system"
 	$(PY) -m pytest -m system
 
