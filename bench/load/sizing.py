@@ -51,7 +51,7 @@ class Assumed:
     shard_gib: float = 24.0  # data per Redis shard
     headroom: float = 1.5  # Redis memory over its data: fragmentation, buffers and forks
     shard_rps: float = 20_000.0  # requests per second of one Redis shard
-    active_share: float = 0.3  # users with new events per day, about whom the night thinks
+    active_share: float = 0.3  # share of users that the night thinks about: new events
     night_hours: float = 6.0  # for thinking
     load_hours: float = 6.0  # for loading, verifying and activating
     gpu_tokens_per_s: float = 10_000.0  # one GPU of 80 GB, a reasoner of 1.7B on vLLM

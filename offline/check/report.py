@@ -24,7 +24,7 @@ _METRICS = (
     ("users_refreshed", "Users with new thoughts.", "refreshed"),
     ("users_carried", "Users with a row carried over from an earlier generation.", "carried"),
     ("users_empty", "Users without a closed path.", "empty"),
-    ("users_failed", "Dead letters: users on whom thinking failed.", "failed"),
+    ("users_failed", "Dead letters: users that failed twice.", "failed"),
     ("tokens", "Tokens sampled.", "tokens"),
     ("think_seconds", "Seconds of thinking, summed over processes.", "think_s"),
     ("users_per_second", "Users per second of one process.", "users_per_s"),

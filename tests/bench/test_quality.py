@@ -25,10 +25,9 @@ from bench.quality.ranking.quality_rows import (
     TIERS_AT_ONCE,
     UNION,
 )
-from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.think_cases import CHUNK_USERS, collect_thoughts, plan_chunks
 from bench.quality.thoughts.thought_cache import ThoughtCache
-from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings, without_thought
+from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings
 from models.baselines.sasrec import SasRec, SasRecConfig
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import load_dataset
@@ -340,16 +339,11 @@ def test_quality_writes_every_row_and_thinks_only_once(
     data = write_dataset(tmp_path / "data", release.catalog)
     arguments = ["--release", str(release.directory), "--data", str(data), "--workers", "2"]
     arguments += ["--paths", "2", "--width", "3", "--cache", str(tmp_path / "cache")]
-    settings = ThoughtSettings(paths=2, width=3)
-    cases = cut_histories(load_dataset(data), release.catalog, split="test")
-    users = [case.history for case in cases]
-    # In this process: the first run then starts two workers once, for the thoughts.
-    silent = without_thought(settings, Manner.SILENT)
-    at_once = ThoughtCache.open(tmp_path / "cache", release, silent)
-    collect_thoughts(at_once, users, workers=1, on_progress=lambda _: None)
     assert main([*arguments, "--json", str(tmp_path / "first.json")]) == 0
     assert "two_tier_strict" in capsys.readouterr().out
-    cache = ThoughtCache.open(tmp_path / "cache", release, settings)
+    cache = ThoughtCache.open(tmp_path / "cache", release, ThoughtSettings(paths=2, width=3))
+    cases = cut_histories(load_dataset(data), release.catalog, split="test")
+    users = [case.history for case in cases]
     kept = collect_thoughts(cache, users, workers=0, on_progress=lambda _: None)
     assert [user.user_id for user in kept.users] == [user.user_id for user in users]
 

@@ -1,4 +1,4 @@
-"""`python -m training all` as a user runs it, and a service over its release."""
+"""`python -m training all` as a user runs it, and the service over its release."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,14 +18,12 @@ from models.online.build_kernel import built_library
 from models.online.finish import Finisher
 from models.release.release import Release
 from models.release.searchers import load_searcher
-from service.recommend.engine import load_engine
-from tests.fakes.memory_store import MemoryStore
-from tests.fakes.service_harness import serving
+from tests.fakes.service_harness import ServiceProcess
 from training.cli import main
 
 pytestmark = pytest.mark.timeout(900)
 
-NUM_USERS = 120
+NUM_USERS = 400
 
 
 def write_slice(source: Path, target: Path) -> Path:
@@ -104,14 +103,17 @@ def test_a_second_run_with_the_same_recipe_does_nothing_twice(
     assert Release.load(trained.directory).version == trained.version
 
 
-async def test_the_service_serves_what_was_trained(trained: Release) -> None:
-    engine = load_engine(trained.directory)
-    async with serving(MemoryStore(), engine=engine) as service:
-        body = await service.recommend("somebody", n=5)
-    assert body["release"] == f"{trained.name}@{trained.version}"
-    assert body["source"] in ("global", "popular")
-    assert len(body["items"]) == 5
-    assert all(item["title"] is None for item in body["items"])
+def test_the_service_serves_what_was_trained(trained: Release, tmp_path: Path) -> None:
+    state = {"THINKAHEAD_STATE_DIR": str(tmp_path)}
+    with ServiceProcess("--release", str(trained.directory), environ=state) as service:
+        response = httpx.get(f"{service.url}/recommend/somebody?n=5", timeout=30)
+        assert response.status_code == 200
+        body = response.json()
+        assert body["release"] == f"{trained.name}@{trained.version}"
+        assert body["source"] in ("global", "popular")
+        assert len(body["items"]) == 5
+        assert all(item["title"] is None for item in body["items"])
+        assert service.stop() == 0
 
 
 def test_a_renewed_release_keeps_catalog_and_reasoner(

@@ -76,7 +76,7 @@ class TwoTiers:
 
 
 class UserTrial:
-    """One user on whom several C_u are tried."""
+    """One user, and the several C_u that are tried."""
 
     def __init__(self, tiers: TwoTiers, case: Case) -> None:
         self._tiers, self._case = tiers, case
