@@ -120,12 +120,13 @@ def test_schemathesis_finds_nothing_while_redis_fails_in_every_way(
         )
         service = stack.enter_context(ServiceProcess(*arguments, environ=UNHURRIED))
         with Weather(proxy) as weather:
-            found = fuzz_api(
-                service.url, tmp_path / "fuzz", max_examples=max_examples, has_faults=True
-            )
-        assert found.is_clean, found.report
-        assert re.search(rf"Tested: {num_routes(service.url)}\b", found.report), found.report
-        assert weather.num_faults >= len(FAULTS)
+            while weather.num_faults < len(FAULTS):  # a fast machine is through before all faults
+                found = fuzz_api(
+                    service.url, tmp_path / "fuzz", max_examples=max_examples, has_faults=True
+                )
+                assert found.is_clean, found.report
+                tested = rf"Tested: {num_routes(service.url)}\b"
+                assert re.search(tested, found.report), found.report
         expect_well(service)
     assert not [line for line in service.log if "Traceback" in line]
 
