@@ -44,8 +44,15 @@ class ConcurrencyLimiter:
         self._admitted = {kind: settings.admitted.of(kind) for kind in Criticality}
         self._highest = float(highest)
         self._target_s = settings.queueing_target * budget_s
-        self.limit = min(settings.first_limit, self._highest)  # requests that may be in work
+        self.is_flooded = False  # the gate tells
+        self._found = min(settings.first_limit, self._highest)
+        self._calm = min(settings.calm_limit, self._highest)
         self._window = _Window()
+
+    @property
+    def limit(self) -> float:
+        """Requests that may be in work: as measured, but at least `calm_limit` without a flood."""
+        return self._found if self.is_flooded else max(self._found, self._calm)
 
     @property
     def saturation(self) -> float:
@@ -82,8 +89,8 @@ class ConcurrencyLimiter:
     def _learn(self, window: _Window) -> None:
         mean_s = window.sum_s / window.num_samples
         gradient = self._target_s / mean_s if mean_s > self._target_s else 1.0
-        if gradient == 1.0 and window.peak < self.limit / 2:
+        if gradient == 1.0 and window.peak < self._found / 2:
             return  # nothing asks for a higher limit
-        estimate = self.limit * gradient + self._settings.headroom * math.sqrt(self.limit)
-        smoothed = (self.limit + estimate) / 2
-        self.limit = min(max(smoothed, self._settings.least_limit), self._highest)
+        estimate = self._found * gradient + self._settings.headroom * math.sqrt(self._found)
+        smoothed = (self._found + estimate) / 2
+        self._found = min(max(smoothed, self._settings.least_limit), self._highest)

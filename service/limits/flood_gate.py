@@ -83,7 +83,7 @@ class FloodGate:
         )
         self._lag_s = 0.0  # at the last beat
         self._num_admitted = self._num_turned_away = 0  # since the start, at the last beat
-        self._recently_turned_away = 0.0
+        self._recently_turned_away = self._recently_admitted = 0.0
 
     @property
     def num_turned_away(self) -> int:
@@ -115,7 +115,13 @@ class FloodGate:
         self._num_turned_away += num_turned_away
         self._recently_turned_away *= settings.memory
         self._recently_turned_away += num_turned_away
-        self.is_flooded = self.is_strict and self._recently_turned_away >= settings.flood
+        num_admitted = self.limiter.num_admitted - self._num_admitted
+        self._num_admitted += num_admitted
+        self._recently_admitted *= settings.memory
+        self._recently_admitted += num_admitted
+        flood = max(settings.flood, settings.flood_share * self._recently_admitted)
+        self.is_flooded = self.is_strict and self._recently_turned_away >= flood
+        self.limiter.is_flooded = self.is_flooded
         self.is_strict = self.is_flooded or self.lag.steady_s >= self._late_s
         if self.is_strict:
             limit = self.limiter.limit
@@ -124,8 +130,6 @@ class FloodGate:
         else:
             self._bounds = dict.fromkeys(Criticality, float(settings.burst))
             self.num_open = settings.burst
-        num_admitted = self.limiter.num_admitted - self._num_admitted
-        self._num_admitted += num_admitted
         earned = settings.popular_per_admitted * num_admitted
         self.popular_left = min(self.popular_left + earned, settings.popular_saved)
 

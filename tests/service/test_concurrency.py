@@ -169,4 +169,6 @@ def test_the_limit_has_a_floor() -> None:
     for at in range(200):
         limiter.admit(Criticality.DEFAULT)
         limiter.release(BUDGET_S, now=at / 10)
+    assert limiter.limit == OverloadSettings().calm_limit
+    limiter.is_flooded = True
     assert limiter.limit == OverloadSettings().least_limit

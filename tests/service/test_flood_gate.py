@@ -84,6 +84,18 @@ def test_the_gate_stays_strict_while_it_rejects_many(clock: Clock) -> None:
     assert not clock.gate.is_strict
 
 
+@pytest.mark.parametrize(("num_rejected", "is_flooded"), [(100, False), (300, True)])
+def test_a_few_rejections_among_many_requests_are_no_flood(
+    clock: Clock, late: FloodGate, num_rejected: int, is_flooded: bool
+) -> None:
+    clock.limiter.num_admitted += 1000
+    for _ in range(num_rejected):
+        late.count_rejection(DEFAULT)
+    clock.beat(0.0)
+    assert late.is_flooded == is_flooded
+    assert clock.limiter.is_flooded == is_flooded
+
+
 def test_rejections_alone_make_no_gate_strict(clock: Clock) -> None:
     for _ in range(1000):
         clock.gate.count_rejection(DEFAULT)

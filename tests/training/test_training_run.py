@@ -1,5 +1,6 @@
 """`python -m training all` as a user runs it, and the service over its release."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -47,13 +48,19 @@ def arguments(stage: str, data: Path, out: Path, *options: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_slice(Path("data/beauty"), tmp_path_factory.mktemp("slice") / "data")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the data and its release, which the first test process makes for all."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "slice"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "sliced" / "manifest.json").exists():
+            train(write_slice(Path("data/beauty"), folder / "data"), folder / "sliced")
+    return folder
 
 
-@pytest.fixture(scope="module")
-def trained(data: Path) -> Release:
-    out = data.parent / "sliced"
+def train(data: Path, out: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "training", *arguments("all", data, out, "--seed", "1")],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
@@ -62,7 +69,16 @@ def trained(data: Path) -> Release:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return Release.load(out)
+
+
+@pytest.fixture(scope="module")
+def data(shared: Path) -> Path:
+    return shared / "data"
+
+
+@pytest.fixture(scope="module")
+def trained(shared: Path) -> Release:
+    return Release.load(shared / "sliced")
 
 
 def test_a_slice_without_titles_trains_into_a_sound_release(trained: Release, data: Path) -> None:
@@ -95,12 +111,15 @@ def test_the_trained_recommender_prefers_the_catalog(trained: Release) -> None:
 
 
 def test_a_second_run_with_the_same_recipe_does_nothing_twice(
-    trained: Release, data: Path, caplog: pytest.LogCaptureFixture
+    trained: Release, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    assert main(arguments("all", data, trained.directory, "--seed", "1")) == 0
+    copy = tmp_path / trained.name
+    for suffix in ("", ".work"):
+        shutil.copytree(f"{trained.directory}{suffix}", f"{copy}{suffix}")
+    assert main(arguments("all", data, copy, "--seed", "1")) == 0
     assert caplog.text.count("already done") == 3
-    assert Release.load(trained.directory).version == trained.version
+    assert Release.load(copy).version == trained.version
 
 
 def test_the_service_serves_what_was_trained(trained: Release, tmp_path: Path) -> None:
