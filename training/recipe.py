@@ -14,6 +14,7 @@ from training.activation import ActivateRecipe
 from training.align import AlignRecipe, IntegrateRecipe, WarmupRecipe
 from training.bootstrap import BootstrapRecipe
 from training.enhance import EnhanceRecipe
+from training.fit import FitRecipe
 from training.learner import ReasonerRecipe
 from training.mixture import Mixture
 from training.nano import NanoConfig
@@ -43,27 +44,12 @@ class ShapeRecipe:
 
 
 @dataclass(frozen=True)
-class OnlineRecipe:
-    """Training settings of the online recommender."""
-
-    epochs: int = 120  # at most
-    batch_items: int = 2048  # per batch, padding included
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_steps: int = 200
-    evaluate_every: int = 4  # epochs
-    patience: int = 6  # evaluations without improvement before training stops
-    num_validation_users: int = 5000
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Recipe:
     """One table of the TOML file per field; absent keys keep the defaults above."""
 
     quantize: QuantizeRecipe = field(default_factory=QuantizeRecipe)
     recommender: ShapeRecipe = field(default_factory=ShapeRecipe)
-    online: OnlineRecipe = field(default_factory=OnlineRecipe)
+    online: FitRecipe = field(default_factory=FitRecipe)
     nano: NanoConfig = field(default_factory=NanoConfig)
     reasoner: ReasonerRecipe = field(default_factory=ReasonerRecipe)
     align: AlignRecipe = field(default_factory=AlignRecipe)

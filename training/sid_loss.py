@@ -1,7 +1,9 @@
 """The loss of the online recommender: -log P(next SID | history).
 
-There is one softmax per node on the path of the SID. Only the children of that node are scored,
-gathered from the trie. Targets with a similar fan-out are padded together.
+There is one softmax per node on the path of the SID. Only the children of that node count,
+gathered from the trie. Targets with a similar fan-out are padded together. At a depth with few
+nodes all are scored in one product, and the logits of the children gathered: numbers are cheaper
+to gather than embeddings.
 """
 
 # N = targets, W = model width, L = levels, M = nodes of one depth, F = children of a node
@@ -15,6 +17,7 @@ from models.catalog.trie import CatalogTrie
 from models.online.recommender import OnlineRecommender
 
 _FAN_OUTS = (4, 8, 16, 32, 1 << 40)
+_FEW_NODES = 4096
 
 
 class SidLoss:
@@ -53,20 +56,25 @@ def _ragged_loss(
     first_N, num_N: the siblings are nodes `first` to `first + num - 1`. at_N: place of the target
     among them.
     """
+    logits_NM = queries_NW @ nodes_MW.T if len(nodes_MW) <= _FEW_NODES else None
     total, fewest = queries_NW.new_zeros(()), 0
     for most in _FAN_OUTS:
         chosen = ((num_N > fewest) & (num_N <= most)).nonzero().squeeze(-1)
         fewest = most
-        if len(chosen):
-            logits_NF = _logits(queries_NW[chosen], nodes_MW, first_N[chosen], num_N[chosen])
-            total = total + functional.cross_entropy(logits_NF, at_N[chosen], reduction="sum")
+        if not len(chosen):
+            continue
+        node_NF, is_padding_NF = _siblings(first_N[chosen], num_N[chosen])
+        if logits_NM is not None:
+            logits_NF = logits_NM[chosen].gather(1, node_NF)
+        else:
+            logits_NF = (nodes_MW[node_NF] @ queries_NW[chosen].unsqueeze(-1)).squeeze(-1)
+        logits_NF = logits_NF.masked_fill(is_padding_NF, -torch.inf)
+        total = total + functional.cross_entropy(logits_NF, at_N[chosen], reduction="sum")
     return total
 
 
-def _logits(queries_NW: Tensor, nodes_MW: Tensor, first_N: Tensor, num_N: Tensor) -> Tensor:
-    """Return the logits of the siblings (N, F), padded with -infinity."""
+def _siblings(first_N: Tensor, num_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the siblings as node numbers, and a mask of the padding: (N, F) each."""
     place_F = torch.arange(int(num_N.max()))
     last_N1 = (num_N - 1).unsqueeze(1)
-    node_NF = first_N.unsqueeze(1) + torch.minimum(place_F, last_N1)
-    logits_NF = (nodes_MW[node_NF] @ queries_NW.unsqueeze(-1)).squeeze(-1)
-    return logits_NF.masked_fill(place_F > last_N1, -torch.inf)
+    return first_N.unsqueeze(1) + torch.minimum(place_F, last_N1), place_F > last_N1

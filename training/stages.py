@@ -111,7 +111,8 @@ STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
 
 def _recommender_config(run: Run) -> RecommenderConfig:
     sizes = tuple(run.outcome("quantize")["space"]["sizes"])
-    return RecommenderConfig(sizes=sizes, **asdict(run.recipe.recommender))
+    shape = run.recipe.recommender
+    return RecommenderConfig(sizes=sizes, item_scale=shape.width**0.5, **asdict(shape))
 
 
 def _count(model: torch.nn.Module) -> int:

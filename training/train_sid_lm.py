@@ -29,12 +29,11 @@ from models.baselines.sid_lm import LanguageModelScorer, SidTokens
 from models.catalog.catalog import Catalog
 from models.reasoner.think import MAX_HISTORY
 from models.release.release import Release
+from training.history_batches import Batch, length_batches
 from training.language import autocast
 from training.model_card import baseline_card
-from training.recipe import OnlineRecipe
 from training.split import Split, UserSplit, sample_users, training_histories
 from training.stages import Run
-from training.train_online import Batch, batches
 
 logger = logging.getLogger(__name__)
 _K = 10
@@ -222,8 +221,13 @@ class Trainer:
 
     def _batches(self, epoch: int) -> Any:
         rng = np.random.default_rng([self._recipe.seed, epoch])
-        sizes = OnlineRecipe(batch_items=self._recipe.batch_items)
-        return batches(self._histories, self._catalog, MAX_HISTORY, sizes, rng)
+        return length_batches(
+            self._histories,
+            self._catalog,
+            window=MAX_HISTORY,
+            batch_items=self._recipe.batch_items,
+            rng=rng,
+        )
 
     def _set_learning_rate(self) -> None:
         """Set the learning rate: linear warm-up, then a cosine down to a twentieth."""

@@ -24,6 +24,7 @@ class NodeTables:
 
     def __init__(self, config: RecommenderConfig, weights: Mapping[str, NDArray[Any]]) -> None:
         self._sizes = config.sizes
+        self._item_scale = config.item_scale
         # codes[l]: the codes of level l, (V, W).
         self.codes = [weights[f"code_embeddings.{at}.weight"] for at in range(config.levels)]
         below = range(config.levels - 1)
@@ -45,6 +46,7 @@ class NodeTables:
             own = self.own[level]
             assert own is not None
             total += self.codes[level][sids_ML[:, level]] + own[self._own_row(level, packed_M)]
+        total *= self._item_scale
         return total
 
     def own_rows(self, trie: CatalogTrie) -> tuple[NDArray[np.int32], ...]:

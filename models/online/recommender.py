@@ -5,7 +5,7 @@ The history has one row per *item*, so an event adds one row. A softmax covers t
 prefix: the logit of a child is the product of a query and the child's embedding. The query is read
 from the history's last row, once a level. So a node costs no layer, and no probability goes to
 SIDs that do not exist. An item's embedding in a history is the sum of the embeddings of the nodes
-on its path. The same embeddings give its probability.
+on its path, times a constant. The same embeddings give its probability.
 """
 
 # B = users, H = history rows (start + items), L = levels, N = heads, E = head width,
@@ -79,7 +79,7 @@ class OnlineRecommender(nn.Module):
         for level in range(1, self.config.levels):
             packed = packed * self.config.sizes[level] + sids[..., level]
             total = total + self.embed_nodes(packed, level + 1)
-        return total
+        return total * self.config.item_scale
 
     def embed_nodes(self, packed: Tensor, depth: int) -> Tensor:
         """Embed nodes of one depth: packed prefixes (...) to (..., W)."""

@@ -24,6 +24,9 @@ class RecommenderConfig:
     window: int = 50
     dropout: float = 0.3  # of everything but item embeddings
     item_dropout: float = 0.6  # of the item embeddings in a history
+    # Factor on item embeddings in a history. The same embeddings score items, and have to be small
+    # there; in a history they have to be as large as the start.
+    item_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.known_nodes:

@@ -1,6 +1,5 @@
 """SASRec beside ours: causal, padded as alone, learns an order, saved and loaded as it is."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ from bench.quality.quality import main as quality
 from models.baselines.sasrec import SasRec, SasRecConfig, load_sasrec, save_sasrec
 from models.errors import InvalidRelease, ReleaseMismatch
 from tests.fakes.toy import toy_catalog
+from training.fit import FitRecipe
+from training.history_batches import Batch
 from training.split import Split, UserSplit
-from training.train_online import Batch
 from training.train_sasrec import SasRecRecipe, next_item_loss, train_sasrec
 
 
@@ -42,13 +42,16 @@ def test_histories_of_several_users_score_as_alone_and_the_newest_count() -> Non
 def test_the_loss_is_the_cross_entropy_of_every_item_after_the_first() -> None:
     model, histories = small_model(), [[3, 9, 4], [7, 5], [6]]
     rows = torch.tensor([[3, 9, 4], [7, 5, 0], [6, 0, 0]])
-    batch = Batch(rows, torch.tensor([3, 2, 1]), rows)
+    step = (
+        Batch(rows[:2], torch.tensor([3, 2]), rows[:2]),
+        Batch(rows[2:], torch.tensor([1]), rows[2:]),
+    )
     parts = [
         functional.cross_entropy(model.score([history[:at]]), torch.tensor([history[at]]))
         for history in histories
         for at in range(1, len(history))
     ]
-    assert next_item_loss(model, batch).item() == pytest.approx(
+    assert next_item_loss(model, step).item() == pytest.approx(
         sum(part.item() for part in parts) / len(parts), rel=1e-5
     )
 
@@ -61,8 +64,9 @@ def test_it_learns_that_items_follow_one_another() -> None:
         row = int(rng.integers(20))
         chain = [items[(row + step) % 20] for step in range(6)]
         users.append(UserSplit(f"u{number}", tuple(chain[:5]), chain[5]))
-    recipe = SasRecRecipe(width=16, epochs=12, dropout=0.1, learning_rate=5e-3, batch_items=256)
-    model, metrics = train_sasrec(replace(recipe, warmup_steps=5), catalog, Split(tuple(users)))
+    settings = FitRecipe(epochs=16, batch_users=32, learning_rate=5e-3)
+    recipe = SasRecRecipe(width=16, dropout=0.1, fit=settings)
+    model, metrics = train_sasrec(recipe, catalog, Split(tuple(users)))
     assert metrics["recall@10"] > 0.9
     assert not model.training
 

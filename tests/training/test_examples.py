@@ -15,7 +15,9 @@ from models.online.recommender import OnlineRecommender
 from models.online.shape import RecommenderConfig
 from models.reasoner import prompts, rationales
 from tests.fakes.toy import toy_catalog, toy_histories
+from training import sid_loss as sid_loss_module
 from training.batching import Row, batch_rows
+from training.history_batches import Batch, crop, steps
 from training.language import language_loss
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
 from training.quantize import embed_cooccurrence, embed_items, quantize
@@ -23,7 +25,7 @@ from training.recipe import Recipe, load_recipe
 from training.sid_loss import SidLoss
 from training.split import Split, UserSplit, sample_users, split_dataset
 from training.tasks import Tasks
-from training.train_online import Batch, new_recommender, next_sid_loss
+from training.train_online import new_recommender, next_sid_loss
 
 RUNS = Path("training/runs")
 
@@ -150,13 +152,56 @@ def test_online_loss_is_minus_the_mean_joint_logprob_of_each_next_item() -> None
     rows = torch.tensor([[3, 9, 4], [7, 0, 0]])
     padded = sids[rows]
     sid_loss = SidLoss(recommender, catalog.trie)
-    loss = next_sid_loss(recommender, sid_loss, Batch(padded, torch.tensor([3, 1]), rows))
+    step = (
+        Batch(padded[:1], torch.tensor([3]), rows[:1]),
+        Batch(padded[1:], torch.tensor([1]), rows[1:]),
+    )
+    loss = next_sid_loss(recommender, sid_loss, step)
     expected = [
         -one_logprob(recommender, sids, history[:at], history[at])
         for history in histories
         for at in range(len(history))
     ]
     assert loss.item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("few_nodes", [0, 1 << 20])
+def test_the_loss_is_the_same_with_and_without_the_product_over_all_nodes(
+    few_nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, rows = toy_catalog(), torch.arange(40).reshape(8, 5)
+    torch.manual_seed(0)
+    recommender = new_recommender(
+        RecommenderConfig(catalog.space.sizes, width=16, heads=2), catalog
+    )
+    sids = torch.from_numpy(catalog.sids.astype(np.int64))[rows]
+    step = (Batch(sids, torch.full((8,), 5), rows),)
+    loss = SidLoss(recommender.eval(), catalog.trie)
+    expected = next_sid_loss(recommender, loss, step).item()
+    monkeypatch.setattr(sid_loss_module, "_FEW_NODES", few_nodes)
+    assert next_sid_loss(recommender, loss, step).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_epoch_has_every_history_once_in_groups_of_similar_length() -> None:
+    catalog, rng = toy_catalog(), np.random.default_rng(0)
+    histories = [[user] * (1 + user % 9) for user in range(50)]
+    made = list(steps(histories, catalog, window=6, batch_users=16, rng=rng))
+    assert [sum(len(batch.lengths_B) for batch in step) for step in made] == [16, 16, 16, 2]
+    seen = []
+    for batch in (batch for step in made for batch in step):
+        assert batch.rows_BH.shape[1] == batch.lengths_B.max()
+        assert torch.equal(batch.is_real().sum(dim=1), batch.lengths_B)
+        seen += batch.rows_BH[:, 0].tolist()
+        for row, length in zip(batch.rows_BH[:, 0].tolist(), batch.lengths_B.tolist(), strict=True):
+            assert length == min(len(histories[row]), 6)
+    assert sorted(seen) == list(range(50))
+
+
+def test_a_crop_is_a_window_of_neighbouring_items() -> None:
+    rng = np.random.default_rng(0)
+    starts = {crop(list(range(10)), 4, rng)[0] for _ in range(200)}
+    assert starts == set(range(7))
+    assert crop([1, 2], 4, rng) == [1, 2]
 
 
 def one_logprob(
