@@ -81,6 +81,7 @@ def toy_recommender(
         layers=layers,
         dropout=0.0,
         item_dropout=0.0,
+        item_scale=1.5,
     )
     recommender = OnlineRecommender.knowing(config, known)
     with torch.no_grad():
