@@ -13,13 +13,14 @@ from transformers.utils import logging as transformers_logging
 from models.errors import ThinkAheadError
 from training.recipe import load_recipe
 from training.renew import renew
+from training.split import Learns
 from training.stages import STAGES, Run, publish_stage, run_stage
 from training.train_sasrec import sasrec_stage
 from training.train_sid_lm import baseline_stage
 
 _NANO = Path(__file__).parent / "runs" / "nano.toml"
 _BAD_INPUT = 78
-_COMPARED = {"baseline": baseline_stage, "sasrec": sasrec_stage}  # baselines of the benchmarks
+_COMPARED = ("baseline", "sasrec")  # baselines of the benchmarks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,11 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
                 recipe,
                 keep_weights=options.keep_weights,
                 reasoner_work=options.reasoner,
+                learns=options.learns,
+                out=options.to,
             )
             return 0
         run = Run(options.data, options.work, recipe)
         if options.stage in _COMPARED:
-            _COMPARED[options.stage](run, options.release, options.out)
+            _train_baseline(run, options)
             return 0
         if options.stage != "all":
             run_stage(run, options.stage)
@@ -54,6 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
     except ThinkAheadError as exc:
         print(f"training: {exc}", file=sys.stderr)
         return _BAD_INPUT
+
+
+def _train_baseline(run: Run, options: argparse.Namespace) -> None:
+    if options.stage == "baseline":
+        baseline_stage(run, options.release, options.out)
+    else:
+        sasrec_stage(
+            run, options.release, options.out, learns=options.learns, chosen=options.chosen
+        )
 
 
 def _run_side_by_side(options: argparse.Namespace, stages: list[str]) -> None:
@@ -96,11 +108,30 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="WORK",
         help="with `renew`: take the reasoner of training.remote from its work folder",
     )
+    parser.add_argument(
+        "--learns",
+        type=Learns,
+        choices=list(Learns),
+        default=Learns.HELD_OUT,
+        help="with `renew` and `sasrec`: part of each history to learn; all but the first need a "
+        "number of epochs, of the renewed release or of --chosen (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--chosen",
+        type=Path,
+        metavar="DIR",
+        help="with `sasrec`: a held-out SASRec; train for as many epochs",
+    )
+    parser.add_argument("--to", type=Path, metavar="DIR", help="with `renew`: publish here instead")
     options = parser.parse_args(arguments)
     if options.stage in ("all", "renew", *_COMPARED) and options.out is None:
         parser.error(f"{options.stage} needs --out")
     if options.stage in _COMPARED and options.release is None:
         parser.error(f"{options.stage} needs --release")
+    if options.stage == "sasrec" and (options.chosen is None) != (
+        options.learns == Learns.HELD_OUT
+    ):
+        parser.error("sasrec needs --chosen with --learns, and only then")
     if options.out is None and options.work is None:
         parser.error(f"{options.stage} needs --work")
     options.work = options.work or options.out.with_name(options.out.name + ".work")

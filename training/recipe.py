@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidSettings
+from models.online.shape import RecommenderConfig
 from training.activation import ActivateRecipe
 from training.align import AlignRecipe, IntegrateRecipe, WarmupRecipe
 from training.bootstrap import BootstrapRecipe
@@ -41,6 +42,11 @@ class ShapeRecipe:
     window: int = 50
     dropout: float = 0.3
     item_dropout: float = 0.6
+
+    def to_config(self, sizes: Sequence[int]) -> RecommenderConfig:
+        """Make the configuration of a recommender over codebooks of these sizes."""
+        scale = self.width**0.5
+        return RecommenderConfig(sizes=tuple(sizes), item_scale=scale, **dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)

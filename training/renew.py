@@ -16,13 +16,12 @@ import torch
 from models.catalog.catalog import load_catalog
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidInput, InvalidRelease
-from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import load_recommender
 from models.release.publish import publish
 from models.release.release import Release
 from training.model_card import model_card
 from training.recipe import Recipe
-from training.split import data_digest, split_dataset, training_histories
+from training.split import Learns, data_digest, split_dataset, training_histories
 from training.train_online import OnlineResult, train_online
 
 _OF_THE_CATALOG = ("quantize", "recommender", "online")  # tables that the release decides
@@ -35,24 +34,37 @@ def renew(
     *,
     keep_weights: bool,
     reasoner_work: Path | None = None,
+    learns: Learns = Learns.HELD_OUT,
+    out: Path | None = None,
 ) -> Release:
     """Publish the release at `directory` again, from the interactions of `data`.
 
-    keep_weights: keep the online recommender. reasoner_work: work folder of `training.remote` with
-    the new reasoner. Raises InvalidRelease if that reasoner is unfinished or has other SIDs.
+    Args:
+        keep_weights: keep the online recommender.
+        reasoner_work: work folder of `training.remote` with the new reasoner.
+        learns: if not the held-out part, the online recommender is trained for as many epochs as
+            the release had, and items are counted in that part too.
+        out: where to publish (default: in place).
+
+    Raises:
+        InvalidRelease: that reasoner is unfinished or has other SIDs.
     """
     release = Release.load(directory)
     dataset = load_dataset(data)
-    split = split_dataset(dataset)
+    split = split_dataset(dataset, learns)
+    catalog = release.catalog
+    if learns is not Learns.HELD_OUT:
+        catalog = catalog.with_popularity(split.popularity)
     described, metrics = dict(release.manifest.recipe), dict(release.manifest.metrics)
     if keep_weights:
         made = OnlineResult(
             load_recommender(release.directory, release.recommender_config), metrics["online"]
         )
     else:
-        config = RecommenderConfig(sizes=release.space.sizes, **asdict(recipe.recommender))
+        config = recipe.recommender.to_config(release.space.sizes)
         online = replace(recipe.online, seed=recipe.seed)
-        made = train_online(config, online, release.catalog, split)
+        chosen = None if learns is Learns.HELD_OUT else metrics["online"]
+        made = train_online(config, online, catalog, split, chosen=chosen)
         described |= {"recommender": asdict(recipe.recommender), "online": asdict(online)}
         described |= {"data_sha256": data_digest(data), "torch": torch.__version__}
     reasoner_dir = release.reasoner_dir
@@ -64,16 +76,17 @@ def renew(
         metrics["reasoner"] = results
     parameters = sum(weight.numel() for weight in made.recommender.parameters())
     metrics["online"] = {"parameters": parameters, **made.metrics}
+    target = out or directory
     return publish(
-        directory,
-        name=release.name,
-        catalog=release.catalog,
+        target,
+        name=target.name,
+        catalog=catalog,
         recommender=made.recommender,
         reasoner_dir=reasoner_dir,
-        histories=training_histories(release.catalog, split),
+        histories=training_histories(catalog, split),
         recipe=described,
         metrics=metrics,
-        card=model_card(release.name, dataset, described, metrics),
+        card=model_card(target.name, dataset, described, metrics),
     )
 
 

@@ -1,12 +1,14 @@
 """The leave-one-out split.
 
 The last item of a user is the test target, the one before it the validation target; the rest is for
-training. Training texts, co-occurrence and popularity use no target.
+training. Training texts, co-occurrence and popularity use no target. After the epochs are chosen, a
+model may be trained once more on the validation targets too, or on everything.
 """
 
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +17,19 @@ import numpy as np
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset
 from models.errors import InvalidDataset
+
+_MIN_ITEMS = 3
+
+
+class Learns(StrEnum):
+    """The part of each history that a model learns."""
+
+    HELD_OUT = "held-out"  # all but validation and test target
+    NOT_THE_TEST = "not the test items"  # all but the test target
+    EVERYTHING = "everything"
+
+
+_NUM_LEFT_OUT = {Learns.HELD_OUT: 2, Learns.NOT_THE_TEST: 1, Learns.EVERYTHING: 0}
 
 
 @dataclass(frozen=True)
@@ -42,15 +57,17 @@ class Split:
         return sum(len(user.train) for user in self.users)
 
 
-def split_dataset(dataset: Dataset) -> Split:
-    """Split every history. One with fewer than three items is used for training only."""
+def split_dataset(dataset: Dataset, learns: Learns = Learns.HELD_OUT) -> Split:
+    """Split every history. One with fewer than three items is used for training only.
+
+    Only the held-out split has validation targets.
+    """
     users = []
     for user_id, history in dataset.histories.items():
         items = tuple(interaction.item_id for interaction in history)
-        is_long = len(items) >= 3
-        users.append(
-            UserSplit(user_id, items[:-2] if is_long else items, items[-2] if is_long else None)
-        )
+        num_left_out = _NUM_LEFT_OUT[learns] if len(items) >= _MIN_ITEMS else 0
+        valid = items[-2] if num_left_out == _NUM_LEFT_OUT[Learns.HELD_OUT] else None
+        users.append(UserSplit(user_id, items[: len(items) - num_left_out], valid))
     return Split(tuple(users))
 
 

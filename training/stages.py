@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,7 @@ STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
 
 
 def _recommender_config(run: Run) -> RecommenderConfig:
-    sizes = tuple(run.outcome("quantize")["space"]["sizes"])
-    shape = run.recipe.recommender
-    return RecommenderConfig(sizes=sizes, item_scale=shape.width**0.5, **asdict(shape))
+    return run.recipe.recommender.to_config(run.outcome("quantize")["space"]["sizes"])
 
 
 def _count(model: torch.nn.Module) -> int:

@@ -5,7 +5,7 @@ never seen here.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from models.online.history_cache import window_start
 from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import fastest_searcher
-from training.fit import FitRecipe, Scores, fit
+from training.fit import FitRecipe, Scores, fit, refit
 from training.history_batches import Step, steps
 from training.sid_loss import SidLoss
 from training.split import Split, UserSplit, sample_users, training_histories
@@ -34,9 +34,18 @@ class OnlineResult(NamedTuple):
 
 
 def train_online(
-    config: RecommenderConfig, recipe: FitRecipe, catalog: Catalog, split: Split
+    config: RecommenderConfig,
+    recipe: FitRecipe,
+    catalog: Catalog,
+    split: Split,
+    *,
+    chosen: Mapping[str, float] | None = None,
 ) -> OnlineResult:
-    """Train until the validation NDCG@10 stops rising; return the best weights."""
+    """Train until the validation NDCG@10 stops rising; return the best weights.
+
+    Args:
+        chosen: metrics of an earlier training; train for as many epochs, without validation.
+    """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     recommender = new_recommender(config, catalog)
@@ -49,6 +58,9 @@ def train_online(
         for step in steps(histories, catalog, window=config.window, batch_users=users, rng=rng):
             yield next_sid_loss(recommender, sid_loss, step)
 
+    if chosen is not None:
+        refit("online", recommender, recipe, losses, epochs=int(chosen["epoch"]))
+        return OnlineResult(recommender, dict(chosen))
     metrics = fit(
         "online", recommender, recipe, losses, lambda: validate(recommender, catalog, validation)
     )

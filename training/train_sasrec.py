@@ -7,7 +7,7 @@ Histories, steps, validation users and the choice of epoch are as for the online
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from torch.nn import functional
 from models.baselines.sasrec import SasRec, SasRecConfig, save_sasrec
 from models.catalog.catalog import Catalog
 from models.release.release import Release
-from training.fit import FitRecipe, Scores, fit
+from training.fit import FitRecipe, Scores, fit, refit
 from training.history_batches import Step, steps
 from training.model_card import sasrec_card
-from training.split import Split, UserSplit, sample_users, training_histories
+from training.split import Learns, Split, UserSplit, sample_users, split_dataset, training_histories
 from training.stages import Run
 from training.train_online import scores_of
 
@@ -41,15 +41,30 @@ class SasRecRecipe:
     fit: FitRecipe = field(default_factory=FitRecipe)
 
 
-def sasrec_stage(run: Run, release_dir: Path, out: Path) -> None:
-    """Train on the catalog rows of a release; write model, `metrics.json` and card to `out`."""
+def sasrec_stage(
+    run: Run,
+    release_dir: Path,
+    out: Path,
+    *,
+    learns: Learns = Learns.HELD_OUT,
+    chosen: Path | None = None,
+) -> None:
+    """Train on the catalog rows of a release; write model, `metrics.json` and card to `out`.
+
+    Args:
+        learns: part of each history.
+        chosen: folder of a held-out SASRec, for its number of epochs; None chooses it.
+    """
     release, recipe = Release.load(release_dir), SasRecRecipe(fit=FitRecipe(seed=run.recipe.seed))
-    model, metrics = train_sasrec(recipe, release.catalog, run.split)
+    split = split_dataset(run.dataset, learns)
+    figures = _read_figures(chosen) if chosen else None
+    model, metrics = train_sasrec(recipe, release.catalog, split, chosen=figures)
     out.mkdir(parents=True, exist_ok=True)
     save_sasrec(model, out / "model.safetensors", release.catalog.item_ids)
     facts = {
-        "parameters": sum(weight.numel() for weight in model.parameters()),
         **metrics,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "learnt": learns.value,
         "data_sha256": run.data_digest,
         "torch": torch.__version__,
         "recipe": asdict(recipe),
@@ -59,10 +74,24 @@ def sasrec_stage(run: Run, release_dir: Path, out: Path) -> None:
     logger.info("sasrec: wrote %s, made %s", out, json.dumps(facts))
 
 
+def _read_figures(folder: Path) -> dict[str, float]:
+    """Read the figures of a trained SASRec's best epoch."""
+    facts = json.loads((folder / "metrics.json").read_text())
+    return {name: facts[name] for name in ("recall@10", "ndcg@10", "epoch")}
+
+
 def train_sasrec(
-    recipe: SasRecRecipe, catalog: Catalog, split: Split
+    recipe: SasRecRecipe,
+    catalog: Catalog,
+    split: Split,
+    *,
+    chosen: Mapping[str, float] | None = None,
 ) -> tuple[SasRec, dict[str, float]]:
-    """Train until the validation NDCG@10 stops rising; return the best weights and figures."""
+    """Train until the validation NDCG@10 stops rising; return the best weights and figures.
+
+    Args:
+        chosen: figures of an earlier training; train for as many epochs, without validation.
+    """
     torch.manual_seed(recipe.fit.seed)
     rng = np.random.default_rng(recipe.fit.seed)
     config = SasRecConfig(
@@ -76,6 +105,9 @@ def train_sasrec(
         for step in steps(histories, catalog, window=config.window, batch_users=users, rng=rng):
             yield next_item_loss(model, step)
 
+    if chosen is not None:
+        refit("sasrec", model, recipe.fit, losses, epochs=int(chosen["epoch"]))
+        return model, dict(chosen)
     metrics = fit("sasrec", model, recipe.fit, losses, lambda: validate(model, catalog, validation))
     return model, metrics
 

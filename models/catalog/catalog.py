@@ -5,7 +5,7 @@ and already in serving order. Knows nothing of users or models.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -60,6 +60,11 @@ class Catalog:
         leaves = self.trie.packed[-1]
         bounds = np.append(leaves, leaves[-1:] + 1) if len(leaves) else np.zeros(1, dtype=np.int64)
         return np.searchsorted(self.space.pack(self.sids), bounds)
+
+    def with_popularity(self, popularity: Mapping[str, int]) -> "Catalog":
+        """Return the same rows with other counts; items that are not counted have 0."""
+        counts = np.array([popularity.get(item, 0) for item in self.item_ids], dtype=np.int64)
+        return replace(self, popularity=counts)
 
     @cached_property
     def _rows(self) -> dict[str, int]:

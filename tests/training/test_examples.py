@@ -23,7 +23,7 @@ from training.nano import NanoConfig, build_tokenizer, new_reasoner
 from training.quantize import embed_cooccurrence, embed_items, quantize
 from training.recipe import Recipe, load_recipe
 from training.sid_loss import SidLoss
-from training.split import Split, UserSplit, sample_users, split_dataset
+from training.split import Learns, Split, UserSplit, sample_users, split_dataset
 from training.tasks import Tasks
 from training.train_online import new_recommender, next_sid_loss
 
@@ -51,6 +51,17 @@ def test_the_last_two_items_of_a_user_are_never_training() -> None:
     )
     assert set(split.popularity) == {"u-0", "u-1", "u-2", "v-0", "short-0", "short-1"}
     assert {user.user_id for user in sample_users(split, 9, seed=0)} == {"u", "v"}
+
+
+def test_a_model_may_learn_the_validation_items_too_or_everything() -> None:
+    data = dataset({"u": 5, "short": 2})
+    split = split_dataset(data, Learns.NOT_THE_TEST)
+    assert [user.train for user in split.users] == [
+        ("u-0", "u-1", "u-2", "u-3"),
+        ("short-0", "short-1"),
+    ]
+    assert len(split_dataset(data, Learns.EVERYTHING).users[0].train) == 5
+    assert not sample_users(split, 9, seed=0)
 
 
 @pytest.fixture(scope="module")

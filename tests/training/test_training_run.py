@@ -155,6 +155,19 @@ def test_a_renewed_release_keeps_catalog_and_reasoner(
     assert load_searcher(other).precision == served_by
 
 
+def test_a_release_learns_everything_after_its_epochs_were_chosen(
+    trained: Release, data: Path, tmp_path: Path
+) -> None:
+    learns = ["--learns", "everything", "--to", str(tmp_path / "whole")]
+    assert main(arguments("renew", data, trained.directory, *learns)) == 0
+    whole = Release.load(tmp_path / "whole")
+    events = sum(len(history) for history in load_dataset(data).histories.values())
+    assert whole.catalog.popularity.sum() == events
+    assert whole.catalog.item_ids == trained.catalog.item_ids
+    assert whole.manifest.metrics["online"]["epoch"] == trained.manifest.metrics["online"]["epoch"]
+    assert Release.load(trained.directory).version == trained.version
+
+
 def test_a_folder_that_is_no_data_set_is_one_line_and_exit_78(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
