@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from models.errors import ThinkAheadError
 from training.recipe import load_recipe
 from training.renew import renew
-from training.split import Learns
+from training.split import Learns, check_enough
 from training.stages import STAGES, Run, publish_stage, run_stage
 from training.train_sasrec import sasrec_stage
 from training.train_sid_lm import baseline_stage
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.stage != "all":
             run_stage(run, options.stage)
             return 0
+        check_enough(run.split, options.data)
         for stage in STAGES:
             if stage == "quantize" or run.is_done(stage):  # `run_stage` logs that it is done
                 run_stage(run, stage)

@@ -18,6 +18,7 @@ from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset
 from models.errors import InvalidDataset
 
+MIN_USERS = 200  # with three items or more
 _MIN_ITEMS = 3
 
 
@@ -69,6 +70,19 @@ def split_dataset(dataset: Dataset, learns: Learns = Learns.HELD_OUT) -> Split:
         valid = items[-2] if num_left_out == _NUM_LEFT_OUT[Learns.HELD_OUT] else None
         users.append(UserSplit(user_id, items[: len(items) - num_left_out], valid))
     return Split(tuple(users))
+
+
+def check_enough(split: Split, data: Path) -> None:
+    """Raise InvalidDataset for too few users to choose a number of epochs.
+
+    Without them a model would be published that learnt nothing, or only its training rows.
+    """
+    num = sum(user.valid is not None for user in split.users)
+    if num < MIN_USERS:
+        raise InvalidDataset(
+            f"{data}: {num:,} of {len(split.users):,} users have three items or more, expected at "
+            f"least {MIN_USERS}: their last items choose and judge the models"
+        )
 
 
 def sample_users(split: Split, count: int, seed: int) -> list[UserSplit]:

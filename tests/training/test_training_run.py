@@ -27,10 +27,10 @@ pytestmark = pytest.mark.timeout(900)
 NUM_USERS = 400
 
 
-def write_slice(source: Path, target: Path) -> Path:
+def write_slice(source: Path, target: Path, *, num_users: int = NUM_USERS) -> Path:
     """The first users of a data folder and their items, without any title."""
     events = pq.read_table(source / "interactions.parquet")
-    users = pc.unique(events["user_id"])[:NUM_USERS]
+    users = pc.unique(events["user_id"])[:num_users]
     events = events.filter(pc.is_in(events["user_id"], users))
     items = pq.read_table(source / "items.parquet")
     items = items.filter(pc.is_in(items["item_id"], pc.unique(events["item_id"])))
@@ -175,3 +175,14 @@ def test_a_folder_that_is_no_data_set_is_one_line_and_exit_78(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "items.parquet: no such file" in said[0]
+
+
+def test_too_few_users_are_one_line_and_exit_78(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = write_slice(Path("data/beauty"), tmp_path / "few", num_users=60)
+    assert main(arguments("all", few, tmp_path / "out")) == 78
+    assert "60 of 60 users have three items or more, expected at least 200" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
