@@ -40,8 +40,8 @@ class ShapeRecipe:
     layers: int = 2
     mlp: int = 2
     window: int = 50
-    dropout: float = 0.3
-    item_dropout: float = 0.6
+    dropout: float = 0.5
+    item_dropout: float = 0.5
 
     def to_config(self, sizes: Sequence[int]) -> RecommenderConfig:
         """Make the configuration of a recommender over codebooks of these sizes."""
