@@ -25,6 +25,12 @@ class Case:
     history: UserHistory  # the last 50 items at most
     seen: tuple[int, ...]  # all earlier items; masked in every ranking
     target: int | None  # None if the catalog lacks the item: every ranking then misses it
+    num_today: int = 0  # items at the end of `seen` that share the target's day
+
+    @property
+    def is_same_day(self) -> bool:
+        """Tell if the target shares the day of the item before it."""
+        return self.num_today > 0
 
 
 def cut_histories(
@@ -44,7 +50,33 @@ def _cut(dataset: Dataset, catalog: Catalog, user_id: str, split: Split) -> Case
     items = [interaction.item_id for interaction in dataset.histories[user_id]]
     at = len(items) - (1 if split == "test" else 2)
     seen = catalog.rows(items[:at])
-    return Case(UserHistory(user_id, seen[-MAX_HISTORY:]), seen, catalog.row(items[at]))
+    num_today = len(catalog.rows(items[_first_of_day(dataset, user_id, at) : at]))
+    return Case(UserHistory(user_id, seen[-MAX_HISTORY:]), seen, catalog.row(items[at]), num_today)
+
+
+def _first_of_day(dataset: Dataset, user_id: str, at: int) -> int:
+    """Return the position of the first of the items before `at` on its day; `at` without any."""
+    history = dataset.histories[user_id]
+    first = at
+    while dataset.has_times and first > 0 and history[first - 1].day == history[at].day:
+        first -= 1
+    return first
+
+
+def learnt_histories(
+    dataset: Dataset, catalog: Catalog, *, held_out: int = 2
+) -> list[tuple[int, ...]]:
+    """Return the catalog rows on which a model may be trained, per user.
+
+    Args:
+        held_out: number of last items that are left out; a user of fewer than three items has no
+            targets and loses none.
+    """
+    found = []
+    for history in dataset.histories.values():
+        num = len(history) - held_out if len(history) >= _MIN_ITEMS else len(history)
+        found.append(catalog.rows(event.item_id for event in history[:num]))
+    return found
 
 
 def target_rows(cases: Sequence[Case]) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """`python -m bench quality`: compute the quality table of a release on a data folder.
 
-Thoughts of an earlier run are read from the cache.
+Popularity and item-item counts stand in every table. Thoughts of an earlier run are read from the
+cache; with --no-thoughts there are only the rows that need no reasoner.
 """
 
 import argparse
@@ -11,32 +12,36 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bench.common.leave_one_out import Case
 from bench.common.results import open_console, open_progress, print_table, write_json
-from bench.quality.quality_options import (
-    add_budget,
-    describe_run,
-    draw_cases,
-    quality_parser,
-    read_settings,
-)
-from bench.quality.ranking.evaluation import Evaluation
-from bench.quality.ranking.paired_differences import print_differences, to_json
-from bench.quality.ranking.quality_rows import Table
+from bench.quality.quality_options import add_budget, describe_run, draw_cases, quality_parser
+from bench.quality.ranking.paired_differences import Differences, print_differences, to_json
+from bench.quality.ranking.plain_rows import rank_plain
+from bench.quality.ranking.quality_rows import METRICS, Table, summarise
+from bench.quality.ranking.row_sets import count_trained, model_rows, simple_rows
+from bench.quality.ranking.target_groups import count_groups, group_targets
+from bench.quality.thought_rows import ThoughtRows, rank_thoughts
 from bench.quality.thoughts.no_thought import Manner
-from bench.quality.thoughts.think_cases import think_cases
-from bench.quality.thoughts.thought_cache import ThoughtCache
-from bench.quality.thoughts.thoughts import Thoughts, without_thought
 from models.baselines.sasrec import SasRec, load_sasrec
 from models.catalog.catalog import Catalog
+from models.catalog.dataset import load_dataset
 from models.errors import ReleaseMismatch
-from models.online.finish import Finisher
-from models.reasoner.rationales import ground
 from models.release.release import Release
-from models.release.searchers import load_searcher
 
 _SASREC = Path(__file__).parents[1] / "sasrec"
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10")
+_DAY_COLUMNS = (
+    "name",
+    "recall@10_same_day",
+    "recall@10_other_day",
+    "ndcg@10_same_day",
+    "ndcg@10_other_day",
+)
+_AGE_COLUMNS = (
+    "name",
+    "recall@10_trained_never",
+    "recall@10_trained_1_to_3",
+    "recall@10_trained_more",
+)
 _PREFIX_COLUMNS = ("name", "prefix_recall", "prefixes", "fan_out", "seconds")
 
 
@@ -45,27 +50,26 @@ def main(arguments: Sequence[str]) -> int:
     console = open_console()
     torch.set_num_threads(options.workers)
     release = Release.load(options.release)
-    cases = draw_cases(options, release.catalog)
+    dataset = load_dataset(options.data)
+    cases = draw_cases(options, release.catalog, dataset)
     sasrec = _load_sasrec(options.sasrec, release.catalog)
-    settings = read_settings(options)
-    cache = ThoughtCache.open(options.cache, release, settings)
-    thoughts = think_cases(console, cache, cases, workers=options.workers)
-    silent = without_thought(settings, Manner(options.at_once))
-    at_once_cache = ThoughtCache.open(options.cache, release, silent)
-    at_once = think_cases(console, at_once_cache, cases, workers=options.workers)
-    finisher = Finisher(load_searcher(release), release.catalog)
-    evaluation = Evaluation(finisher, release.catalog, cases, thoughts, sasrec, at_once)
+    rankers = simple_rows(dataset, release.catalog) | model_rows(release, sasrec)
     with open_progress(console, "ranking", len(cases)) as on_progress:
-        table = evaluation.run(seed=options.seed, on_progress=on_progress)
+        outcomes = rank_plain(rankers, release.catalog, cases, on_progress=on_progress)
+    found = None if options.no_thoughts else rank_thoughts(console, options, release, cases)
+    groups = group_targets(cases, count_trained(dataset, release.catalog))
+    table = summarise(
+        outcomes | (found.outcomes if found else {}),
+        groups,
+        has_own_prefix_U=found.has_own_prefix_U if found else None,
+        seed=options.seed,
+    )
     meta = {
         **describe_run("quality", options, release, cases),
         "items": len(release.catalog),
-        "settings": settings.to_json(),
-        "without_thought": silent.to_json(),
         "workers": options.workers,
-        "thoughts": describe_thoughts(thoughts),
-        "grounding": describe_grounding(release.catalog, cases, thoughts),
-        **_describe(table),
+        "groups": count_groups(groups),
+        **_describe(table, found),
     }
     _print(console, table, meta)
     if options.json:
@@ -87,50 +91,35 @@ def _load_sasrec(folder: Path | None, catalog: Catalog) -> SasRec | None:
         raise
 
 
-def describe_thoughts(thoughts: Thoughts) -> dict[str, float]:
-    """Return totals of a night: closed and dropped paths, tokens, seconds over all workers."""
-    return {
-        "paths": sum(len(user.texts) for user in thoughts.users),
-        "dropped_paths": sum(user.dropped_paths for user in thoughts.users),
-        "tokens": sum(user.tokens for user in thoughts.users),
-        "seconds": thoughts.seconds,
-    }
-
-
-def describe_grounding(
-    catalog: Catalog, cases: Sequence[Case], thoughts: Thoughts
-) -> dict[str, float]:
-    """Return how far thoughts are grounded in the history.
-
-    One figure is the share of thoughts that name a topic of the history. The other is the share of
-    named topics that occur in the history.
-    """
-    found = [
-        ground(catalog, case.history.rows, text)
-        for case, user in zip(cases, thoughts.users, strict=True)
-        for text in user.texts
-    ]
-    return {
-        "thoughts_naming_the_history": sum(one.found > 0 for one in found) / max(1, len(found)),
-        "named_topics_in_the_history": sum(one.found for one in found)
-        / max(1, sum(one.named for one in found)),
-    }
-
-
-def _describe(table: Table) -> dict[str, Any]:
-    return {
-        "own_prefix_recall": table.own_prefix_recall._asdict(),
-        "differences": to_json(table.differences),
-    }
+def _describe(table: Table, found: ThoughtRows | None) -> dict[str, Any]:
+    meta: dict[str, Any] = {"differences": to_json(table.differences)}
+    if found is not None:
+        meta |= found.meta
+    if table.own_prefix_recall is not None:
+        meta["own_prefix_recall"] = table.own_prefix_recall._asdict()
+    return meta
 
 
 def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
     title = f"{meta['release']} on {meta['split']}, {meta['users']:,} users, 95% intervals"
     print_table(console, title, table.rows, _COLUMNS)
+    print_table(console, "target on the day of the item before it", table.rows, _DAY_COLUMNS)
+    print_table(console, "how often the target was trained on", table.rows, _AGE_COLUMNS)
+    for group, num_users in meta["groups"].items():
+        console.print(f"{group.replace('_', ' ')}: {num_users:,} users")
     print_table(console, "prefixes to choose from", table.rows, _PREFIX_COLUMNS)
-    print_differences(console, table.differences)
-    for what, share in meta["grounding"].items():
-        console.print(f"{what.replace('_', ' ')}: {share:.1%}")
+    print_differences(console, _of_all_users(table.differences))
+    for share_of, share in meta.get("grounding", {}).items():
+        console.print(f"{share_of.replace('_', ' ')}: {share:.1%}")
+
+
+def _of_all_users(differences: Differences) -> Differences:
+    """Leave out the differences within groups; they stand in the JSON."""
+    metrics = (*METRICS, "prefix_recall")
+    return {
+        name: {metric: found[metric] for metric in metrics if metric in found}
+        for name, found in differences.items()
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,4 +133,5 @@ def _parser() -> argparse.ArgumentParser:
         help="prompt of the reasoner without a thought (default: %(default)s)",
     )
     add("--sasrec", type=Path, metavar="DIR", help="SASRec weights (default: bench/sasrec)")
+    add("--no-thoughts", action="store_true", help="only the rows that need no reasoner")
     return parser

@@ -10,7 +10,7 @@ from bench.common.command_line import add_data, add_release, add_seed, make_pars
 from bench.common.leave_one_out import Case, cut_histories
 from bench.quality.thoughts.thoughts import ThoughtSettings
 from models.catalog.catalog import Catalog
-from models.catalog.dataset import load_dataset
+from models.catalog.dataset import Dataset, load_dataset
 from models.errors import InvalidDataset
 from models.release.release import Release
 
@@ -70,10 +70,16 @@ def read_settings(options: argparse.Namespace) -> ThoughtSettings:
     return ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
 
 
-def draw_cases(options: argparse.Namespace, catalog: Catalog) -> list[Case]:
-    """Return the cases that the options choose. Raises InvalidDataset for a folder without any."""
+def draw_cases(
+    options: argparse.Namespace, catalog: Catalog, dataset: Dataset | None = None
+) -> list[Case]:
+    """Return the cases that the options choose. Raises InvalidDataset for a folder without any.
+
+    Args:
+        dataset: of `options.data`, if it is loaded already.
+    """
     cases = cut_histories(
-        load_dataset(options.data),
+        dataset or load_dataset(options.data),
         catalog,
         split=options.split,
         num_users=options.users or None,

@@ -24,6 +24,7 @@ _ITEMS = {
     "categories_all": False,
     "idgenrec_text_id": False,
 }
+_DAY_S = 24 * 60 * 60
 
 
 class Interaction(NamedTuple):
@@ -32,6 +33,11 @@ class Interaction(NamedTuple):
     item_id: str
     timestamp: int  # unix seconds; `pos` if the data have no such column
     pos: int  # orders the events of a user
+
+    @property
+    def day(self) -> int:
+        """Return the UTC day as days since 1970."""
+        return self.timestamp // _DAY_S
 
 
 class ItemText(NamedTuple):
@@ -48,6 +54,7 @@ class Dataset:
 
     histories: dict[str, list[Interaction]]  # by user id, each ordered by `pos`
     items: dict[str, ItemText]  # by item id
+    has_times: bool = True  # otherwise the timestamps are positions, and days mean nothing
 
 
 def load_dataset(path: Path) -> Dataset:
@@ -58,8 +65,9 @@ def load_dataset(path: Path) -> Dataset:
             (user, pos) or item, or an interaction with an item that `items.parquet` lacks.
     """
     items = _read_items(path / "items.parquet")
-    histories = _read_histories(path / "interactions.parquet", items)
-    return Dataset(histories, items)
+    table = _read_table(path / "interactions.parquet", _INTERACTIONS)
+    histories = _read_histories(path / "interactions.parquet", table, items)
+    return Dataset(histories, items, "timestamp" in table.column_names)
 
 
 def _read_items(file: Path) -> dict[str, ItemText]:
@@ -79,8 +87,9 @@ def _split_categories(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(" > ") if part.strip()) if text else ()
 
 
-def _read_histories(file: Path, items: dict[str, ItemText]) -> dict[str, list[Interaction]]:
-    table = _read_table(file, _INTERACTIONS)
+def _read_histories(
+    file: Path, table: pa.Table, items: dict[str, ItemText]
+) -> dict[str, list[Interaction]]:
     user_ids, item_ids = _texts(table, "user_id"), _texts(table, "item_id")
     positions = _integers(file, table, "pos")
     timestamps = (

@@ -13,8 +13,9 @@ import torch
 
 from bench.common.leave_one_out import Case, cut_histories
 from bench.finish.one_pass import CatalogScorer
-from bench.quality.quality import describe_grounding, main
+from bench.quality.quality import main
 from bench.quality.ranking.evaluation import Evaluation
+from bench.quality.ranking.plain_rows import OnlineRow, PopularityRow, Ranker, SasRecRow, rank_plain
 from bench.quality.ranking.prefix_map import PrefixMap, another_user, equally_many_popular, shuffled
 from bench.quality.ranking.quality_rows import (
     AT_ONCE,
@@ -24,7 +25,11 @@ from bench.quality.ranking.quality_rows import (
     STRICT,
     TIERS_AT_ONCE,
     UNION,
+    Outcome,
+    Table,
+    summarise,
 )
+from bench.quality.thought_rows import describe_grounding
 from bench.quality.thoughts.think_cases import CHUNK_USERS, collect_thoughts, plan_chunks
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings
@@ -44,7 +49,10 @@ NUM_USERS = 40
 
 
 def write_dataset(folder: Path, catalog: Catalog, *, num_users: int = NUM_USERS) -> Path:
-    """Random histories of 3 to 12 toy items, and one of 2 that no split may use."""
+    """Random histories of 3 to 12 toy items, and one of 2 that no split may use.
+
+    Three events in turn of a user share a day.
+    """
     rng = np.random.default_rng(1)
     rows = []
     for user in range(num_users):
@@ -53,7 +61,8 @@ def write_dataset(folder: Path, catalog: Catalog, *, num_users: int = NUM_USERS)
         rows += [(f"user-{user}", catalog.item_ids[at], pos) for pos, at in enumerate(items)]
     users, item_ids, positions = zip(*rows, strict=True)
     folder.mkdir(parents=True, exist_ok=True)
-    interactions = {"user_id": users, "item_id": item_ids, "pos": positions, "timestamp": positions}
+    times = [86_400 * (pos // 3) for pos in positions]
+    interactions = {"user_id": users, "item_id": item_ids, "pos": positions, "timestamp": times}
     pq.write_table(pa.table({k: list(v) for k, v in interactions.items()}), _file(folder))
     pq.write_table(pa.table({"item_id": list(catalog.item_ids)}), folder / "items.parquet")
     return folder
@@ -133,17 +142,31 @@ def toy_sasrec(catalog: Catalog) -> SasRec:
     return SasRec(SasRecConfig(len(catalog), width=16)).eval()
 
 
+def plain_outcomes(world: World) -> dict[str, Outcome]:
+    catalog = world.catalog
+    rankers: dict[str, Ranker] = {
+        "popularity": PopularityRow(catalog.popularity),
+        "sasrec": SasRecRow(toy_sasrec(catalog)),
+        "online": OnlineRow(toy_finisher(catalog), catalog),
+    }
+    return rank_plain(rankers, catalog, world.cases, on_progress=lambda _: None)
+
+
 def rank_all(world: World) -> Ranks:
-    evaluation = Evaluation(
-        toy_finisher(world.catalog),
-        world.catalog,
-        world.cases,
-        world.thoughts,
-        toy_sasrec(world.catalog),
-        world.at_once,
-    )
-    outcomes = evaluation.rank_all(seed=3, on_progress=lambda _: None)
+    evaluation = evaluate(world)
+    outcomes = plain_outcomes(world) | evaluation.rank_all(seed=3, on_progress=lambda _: None)
     return {name: outcome.rank_U.tolist() for name, outcome in outcomes.items()}
+
+
+def evaluate(world: World) -> Evaluation:
+    finisher = toy_finisher(world.catalog)
+    return Evaluation(finisher, world.catalog, world.cases, world.thoughts, world.at_once)
+
+
+def summarise_all(world: World) -> Table:
+    evaluation = evaluate(world)
+    outcomes = plain_outcomes(world) | evaluation.rank_all(seed=0, on_progress=lambda _: None)
+    return summarise(outcomes, {}, has_own_prefix_U=evaluation.has_own_prefix_U, seed=0)
 
 
 def test_two_tier_ranks_equal_scoring_every_item_below_each_users_prefixes(
@@ -195,18 +218,16 @@ def test_without_a_thought_everybody_has_the_budget_that_thinking_used(
 
 
 def test_differences_are_those_of_the_rows(world: World) -> None:
-    finisher = toy_finisher(world.catalog)
-    evaluation = Evaluation(
-        finisher, world.catalog, world.cases, world.thoughts, at_once=world.at_once
-    )
-    table = evaluation.run(seed=0, on_progress=lambda _: None)
+    table = summarise_all(world)
     rows = {row["name"]: row for row in table.rows}
+    assert table.own_prefix_recall is not None
     rows[OWN] = {"prefix_recall": table.own_prefix_recall.mean}
     assert set(table.differences) == {
         f"reasoner minus {AT_ONCE}",
         f"{STRICT} minus {TIERS_AT_ONCE}",
         f"{STRICT} minus online",
         f"{UNION} minus online",
+        "online minus sasrec",
         f"{STRICT} minus {SHUFFLED}",
         f"{STRICT} minus {POPULAR}",
         f"{STRICT} minus {OWN}",
@@ -247,8 +268,8 @@ def test_own_prefixes_are_the_online_models_best_as_many_as_each_user_has(world:
         state = finisher.encode(case.history.rows)
         best = finisher.rank_prefixes(state, count=len(user.prefixes))
         found.append(world.catalog.trie.nodes(world.catalog.sids[[case.target], :2])[0] in best)
-    evaluation = Evaluation(toy_finisher(world.catalog), world.catalog, world.cases, world.thoughts)
-    table = evaluation.run(seed=0, on_progress=lambda _: None)
+    table = summarise_all(world)
+    assert table.own_prefix_recall is not None
     assert table.own_prefix_recall.mean == pytest.approx(np.mean(found))
 
 
@@ -362,9 +383,25 @@ def test_quality_writes_every_row_and_thinks_only_once(
 
 
 NAMES = ("first", "second")
-ROWS = ["popularity", "online", "reasoner", AT_ONCE]
+PLAIN_ROWS = ["popularity", "counts", "online_no_memory", "online"]
+ROWS = [*PLAIN_ROWS, "reasoner", AT_ONCE]
 ROWS += [STRICT, UNION, SHUFFLED, POPULAR, TIERS_AT_ONCE]
 MEASURED = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "prefix_recall")
 COLUMNS = {"name", "prefixes", "fan_out", "seconds"} | {
-    f"{column}{end}" for column in MEASURED for end in ("", "_low", "_high")
+    f"{column}{end}"
+    for column in (
+        *MEASURED,
+        *(
+            f"{metric}_{group}"
+            for metric in ("recall@10", "ndcg@10")
+            for group in (
+                "same_day",
+                "other_day",
+                "trained_never",
+                "trained_1_to_3",
+                "trained_more",
+            )
+        ),
+    )
+    for end in ("", "_low", "_high")
 }

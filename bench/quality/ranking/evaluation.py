@@ -1,42 +1,35 @@
-"""Evaluation behind the quality table: rank of the left-out item in the whole catalog.
+"""Rows of the quality table that need a reasoner: the reasoner alone, and both tiers.
 
-Every row masks the items that the user has seen. The rows of the online model rank by its joint
-log-probability (Eq. 11) with the exact finish of the service. They differ only in their prefixes.
-Knows nothing of Redis, HTTP or the disk.
+Every row masks the items that the user has seen. The rows of both tiers rank by the online model's
+joint log-probability (Eq. 11) with the exact finish of the service. They differ only in their
+prefixes. Knows nothing of Redis, HTTP or the disk.
 """
 
-# B = users of a batch, U = all users, N = catalog rows, C = columns
+# U = all users
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common.leave_one_out import Case, mask_seen, target_rows
+from bench.common.leave_one_out import Case, target_rows
 from bench.quality.ranking.prefix_map import Nodes, PrefixMap, equally_many_popular, shuffled
 from bench.quality.ranking.quality_rows import (
     AT_ONCE,
     CUTOFFS,
-    ONLINE,
     POPULAR,
     REASONER,
-    SASREC,
     SHUFFLED,
     STRICT,
     TIERS_AT_ONCE,
     UNION,
     Outcome,
-    Table,
-    summarise,
 )
-from bench.quality.ranking.rank_metrics import rank_targets
 from bench.quality.ranking.reasoner_rank import rank_of_target
 from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts
-from models.baselines.sasrec import SasRec
-from models.catalog.candidates import Candidates, from_nodes
+from models.catalog.candidates import from_nodes
 from models.catalog.catalog import Catalog
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import window_start
@@ -45,7 +38,7 @@ NUM_OWN = 100  # of the online model's own prefixes, in the union
 
 
 class Evaluation:
-    """Computes all rows over the same cases; `thoughts.users` must be in the order of `cases`."""
+    """Computes the rows over the same cases; `thoughts.users` must be in the order of `cases`."""
 
     def __init__(
         self,
@@ -53,20 +46,16 @@ class Evaluation:
         catalog: Catalog,
         cases: Sequence[Case],
         thoughts: Thoughts,
-        sasrec: SasRec | None = None,
         at_once: Thoughts | None = None,
     ) -> None:
         """Prepare the rows.
 
         Args:
-            sasrec: adds its row.
             at_once: results of the same reasoner without thoughts; adds its rows. Each user gets
                 as many prefixes and SIDs of them as `thoughts` has for the user.
         """
-        self._sasrec = sasrec
         self._at_once = at_once and _cut_to_size(at_once, thoughts)
         self._finisher, self._catalog = finisher, catalog
-        self._whole = Candidates(catalog.trie)
         self._cases, self._thoughts = cases, thoughts
         self._map = PrefixMap(catalog)
         self._own_nodes = [self._map.nodes(user.prefixes) for user in thoughts.users]
@@ -74,15 +63,11 @@ class Evaluation:
         self._target_U = target_rows(cases)
         self._ranks: dict[str, NDArray[np.float64]] = {}
         self._seconds: dict[str, float] = {}
-        self._has_own_prefix_U = np.zeros(len(cases))
-
-    def run(self, *, seed: int, on_progress: Callable[[int], None]) -> Table:
-        """Rank, average and compare; `on_progress` gets the number of users done so far."""
-        outcomes = self.rank_all(seed=seed, on_progress=on_progress)
-        return summarise(outcomes, self._has_own_prefix_U, seed=seed)
+        # 1 where the online model's own best prefixes, as many as C_u has, hold the target.
+        self.has_own_prefix_U = np.zeros(len(cases))
 
     def rank_all(self, *, seed: int, on_progress: Callable[[int], None]) -> dict[str, Outcome]:
-        """Compute every row, user by user."""
+        """Compute every row, user by user; `on_progress` gets the number of users done so far."""
         chosen = {
             STRICT: self._own_nodes,
             UNION: self._union_nodes,
@@ -91,18 +76,13 @@ class Evaluation:
         }
         if self._at_once is not None:
             chosen[TIERS_AT_ONCE] = [self._map.nodes(user.prefixes) for user in self._at_once.users]
-        popularity_N = self._catalog.popularity.astype(np.float64)
         for user, case in enumerate(self._cases):
-            self._rank_by_scores("popularity", user, popularity_N.copy)
-            if self._sasrec is not None:
-                self._rank_by_scores(SASREC, user, partial(self._sasrec_scores, user))
             for name, found in self._alone.items():
                 self._rank_alone(name, user, found.users[user])
             state = self._encode(case)
             self._rank_own_prefixes(user, state)
-            self._rank_below(ONLINE, user, state, self._whole)
             for name, nodes in chosen.items():
-                self._rank_below(name, user, state, from_nodes(self._catalog.trie, nodes[user]))
+                self._rank_below(name, user, state, nodes[user])
             on_progress(user + 1)
         return self._outcomes(chosen)
 
@@ -119,23 +99,17 @@ class Evaluation:
         self._add_seconds("encode", started)
         return state
 
-    def _rank_below(self, name: str, user: int, state: KeptHistory, candidates: Candidates) -> None:
-        """Rank the target among the best candidates; infinity beyond the cutoffs."""
+    def _rank_below(self, name: str, user: int, state: KeptHistory, nodes: Nodes) -> None:
+        """Rank the target among the best items below some prefixes; infinity beyond the cutoffs."""
         started = time.perf_counter()
         found = self._finisher.finish(
-            state, candidates, k=max(CUTOFFS), exclude=self._cases[user].seen
+            state,
+            from_nodes(self._catalog.trie, nodes),
+            k=max(CUTOFFS),
+            exclude=self._cases[user].seen,
         )
         rows, target = [item.row for item in found], self._target_U[user]
         self._set_rank(name, user, rows.index(target) + 1 if target in rows else np.inf)
-        self._add_seconds(name, started)
-
-    def _rank_by_scores(
-        self, name: str, user: int, score: Callable[[], NDArray[np.float64]]
-    ) -> None:
-        started = time.perf_counter()
-        scores_1N = score()[None, :]
-        mask_seen(scores_1N, [self._cases[user]])
-        self._set_rank(name, user, rank_targets(scores_1N, self._target_U[user : user + 1])[0])
         self._add_seconds(name, started)
 
     def _rank_alone(self, name: str, user: int, found: CaseThoughts) -> None:
@@ -149,7 +123,7 @@ class Evaluation:
         best = self._finisher.rank_prefixes(state, count=max(NUM_OWN, len(own)))
         self._union_nodes[user] = np.concatenate([own, best[:NUM_OWN]])
         wanted = self._map.prefix_of_row[target] if target >= 0 else -1
-        self._has_own_prefix_U[user] = wanted in best[: len(own)]
+        self.has_own_prefix_U[user] = wanted in best[: len(own)]
 
     def _set_rank(self, name: str, user: int, rank: float) -> None:
         self._ranks.setdefault(name, np.full(len(self._cases), np.inf))[user] = rank
@@ -157,19 +131,8 @@ class Evaluation:
     def _add_seconds(self, name: str, started: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def _sasrec_scores(self, user: int) -> NDArray[np.float64]:
-        """Return scores of all items, (N,); -inf for a user without a known item."""
-        rows = self._cases[user].history.rows
-        if self._sasrec is None or not rows:
-            return np.full(len(self._catalog), -np.inf)
-        return self._sasrec.score([rows])[0].numpy().astype(np.float64)
-
     def _outcomes(self, chosen: Mapping[str, Sequence[Nodes]]) -> dict[str, Outcome]:
-        everything = self._map.cover_everything(self._target_U)
         coverage = {
-            "popularity": everything,
-            **({SASREC: everything} if self._sasrec is not None else {}),
-            ONLINE: everything,
             **{
                 name: self._map.cover(self._beam_nodes(found), self._target_U)
                 for name, found in self._alone.items()
@@ -195,7 +158,7 @@ class Evaluation:
     def _total_seconds(self, name: str) -> float:
         """Return the seconds of a row by itself: its ranking and the models behind it."""
         seconds = self._seconds[name]
-        if name not in ("popularity", SASREC, *self._alone):
+        if name not in self._alone:
             seconds += self._seconds["encode"]
         if name in (REASONER, STRICT, UNION, SHUFFLED):
             seconds += self._thoughts.seconds

@@ -12,15 +12,22 @@ from numpy.typing import NDArray
 from bench.quality.ranking.paired_differences import Differences
 from bench.quality.ranking.prefix_map import Coverage
 from bench.quality.ranking.rank_metrics import Interval, bootstrap_named, ndcg_at, recall_at
+from bench.quality.ranking.target_groups import Groups
 
 CUTOFFS = (5, 10)
+GROUP_METRICS = ("recall@10", "ndcg@10")  # also of each group of users
 METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in CUTOFFS)
 STRICT, UNION = "two_tier_strict", "two_tier_union"
 SHUFFLED, POPULAR = "two_tier_shuffled", "two_tier_popular_prefixes"
 OWN = "online_own_prefixes"
 AT_ONCE, TIERS_AT_ONCE = "reasoner_at_once", "two_tier_at_once"  # without a thought
 REASONER, ONLINE, SASREC = "reasoner", "online", "sasrec"
+ONLINE_NO_MEMORY = "online_no_memory"
+POPULARITY, COUNTS = "popularity", "counts"  # too simple to lose
 COMPARED = (
+    (COUNTS, POPULARITY),
+    (ONLINE, COUNTS),
+    (ONLINE, ONLINE_NO_MEMORY),
     (REASONER, AT_ONCE),
     (STRICT, TIERS_AT_ONCE),
     (STRICT, ONLINE),
@@ -34,6 +41,9 @@ COMPARED_PREFIXES = (  # by prefix recall, with equally many prefixes per user
     (STRICT, TIERS_AT_ONCE),
     (TIERS_AT_ONCE, OWN),
 )
+
+
+Columns = dict[tuple[str, str], NDArray[np.float64]]  # row or difference, metric -> (U,)
 
 
 @dataclass(frozen=True)
@@ -51,44 +61,74 @@ class Table:
 
     rows: list[dict[str, str | int | float]]
     differences: Differences  # of COMPARED and COMPARED_PREFIXES, paired by user
-    own_prefix_recall: Interval  # of the online model's own prefixes, as many as C_u has
+    # Of the online model's own prefixes, as many as C_u has; None without C_u.
+    own_prefix_recall: Interval | None
 
 
 def summarise(
-    outcomes: Mapping[str, Outcome], has_own_prefix_U: NDArray[np.float64], *, seed: int
+    outcomes: Mapping[str, Outcome],
+    groups: Groups,
+    *,
+    has_own_prefix_U: NDArray[np.float64] | None = None,
+    seed: int,
 ) -> Table:
-    """Return means and 95% intervals; one bootstrap for all columns pairs the differences."""
-    columns: dict[tuple[str, str], NDArray[np.float64]] = {}
+    """Return means and 95% intervals; one bootstrap for all columns pairs the differences.
+
+    A metric of a group has the group's name behind it: `recall@10_same_day`. A group without users
+    has no columns.
+    """
+    columns = _columns(outcomes)
+    if has_own_prefix_U is not None:
+        columns[OWN, "prefix_recall"] = has_own_prefix_U
+    columns |= (paired := _differences(columns))
+    intervals = bootstrap_named(columns, seed=seed)
+    for group, is_in_U in groups.items():
+        inside = {key: values_U[is_in_U] for key, values_U in columns.items() if _is_split(key)}
+        found = bootstrap_named(inside, seed=seed) if is_in_U.any() else {}
+        intervals |= {(name, f"{metric}_{group}"): found[name, metric] for name, metric in found}
+    differences: Differences = {}
+    for (name, metric), interval in intervals.items():
+        if any(name == paired_name for paired_name, _ in paired):
+            differences.setdefault(name, {})[metric] = interval
+    return Table(
+        rows=[_row(name, outcome, intervals) for name, outcome in outcomes.items()],
+        differences=differences,
+        own_prefix_recall=intervals.get((OWN, "prefix_recall")),
+    )
+
+
+def _columns(outcomes: Mapping[str, Outcome]) -> Columns:
+    columns: Columns = {}
     for name, outcome in outcomes.items():
         for k in CUTOFFS:
             columns[name, f"recall@{k}"] = recall_at(outcome.rank_U, k)
             columns[name, f"ndcg@{k}"] = ndcg_at(outcome.rank_U, k)
         columns[name, "prefix_recall"] = outcome.coverage.has_target_U.astype(np.float64)
-    columns[OWN, "prefix_recall"] = has_own_prefix_U
+    return columns
+
+
+def _differences(columns: Columns) -> Columns:
+    """Return the paired differences for which both rows are there."""
     compared = [(one, other, metric) for one, other in COMPARED for metric in METRICS]
     compared += [(one, other, "prefix_recall") for one, other in COMPARED_PREFIXES]
-    paired = {
+    return {
         (f"{one} minus {other}", metric): columns[one, metric] - columns[other, metric]
         for one, other, metric in compared
         if {(one, metric), (other, metric)} <= set(columns)
     }
-    by_column = bootstrap_named(columns | paired, seed=seed)
-    differences: Differences = {}
-    for name, metric in paired:
-        differences.setdefault(name, {})[metric] = by_column[name, metric]
-    return Table(
-        rows=[_row(name, outcome, by_column) for name, outcome in outcomes.items()],
-        differences=differences,
-        own_prefix_recall=by_column[OWN, "prefix_recall"],
-    )
+
+
+def _is_split(key: tuple[str, str]) -> bool:
+    return key[1] in GROUP_METRICS
 
 
 def _row(
     name: str, outcome: Outcome, intervals: Mapping[tuple[str, str], Interval]
 ) -> dict[str, str | int | float]:
     row: dict[str, str | int | float] = {"name": name}
-    for column in (*METRICS, "prefix_recall"):
-        row |= intervals[name, column].columns(column)
+    for (owner, column), interval in intervals.items():
+        if owner == name:
+            row |= interval.columns(column)
     coverage = outcome.coverage
     row["prefixes"] = float(coverage.prefixes_U.mean())
     row["fan_out"] = float(coverage.items_U.sum() / max(1, coverage.prefixes_U.sum()))

@@ -33,19 +33,28 @@ class Interval(NamedTuple):
 
 
 def rank_targets(
-    scores_BN: NDArray[np.floating], target_B: NDArray[np.int64]
+    scores_BN: NDArray[np.floating],
+    target_B: NDArray[np.int64],
+    *,
+    tie_N: NDArray[np.integer] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the rank of each user's target among N scored rows, (B,); ties go to the lower row.
+    """Return the rank of each user's target among N scored rows, (B,).
 
     A target below 0 (not in the catalog) or scored -inf (masked) has rank infinity.
+
+    Args:
+        tie_N: decides between equal scores, higher values first; then the lower row is first.
     """
     at_B = np.arange(len(target_B))
     known_B = target_B >= 0
     row_B = np.where(known_B, target_B, 0)
     own_B1 = scores_BN[at_B, row_B][:, None]
     above_B = (scores_BN > own_B1).sum(axis=1)
-    ties_BN = (scores_BN == own_B1) & (np.arange(scores_BN.shape[1]) < row_B[:, None])
-    rank_B = 1.0 + above_B + ties_BN.sum(axis=1)
+    first_BN = np.arange(scores_BN.shape[1]) < row_B[:, None]
+    if tie_N is not None:
+        own_tie_B1 = tie_N[row_B][:, None]
+        first_BN = (tie_N > own_tie_B1) | ((tie_N == own_tie_B1) & first_BN)
+    rank_B = 1.0 + above_B + ((scores_BN == own_B1) & first_BN).sum(axis=1)
     return np.where(known_B & np.isfinite(own_B1[:, 0]), rank_B, np.inf)
 
 

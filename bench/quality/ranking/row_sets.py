@@ -1,0 +1,53 @@
+"""Sets of plain rows: popularity and counts stand in each, whether asked for or not.
+
+Knows releases and data sets. Knows nothing of thoughts.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.common.leave_one_out import learnt_histories
+from bench.quality.ranking.counts_row import CountsRow, ItemCounts
+from bench.quality.ranking.plain_rows import OnlineRow, PopularityRow, Ranker, SasRecRow
+from bench.quality.ranking.quality_rows import (
+    COUNTS,
+    ONLINE,
+    ONLINE_NO_MEMORY,
+    POPULARITY,
+    SASREC,
+)
+from models.baselines.sasrec import SasRec
+from models.catalog.catalog import Catalog
+from models.catalog.dataset import Dataset
+from models.online.finish import Finisher
+from models.release.release import Release
+from models.release.searchers import load_searcher
+
+Rankers = dict[str, Ranker]
+
+
+def simple_rows(dataset: Dataset, catalog: Catalog, *, held_out: int = 2) -> Rankers:
+    """Return popularity and counts of all but the last `held_out` items of each user."""
+    histories = learnt_histories(dataset, catalog, held_out=held_out)
+    popularity_N = count_trained(dataset, catalog, held_out=held_out)
+    return {
+        POPULARITY: PopularityRow(popularity_N),
+        COUNTS: CountsRow(ItemCounts(histories, len(catalog)), popularity_N),
+    }
+
+
+def model_rows(release: Release, sasrec: SasRec | None) -> Rankers:
+    """Return SASRec and the online model, as served and without its memory.
+
+    Releases have no memory yet, so that the two rows of the online model are one.
+    """
+    online = OnlineRow(Finisher(load_searcher(release), release.catalog), release.catalog)
+    baseline: Rankers = {SASREC: SasRecRow(sasrec)} if sasrec is not None else {}
+    return {**baseline, ONLINE_NO_MEMORY: online, ONLINE: online}
+
+
+def count_trained(dataset: Dataset, catalog: Catalog, *, held_out: int = 2) -> NDArray[np.int64]:
+    """Return how often each item may be trained on, (N,)."""
+    histories = learnt_histories(dataset, catalog, held_out=held_out)
+    rows = np.array([row for history in histories for row in history], dtype=np.int64)
+    return np.bincount(rows, minlength=len(catalog))

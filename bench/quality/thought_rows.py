@@ -1,0 +1,90 @@
+"""Rows of `bench quality` that need a reasoner: thinks, or reads the cache, and ranks.
+
+Knows releases, thoughts and the console. Knows nothing of the rows that need no reasoner.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from bench.common.leave_one_out import Case
+from bench.common.results import open_progress
+from bench.quality.quality_options import read_settings
+from bench.quality.ranking.evaluation import Evaluation
+from bench.quality.ranking.quality_rows import Outcome
+from bench.quality.thoughts.no_thought import Manner
+from bench.quality.thoughts.think_cases import think_cases
+from bench.quality.thoughts.thought_cache import ThoughtCache
+from bench.quality.thoughts.thoughts import Thoughts, without_thought
+from models.catalog.catalog import Catalog
+from models.online.finish import Finisher
+from models.reasoner.rationales import ground
+from models.release.release import Release
+from models.release.searchers import load_searcher
+
+
+@dataclass(frozen=True)
+class ThoughtRows:
+    """Outcomes of the rows, and facts about the thoughts behind them."""
+
+    outcomes: dict[str, Outcome]
+    has_own_prefix_U: NDArray[np.float64]  # of the online model, as many as C_u has
+    meta: dict[str, Any]
+
+
+def rank_thoughts(
+    console: Console, options: argparse.Namespace, release: Release, cases: Sequence[Case]
+) -> ThoughtRows:
+    """Compute the rows of the reasoner and of both tiers."""
+    settings = read_settings(options)
+    cache = ThoughtCache.open(options.cache, release, settings)
+    thoughts = think_cases(console, cache, cases, workers=options.workers)
+    silent = without_thought(settings, Manner(options.at_once))
+    at_once_cache = ThoughtCache.open(options.cache, release, silent)
+    at_once = think_cases(console, at_once_cache, cases, workers=options.workers)
+    finisher = Finisher(load_searcher(release), release.catalog)
+    evaluation = Evaluation(finisher, release.catalog, cases, thoughts, at_once)
+    with open_progress(console, "ranking both tiers", len(cases)) as on_progress:
+        outcomes = evaluation.rank_all(seed=options.seed, on_progress=on_progress)
+    meta = {
+        "settings": settings.to_json(),
+        "without_thought": silent.to_json(),
+        "thoughts": describe_thoughts(thoughts),
+        "grounding": describe_grounding(release.catalog, cases, thoughts),
+    }
+    return ThoughtRows(outcomes, evaluation.has_own_prefix_U, meta)
+
+
+def describe_thoughts(thoughts: Thoughts) -> dict[str, float]:
+    """Return totals of a night: closed and dropped paths, tokens, seconds over all workers."""
+    return {
+        "paths": sum(len(user.texts) for user in thoughts.users),
+        "dropped_paths": sum(user.dropped_paths for user in thoughts.users),
+        "tokens": sum(user.tokens for user in thoughts.users),
+        "seconds": thoughts.seconds,
+    }
+
+
+def describe_grounding(
+    catalog: Catalog, cases: Sequence[Case], thoughts: Thoughts
+) -> dict[str, float]:
+    """Return how far thoughts are grounded in the history.
+
+    One figure is the share of thoughts that name a topic of the history. The other is the share of
+    named topics that occur in the history.
+    """
+    found = [
+        ground(catalog, case.history.rows, text)
+        for case, user in zip(cases, thoughts.users, strict=True)
+        for text in user.texts
+    ]
+    return {
+        "thoughts_naming_the_history": sum(one.found > 0 for one in found) / max(1, len(found)),
+        "named_topics_in_the_history": sum(one.found for one in found)
+        / max(1, sum(one.named for one in found)),
+    }
