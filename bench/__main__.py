@@ -46,6 +46,10 @@ COMMANDS = {
     "staleness": Command(
         "quality.staleness", "quality of a night's prefixes some interactions later"
     ),
+    "time-split": Command(
+        "quality.timeline.time_split",
+        "each event after a day predicted in order, by arms that are frozen or learn on",
+    ),
     "understanding": Command(
         "quality.understanding", "BERTScore of a reasoner's texts about items and users"
     ),

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bench.quality.ranking.rank_metrics import bootstrap, ndcg_at, rank_targets, recall_at
+from bench.quality.ranking.rank_metrics import (
+    bootstrap,
+    bootstrap_clusters,
+    ndcg_at,
+    rank_targets,
+    recall_at,
+)
 
 scores = arrays(np.float64, (4, 7), elements=st.sampled_from([-np.inf, -2.0, -1.0, 0.0, 0.5]))
 targets = arrays(np.int64, 4, elements=st.integers(-1, 6))
@@ -63,3 +69,27 @@ def test_bootstrap_of_a_difference_is_paired() -> None:
 def test_bootstrap_repeats_for_a_seed() -> None:
     values = np.random.default_rng(3).random((50, 2))
     assert bootstrap(values, seed=7) == bootstrap(values, seed=7)
+
+
+def test_events_of_different_users_are_resampled_as_users_are() -> None:
+    values_UC = np.random.default_rng(0).random((40, 2))
+    columns = {"one": values_UC[:, 0], "two": values_UC[:, 1]}
+    found = bootstrap_clusters(columns, np.arange(40), seed=3)
+    for interval, expected in zip(found.values(), bootstrap(values_UC, seed=3), strict=True):
+        assert interval == pytest.approx(expected)
+
+
+def test_events_of_one_user_are_drawn_together() -> None:
+    """Five copies of each event add no information, and ten users are not fifty."""
+    values_U = np.random.default_rng(0).random(10)
+    alone = bootstrap_clusters({"x": values_U}, np.arange(10), seed=3)["x"]
+    user_E = np.repeat(np.arange(10), 5)
+    together = bootstrap_clusters({"x": values_U[user_E]}, user_E, seed=3)["x"]
+    assert together == pytest.approx(alone)
+
+
+def test_ties_of_scores_go_to_the_higher_tie_value_then_to_the_lower_row() -> None:
+    scores_BN = np.array([[1.0, 2.0, 1.0, 1.0, -np.inf]] * 5)
+    tie_N = np.array([3, 0, 5, 3, 9])
+    ranks = rank_targets(scores_BN, np.arange(5), tie_N=tie_N)
+    assert ranks.tolist() == [3.0, 1.0, 2.0, 4.0, np.inf]

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -116,21 +117,26 @@ HISTORIES = [[0, 1, 2, 3], [3, 1, 0], [2, 0, 1, 3, 2, 4, 5], [4], []]
 SETTINGS = CountSettings(window=2, backwards=0.3, shrink=4.0, last=3, decay=0.5)
 
 
-def evidence_by_loops(histories: list[list[int]], history: list[int], item: int) -> float:
+def evidence_by_loops(
+    histories: Sequence[Sequence[int]],
+    history: Sequence[int],
+    item: int,
+    settings: CountSettings = SETTINGS,
+) -> float:
     """Evidence for one item, pair by pair."""
     pairs: dict[tuple[int, int], float] = defaultdict(float)
     for items in histories:
         for at, one in enumerate(items):
-            for other_at in range(at + 1, min(at + SETTINGS.window, len(items) - 1) + 1):
+            for other_at in range(at + 1, min(at + settings.window, len(items) - 1) + 1):
                 weight = 1 / (other_at - at)
                 pairs[one, items[other_at]] += weight
-                pairs[items[other_at], one] += weight * SETTINGS.backwards
+                pairs[items[other_at], one] += weight * settings.backwards
     total = 0.0
-    for age, row in enumerate(history[::-1][: SETTINGS.last]):
+    for age, row in enumerate(history[::-1][: settings.last]):
         out = sum(weight for (one, _), weight in pairs.items() if one == row)
         into = sum(weight for (_, other), weight in pairs.items() if other == item)
-        shrunk = math.sqrt(out + SETTINGS.shrink) * math.sqrt(into + SETTINGS.shrink)
-        total += SETTINGS.decay**age * pairs[row, item] / shrunk
+        shrunk = math.sqrt(out + settings.shrink) * math.sqrt(into + settings.shrink)
+        total += settings.decay**age * pairs[row, item] / shrunk
     return total
 
 

@@ -3,9 +3,9 @@
 Knows ranks (1 is best, infinity is "not ranked"). Knows nothing of models, catalogs or files.
 """
 
-# U = users, C = columns, R = resamples
+# U = users, E = events, C = columns, R = resamples
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -91,14 +91,44 @@ def bootstrap_named(
     return dict(zip(columns, intervals, strict=True))
 
 
+def bootstrap_clusters(
+    columns: Mapping[Name, NDArray[np.float64]], user_E: NDArray[np.int64], *, seed: int
+) -> dict[Name, Interval]:
+    """Return means over events and their 95% intervals over resampled users.
+
+    Events of one user are not independent, so that users are drawn. All columns use the same draws.
+
+    Args:
+        columns: values of the events, each (E,).
+        user_E: number of the user of each event.
+    """
+    values_EC = np.stack(list(columns.values()), axis=1)
+    _, at_E = np.unique(user_E, return_inverse=True)
+    size_U = np.bincount(at_E).astype(np.float64)
+    sums_UC = np.stack([np.bincount(at_E, values_E) for values_E in values_EC.T], axis=1)
+    means_RC = np.concatenate(
+        [
+            weights_RU @ sums_UC / (weights_RU @ size_U)[:, None]
+            for weights_RU in _draw_weights(len(size_U), np.random.default_rng(seed))
+        ]
+    )
+    low_C, high_C = np.percentile(means_RC, [2.5, 97.5], axis=0)
+    ends = zip(values_EC.mean(axis=0), low_C, high_C, strict=True)
+    intervals = [Interval(float(mean), float(low), float(high)) for mean, low, high in ends]
+    return dict(zip(columns, intervals, strict=True))
+
+
 def _resampled_means(
     values_UC: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Return means over resampled users, (R, C), weighted by the draws of each user."""
     num_users = len(values_UC)
-    means = []
-    for _ in range(NUM_RESAMPLES // _CHUNK):
-        draws = rng.integers(num_users, size=(_CHUNK, num_users))
-        weights = np.stack([np.bincount(draw, minlength=num_users) for draw in draws])
-        means.append(weights.astype(np.float64) @ values_UC / num_users)
+    means = [weights_RU @ values_UC / num_users for weights_RU in _draw_weights(num_users, rng)]
     return np.concatenate(means)
+
+
+def _draw_weights(num: int, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+    """Yield resamples in chunks: how often each of `num` is drawn."""
+    for _ in range(NUM_RESAMPLES // _CHUNK):
+        draws = rng.integers(num, size=(_CHUNK, num))
+        yield np.stack([np.bincount(draw, minlength=num) for draw in draws]).astype(np.float64)

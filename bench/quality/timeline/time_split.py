@@ -1,0 +1,106 @@
+"""`python -m bench time-split`: global time split, each later event predicted in order.
+
+Everything up to a day is learnt. A user's day is predicted whole from the state before it. Arms are
+frozen, have a fresh history, or learn on; popularity and counts are always among them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.common.command_line import add_data, add_json, add_seed, make_parser
+from bench.common.results import open_console, open_progress, print_table, write_json
+from bench.quality.ranking.paired_differences import print_differences, to_json
+from bench.quality.timeline.arms import Arm, CountsArm, CountState, PopularityArm, online_arms
+from bench.quality.timeline.replay import FEW, METRICS, NEVER, OFTEN, Judged, replay, summarise_arms
+from bench.quality.timeline.user_days import TimeSplit, split_time
+from models.catalog.dataset import load_dataset
+from models.errors import InvalidSettings
+from models.release.release import Release
+
+_COMPARED = (
+    ("counts_event", "counts_fresh"),
+    ("counts_daily", "counts_fresh"),
+    ("counts_event", "counts_daily"),
+    ("counts_fresh", "counts_frozen"),
+    ("counts_event", "popularity_daily"),
+    ("online_fresh", "online_frozen"),
+    ("online_fresh", "counts_fresh"),
+    ("counts_event", "online_fresh"),
+)
+_GROUPS = ("", f"_{OFTEN}", f"_{FEW}", f"_{NEVER}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parse(arguments)
+    console = open_console()
+    split = split_time(load_dataset(options.data), share=options.share)
+    release = Release.load(options.release) if options.release else None
+    judged = _replay_all(split, release, options)
+    rows, differences = summarise_arms(judged, _COMPARED, seed=options.seed)
+    events = {group: int(is_in_E.sum()) for group, is_in_E in judged.groups().items()}
+    meta = {
+        "command": "time-split",
+        **({"release": f"{release.name}@{release.version}"} if release else {}),
+        "data": str(options.data),
+        "users": len(set(judged.user_E.tolist())),
+        "share": options.share,
+        "last_day": split.last_day,
+        "days": len(split.days),
+        "events": events,
+        "differences": to_json(differences),
+    }
+    title = f"{options.data}, {events['all']:,} events of {len(split.days)} days, 95% intervals"
+    for metric in METRICS:
+        columns = ("name", *(metric + group for group in _GROUPS))
+        print_table(console, title, rows, columns)
+    print_differences(
+        console,
+        {
+            name: {metric: found[metric] for metric in METRICS}
+            for name, found in differences.items()
+        },
+    )
+    if options.json:
+        write_json(options.json, meta, rows)
+    return 0
+
+
+def _replay_all(split: TimeSplit, release: Release | None, options: argparse.Namespace) -> Judged:
+    frozen, daily, event = (CountState(split) for _ in range(3))
+    arms: dict[str, Arm] = {
+        "popularity": PopularityArm(frozen),
+        "popularity_daily": PopularityArm(daily),
+        "counts_frozen": CountsArm(frozen, is_fresh=False),
+        "counts_fresh": CountsArm(frozen, is_fresh=True),
+        "counts_daily": CountsArm(daily, is_fresh=True),
+        "counts_event": CountsArm(event, is_fresh=True),
+        **(online_arms(release, split) if release else {}),
+    }
+    with open_progress(open_console(), "days", len(split.days)) as on_progress:
+        return replay(split, arms, daily=[daily], immediate=[event], on_progress=on_progress)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser("time-split", __doc__)
+    add_data(parser)
+    add = parser.add_argument
+    add(
+        "--release",
+        type=Path,
+        metavar="DIR",
+        help="release that was trained up to the day of the split; adds its online model",
+    )
+    add(
+        "--share",
+        type=float,
+        default=0.9,
+        metavar="Q",
+        help="share of the events up to the split (default: %(default)s)",
+    )
+    add_seed(parser)
+    add_json(parser)
+    options = parser.parse_args(arguments)
+    if not 0 < options.share < 1:
+        raise InvalidSettings(f"--share {options.share}, expected between 0 and 1")
+    return options
