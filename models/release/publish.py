@@ -22,6 +22,7 @@ from models.online.recommender import OnlineRecommender
 from models.online.torch_runtime import DTYPES, TorchRuntime, copy_recommender
 from models.release.release import (
     FORMAT,
+    Learnt,
     Precision,
     Release,
     ReleaseManifest,
@@ -46,12 +47,14 @@ def publish(
     recipe: Mapping[str, Any],
     metrics: Mapping[str, Any],
     card: str,
+    learnt: Learnt = "held-out",
 ) -> Release:
     """Write a release beside `directory`, swap it in by renaming, and return it verified.
 
     Args:
         histories: catalog rows of real users (training split), on which the precisions are
             measured.
+        learnt: which events of the data the models have learnt.
     """
     space = catalog.space
     draft = directory.with_name(directory.name + ".draft")
@@ -79,6 +82,7 @@ def publish(
         recipe=dict(recipe),
         metrics=dict(metrics),
         files={str(file.relative_to(draft)): digest(file) for file in _files(draft)},
+        learnt=learnt,
     )
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
     (draft / "manifest.json").write_text(text + "\n")

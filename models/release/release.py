@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -47,6 +47,9 @@ class Precision(BaseModel):
     users: int  # histories measured
 
 
+Learnt = Literal["held-out", "not the test items", "everything"]
+
+
 class ReleaseManifest(BaseModel):
     """The contents of `manifest.json`."""
 
@@ -62,6 +65,8 @@ class ReleaseManifest(BaseModel):
     recipe: dict[str, Any]
     metrics: dict[str, Any]
     files: dict[str, str]  # relative path to SHA-256
+    # Training events: without each user's last two items, without the last item, or all of them.
+    learnt: Learnt = "held-out"
 
 
 @dataclass(frozen=True, eq=False)

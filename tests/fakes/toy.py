@@ -30,7 +30,7 @@ from models.online.torch_runtime import TorchRuntime
 from models.reasoner.prompts import caption
 from models.reasoner.rationales import category_rationale, rationale_text
 from models.release.publish import publish
-from models.release.release import Release
+from models.release.release import Learnt, Release
 from training.activation import ActivateRecipe, activate
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
 from training.tasks import Tasks
@@ -158,7 +158,11 @@ def train_toy_reasoner(catalog: Catalog, directory: Path) -> None:
 
 
 def toy_release(
-    directory: Path, *, catalog: Catalog | None = None, stages: tuple[str, ...] = ()
+    directory: Path,
+    *,
+    catalog: Catalog | None = None,
+    stages: tuple[str, ...] = (),
+    learnt: Learnt = "held-out",
 ) -> Release:
     """Publish the toy world as a release into `directory` (replaced if it exists).
 
@@ -178,4 +182,5 @@ def toy_release(
         | ({"reasoner": {"stages": stages}} if stages else {}),
         metrics={"online": {}},
         card="# toy\n",
+        learnt=learnt,
     )
