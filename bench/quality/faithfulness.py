@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(options.workers)
     release = Release.load(options.release)
     cache = ThoughtCache.open(options.cache, release, read_settings(options))
-    kept = _closed(console, cache, release.catalog, options)
+    kept = _closed(console, cache, release, options)
     reasoner = TransformersReasoner.load(cache.reasoner_dir, release.space)
     runner = VariantRunner(cache, release.catalog, reasoner)
     with open_progress(console, "continuing", len(kept) * len(VARIANTS)) as on_progress:
@@ -88,13 +88,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _closed(
-    console: Console, cache: ThoughtCache, catalog: Catalog, options: argparse.Namespace
+    console: Console, cache: ThoughtCache, release: Release, options: argparse.Namespace
 ) -> list[tuple[Case, CaseThoughts]]:
     """Return the users with a known target and history whose thoughts all closed.
 
     Raises InvalidDataset for fewer than two.
     """
-    drawn = draw_cases(options, catalog)
+    drawn = draw_cases(options, release)
     cases = [case for case in drawn if case.target is not None and case.history.rows]
     thoughts = think_cases(console, cache, cases, workers=options.workers)
     kept = [

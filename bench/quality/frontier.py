@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     console = open_console()
     torch.set_num_threads(1)
     release = Release.load(options.release)
-    cases = draw_cases(options, release.catalog)
+    cases = draw_cases(options, release)
     cells = [Cell(paths, width) for paths in options.paths for width in options.widths]
     settings = ThoughtSettings(
         paths=max(options.paths),

@@ -12,22 +12,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bench.common.results import open_console, open_progress, print_table, write_json
+from bench.common.results import open_console, print_table, write_json
+from bench.quality.protocol import Inputs, rank_not_refit, rank_refit, tie_table
 from bench.quality.quality_options import add_budget, describe_run, draw_cases, quality_parser
 from bench.quality.ranking.paired_differences import Differences, print_differences, to_json
-from bench.quality.ranking.plain_rows import rank_plain
-from bench.quality.ranking.quality_rows import METRICS, Table, summarise
-from bench.quality.ranking.row_sets import count_trained, model_rows, simple_rows
+from bench.quality.ranking.quality_rows import METRICS, Row, Table, summarise
+from bench.quality.ranking.row_sets import count_trained
 from bench.quality.ranking.target_groups import count_groups, group_targets
 from bench.quality.thought_rows import ThoughtRows, rank_thoughts
 from bench.quality.thoughts.no_thought import Manner
-from models.baselines.sasrec import SasRec, load_sasrec
-from models.catalog.catalog import Catalog
-from models.catalog.dataset import load_dataset
-from models.errors import ReleaseMismatch
-from models.release.release import Release
 
-_SASREC = Path(__file__).parents[1] / "sasrec"
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10")
 _DAY_COLUMNS = (
     "name",
@@ -49,68 +43,64 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     console = open_console()
     torch.set_num_threads(options.workers)
-    release = Release.load(options.release)
-    dataset = load_dataset(options.data)
-    cases = draw_cases(options, release.catalog, dataset)
-    sasrec = _load_sasrec(options.sasrec, release.catalog)
-    rankers = simple_rows(dataset, release.catalog) | model_rows(release, sasrec)
-    with open_progress(console, "ranking", len(cases)) as on_progress:
-        outcomes = rank_plain(rankers, release.catalog, cases, on_progress=on_progress)
+    inputs = Inputs.load(options)
+    release = inputs.release
+    cases = draw_cases(options, release, inputs.dataset)
+    outcomes = rank_not_refit(console, inputs, cases) | rank_refit(console, inputs, cases)
     found = None if options.no_thoughts else rank_thoughts(console, options, release, cases)
-    groups = group_targets(cases, count_trained(dataset, release.catalog))
+    groups = group_targets(cases, count_trained(inputs.dataset, release.catalog))
     table = summarise(
         outcomes | (found.outcomes if found else {}),
         groups,
         has_own_prefix_U=found.has_own_prefix_U if found else None,
         seed=options.seed,
     )
+    tables = [table, *([tie_table(console, inputs)] if options.ties is not None else [])]
     meta = {
         **describe_run("quality", options, release, cases),
         "items": len(release.catalog),
         "workers": options.workers,
         "groups": count_groups(groups),
-        **_describe(table, found),
+        **_describe(tables, inputs, found),
     }
-    _print(console, table, meta)
+    _print(console, tables, meta)
     if options.json:
-        write_json(options.json, meta, table.rows)
+        write_json(options.json, meta, [row for table in tables for row in table.rows])
     return 0
 
 
-def _load_sasrec(folder: Path | None, catalog: Catalog) -> SasRec | None:
-    """Load SASRec from `folder`, by default the bundled one.
-
-    Return None if the bundled one belongs to another catalog. Raises ReleaseMismatch if the one in
-    `folder` does.
-    """
-    try:
-        return load_sasrec((folder or _SASREC) / "model.safetensors", catalog.item_ids)
-    except ReleaseMismatch:
-        if folder is None:
-            return None
-        raise
-
-
-def _describe(table: Table, found: ThoughtRows | None) -> dict[str, Any]:
-    meta: dict[str, Any] = {"differences": to_json(table.differences)}
+def _describe(tables: Sequence[Table], inputs: Inputs, found: ThoughtRows | None) -> dict[str, Any]:
+    differences = {name: one for table in tables for name, one in table.differences.items()}
+    meta: dict[str, Any] = {"differences": to_json(differences)}
+    if inputs.refit is not None:
+        meta["refit"] = f"{inputs.refit.name}@{inputs.refit.version}"
+    if inputs.options.ties is not None:
+        meta["ties"] = inputs.options.ties
     if found is not None:
         meta |= found.meta
-    if table.own_prefix_recall is not None:
-        meta["own_prefix_recall"] = table.own_prefix_recall._asdict()
+    if tables[0].own_prefix_recall is not None:
+        meta["own_prefix_recall"] = tables[0].own_prefix_recall._asdict()
     return meta
 
 
-def _print(console: Console, table: Table, meta: dict[str, Any]) -> None:
+def _print(console: Console, tables: Sequence[Table], meta: dict[str, Any]) -> None:
     title = f"{meta['release']} on {meta['split']}, {meta['users']:,} users, 95% intervals"
-    print_table(console, title, table.rows, _COLUMNS)
-    print_table(console, "target on the day of the item before it", table.rows, _DAY_COLUMNS)
-    print_table(console, "how often the target was trained on", table.rows, _AGE_COLUMNS)
+    _print_rows(console, title, tables[0].rows)
+    for shuffled in tables[1:]:
+        _print_rows(console, f"{title}, ties shuffled by seed {meta['ties']}", shuffled.rows)
     for group, num_users in meta["groups"].items():
         console.print(f"{group.replace('_', ' ')}: {num_users:,} users")
-    print_table(console, "prefixes to choose from", table.rows, _PREFIX_COLUMNS)
-    print_differences(console, _of_all_users(table.differences))
+    print_table(console, "prefixes to choose from", tables[0].rows, _PREFIX_COLUMNS)
+    for table in tables:
+        print_differences(console, _of_all_users(table.differences))
     for share_of, share in meta.get("grounding", {}).items():
         console.print(f"{share_of.replace('_', ' ')}: {share:.1%}")
+
+
+def _print_rows(console: Console, title: str, rows: Sequence[Row]) -> None:
+    print_table(console, title, rows, _COLUMNS)
+    print_table(console, "target on the day of the item before it", rows, _DAY_COLUMNS)
+    print_table(console, "how often the target was trained on", rows, _AGE_COLUMNS)
 
 
 def _of_all_users(differences: Differences) -> Differences:
@@ -134,4 +124,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--sasrec", type=Path, metavar="DIR", help="SASRec weights (default: bench/sasrec)")
     add("--no-thoughts", action="store_true", help="only the rows that need no reasoner")
+    add(
+        "--refit",
+        type=Path,
+        metavar="DIR",
+        help="release that has learnt all but the test items; adds its rows",
+    )
+    add("--sasrec-refit", type=Path, metavar="DIR", help="SASRec weights, refit; adds their row")
+    add(
+        "--ties",
+        type=int,
+        metavar="SEED",
+        help="add rows with the order inside each day shuffled by SEED",
+    )
     return parser

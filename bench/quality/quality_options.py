@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.common.command_line import add_data, add_release, add_seed, make_parser
 from bench.common.leave_one_out import Case, cut_histories
+from bench.quality.learnt import refuse_learnt
 from bench.quality.thoughts.thoughts import ThoughtSettings
-from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset, load_dataset
 from models.errors import InvalidDataset
 from models.release.release import Release
@@ -71,16 +71,20 @@ def read_settings(options: argparse.Namespace) -> ThoughtSettings:
 
 
 def draw_cases(
-    options: argparse.Namespace, catalog: Catalog, dataset: Dataset | None = None
+    options: argparse.Namespace, release: Release, dataset: Dataset | None = None
 ) -> list[Case]:
-    """Return the cases that the options choose. Raises InvalidDataset for a folder without any.
+    """Return the cases that the options choose.
+
+    Raises InvalidSettings for a release that has learnt the targets, InvalidDataset for a folder
+    without any.
 
     Args:
         dataset: of `options.data`, if it is loaded already.
     """
+    refuse_learnt(release, options.split)
     cases = cut_histories(
         dataset or load_dataset(options.data),
-        catalog,
+        release.catalog,
         split=options.split,
         num_users=options.users or None,
         seed=options.seed,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bench.common.leave_one_out import Case, cut_histories
 from bench.common.results import open_console, open_progress, report
+from bench.quality.learnt import refuse_learnt
 from bench.quality.plots import plot_staleness
 from bench.quality.quality_options import add_budget, describe_run, quality_parser
 from bench.quality.ranking.two_tiers import PREFIX_COLUMNS, RANK_COLUMNS, Tried, TwoTiers, compare
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     console = open_console()
     torch.set_num_threads(1)
     release = Release.load(options.release)
+    refuse_learnt(release, options.split)
     everybody = cut_histories(
         load_dataset(options.data), release.catalog, split=options.split, seed=options.seed
     )

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(options.workers)
     specs = [read_spec(text) for text in options.row]
     release = Release.load(options.release)
-    cases = draw_cases(options, release.catalog)
+    cases = draw_cases(options, release)
     settings = read_settings(options)
     ranked: dict[str, ReasonerRanks] = {}
     for spec in specs:

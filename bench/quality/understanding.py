@@ -22,7 +22,6 @@ from bench.quality.ranking.rank_metrics import bootstrap_named
 from bench.quality.thoughts.think_cases import CHUNK_USERS
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import ThoughtSettings
-from models.catalog.catalog import Catalog
 from models.errors import InvalidDataset
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from models.release.release import Release
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     console = open_console()
     torch.set_num_threads(options.workers)
     release = Release.load(options.release)
-    rows, histories = _draw(options, release.catalog)
+    rows, histories = _draw(options, release)
     exams = make_exams(release.catalog, release.manifest.recipe, rows, histories, seed=options.seed)
     settings = ThoughtSettings(paths=1, width=1, seed=options.seed)
     cache = ThoughtCache.open(options.cache, release, settings)
@@ -72,11 +71,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _draw(options: Namespace, catalog: Catalog) -> tuple[list[int], list[tuple[int, ...]]]:
+def _draw(options: Namespace, release: Release) -> tuple[list[int], list[tuple[int, ...]]]:
     """Draw items of the catalog and histories of the split, both seeded."""
     rng = np.random.default_rng(options.seed)
-    rows = rng.permutation(len(catalog))[: options.items or None].tolist()
-    cases = draw_cases(options, catalog)
+    rows = rng.permutation(len(release.catalog))[: options.items or None].tolist()
+    cases = draw_cases(options, release)
     histories = [case.history.rows for case in cases if case.history.rows]
     if len(histories) < 2:
         raise InvalidDataset(f"{options.data}: {len(histories)} users with a history, expected 2")

@@ -24,15 +24,21 @@ AT_ONCE, TIERS_AT_ONCE = "reasoner_at_once", "two_tier_at_once"  # without a tho
 REASONER, ONLINE, SASREC = "reasoner", "online", "sasrec"
 ONLINE_NO_MEMORY = "online_no_memory"
 POPULARITY, COUNTS = "popularity", "counts"  # too simple to lose
-COMPARED = (
+REFIT, TIES = "_refit", "_ties"  # suffixes of rows
+PLAIN = (POPULARITY, COUNTS, SASREC, ONLINE_NO_MEMORY, ONLINE)
+COMPARED_PLAIN = (  # also with each suffix
     (COUNTS, POPULARITY),
     (ONLINE, COUNTS),
     (ONLINE, ONLINE_NO_MEMORY),
+    (ONLINE, SASREC),
+)
+COMPARED = (
+    *((one + end, other + end) for end in ("", REFIT, TIES) for one, other in COMPARED_PLAIN),
+    *((name + REFIT, name) for name in PLAIN),
     (REASONER, AT_ONCE),
     (STRICT, TIERS_AT_ONCE),
     (STRICT, ONLINE),
     (UNION, ONLINE),
-    (ONLINE, SASREC),
 )
 COMPARED_PREFIXES = (  # by prefix recall, with equally many prefixes per user
     (STRICT, SHUFFLED),
@@ -43,6 +49,7 @@ COMPARED_PREFIXES = (  # by prefix recall, with equally many prefixes per user
 )
 
 
+Row = dict[str, str | int | float]
 Columns = dict[tuple[str, str], NDArray[np.float64]]  # row or difference, metric -> (U,)
 
 
@@ -59,7 +66,7 @@ class Outcome:
 class Table:
     """Rows of the results file, and differences between them."""
 
-    rows: list[dict[str, str | int | float]]
+    rows: list[Row]
     differences: Differences  # of COMPARED and COMPARED_PREFIXES, paired by user
     # Of the online model's own prefixes, as many as C_u has; None without C_u.
     own_prefix_recall: Interval | None
@@ -122,10 +129,8 @@ def _is_split(key: tuple[str, str]) -> bool:
     return key[1] in GROUP_METRICS
 
 
-def _row(
-    name: str, outcome: Outcome, intervals: Mapping[tuple[str, str], Interval]
-) -> dict[str, str | int | float]:
-    row: dict[str, str | int | float] = {"name": name}
+def _row(name: str, outcome: Outcome, intervals: Mapping[tuple[str, str], Interval]) -> Row:
+    row: Row = {"name": name}
     for (owner, column), interval in intervals.items():
         if owner == name:
             row |= interval.columns(column)

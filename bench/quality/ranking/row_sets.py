@@ -36,14 +36,17 @@ def simple_rows(dataset: Dataset, catalog: Catalog, *, held_out: int = 2) -> Ran
     }
 
 
-def model_rows(release: Release, sasrec: SasRec | None) -> Rankers:
-    """Return SASRec and the online model, as served and without its memory.
+def sasrec_row(sasrec: SasRec | None) -> Rankers:
+    return {SASREC: SasRecRow(sasrec)} if sasrec is not None else {}
 
-    Releases have no memory yet, so that the two rows of the online model are one.
+
+def model_rows(release: Release) -> Rankers:
+    """Return the online model, as served and without its memory.
+
+    Releases have no memory yet, so that the two rows are one.
     """
     online = OnlineRow(Finisher(load_searcher(release), release.catalog), release.catalog)
-    baseline: Rankers = {SASREC: SasRecRow(sasrec)} if sasrec is not None else {}
-    return {**baseline, ONLINE_NO_MEMORY: online, ONLINE: online}
+    return {ONLINE_NO_MEMORY: online, ONLINE: online}
 
 
 def count_trained(dataset: Dataset, catalog: Catalog, *, held_out: int = 2) -> NDArray[np.int64]:

@@ -1,0 +1,150 @@
+"""Refit rows, and the refusal of releases that have learnt the targets."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.__main__ import EX_CONFIG
+from bench.__main__ import main as bench
+from bench.common.leave_one_out import cut_histories, learnt_histories
+from bench.quality.quality import main
+from bench.quality.ranking.counts_row import CountsRow, ItemCounts
+from bench.quality.ranking.row_sets import count_trained
+from models.baselines.sasrec import save_sasrec
+from models.catalog.dataset import load_dataset
+from models.errors import InvalidSettings, ReleaseMismatch
+from models.release.release import Learnt, Release
+from tests.bench.test_quality import PLAIN_ROWS, toy_sasrec, write_dataset
+from tests.fakes.toy import toy_catalog, toy_release
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"), toy_catalog())
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[Learnt, Release]:
+    folder = tmp_path_factory.mktemp("releases")
+    learnt: tuple[Learnt, ...] = ("held-out", "not the test items", "everything")
+    return {each: toy_release(folder / each.replace(" ", "-"), learnt=each) for each in learnt}
+
+
+def arguments(release: Release, data: Path, *more: str) -> list[str]:
+    return ["--release", str(release.directory), "--data", str(data), "--no-thoughts", *more]
+
+
+def read_rows(file: Path) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in json.loads(file.read_text())["rows"]}
+
+
+def test_a_manifest_without_the_field_is_held_out(releases: dict[Learnt, Release]) -> None:
+    manifest = releases["everything"].manifest.model_dump()
+    assert manifest.pop("learnt") == "everything"
+    assert type(releases["everything"].manifest)(**manifest).learnt == "held-out"
+
+
+@pytest.mark.parametrize(
+    ("learnt", "split"),
+    [("everything", "test"), ("everything", "valid"), ("not the test items", "valid")],
+)
+@pytest.mark.parametrize("command", ["quality", "staleness", "frontier"])
+def test_a_release_that_learnt_the_targets_is_refused(
+    releases: dict[Learnt, Release],
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    learnt: Learnt,
+    split: str,
+    command: str,
+) -> None:
+    given = ["--release", str(releases[learnt].directory), "--data", str(data), "--split", split]
+    assert bench([command, *given]) == EX_CONFIG
+    error = capsys.readouterr().err
+    assert f"manifest.json: learnt {learnt!r}, expected one of" in error
+    assert f"on the {split} split" in error
+
+
+@pytest.mark.parametrize(
+    ("learnt", "split"),
+    [("held-out", "test"), ("held-out", "valid"), ("not the test items", "test")],
+)
+def test_a_release_that_did_not_learn_the_targets_is_judged(
+    releases: dict[Learnt, Release], data: Path, learnt: Learnt, split: str
+) -> None:
+    assert main(arguments(releases[learnt], data, "--split", split, "--users", "5")) == 0
+
+
+def test_popularity_and_counts_are_refit_without_being_asked_and_count_validation_items(
+    releases: dict[Learnt, Release], data: Path, tmp_path: Path
+) -> None:
+    release, file = releases["held-out"], tmp_path / "table.json"
+    assert main(arguments(release, data, "--json", str(file))) == 0
+    rows = read_rows(file)
+    assert list(rows) == [*PLAIN_ROWS, "popularity_refit", "counts_refit"]
+    dataset, catalog = load_dataset(data), release.catalog
+    histories = learnt_histories(dataset, catalog, held_out=1)
+    row = CountsRow(
+        ItemCounts(histories, len(catalog)), count_trained(dataset, catalog, held_out=1)
+    )
+    ranks = [row.rank(case) for case in cut_histories(dataset, catalog, split="test")]
+    hits = [rank <= 10 for rank in ranks]
+    assert rows["counts_refit"]["recall@10"] == pytest.approx(sum(hits) / len(hits))
+    assert rows["counts_refit"]["recall@10"] != rows["counts"]["recall@10"]
+    assert min(ranks) < math.inf
+
+
+def test_the_validation_split_has_no_refit_rows(
+    releases: dict[Learnt, Release], data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "table.json"
+    given = arguments(releases["held-out"], data, "--split", "valid", "--json", str(file))
+    assert main(given) == 0
+    assert list(read_rows(file)) == PLAIN_ROWS
+    with pytest.raises(InvalidSettings, match="--refit on the split 'valid'"):
+        main([*given, "--refit", str(releases["not the test items"].directory)])
+
+
+def test_a_refit_release_and_a_refit_sasrec_add_rows_paired_with_the_others(
+    releases: dict[Learnt, Release], data: Path, tmp_path: Path
+) -> None:
+    """The toy releases have the same weights, so that the rows and differences are known."""
+    release, refit = releases["held-out"], releases["not the test items"]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "model.safetensors"
+        save_sasrec(toy_sasrec(release.catalog), file, release.catalog.item_ids)
+    given = ["--sasrec", str(tmp_path / "a"), "--sasrec-refit", str(tmp_path / "b")]
+    given += ["--refit", str(refit.directory), "--json", str(tmp_path / "table.json")]
+    assert main(arguments(release, data, *given)) == 0
+    rows = read_rows(tmp_path / "table.json")
+    plain = ["popularity", "counts", "sasrec", "online_no_memory", "online"]
+    assert list(rows) == [*plain, *(f"{name}_refit" for name in plain)]
+    assert rows["online_refit"]["recall@10"] == rows["online"]["recall@10"] > 0
+    meta = json.loads((tmp_path / "table.json").read_text())["meta"]
+    assert meta["refit"] == f"{refit.name}@{refit.version}"
+    same = meta["differences"]["online_refit minus online"]["recall@10"]
+    assert (same["low"], same["mean"], same["high"]) == (0, 0, 0)
+    assert "counts_refit minus counts" in meta["differences"]
+
+
+@pytest.mark.parametrize("learnt", ["held-out", "everything"])
+def test_a_release_that_is_not_refit_is_no_refit_release(
+    releases: dict[Learnt, Release], data: Path, learnt: Learnt
+) -> None:
+    given = arguments(releases["held-out"], data, "--refit", str(releases[learnt].directory))
+    with pytest.raises(InvalidSettings, match=f"learnt '{learnt}', expected 'not the test items'"):
+        main(given)
+
+
+def test_a_refit_release_of_other_items_is_refused(
+    releases: dict[Learnt, Release], data: Path, tmp_path: Path
+) -> None:
+    other = toy_release(
+        tmp_path / "other", catalog=toy_catalog(num_items=150), learnt="not the test items"
+    )
+    given = arguments(releases["held-out"], data, "--refit", str(other.directory))
+    with pytest.raises(ReleaseMismatch, match="150 items, expected the 200"):
+        main(given)
