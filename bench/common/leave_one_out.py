@@ -32,6 +32,11 @@ class Case:
         """Tell if the target shares the day of the item before it."""
         return self.num_today > 0
 
+    def day_before(self) -> "Case":
+        """Return the case with the history up to the day before the target: a night's state."""
+        seen = self.seen[: len(self.seen) - self.num_today]
+        return Case(UserHistory(self.history.user_id, seen[-MAX_HISTORY:]), seen, self.target)
+
 
 def cut_histories(
     dataset: Dataset, catalog: Catalog, *, split: Split, num_users: int | None = None, seed: int = 0

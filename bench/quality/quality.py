@@ -21,6 +21,7 @@ from bench.quality.ranking.row_sets import count_trained
 from bench.quality.ranking.target_groups import count_groups, group_targets
 from bench.quality.thought_rows import ThoughtRows, rank_thoughts
 from bench.quality.thoughts.no_thought import Manner
+from models.errors import InvalidSettings
 
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10")
 _DAY_COLUMNS = (
@@ -41,6 +42,8 @@ _PREFIX_COLUMNS = ("name", "prefix_recall", "prefixes", "fan_out", "seconds")
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
+    if options.no_thoughts and options.day_before:
+        raise InvalidSettings("--no-thoughts and --day-before, expected one of them")
     console = open_console()
     torch.set_num_threads(options.workers)
     inputs = Inputs.load(options)
@@ -124,6 +127,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--sasrec", type=Path, metavar="DIR", help="SASRec weights (default: bench/sasrec)")
     add("--no-thoughts", action="store_true", help="only the rows that need no reasoner")
+    add(
+        "--day-before",
+        action="store_true",
+        help="think again about histories up to the day before the target; adds their rows",
+    )
     add(
         "--refit",
         type=Path,

@@ -47,17 +47,42 @@ def rank_thoughts(
     silent = without_thought(settings, Manner(options.at_once))
     at_once_cache = ThoughtCache.open(options.cache, release, silent)
     at_once = think_cases(console, at_once_cache, cases, workers=options.workers)
+    day_before = None
+    if options.day_before:
+        day_before = think_day_before(console, cache, cases, thoughts, workers=options.workers)
     finisher = Finisher(load_searcher(release), release.catalog)
-    evaluation = Evaluation(finisher, release.catalog, cases, thoughts, at_once)
+    evaluation = Evaluation(finisher, release.catalog, cases, thoughts, at_once, day_before)
     with open_progress(console, "ranking both tiers", len(cases)) as on_progress:
         outcomes = evaluation.rank_all(seed=options.seed, on_progress=on_progress)
-    meta = {
+    meta: dict[str, Any] = {
         "settings": settings.to_json(),
         "without_thought": silent.to_json(),
         "thoughts": describe_thoughts(thoughts),
         "grounding": describe_grounding(release.catalog, cases, thoughts),
     }
+    if day_before is not None:
+        new = sum(not case.day_before().history.rows for case in cases)
+        meta["users_without_a_day_before"] = new
     return ThoughtRows(outcomes, evaluation.has_own_prefix_U, meta)
+
+
+def think_day_before(
+    console: Console,
+    cache: ThoughtCache,
+    cases: Sequence[Case],
+    thoughts: Thoughts,
+    *,
+    workers: int,
+) -> Thoughts:
+    """Think again about every user whose target shares a day with the history.
+
+    The night before knew nothing of that day. All other users keep their `thoughts`.
+    """
+    earlier = [case.day_before() for case in cases if case.is_same_day]
+    found = think_cases(console, cache, earlier, workers=workers)
+    by_user = {user.user_id: user for user in found.users}
+    users = [by_user.get(user.user_id, user) for user in thoughts.users]
+    return Thoughts(users, thoughts.seconds + found.seconds)
 
 
 def describe_thoughts(thoughts: Thoughts) -> dict[str, float]:

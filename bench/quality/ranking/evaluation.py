@@ -23,8 +23,10 @@ from bench.quality.ranking.quality_rows import (
     REASONER,
     SHUFFLED,
     STRICT,
+    STRICT_BEFORE,
     TIERS_AT_ONCE,
     UNION,
+    UNION_BEFORE,
     Outcome,
 )
 from bench.quality.ranking.reasoner_rank import rank_of_target
@@ -47,19 +49,25 @@ class Evaluation:
         cases: Sequence[Case],
         thoughts: Thoughts,
         at_once: Thoughts | None = None,
+        day_before: Thoughts | None = None,
     ) -> None:
         """Prepare the rows.
 
         Args:
             at_once: results of the same reasoner without thoughts; adds its rows. Each user gets
                 as many prefixes and SIDs of them as `thoughts` has for the user.
+            day_before: thoughts about the history up to the day before the target; adds its rows.
+                The online model still reads the whole history.
         """
         self._at_once = at_once and _cut_to_size(at_once, thoughts)
         self._finisher, self._catalog = finisher, catalog
-        self._cases, self._thoughts = cases, thoughts
+        self._cases, self._thoughts, self._day_before = cases, thoughts, day_before
         self._map = PrefixMap(catalog)
-        self._own_nodes = [self._map.nodes(user.prefixes) for user in thoughts.users]
-        self._union_nodes = list(self._own_nodes)  # `_rank_own_prefixes` adds the online model's
+        self._own_nodes = self._nodes(thoughts)
+        # Prefixes of each union; `_rank_own_prefixes` adds the online model's.
+        self._unions = {UNION: list(self._own_nodes)}
+        if day_before is not None:
+            self._unions[UNION_BEFORE] = self._nodes(day_before)
         self._target_U = target_rows(cases)
         self._ranks: dict[str, NDArray[np.float64]] = {}
         self._seconds: dict[str, float] = {}
@@ -70,12 +78,15 @@ class Evaluation:
         """Compute every row, user by user; `on_progress` gets the number of users done so far."""
         chosen = {
             STRICT: self._own_nodes,
-            UNION: self._union_nodes,
+            UNION: self._unions[UNION],
             SHUFFLED: shuffled(self._own_nodes, seed=seed),
             POPULAR: equally_many_popular(self._map, self._own_nodes),
         }
         if self._at_once is not None:
-            chosen[TIERS_AT_ONCE] = [self._map.nodes(user.prefixes) for user in self._at_once.users]
+            chosen[TIERS_AT_ONCE] = self._nodes(self._at_once)
+        if self._day_before is not None:
+            chosen[STRICT_BEFORE] = self._nodes(self._day_before)
+            chosen[UNION_BEFORE] = self._unions[UNION_BEFORE]
         for user, case in enumerate(self._cases):
             for name, found in self._alone.items():
                 self._rank_alone(name, user, found.users[user])
@@ -91,6 +102,9 @@ class Evaluation:
         """Return the thoughts behind each row of the reasoner alone."""
         at_once = {AT_ONCE: self._at_once} if self._at_once is not None else {}
         return {REASONER: self._thoughts, **at_once}
+
+    def _nodes(self, thoughts: Thoughts) -> list[Nodes]:
+        return [self._map.nodes(user.prefixes) for user in thoughts.users]
 
     def _encode(self, case: Case) -> KeptHistory:
         started = time.perf_counter()
@@ -121,7 +135,8 @@ class Evaluation:
         """Note if the online model's own prefixes, as many as C_u has, hold the target."""
         own, target = self._own_nodes[user], self._target_U[user]
         best = self._finisher.rank_prefixes(state, count=max(NUM_OWN, len(own)))
-        self._union_nodes[user] = np.concatenate([own, best[:NUM_OWN]])
+        for nodes in self._unions.values():
+            nodes[user] = np.concatenate([nodes[user], best[:NUM_OWN]])
         wanted = self._map.prefix_of_row[target] if target >= 0 else -1
         self.has_own_prefix_U[user] = wanted in best[: len(own)]
 
@@ -164,6 +179,8 @@ class Evaluation:
             seconds += self._thoughts.seconds
         if name in (AT_ONCE, TIERS_AT_ONCE) and self._at_once is not None:
             seconds += self._at_once.seconds
+        if name in (STRICT_BEFORE, UNION_BEFORE) and self._day_before is not None:
+            seconds += self._day_before.seconds
         return seconds
 
 

@@ -19,6 +19,7 @@ GROUP_METRICS = ("recall@10", "ndcg@10")  # also of each group of users
 METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in CUTOFFS)
 STRICT, UNION = "two_tier_strict", "two_tier_union"
 SHUFFLED, POPULAR = "two_tier_shuffled", "two_tier_popular_prefixes"
+STRICT_BEFORE, UNION_BEFORE = "two_tier_strict_day_before", "two_tier_union_day_before"
 OWN = "online_own_prefixes"
 AT_ONCE, TIERS_AT_ONCE = "reasoner_at_once", "two_tier_at_once"  # without a thought
 REASONER, ONLINE, SASREC = "reasoner", "online", "sasrec"
@@ -39,6 +40,10 @@ COMPARED = (
     (STRICT, TIERS_AT_ONCE),
     (STRICT, ONLINE),
     (UNION, ONLINE),
+    (STRICT_BEFORE, STRICT),
+    (STRICT_BEFORE, ONLINE),
+    (UNION_BEFORE, UNION),
+    (UNION_BEFORE, ONLINE),
 )
 COMPARED_PREFIXES = (  # by prefix recall, with equally many prefixes per user
     (STRICT, SHUFFLED),
@@ -46,6 +51,7 @@ COMPARED_PREFIXES = (  # by prefix recall, with equally many prefixes per user
     (STRICT, OWN),
     (STRICT, TIERS_AT_ONCE),
     (TIERS_AT_ONCE, OWN),
+    (STRICT_BEFORE, STRICT),
 )
 
 
