@@ -53,6 +53,81 @@ _DIFFERENCES = differences(
     },
     {"recall@10": "R@10", "ndcg@10": "N@10", "prefix_recall": "prefix recall"},
 )
+_PLAIN_ROWS = {
+    "popularity": "popularity",
+    "counts": "item-item counts",
+    "sasrec": "SASRec, full cross-entropy",
+    "online": "online tier alone",
+}
+_REFIT_ROWS = {
+    "popularity_refit": "popularity, refit",
+    "counts_refit": "item-item counts, refit",
+}
+_TIE_ROWS = {f"{name}_ties": f"{label}, ties shuffled" for name, label in _PLAIN_ROWS.items()}
+_PROTOCOL = pick(
+    "row",
+    {**_PLAIN_ROWS, **_REFIT_ROWS, **_TIE_ROWS},
+    _interval("R@10", "recall@10"),
+    Column("N@10", "ndcg@10"),
+    _interval("R@10, same day", "recall@10_same_day"),
+    _interval("R@10, other day", "recall@10_other_day"),
+)
+_ITEM_AGE = pick(
+    "row",
+    {**_PLAIN_ROWS, **_REFIT_ROWS},
+    _interval("R@10, never trained on", "recall@10_trained_never"),
+    _interval("1 to 3 times", "recall@10_trained_1_to_3"),
+    _interval("more often", "recall@10_trained_more"),
+)
+_PROTOCOL_DIFFERENCES = differences(
+    "difference, paired by user",
+    "differences",
+    {
+        "counts minus popularity": "counts - popularity",
+        "online minus counts": "online tier alone - counts",
+        "online_ties minus counts_ties": "online tier alone - counts, ties shuffled",
+        "counts_refit minus counts": "counts, refit - not refit",
+    },
+    {
+        "recall@10": "R@10",
+        "ndcg@10": "N@10",
+        "recall@10_same_day": "R@10, same day",
+        "recall@10_other_day": "R@10, other day",
+    },
+)
+_TIME_SPLIT = pick(
+    "arm",
+    {
+        "popularity": "popularity, frozen",
+        "popularity_daily": "popularity, updated daily",
+        "counts_frozen": "counts frozen, history frozen",
+        "counts_fresh": "counts frozen, history fresh",
+        "counts_daily": "counts updated daily",
+        "counts_event": "counts updated after each user's day",
+    },
+    _interval("R@10", "recall@10"),
+    Column("N@10", "ndcg@10"),
+    Column("R@10, target seen 5 times and more", "recall@10_5_and_more"),
+    Column("1 to 4 times", "recall@10_1_to_4"),
+    Column("never", "recall@10_never"),
+)
+_TIME_SPLIT_DIFFERENCES = differences(
+    "difference, paired by event",
+    "differences",
+    {
+        "counts_fresh minus counts_frozen": "fresh history - frozen history",
+        "counts_daily minus counts_fresh": "updated daily - fresh history",
+        "counts_event minus counts_fresh": "updated after each user's day - fresh history",
+        "counts_event minus counts_daily": "updated after each user's day - daily",
+    },
+    {
+        "recall@10": "R@10",
+        "ndcg@10": "N@10",
+        "recall@10_5_and_more": "R@10, seen 5 times and more",
+        "recall@10_1_to_4": "1 to 4 times",
+        "recall@10_never": "never",
+    },
+)
 _FAITHFULNESS = pick(
     "thought",
     {
@@ -155,6 +230,11 @@ QUALITY_TABLES = {
     "summary": Table("quality", _SUMMARY),
     "quality": Table("quality", _QUALITY),
     "quality-differences": Table("quality", _DIFFERENCES),
+    "protocol": Table("protocol", _PROTOCOL),
+    "protocol-differences": Table("protocol", _PROTOCOL_DIFFERENCES),
+    "item-age": Table("protocol", _ITEM_AGE),
+    "time-split": Table("time_split", _TIME_SPLIT),
+    "time-split-differences": Table("time_split", _TIME_SPLIT_DIFFERENCES),
     "faithfulness": Table("faithfulness", _FAITHFULNESS),
     "stages": Table("stages", _STAGES),
     "stage-gains": Table("stages", _STAGE_GAINS),
