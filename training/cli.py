@@ -11,9 +11,10 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from models.errors import ThinkAheadError
+from models.release.release import Learns
 from training.recipe import load_recipe
 from training.renew import renew
-from training.split import Learns, check_enough
+from training.split import check_enough
 from training.stages import STAGES, Run, publish_stage, run_stage
 from training.train_sasrec import sasrec_stage
 from training.train_sid_lm import baseline_stage

@@ -18,10 +18,10 @@ from models.catalog.dataset import load_dataset
 from models.errors import InvalidInput, InvalidRelease
 from models.online.torch_runtime import load_recommender
 from models.release.publish import publish
-from models.release.release import Release
+from models.release.release import Learns, Release
 from training.model_card import model_card
 from training.recipe import Recipe
-from training.split import Learns, data_digest, split_dataset, training_histories
+from training.split import data_digest, split_dataset, training_histories
 from training.train_online import OnlineResult, train_online
 
 _OF_THE_CATALOG = ("quantize", "recommender", "online")  # tables that the release decides
@@ -87,6 +87,7 @@ def renew(
         recipe=described,
         metrics=metrics,
         card=model_card(target.name, dataset, described, metrics),
+        learnt=release.manifest.learnt if keep_weights and learns is Learns.HELD_OUT else learns,
     )
 
 

@@ -8,7 +8,6 @@ model may be trained once more on the validation targets too, or on everything.
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
@@ -17,17 +16,10 @@ import numpy as np
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset
 from models.errors import InvalidDataset
+from models.release.release import Learns
 
 MIN_USERS = 200  # with three items or more
 _MIN_ITEMS = 3
-
-
-class Learns(StrEnum):
-    """The part of each history that a model learns."""
-
-    HELD_OUT = "held-out"  # all but validation and test target
-    NOT_THE_TEST = "not the test items"  # all but the test target
-    EVERYTHING = "everything"
 
 
 _NUM_LEFT_OUT = {Learns.HELD_OUT: 2, Learns.NOT_THE_TEST: 1, Learns.EVERYTHING: 0}

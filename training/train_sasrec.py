@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from models.baselines.sasrec import SasRec, SasRecConfig, save_sasrec
 from models.catalog.catalog import Catalog
-from models.release.release import Release
+from models.release.release import Learns, Release
 from training.fit import FitRecipe, Scores, fit, refit
 from training.history_batches import Step, steps
 from training.model_card import sasrec_card
-from training.split import Learns, Split, UserSplit, sample_users, split_dataset, training_histories
+from training.split import Split, UserSplit, sample_users, split_dataset, training_histories
 from training.stages import Run
 from training.train_online import scores_of
 

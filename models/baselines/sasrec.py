@@ -118,12 +118,14 @@ def load_sasrec(file: Path, item_ids: Sequence[str]) -> SasRec:
             shape = dict(stored.metadata() or {})
             items = shape.pop(_ITEMS, "")
             weights = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
+        if items != _digest(item_ids):
+            raise ReleaseMismatch(f"{file}: knows other items, expected the release's in its order")
         model = SasRec(SasRecConfig(**{name: _number(text) for name, text in shape.items()}))
         model.load_state_dict(weights)
+    except ReleaseMismatch:
+        raise
     except Exception as exc:
         raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
-    if items != _digest(item_ids):
-        raise ReleaseMismatch(f"{file}: knows other items, expected the release's in its order")
     return model.eval()
 
 

@@ -22,7 +22,7 @@ from models.online.recommender import OnlineRecommender
 from models.online.torch_runtime import DTYPES, TorchRuntime, copy_recommender
 from models.release.release import (
     FORMAT,
-    Learnt,
+    Learns,
     Precision,
     Release,
     ReleaseManifest,
@@ -47,14 +47,14 @@ def publish(
     recipe: Mapping[str, Any],
     metrics: Mapping[str, Any],
     card: str,
-    learnt: Learnt = "held-out",
+    learnt: Learns = Learns.HELD_OUT,
 ) -> Release:
     """Write a release beside `directory`, swap it in by renaming, and return it verified.
 
     Args:
         histories: catalog rows of real users (training split), on which the precisions are
             measured.
-        learnt: which events of the data the models have learnt.
+        learnt: part of each history that the models have learnt.
     """
     space = catalog.space
     draft = directory.with_name(directory.name + ".draft")

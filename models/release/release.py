@@ -13,8 +13,9 @@ Nothing is unpickled. `searchers` loads what serves. Knows nothing of Redis or H
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -47,7 +48,12 @@ class Precision(BaseModel):
     users: int  # histories measured
 
 
-Learnt = Literal["held-out", "not the test items", "everything"]
+class Learns(StrEnum):
+    """The part of each history that a release's models learn."""
+
+    HELD_OUT = "held-out"  # all but validation and test target
+    NOT_THE_TEST = "not the test items"  # all but the test target
+    EVERYTHING = "everything"
 
 
 class ReleaseManifest(BaseModel):
@@ -65,8 +71,7 @@ class ReleaseManifest(BaseModel):
     recipe: dict[str, Any]
     metrics: dict[str, Any]
     files: dict[str, str]  # relative path to SHA-256
-    # Training events: without each user's last two items, without the last item, or all of them.
-    learnt: Learnt = "held-out"
+    learnt: Learns = Learns.HELD_OUT
 
 
 @dataclass(frozen=True, eq=False)

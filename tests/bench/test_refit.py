@@ -16,7 +16,7 @@ from bench.quality.ranking.row_sets import count_trained
 from models.baselines.sasrec import save_sasrec
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidSettings, ReleaseMismatch
-from models.release.release import Learnt, Release
+from models.release.release import Learns, Release
 from tests.bench.test_quality import PLAIN_ROWS, toy_sasrec, write_dataset
 from tests.fakes.toy import toy_catalog, toy_release
 
@@ -27,10 +27,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[Learnt, Release]:
+def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[Learns, Release]:
     folder = tmp_path_factory.mktemp("releases")
-    learnt: tuple[Learnt, ...] = ("held-out", "not the test items", "everything")
-    return {each: toy_release(folder / each.replace(" ", "-"), learnt=each) for each in learnt}
+    return {each: toy_release(folder / each.name.lower(), learnt=each) for each in Learns}
 
 
 def arguments(release: Release, data: Path, *more: str) -> list[str]:
@@ -41,46 +40,46 @@ def read_rows(file: Path) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in json.loads(file.read_text())["rows"]}
 
 
-def test_a_manifest_without_the_field_is_held_out(releases: dict[Learnt, Release]) -> None:
-    manifest = releases["everything"].manifest.model_dump()
-    assert manifest.pop("learnt") == "everything"
-    assert type(releases["everything"].manifest)(**manifest).learnt == "held-out"
+def test_a_manifest_without_the_field_is_held_out(releases: dict[Learns, Release]) -> None:
+    manifest = releases[Learns.EVERYTHING].manifest.model_dump()
+    assert manifest.pop("learnt") is Learns.EVERYTHING
+    assert type(releases[Learns.EVERYTHING].manifest)(**manifest).learnt is Learns.HELD_OUT
 
 
 @pytest.mark.parametrize(
     ("learnt", "split"),
-    [("everything", "test"), ("everything", "valid"), ("not the test items", "valid")],
+    [(Learns.EVERYTHING, "test"), (Learns.EVERYTHING, "valid"), (Learns.NOT_THE_TEST, "valid")],
 )
 @pytest.mark.parametrize("command", ["quality", "staleness", "frontier"])
 def test_a_release_that_learnt_the_targets_is_refused(
-    releases: dict[Learnt, Release],
+    releases: dict[Learns, Release],
     data: Path,
     capsys: pytest.CaptureFixture[str],
-    learnt: Learnt,
+    learnt: Learns,
     split: str,
     command: str,
 ) -> None:
     given = ["--release", str(releases[learnt].directory), "--data", str(data), "--split", split]
     assert bench([command, *given]) == EX_CONFIG
     error = capsys.readouterr().err
-    assert f"manifest.json: learnt {learnt!r}, expected one of" in error
+    assert f"manifest.json: learnt {learnt.value!r}, expected 'held-out'" in error
     assert f"on the {split} split" in error
 
 
 @pytest.mark.parametrize(
     ("learnt", "split"),
-    [("held-out", "test"), ("held-out", "valid"), ("not the test items", "test")],
+    [(Learns.HELD_OUT, "test"), (Learns.HELD_OUT, "valid"), (Learns.NOT_THE_TEST, "test")],
 )
 def test_a_release_that_did_not_learn_the_targets_is_judged(
-    releases: dict[Learnt, Release], data: Path, learnt: Learnt, split: str
+    releases: dict[Learns, Release], data: Path, learnt: Learns, split: str
 ) -> None:
     assert main(arguments(releases[learnt], data, "--split", split, "--users", "5")) == 0
 
 
 def test_popularity_and_counts_are_refit_without_being_asked_and_count_validation_items(
-    releases: dict[Learnt, Release], data: Path, tmp_path: Path
+    releases: dict[Learns, Release], data: Path, tmp_path: Path
 ) -> None:
-    release, file = releases["held-out"], tmp_path / "table.json"
+    release, file = releases[Learns.HELD_OUT], tmp_path / "table.json"
     assert main(arguments(release, data, "--json", str(file))) == 0
     rows = read_rows(file)
     assert list(rows) == [*PLAIN_ROWS, "popularity_refit", "counts_refit"]
@@ -97,21 +96,21 @@ def test_popularity_and_counts_are_refit_without_being_asked_and_count_validatio
 
 
 def test_the_validation_split_has_no_refit_rows(
-    releases: dict[Learnt, Release], data: Path, tmp_path: Path
+    releases: dict[Learns, Release], data: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "table.json"
-    given = arguments(releases["held-out"], data, "--split", "valid", "--json", str(file))
+    given = arguments(releases[Learns.HELD_OUT], data, "--split", "valid", "--json", str(file))
     assert main(given) == 0
     assert list(read_rows(file)) == PLAIN_ROWS
     with pytest.raises(InvalidSettings, match="--refit on the split 'valid'"):
-        main([*given, "--refit", str(releases["not the test items"].directory)])
+        main([*given, "--refit", str(releases[Learns.NOT_THE_TEST].directory)])
 
 
 def test_a_refit_release_and_a_refit_sasrec_add_rows_paired_with_the_others(
-    releases: dict[Learnt, Release], data: Path, tmp_path: Path
+    releases: dict[Learns, Release], data: Path, tmp_path: Path
 ) -> None:
     """The toy releases have the same weights, so that the rows and differences are known."""
-    release, refit = releases["held-out"], releases["not the test items"]
+    release, refit = releases[Learns.HELD_OUT], releases[Learns.NOT_THE_TEST]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         file = tmp_path / name / "model.safetensors"
@@ -130,21 +129,23 @@ def test_a_refit_release_and_a_refit_sasrec_add_rows_paired_with_the_others(
     assert "counts_refit minus counts" in meta["differences"]
 
 
-@pytest.mark.parametrize("learnt", ["held-out", "everything"])
+@pytest.mark.parametrize("learnt", [Learns.HELD_OUT, Learns.EVERYTHING])
 def test_a_release_that_is_not_refit_is_no_refit_release(
-    releases: dict[Learnt, Release], data: Path, learnt: Learnt
+    releases: dict[Learns, Release], data: Path, learnt: Learns
 ) -> None:
-    given = arguments(releases["held-out"], data, "--refit", str(releases[learnt].directory))
-    with pytest.raises(InvalidSettings, match=f"learnt '{learnt}', expected 'not the test items'"):
+    given = arguments(releases[Learns.HELD_OUT], data, "--refit", str(releases[learnt].directory))
+    with pytest.raises(
+        InvalidSettings, match=f"learnt '{learnt.value}', expected 'not the test items'"
+    ):
         main(given)
 
 
 def test_a_refit_release_of_other_items_is_refused(
-    releases: dict[Learnt, Release], data: Path, tmp_path: Path
+    releases: dict[Learns, Release], data: Path, tmp_path: Path
 ) -> None:
     other = toy_release(
-        tmp_path / "other", catalog=toy_catalog(num_items=150), learnt="not the test items"
+        tmp_path / "other", catalog=toy_catalog(num_items=150), learnt=Learns.NOT_THE_TEST
     )
-    given = arguments(releases["held-out"], data, "--refit", str(other.directory))
+    given = arguments(releases[Learns.HELD_OUT], data, "--refit", str(other.directory))
     with pytest.raises(ReleaseMismatch, match="150 items, expected the 200"):
         main(given)

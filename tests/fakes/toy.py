@@ -30,7 +30,7 @@ from models.online.torch_runtime import TorchRuntime
 from models.reasoner.prompts import caption
 from models.reasoner.rationales import category_rationale, rationale_text
 from models.release.publish import publish
-from models.release.release import Learnt, Release
+from models.release.release import Learns, Release
 from training.activation import ActivateRecipe, activate
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
 from training.tasks import Tasks
@@ -162,7 +162,7 @@ def toy_release(
     *,
     catalog: Catalog | None = None,
     stages: tuple[str, ...] = (),
-    learnt: Learnt = "held-out",
+    learnt: Learns = Learns.HELD_OUT,
 ) -> Release:
     """Publish the toy world as a release into `directory` (replaced if it exists).
 

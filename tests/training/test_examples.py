@@ -14,6 +14,7 @@ from models.errors import InvalidDataset, InvalidSettings
 from models.online.recommender import OnlineRecommender
 from models.online.shape import RecommenderConfig
 from models.reasoner import prompts, rationales
+from models.release.release import Learns
 from tests.fakes.toy import toy_catalog, toy_histories
 from training import sid_loss as sid_loss_module
 from training.batching import Row, batch_rows
@@ -23,7 +24,7 @@ from training.nano import NanoConfig, build_tokenizer, new_reasoner
 from training.quantize import embed_cooccurrence, embed_items, quantize
 from training.recipe import Recipe, load_recipe
 from training.sid_loss import SidLoss
-from training.split import Learns, Split, UserSplit, sample_users, split_dataset
+from training.split import Split, UserSplit, sample_users, split_dataset
 from training.tasks import Tasks
 from training.train_online import new_recommender, next_sid_loss
 

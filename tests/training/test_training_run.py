@@ -17,7 +17,7 @@ from models.catalog.catalog import Catalog
 from models.catalog.dataset import load_dataset
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher
-from models.release.release import Release
+from models.release.release import Learns, Release
 from models.release.searchers import load_searcher
 from tests.fakes.service_harness import ServiceProcess
 from training.cli import main
@@ -166,6 +166,9 @@ def test_a_release_learns_everything_after_its_epochs_were_chosen(
     assert whole.catalog.item_ids == trained.catalog.item_ids
     assert whole.manifest.metrics["online"]["epoch"] == trained.manifest.metrics["online"]["epoch"]
     assert Release.load(trained.directory).version == trained.version
+    assert (trained.manifest.learnt, whole.manifest.learnt) == (Learns.HELD_OUT, Learns.EVERYTHING)
+    assert main(arguments("renew", data, whole.directory, "--keep-weights")) == 0
+    assert Release.load(whole.directory).manifest.learnt is Learns.EVERYTHING
 
 
 def test_a_folder_that_is_no_data_set_is_one_line_and_exit_78(
