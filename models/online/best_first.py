@@ -1,8 +1,10 @@
 """Exact best-first search over a tree of SIDs, scored by the online model.
 
-log P(node | history) bounds everything below the node. So nodes are opened in descending order
-until no remaining bound reaches the K-th best result. Opening a node takes a softmax over all of
-its children in the catalog, also over children that a request may not choose (Eq. 11).
+A result's score is its log-probability and the bonus that a memory gives it. log P(node | history)
+and the largest bonus below the node bound every score below it. So nodes are opened in descending
+order of that bound until none that remains reaches the K-th best result. Opening a node takes a
+softmax over all of its children in the catalog, also over children that a request may not choose
+(Eq. 11).
 Knows trees and runtimes. Knows nothing of items, users or requests.
 `models/online/kernel/search.h` does the same in C.
 """
@@ -10,13 +12,15 @@ Knows trees and runtimes. Knows nothing of items, users or requests.
 # M = tree nodes of one depth, C = children, A = all children in the catalog, L = levels
 
 from collections import defaultdict
-from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.catalog.candidates import AllowedRows, Candidates
+from models.online.found import Found, Ints, Logprobs, Searched, kth_best, nothing_found
+from models.online.memory.tree_memory import Recalled, TreeMemory
 from models.online.nodes import NodeTables
 from models.online.onnx_runtime import HistoryState, Runtime
 
@@ -24,54 +28,6 @@ from models.online.onnx_runtime import HistoryState, Runtime
 # more cautious, a single sweep makes it bolder.
 _FIRST_SPREAD, _MORE_CAUTIOUS, _BOLDER = 0.7, 0.06, -0.03
 _BOLDEST, _MOST_CAUTIOUS = 0.3, 4.0
-
-Ints = NDArray[np.int64]
-Logprobs = NDArray[np.float64]
-
-
-class Found(NamedTuple):
-    """Results of a search, best first."""
-
-    entry: Ints  # catalog rows; trie nodes where prefixes are searched
-    logprob: Logprobs
-
-    def join(self, others: "Found") -> "Found":
-        if not len(self.entry):
-            return others
-        return Found(
-            np.concatenate([self.entry, others.entry]),
-            np.concatenate([self.logprob, others.logprob]),
-        )
-
-    def best(self, k: int) -> "Found":
-        """Return the k best, and all others that tie with the last of them."""
-        is_best = self.logprob >= kth_best(self.logprob, k)
-        return Found(self.entry[is_best], self.logprob[is_best])
-
-    def sorted(self) -> "Found":
-        """Sort best first; ties by entry."""
-        order = np.lexsort((self.entry, -self.logprob))
-        return Found(self.entry[order], self.logprob[order])
-
-    def first(self, k: int) -> "Found":
-        return Found(self.entry[:k], self.logprob[:k])
-
-
-Keep = Callable[[Ints, Logprobs], Found]
-
-
-class Searched(NamedTuple):
-    """Results of a search, and its cost."""
-
-    found: Found
-    num_opened_L: Ints  # opened nodes, by depth
-    num_scored: int  # children of all opened nodes
-
-    @classmethod
-    def nothing(cls, levels: int) -> "Searched":
-        """Return the empty result, for k = 0."""
-        none = np.zeros(0, dtype=np.int64)
-        return cls(Found(none, none.astype(np.float64)), np.zeros(levels, dtype=np.int64), 0)
 
 
 class NumpySearch:
@@ -99,26 +55,58 @@ class NumpySearch:
         goal: int,
         k: int,
         allowed: AllowedRows | None,
+        recalled: Recalled | None = None,
     ) -> Searched:
-        keep = Found if allowed is None else _Kept(allowed).keep
+        scores = _Plain() if recalled is None else _Remembered(recalled.memory)
         spread = self._spreads[goal] if self._prunes else None
         search = BestFirst(
-            Softmaxes(self._runtime.nodes, state, tree), goal=goal, k=k, keep=keep, spread=spread
-        )
-        found = search.run()
+            Softmaxes(self._runtime.nodes, state, tree),
+            goal=goal, k=k, allowed=allowed, scores=scores, spread=spread,
+        )  # fmt: skip
+        with _held(recalled):
+            found = search.run()
         change = _MORE_CAUTIOUS if search.num_sweeps > 1 else _BOLDER
         self._spreads[goal] = min(max(self._spreads[goal] + change, _BOLDEST), _MOST_CAUTIOUS)
         return Searched(found.first(k), search.num_opened_L, search.num_scored)
 
+    def reasons(self, recalled: Recalled, row_R: Ints) -> list[tuple[int, ...]]:
+        return recalled.memory.neighbours.reasons(recalled.recent, row_R.tolist())
 
-class _Kept(NamedTuple):
-    """Turns leaves into the catalog rows that may be recommended."""
 
-    allowed: AllowedRows
+def _held(recalled: Recalled | None) -> AbstractContextManager[None]:
+    return nullcontext() if recalled is None else recalled.memory.recalled(recalled.recent)
 
-    def keep(self, leaf_C: Ints, logp_C: Logprobs) -> Found:
-        owner_R, row_R = self.allowed.expand(leaf_C)
-        return Found(row_R, logp_C[owner_R])
+
+class _Scores(Protocol):
+    """What a memory adds to log-probabilities."""
+
+    def rows(self, row_R: Ints, logp_R: Logprobs) -> Logprobs:
+        """Return the scores of catalog rows."""
+
+    def bounds(self, depth: int, node_M: Ints, logp_M: Logprobs) -> Logprobs:
+        """Return a bound of the scores below trie nodes at `depth`."""
+
+
+class _Plain:
+    """Scores without a memory: the log-probabilities."""
+
+    def rows(self, row_R: Ints, logp_R: Logprobs) -> Logprobs:
+        return logp_R
+
+    def bounds(self, depth: int, node_M: Ints, logp_M: Logprobs) -> Logprobs:
+        return logp_M
+
+
+class _Remembered(NamedTuple):
+    """Scores with the bonus of a memory."""
+
+    memory: TreeMemory
+
+    def rows(self, row_R: Ints, logp_R: Logprobs) -> Logprobs:
+        return logp_R + self.memory.row_bonus(row_R)
+
+    def bounds(self, depth: int, node_M: Ints, logp_M: Logprobs) -> Logprobs:
+        return logp_M + self.memory.node_bonus(depth, node_M)
 
 
 class Opened(NamedTuple):
@@ -172,16 +160,20 @@ class Pending(NamedTuple):
     """Nodes that are not opened yet."""
 
     at: Ints  # numbers of the nodes in the tree
-    logprob: Logprobs  # log P(node | history), a bound on everything below
+    logprob: Logprobs  # log P(node | history)
+    bound: Logprobs  # of every score below
     num_leaves: Ints  # leaves below each node
 
     def take(self, chosen: NDArray[np.bool_]) -> "Pending":
-        return Pending(self.at[chosen], self.logprob[chosen], self.num_leaves[chosen])
+        return Pending(
+            self.at[chosen], self.logprob[chosen], self.bound[chosen], self.num_leaves[chosen]
+        )
 
     def join(self, others: "Pending") -> "Pending":
         return Pending(
             np.concatenate([self.at, others.at]),
             np.concatenate([self.logprob, others.logprob]),
+            np.concatenate([self.bound, others.bound]),
             np.concatenate([self.num_leaves, others.num_leaves]),
         )
 
@@ -195,13 +187,20 @@ class BestFirst:
     """
 
     def __init__(
-        self, softmaxes: Softmaxes, *, goal: int, k: int, keep: Keep, spread: float | None
+        self,
+        softmaxes: Softmaxes,
+        *,
+        goal: int,
+        k: int,
+        allowed: AllowedRows | None,
+        scores: _Scores,
+        spread: float | None,
     ) -> None:
         """Prepare a search.
 
         Args:
             goal: depth of the results.
-            keep: turns nodes at the goal into results.
+            allowed: rows that may be results; None if nodes of the tree are the results.
             spread: a guess. The best leaf of a node with probability p and n leaves has
                 p / n ** spread: 0 means one leaf has all of p, 1 means an even share. A wrong
                 guess costs time, never a result. None opens every node.
@@ -213,10 +212,11 @@ class BestFirst:
         self._softmaxes = softmaxes
         self._goal = goal
         self._k = k
-        self._keep = keep
+        self._allowed = allowed
+        self._scores = scores
         self._worst = -np.inf  # the K-th best found
         self._pending: dict[int, Pending] = {}
-        self._found = Found(np.empty(0, dtype=np.int64), np.empty(0))
+        self._found = nothing_found()
 
     def run(self) -> Found:
         """Return the k best, and all that tie with the last; best first, ties by entry."""
@@ -229,7 +229,7 @@ class BestFirst:
                     self._open(depth, self._threshold(wanted))
             wanted *= 2
             for depth, nodes in list(self._pending.items()):
-                if nodes.logprob.max() < self._worst:
+                if nodes.bound.max() < self._worst:
                     del self._pending[depth]
         return self._found.sorted()
 
@@ -245,16 +245,16 @@ class BestFirst:
         return float(likely[order[min(enough, len(order) - 1)]])
 
     def _likely(self, spread: float, *pending: Pending) -> tuple[Logprobs, Ints]:
-        """Guess the log-probability of each node's best leaf; return it with the leaf counts."""
+        """Guess the score of each node's best leaf; return it with the leaf counts."""
         nodes = pending[0]
         for others in pending[1:]:
             nodes = nodes.join(others)
-        return nodes.logprob - spread * np.log1p(nodes.num_leaves), nodes.num_leaves
+        return nodes.bound - spread * np.log1p(nodes.num_leaves), nodes.num_leaves
 
     def _open(self, depth: int, threshold: float) -> None:
         """Open the pending nodes of one depth whose bound reaches the threshold."""
         nodes = self._pending.pop(depth)
-        is_reached = nodes.logprob >= threshold
+        is_reached = nodes.bound >= threshold
         num_reached = int(np.count_nonzero(is_reached))
         if num_reached < len(is_reached):
             self._pending[depth] = nodes.take(~is_reached)
@@ -275,18 +275,24 @@ class BestFirst:
         if not is_number.all():
             at_C, logp_C = at_C[is_number], logp_C[is_number]
         if depth == self._goal:
-            self._found = self._found.join(self._keep(at_C, logp_C).best(self._k)).best(self._k)
-            self._worst = kth_best(self._found.logprob, self._k)
+            reached = self._results(depth, at_C, logp_C)
+            self._found = self._found.join(reached.best(self._k)).best(self._k)
+            self._worst = kth_best(self._found.score, self._k)
             return
         if not len(at_C):
             return
-        nodes = Pending(at_C, logp_C, self._softmaxes.tree.num_leaves(depth, at_C))
+        tree = self._softmaxes.tree
+        bound_C = self._scores.bounds(depth, tree.trie_nodes(depth, at_C), logp_C)
+        nodes = Pending(at_C, logp_C, bound_C, tree.num_leaves(depth, at_C))
         if (older := self._pending.get(depth)) is not None:
             nodes = older.join(nodes)
         self._pending[depth] = nodes
 
-
-def kth_best(logprob: Logprobs, k: int) -> float:
-    """Return the k-th largest value, or -inf while there are fewer than k."""
-    num = len(logprob)
-    return float(np.partition(logprob, num - k)[num - k]) if num >= k else -np.inf
+    def _results(self, depth: int, at_C: Ints, logp_C: Logprobs) -> Found:
+        """Turn nodes at the goal into results: themselves, or the allowed rows of leaves."""
+        if self._allowed is None:
+            node_C = self._softmaxes.tree.trie_nodes(depth, at_C)
+            return Found(at_C, logp_C, self._scores.bounds(depth, node_C, logp_C))
+        owner_R, row_R = self._allowed.expand(at_C)
+        logp_R = logp_C[owner_R]
+        return Found(row_R, logp_R, self._scores.rows(row_R, logp_R))

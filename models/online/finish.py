@@ -1,13 +1,16 @@
 """The exact finish of Eq. 11: the best items below a set of prefixes, best first.
 
-Returns the items that scoring every item would return, but expands a fraction of the nodes
-(`best_first`). No beam, no illegal SID, no approximation. Knows nothing of Redis or HTTP.
+With a memory, an item's score is its log-probability and a bonus for the evidence that the newest
+items of the history give it. Returns the items that scoring every item would return, but expands a
+fraction of the nodes (`best_first`). No beam, no illegal SID, no approximation. Knows nothing of
+Redis or HTTP.
 """
 
 # L = levels, N = rows of the catalog
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,11 +19,15 @@ from numpy.typing import NDArray
 from models.catalog.candidates import AllowedRows, Candidates, from_nodes, resolve
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix
-from models.online.best_first import Ints, Searched
+from models.online.found import Ints, Searched
+from models.online.memory.neighbours import Neighbours
+from models.online.memory.tree_memory import Recalled, TreeMemory
 from models.online.shape import RecommenderConfig
 
+_NO_ROWS = np.empty(0, dtype=np.int64)
 
-class KeptHistory(Protocol):
+
+class EncodedHistory(Protocol):
     """An encoded history. Belongs to the searcher that made it. Immutable."""
 
     @property
@@ -28,6 +35,22 @@ class KeptHistory(Protocol):
 
     @property
     def num_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class KeptHistory:
+    """An encoded history, and its newest items for the memory. Immutable."""
+
+    encoded: EncodedHistory
+    recent: Ints  # catalog rows, newest first; empty without a memory
+
+    @property
+    def num_items(self) -> int:
+        return self.encoded.num_items
+
+    @property
+    def num_bytes(self) -> int:
+        return self.encoded.num_bytes + self.recent.nbytes
 
 
 class Searcher(Protocol):
@@ -50,11 +73,19 @@ class Searcher(Protocol):
         goal: int,
         k: int,
         allowed: AllowedRows | None,
+        recalled: Recalled | None = None,
     ) -> Searched:
         """Find the k best entries at depth `goal` of a tree, best first, ties by entry.
 
         With `allowed`, entries are the allowed catalog rows. With None they are nodes of the tree
-        at `goal`.
+        at `goal`, and the largest bonus below a node is its own. Without `recalled`, scores are
+        log-probabilities.
+        """
+
+    def reasons(self, recalled: Recalled, row_R: Ints) -> list[tuple[int, ...]]:
+        """Return for each row the items of the history that gave it most evidence.
+
+        `Neighbours.reasons` specifies them.
         """
 
 
@@ -63,12 +94,18 @@ class Scored(NamedTuple):
 
     row: int  # of the catalog
     logprob: float  # log P(SID | history) by the online model (Eq. 11)
+    score: float  # log-probability and bonus; items are ranked by it
+    # Catalog rows of the history that gave most evidence for the item, most first; at most three.
+    because: tuple[int, ...] = ()
 
 
 class Finisher:
     """Finishes on one catalog with one searcher. Not thread-safe."""
 
-    def __init__(self, searcher: Searcher, catalog: Catalog) -> None:
+    def __init__(
+        self, searcher: Searcher, catalog: Catalog, neighbours: Neighbours | None = None
+    ) -> None:
+        """neighbours: the memory over the same catalog; None for scores without a bonus."""
         self._levels = catalog.space.levels
         self.num_opened_L = np.zeros(self._levels, dtype=np.int64)  # so far, by depth
         self.num_scored = 0  # children of all nodes opened so far
@@ -77,6 +114,7 @@ class Finisher:
         self._whole = Candidates(catalog.trie)
         self._banned_N = np.zeros(len(catalog), dtype=bool)  # all False between requests
         has_shared_sids = len(catalog.trie) < len(catalog)
+        self._memory = TreeMemory(neighbours, catalog) if neighbours is not None else None
         self._first_row = catalog.first_row if has_shared_sids else None
 
     @property
@@ -102,21 +140,32 @@ class Finisher:
             raise ValueError(
                 f"{num_items} items, expected below {2 * self.window}: cut to a window"
             )
-        sids_ML = self._catalog.sids[np.array(rows, dtype=np.int64)]
-        extended: KeptHistory = self._searcher.extend(state, sids_ML)
-        return extended
+        row_M = np.array(rows, dtype=np.int64)
+        encoded = self._searcher.extend(state.encoded if state else None, self._catalog.sids[row_M])
+        return KeptHistory(encoded, self._recent(state, row_M))
+
+    def _recent(self, state: KeptHistory | None, row_M: Ints) -> Ints:
+        """Return the newest rows that give evidence, newest first."""
+        if self._memory is None:
+            return _NO_ROWS
+        newest_M = row_M[::-1]
+        older = state.recent if state else _NO_ROWS
+        return np.concatenate([newest_M, older])[: self._memory.settings.recent]
 
     def candidates(self, prefixes: Sequence[Prefix]) -> Candidates:
         """Resolve `prefixes` to a tree, to be kept. Prefixes outside the catalog are left out."""
         return self.prepare(resolve(self._catalog.trie, prefixes))
 
     def own_prefixes(self, state: KeptHistory, *, count: int) -> Candidates:
-        """Return the tree below the `count` legal prefixes with the highest log P(prefix)."""
+        """Return the tree below the `count` legal prefixes that `rank_prefixes` ranks first."""
         nodes = self.rank_prefixes(state, count=count)
         return self.prepare(from_nodes(self._catalog.trie, nodes))
 
     def rank_prefixes(self, state: KeptHistory, *, count: int) -> Ints:
-        """Return the `count` best prefixes as trie nodes, best first; ties by SID."""
+        """Return the `count` best prefixes as trie nodes, best first; ties by SID.
+
+        Ranked by log P(prefix) and the largest bonus of an item below.
+        """
         depth = self._catalog.space.prefix_depth
         return self._search(state, self._whole, depth, k=count, allowed=None).found.entry
 
@@ -135,7 +184,7 @@ class Finisher:
     ) -> list[Scored]:
         """Return the k best allowed items among `candidates`, best first; ties by catalog row.
 
-        Exact (Eq. 11): equal to scoring every item of the catalog and keeping the allowed ones
+        Exact: equal to scoring every item of the catalog and keeping the allowed ones
         below the prefixes. A SID shared by several items expands to all of them. Items with a
         score that is not finite are left out.
 
@@ -146,8 +195,17 @@ class Finisher:
         allowed = AllowedRows(self._first_row, self._banned_N, allowed_N)
         with self._ban(exclude):
             found = self._search(state, candidates, self._levels, k=k, allowed=allowed).found
-        best = zip(found.entry.tolist(), found.logprob.tolist(), strict=True)
-        return [Scored(row, logprob) for row, logprob in best]
+        columns = found.entry.tolist(), found.logprob.tolist(), found.score.tolist()
+        recalled = self._recalled(state)
+        if recalled is None or not len(found.entry):
+            return [Scored(*values) for values in zip(*columns, strict=True)]
+        reasons = self._searcher.reasons(recalled, found.entry)
+        return [Scored(*values) for values in zip(*columns, reasons, strict=True)]
+
+    def _recalled(self, state: KeptHistory) -> Recalled | None:
+        if self._memory is None or not len(state.recent):
+            return None
+        return Recalled(self._memory, state.recent)
 
     @contextmanager
     def _ban(self, rows: Collection[int]) -> Iterator[None]:
@@ -174,7 +232,9 @@ class Finisher:
     ) -> Searched:
         if not k:
             return Searched.nothing(self._levels)
-        searched = self._searcher.search(state, tree, goal=goal, k=k, allowed=allowed)
+        searched = self._searcher.search(
+            state.encoded, tree, goal=goal, k=k, allowed=allowed, recalled=self._recalled(state)
+        )
         self.num_opened_L += searched.num_opened_L
         self.num_scored += searched.num_scored
         return searched

@@ -9,8 +9,9 @@ import torch
 from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix
-from models.online.best_first import Ints, NumpySearch, Opened, Softmaxes
+from models.online.best_first import NumpySearch, Opened, Softmaxes
 from models.online.finish import Finisher, Scored
+from models.online.found import Ints
 from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.torch_runtime import TorchRuntime
 from tests.fakes.toy import toy_catalog, toy_histories, toy_recommender, toy_searcher

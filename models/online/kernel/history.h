@@ -10,7 +10,7 @@
 #include "layers.h"
 
 enum { ROOM_X, ROOM_NORMED, ROOM_WIDE, ROOM_INNER, ROOM_MIXED, ROOM_SCORES, ROOM_LOGITS,
-       ROOM_HEAP, ROOM_FOUND, ROOM_WORST, NUM_ROOMS };
+       ROOM_HEAP, ROOM_FOUND, ROOM_WORST, ROOM_TOUCHED, ROOM_SHARES, NUM_ROOMS };
 
 /* Memory that grows and is kept between calls. One call at a time. */
 typedef struct {

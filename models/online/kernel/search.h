@@ -1,13 +1,14 @@
 /* Exact best-first search over a tree of SIDs (models/online/best_first.py says why it may stop).
  *
- * log P(node | history) bounds everything below, so the node of the highest bound is opened, one
- * after the other whatever their depths, until no bound left reaches the K-th best found. To open a
- * node is a softmax over all its children in the catalog, whether the tree holds them or not.
+ * log P(node | history) and the largest bonus of the memory below bound every score below. So the
+ * node of the highest bound is opened, one after the other whatever their depths, until no bound
+ * left reaches the K-th best found. To open a node is a softmax over all its children in the
+ * catalog, whether the tree holds them or not.
  */
 #ifndef SEARCH_H
 #define SEARCH_H
 
-#include "history.h"
+#include "memory.h"
 
 /* The nodes of one depth at or above the prefixes, as the trie numbers them, and where the children
  * of each node of the stage above begin among them. */
@@ -35,13 +36,13 @@ typedef struct {
 
 /* A node that is not opened yet. at: its number in the tree. */
 typedef struct {
-    double logprob;
+    double bound, logprob;
     int64_t at;
     int32_t depth;
 } Pending;
 
 typedef struct {
-    double logprob;
+    double score, logprob;
     int64_t entry;
 } Found;
 
@@ -50,6 +51,7 @@ typedef struct {
     const History *history;
     const Tree *tree;
     const Rows *rows;
+    const Memory *memory; /* NULL for scores without a bonus */
     Workspace *workspace;
     int32_t goal, k, prunes;
     int64_t num_pending, num_found, num_worst, num_scored;
@@ -63,7 +65,7 @@ static int push_pending(Search *search, Pending node) {
     Pending *heap = reserve(search->workspace, ROOM_HEAP, bytes);
     if (!heap) return -1;
     int64_t at = search->num_pending++;
-    for (; at && heap[(at - 1) / 2].logprob < node.logprob; at = (at - 1) / 2)
+    for (; at && heap[(at - 1) / 2].bound < node.bound; at = (at - 1) / 2)
         heap[at] = heap[(at - 1) / 2];
     heap[at] = node;
     return 0;
@@ -74,62 +76,69 @@ static Pending pop_pending(Search *search) {
     Pending last = heap[--search->num_pending];
     int64_t at = 0, num = search->num_pending;
     for (int64_t child; (child = 2 * at + 1) < num; at = child) {
-        if (child + 1 < num && heap[child + 1].logprob > heap[child].logprob) child++;
-        if (heap[child].logprob <= last.logprob) break;
+        if (child + 1 < num && heap[child + 1].bound > heap[child].bound) child++;
+        if (heap[child].bound <= last.bound) break;
         heap[at] = heap[child];
     }
     heap[at] = last;
     return top;
 }
 
-/* Keep the K best log-probabilities, the least of them first. */
-static void note_worst(Search *search, double logprob) {
+/* Keep the K best scores, the least of them first. */
+static void note_worst(Search *search, double score) {
     double *heap = AT(search, ROOM_WORST, double);
     int64_t at;
     if (search->num_worst < search->k) {
-        for (at = search->num_worst++; at && heap[(at - 1) / 2] > logprob; at = (at - 1) / 2)
+        for (at = search->num_worst++; at && heap[(at - 1) / 2] > score; at = (at - 1) / 2)
             heap[at] = heap[(at - 1) / 2];
     } else {
         int64_t num = search->num_worst;
         at = 0;
         for (int64_t child; (child = 2 * at + 1) < num; at = child) {
             if (child + 1 < num && heap[child + 1] < heap[child]) child++;
-            if (heap[child] >= logprob) break;
+            if (heap[child] >= score) break;
             heap[at] = heap[child];
         }
     }
-    heap[at] = logprob;
+    heap[at] = score;
     if (search->num_worst == search->k) search->worst = heap[0];
 }
 
-static int keep_found(Search *search, int64_t entry, double logprob) {
-    if (logprob < search->worst) return 0;
+static int keep_found(Search *search, int64_t entry, double logprob, double score) {
+    if (score < search->worst) return 0;
     Found *found = reserve(search->workspace, ROOM_FOUND, sizeof(Found) * (search->num_found + 1));
     if (!found) return -1;
-    found[search->num_found++] = (Found){logprob, entry};
-    note_worst(search, logprob);
+    found[search->num_found++] = (Found){score, logprob, entry};
+    note_worst(search, score);
     return 0;
 }
 
+/* Keep the allowed rows of a leaf, each with its own bonus. */
 static int keep_leaf(Search *search, int64_t leaf, double logprob) {
     const Rows *rows = search->rows;
-    if (search->goal < search->model->levels) return keep_found(search, leaf, logprob);
+    const Memory *memory = search->memory;
     int64_t first = rows->first_row ? rows->first_row[leaf] : leaf;
     int64_t end = rows->first_row ? rows->first_row[leaf + 1] : leaf + 1;
     for (int64_t row = first; row < end; row++) {
         if (rows->banned && rows->banned[row]) continue;
         if (rows->allowed && !rows->allowed[row]) continue;
-        if (keep_found(search, row, logprob)) return -1;
+        double more = memory ? bonus(memory, memory->row_evidence[row]) : 0;
+        if (keep_found(search, row, logprob, logprob + more)) return -1;
     }
     return 0;
 }
 
-/* A child of an opened node: a result at the goal, pending before it. */
-static int reach(Search *search, int32_t depth, int64_t at, double logprob) {
+/* A child of an opened node: a result at the goal, pending before it. at: its number in the tree;
+ * trie_node: in the trie. */
+static int reach(Search *search, int32_t depth, int64_t at, int64_t trie_node, double logprob) {
     if (!isfinite(logprob)) return 0;
-    if (depth == search->goal) return keep_leaf(search, at, logprob);
-    if (search->prunes && logprob < search->worst) return 0;
-    return push_pending(search, (Pending){logprob, at, depth});
+    if (depth == search->model->levels) return keep_leaf(search, at, logprob);
+    const Memory *memory = search->memory;
+    double more = memory ? bonus(memory, memory->node_evidence[depth][trie_node]) : 0;
+    double bound = logprob + more;
+    if (depth == search->goal) return keep_found(search, at, logprob, bound);
+    if (search->prunes && bound < search->worst) return 0;
+    return push_pending(search, (Pending){bound, logprob, at, depth});
 }
 
 /* The logits of children `first` to `end` of a trie node at `depth`. */
@@ -165,49 +174,61 @@ static int open_node(Search *search, Pending node) {
     int64_t from = below ? below->first[node.at] : first;
     int64_t to = below ? below->first[node.at + 1] : end;
     for (int64_t child = from; child < to; child++) {
-        int64_t place = (below ? below->node[child] : child) - first;
-        if (reach(search, depth + 1, child, node.logprob + logits[place])) return -1;
+        int64_t below_node = below ? below->node[child] : child;
+        double logprob = node.logprob + logits[below_node - first];
+        if (reach(search, depth + 1, child, below_node, logprob)) return -1;
     }
     return 0;
 }
 
 static int by_rank(const void *left, const void *right) {
     const Found *a = left, *b = right;
-    if (a->logprob != b->logprob) return a->logprob > b->logprob ? -1 : 1;
+    if (a->score != b->score) return a->score > b->score ? -1 : 1;
     return a->entry < b->entry ? -1 : a->entry > b->entry;
 }
 
-/* The K best of `goal` codes below the tree: entries and log-probabilities, best first, ties by
- * entry. history: a buffer of extend_history() with `num_rows` rows. prunes: 0 opens every node.
- * num_opened: (L,) how many nodes of each depth were, without the root; num_scored: the children of
- * all. Returns how many were found, or -1 for no memory. */
+/* Open nodes until no bound left reaches the K-th best. Returns -1 for no memory. */
+static int run_search(Search *search, int64_t *num_opened) {
+    if (open_node(search, (Pending){0, 0, 0, 0})) return -1;
+    while (search->num_pending) {
+        Pending node = pop_pending(search);
+        if (search->prunes && node.bound < search->worst) break;
+        num_opened[node.depth]++;
+        if (open_node(search, node)) return -1;
+    }
+    return 0;
+}
+
+/* The K best of `goal` codes below the tree: entries, log-probabilities and scores, best first, ties
+ * by entry. history: a buffer of extend_history() with `num_rows` rows. recalled: NULL for no
+ * memory. prunes: 0 opens every node. num_opened: (L,) how many nodes of each depth were, without
+ * the root; num_scored: the children of all. Returns how many were found, or -1 for no memory. */
 int64_t search_tree(const Model *model, float *history_buffer, int32_t num_rows, const Tree *tree,
-                    const Rows *rows, int32_t goal, int32_t k, int32_t prunes, int64_t *entries,
-                    double *logprobs, int64_t *num_opened, int64_t *num_scored,
-                    Workspace *workspace) {
+                    const Rows *rows, const Recalled *recalled, int32_t goal, int32_t k,
+                    int32_t prunes, int64_t *entries, double *logprobs, double *scores,
+                    int64_t *num_opened, int64_t *num_scored, Workspace *workspace) {
     History history;
     lay_out(model, history_buffer, num_rows, &history);
     Search search = {.model = model, .history = &history, .tree = tree, .rows = rows,
-                     .workspace = workspace, .goal = goal, .k = k, .prunes = prunes,
-                     .worst = -INFINITY};
+                     .memory = recalled ? recalled->memory : NULL, .workspace = workspace,
+                     .goal = goal, .k = k, .prunes = prunes, .worst = -INFINITY};
     if (!reserve(workspace, ROOM_WORST, sizeof(double) * k)) return -1;
-    if (open_node(&search, (Pending){0, 0, 0})) return -1;
-    while (search.num_pending) {
-        Pending node = pop_pending(&search);
-        if (prunes && node.logprob < search.worst) break;
-        num_opened[node.depth]++;
-        if (open_node(&search, node)) return -1;
-    }
+    int64_t num_touched = recalled ? recall(recalled, workspace) : 0;
+    if (num_touched < 0) return -1;
+    int failed = run_search(&search, num_opened);
+    if (recalled) forget(recalled->memory, workspace, num_touched);
+    if (failed) return -1;
     *num_scored = search.num_scored;
     Found *found = AT(&search, ROOM_FOUND, Found);
     int64_t num_best = 0;
     for (int64_t at = 0; at < search.num_found; at++)
-        if (found[at].logprob >= search.worst) found[num_best++] = found[at];
+        if (found[at].score >= search.worst) found[num_best++] = found[at];
     if (num_best) qsort(found, num_best, sizeof(Found), by_rank);
     if (num_best > k) num_best = k;
     for (int64_t at = 0; at < num_best; at++) {
         entries[at] = found[at].entry;
         logprobs[at] = found[at].logprob;
+        scores[at] = found[at].score;
     }
     return num_best;
 }

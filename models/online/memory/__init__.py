@@ -1,0 +1,1 @@
+"""The memory of the online model: counts of item pairs, neighbours, and evidence in the search."""

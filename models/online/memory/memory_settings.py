@@ -1,0 +1,37 @@
+"""Settings of the memory, as the manifest of a release stores them. Knows nothing of items."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """How pairs are counted, and how their evidence enters a score. Raises ValueError."""
+
+    # For the manifest. A plain dict, so this module needs no pydantic.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    window: int = 5  # later items that an item is counted with
+    backward: float = 0.5  # count of (later item, item), as a share of (item, later item)
+    shrink: float = 20.0  # added to both totals before a count is divided by their roots
+    decay: float = 0.7  # share of an item's evidence, by each step back in the history
+    recent: int = 10  # newest items of a history that give evidence
+    num_neighbours: int = 50  # kept per item
+    scale: float = 1.0  # bonus = scale * log(1 + evidence / floor)
+    floor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name in ("window", "recent", "num_neighbours"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}, expected at least 1")
+        for name in ("shrink", "floor"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} {getattr(self, name)}, expected a number above 0")
+        for name in ("backward", "scale"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} {getattr(self, name)}, expected a number from 0 up")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay {self.decay}, expected 0..1")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,143 @@
+"""Counts of item pairs: how often one item comes soon after another, in the histories of users.
+
+Counts only add up: the counts of two sets of events are the sum of their counts, and one new event
+adds the few pairs of `pairs_of_event`. Items are catalog rows. Knows nothing of models or SIDs.
+"""
+
+# N = catalog rows, P = pairs, E = events of all histories, one after the other
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.online.memory.memory_settings import MemorySettings
+
+Ints = NDArray[np.int64]
+Counts = NDArray[np.float64]
+
+
+class Pairs(NamedTuple):
+    """Pairs of items, each with its count; a pair may occur several times."""
+
+    item_P: Ints
+    later_P: Ints
+    count_P: Counts
+
+
+def pairs_of_event(history: Sequence[int], row: int, settings: MemorySettings) -> Pairs:
+    """Return the pairs that one new event adds.
+
+    Args:
+        history: catalog rows before the event, oldest first.
+        row: the item of the event.
+    """
+    before_D = np.array(history[-settings.window :], dtype=np.int64)[::-1]  # newest first
+    row_D = np.full(len(before_D), row, dtype=np.int64)
+    return _both_ways(before_D, row_D, 1 / np.arange(1.0, len(before_D) + 1), settings)
+
+
+@dataclass(frozen=True, eq=False)
+class PairCounts:
+    """Counted pairs, each once and sorted, and the totals of all pairs ever counted."""
+
+    num_items: int
+    pair_P: Ints  # item * num_items + later item, ascending
+    count_P: Counts
+    item_total_N: Counts  # of pairs with this item first
+    later_total_N: Counts  # of pairs with this item second
+
+    @classmethod
+    def of_pairs(cls, pairs: Pairs, num_items: int) -> "PairCounts":
+        pair_P, count_P = _sum_equal(pairs.item_P * num_items + pairs.later_P, pairs.count_P)
+        return cls(
+            num_items,
+            pair_P,
+            count_P,
+            sum_at(pairs.item_P, pairs.count_P, num_items),
+            sum_at(pairs.later_P, pairs.count_P, num_items),
+        )
+
+    @classmethod
+    def of_histories(
+        cls, histories: Sequence[Sequence[int]], num_items: int, settings: MemorySettings
+    ) -> "PairCounts":
+        """Count whole histories, one distance at a time: equal to adding event after event."""
+        lengths = [len(history) for history in histories]
+        row_E = np.fromiter((row for history in histories for row in history), np.int64)
+        owner_E = np.repeat(np.arange(len(histories)), lengths)
+        none = np.empty(0, dtype=np.int64)
+        counted = cls.of_pairs(Pairs(none, none, none.astype(np.float64)), num_items)
+        for distance in range(1, settings.window + 1):
+            is_pair_E = owner_E[:-distance] == owner_E[distance:]
+            item_P, later_P = row_E[:-distance][is_pair_E], row_E[distance:][is_pair_E]
+            count_P = np.full(len(item_P), 1 / distance)
+            counted += cls.of_pairs(_both_ways(item_P, later_P, count_P, settings), num_items)
+        return counted
+
+    def __add__(self, other: "PairCounts") -> "PairCounts":
+        if self.num_items != other.num_items:
+            raise ValueError(f"counts over {self.num_items} and {other.num_items} items")
+        pair_P, count_P = _sum_equal(
+            np.concatenate([self.pair_P, other.pair_P]),
+            np.concatenate([self.count_P, other.count_P]),
+        )
+        return PairCounts(
+            self.num_items,
+            pair_P,
+            count_P,
+            self.item_total_N + other.item_total_N,
+            self.later_total_N + other.later_total_N,
+        )
+
+    def items(self) -> Ints:
+        """Return the item of each pair: (P,)."""
+        return self.pair_P // self.num_items
+
+    def later_items(self) -> Ints:
+        """Return the later item of each pair: (P,)."""
+        return self.pair_P % self.num_items
+
+    def weights(self, shrink: float) -> Counts:
+        """Return count / sqrt((total of the item + shrink) * (total of the later + shrink))."""
+        item_N = np.sqrt(self.item_total_N + shrink)
+        later_N = np.sqrt(self.later_total_N + shrink)
+        weight_P: Counts = self.count_P / (item_N[self.items()] * later_N[self.later_items()])
+        return weight_P
+
+    def strongest(self, settings: MemorySettings) -> "PairCounts":
+        """Keep the pairs with the largest weight of each item. The totals stay."""
+        weight_P = self.weights(settings.shrink)
+        order = np.lexsort((self.pair_P, -weight_P, self.items()))
+        item_P = self.items()[order]
+        place_P = np.arange(len(order)) - np.searchsorted(item_P, item_P)
+        kept = np.sort(order[place_P < settings.num_neighbours])
+        kept = kept[weight_P[kept] > 0]
+        return PairCounts(
+            self.num_items,
+            self.pair_P[kept],
+            self.count_P[kept],
+            self.item_total_N,
+            self.later_total_N,
+        )
+
+
+def sum_at(place_P: NDArray[np.integer], value_P: Counts, num: int) -> Counts:
+    """Sum the values of each of `num` places."""
+    return np.bincount(place_P, weights=value_P, minlength=num).astype(np.float64, copy=False)
+
+
+def _both_ways(item_P: Ints, later_P: Ints, count_P: Counts, settings: MemorySettings) -> Pairs:
+    return Pairs(
+        np.concatenate([item_P, later_P]),
+        np.concatenate([later_P, item_P]),
+        np.concatenate([count_P, settings.backward * count_P]),
+    )
+
+
+def _sum_equal(pair_P: Ints, count_P: Counts) -> tuple[Ints, Counts]:
+    """Sort pairs, and sum the counts of equal ones."""
+    distinct, place_P = np.unique(pair_P, return_inverse=True)
+    return distinct, sum_at(place_P, count_P, len(distinct))
