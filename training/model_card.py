@@ -30,6 +30,7 @@ terms: the README beside the data.
 |---|---|
 | `catalog.parquet` | items, semantic ids, training popularity |
 | `online.safetensors` | online recommender, {metrics["online"]["parameters"]:,} parameters |
+| `neighbours.safetensors` | its memory: counts of item pairs in the training histories |
 | `extend.onnx` | its graph, without weights |
 | `reasoner/` | {_reasoner(recipe)}, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
 | `manifest.json` | SHA-256 of every file, SID space, recipe, metrics |

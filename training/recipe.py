@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidSettings
+from models.online.memory.memory_settings import MemorySettings
 from models.online.shape import RecommenderConfig
 from training.activation import ActivateRecipe
 from training.align import AlignRecipe, IntegrateRecipe, WarmupRecipe
@@ -56,6 +57,7 @@ class Recipe:
     quantize: QuantizeRecipe = field(default_factory=QuantizeRecipe)
     recommender: ShapeRecipe = field(default_factory=ShapeRecipe)
     online: FitRecipe = field(default_factory=FitRecipe)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     nano: NanoConfig = field(default_factory=NanoConfig)
     reasoner: ReasonerRecipe = field(default_factory=ReasonerRecipe)
     align: AlignRecipe = field(default_factory=AlignRecipe)
@@ -111,4 +113,7 @@ def _fill(file: Path, table: str, default: Any, values: Mapping[str, Any]) -> An
                 f"{file}: [{table}] {key} = {value!r}, expected {wanted.__name__}"
             )
         filled[key] = value
-    return dataclasses.replace(default, **filled)
+    try:
+        return dataclasses.replace(default, **filled)
+    except ValueError as exc:
+        raise InvalidSettings(f"{file}: [{table}] {exc}") from exc

@@ -2,7 +2,7 @@
 
 Catalog and SIDs stay, so the records of past nights stay valid and a service can reload the release
 without a new night. With the old weights, the release is only published again, which updates an
-older format.
+older format. The memory is counted anew.
 """
 
 import json
@@ -17,14 +17,14 @@ from models.catalog.catalog import load_catalog
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidInput, InvalidRelease
 from models.online.torch_runtime import load_recommender
-from models.release.publish import publish
+from models.release.publish import Memory, publish
 from models.release.release import Learns, Release
 from training.model_card import model_card
 from training.recipe import Recipe
 from training.split import data_digest, split_dataset, training_histories
 from training.train_online import OnlineResult, train_online
 
-_OF_THE_CATALOG = ("quantize", "recommender", "online")  # tables that the release decides
+_OF_THE_CATALOG = ("quantize", "recommender", "online", "memory")  # tables that the release decides
 
 
 def renew(
@@ -77,17 +77,20 @@ def renew(
     parameters = sum(weight.numel() for weight in made.recommender.parameters())
     metrics["online"] = {"parameters": parameters, **made.metrics}
     target = out or directory
+    described["memory"] = recipe.memory.to_json()
+    histories = training_histories(catalog, split)
     return publish(
         target,
         name=target.name,
         catalog=catalog,
         recommender=made.recommender,
         reasoner_dir=reasoner_dir,
-        histories=training_histories(catalog, split),
+        histories=histories,
         recipe=described,
         metrics=metrics,
         card=model_card(target.name, dataset, described, metrics),
         learnt=release.manifest.learnt if keep_weights and learns is Learns.HELD_OUT else learns,
+        memory=Memory.counted(histories, catalog, recipe.memory),
     )
 
 

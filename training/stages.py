@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from models.catalog.catalog import build_catalog
 from models.online.shape import RecommenderConfig
-from models.release.publish import publish
+from models.release.publish import Memory, publish
 from models.release.release import Release
 from training.model_card import model_card
 from training.quantize import quantize
@@ -87,16 +87,18 @@ def publish_stage(run: Run, out: Path) -> Release:
     }
     recommender = new_recommender(_recommender_config(run), run.catalog())
     recommender.load_state_dict(load_file(run.work / "online.safetensors"))
+    histories = training_histories(run.catalog(), run.split)
     release = publish(
         out,
         name=out.name,
         catalog=run.catalog(),
         recommender=recommender,
         reasoner_dir=run.work / "reasoner",
-        histories=training_histories(run.catalog(), run.split),
+        histories=histories,
         recipe=recipe,
         metrics=metrics,
         card=model_card(out.name, run.dataset, recipe, metrics),
+        memory=Memory.counted(histories, run.catalog(), run.recipe.memory),
     )
     logger.info("published %s version %s at %s", release.name, release.version, out)
     return release

@@ -1,7 +1,8 @@
 """`python -m bench exact`: the finish compared with brute force in float64.
 
 The brute force scores every item of the catalog. It uses no trie and no tree: it finds siblings by
-comparing codes. Users and weights are real; C_u is the online model's own best prefixes.
+comparing codes, and adds the memory's bonus from a table of all items. Users and weights are real;
+C_u is the online model's own best prefixes.
 """
 
 # N = catalog rows, M = SID prefixes of one depth, L = levels
@@ -26,12 +27,13 @@ from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher, Scored
 from models.online.history_cache import window_start
+from models.online.memory.neighbours import Neighbours
 from models.online.native_runtime import NATIVE
 from models.online.onnx_runtime import ONNX, OnnxRuntime
 from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.torch_runtime import TorchRuntime, copy_recommender, load_recommender
 from models.release.release import Release
-from models.release.searchers import MIN_OVERLAP, load_searcher
+from models.release.searchers import MIN_OVERLAP, load_finisher
 
 NUM_PREFIXES = 100
 K = 10
@@ -59,6 +61,18 @@ def brute_force(
             logits_M[is_child_M] = logits_M[is_child_M].log_softmax(dim=0)
         total_N, group_N = total_N + logits_M[node_N], node_N
     return total_N.numpy()
+
+
+def dense_bonus(neighbours: Neighbours, history: Sequence[int]) -> NDArray[np.float64]:
+    """Return what the memory adds to the score of every catalog row for one user, (N,)."""
+    settings = neighbours.settings
+    evidence_N = np.zeros(len(neighbours))
+    for age, row in enumerate(reversed(history[-settings.recent :])):
+        places = slice(neighbours.first[row], neighbours.first[row + 1])
+        weight_P = neighbours.weight_P[places].astype(np.float64)
+        evidence_N[neighbours.neighbour_P[places]] += settings.decay**age * weight_P
+    bonus_N: NDArray[np.float64] = settings.scale * np.log(1 + evidence_N / settings.floor)
+    return bonus_N
 
 
 def expected_top(
@@ -92,17 +106,20 @@ def compare(
         load_recommender(release.directory, release.recommender_config), torch.float64
     )
     scorer = CatalogScorer(reference, catalog)
-    exact = Finisher(NumpySearch(TorchRuntime(reference)), catalog)
+    neighbours = release.load_neighbours()
+    exact = Finisher(NumpySearch(TorchRuntime(reference)), catalog, neighbours)
     finishers = {"torch-float64": exact, **_served(release)}
     worst, num_differing = dict.fromkeys(finishers, 0.0), dict.fromkeys(finishers, 0)
     for history in track(histories, description="brute force"):
         scores_N = brute_force(reference, catalog, scorer.encode([history])[0])
         recent = history[window_start(len(history), window) :]
+        if neighbours is not None:
+            scores_N = scores_N + dense_bonus(neighbours, recent)
         prefixes = exact.own_prefixes(exact.encode(recent), count=NUM_PREFIXES)
         expected = expected_top(scores_N, catalog, prefixes)
         for name, finisher in finishers.items():
             found = finisher.finish(finisher.encode(recent), prefixes, k=K)
-            errors = [abs(item.logprob - scores_N[item.row]) for item in found]
+            errors = [abs(item.score - scores_N[item.row]) for item in found]
             worst[name] = max(worst[name], *errors)
             num_differing[name] += differs(found, expected, scores_N)
     return [
@@ -123,15 +140,15 @@ def _served(release: Release) -> dict[str, Finisher]:
     loadable = [name for name, judged in precisions.items() if judged.overlap >= MIN_OVERLAP]
     if built_library() is None:
         loadable = [name for name in loadable if name != NATIVE]
-    finishers = {
-        name: Finisher(load_searcher(release, name), release.catalog) for name in sorted(loadable)
-    }
+    finishers = {name: load_finisher(release, name) for name in sorted(loadable)}
     runtime = OnnxRuntime(
         release.directory,
         release.recommender_config,
         load_file(release.directory / "online.safetensors"),
     )
-    unpruned = Finisher(NumpySearch(runtime, prunes=False), release.catalog)
+    unpruned = Finisher(
+        NumpySearch(runtime, prunes=False), release.catalog, release.load_neighbours()
+    )
     return {**finishers, f"{ONNX}-unpruned": unpruned}
 
 
@@ -158,6 +175,6 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add_release(parser)
     add_data(parser)
-    add("--users", type=int, default=200, metavar="N", help="(default: %(default)s)")
+    add("--users", type=int, default=1000, metavar="N", help="(default: %(default)s)")
     add_json(parser)
     return parser

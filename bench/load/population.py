@@ -19,7 +19,7 @@ from models.catalog.dataset import Interaction, load_dataset
 from models.online.finish import Finisher
 from models.reasoner.think import MAX_HISTORY
 from models.release.release import Release
-from models.release.searchers import load_searcher
+from models.release.searchers import load_finisher
 from models.store.contract import UserStore
 from models.store.keys import UserRow
 from models.store.manifest import Layer, Manifest, next_epoch
@@ -66,7 +66,7 @@ async def _write_layer(
     layer = Layer(generation=now_ms, created_at=now_ms // 1000, users=len(histories))
 
     def rows() -> Iterator[UserRow]:
-        finisher = Finisher(load_searcher(release), release.catalog)
+        finisher = load_finisher(release)
         for user_id, history in track(histories.items(), description="write records"):
             items = [interaction.item_id for interaction in history]
             prefixes = own_prefixes(finisher, release.catalog, items)

@@ -25,11 +25,10 @@ from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings
 from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
-from models.online.finish import Finisher
 from models.reasoner.think import UserHistory, think_users, user_seed
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
-from models.release.searchers import load_searcher
+from models.release.searchers import load_finisher
 
 _COST_COLUMNS = ("name", "prefixes", "tokens", "cpu_ms", "head_of_widest")
 
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     cache = ThoughtCache.open(options.cache, release, settings)
     thoughts = think_cases(console, cache, cases, workers=options.workers)
-    tiers = TwoTiers(Finisher(load_searcher(release), release.catalog), release.catalog)
+    tiers = TwoTiers(load_finisher(release), release.catalog)
     with open_progress(console, "ranking", len(cases)) as on_progress:
         tried, online_U = try_cells(tiers, cases, thoughts, cells, settings, on_progress)
     sample = sample_chunks(cases, num_chunks=options.cost_chunks)

@@ -22,10 +22,9 @@ from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts, ThoughtSettings
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset, InvalidSettings
-from models.online.finish import Finisher
 from models.reasoner.think import MAX_HISTORY, UserHistory
 from models.release.release import Release
-from models.release.searchers import load_searcher
+from models.release.searchers import load_finisher
 
 _CHANGE_COLUMNS = (
     "name",
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"C_u made {age} interactions ago")
         aged = [age_case(case, age) for case in cases]
         thoughts[age] = think_cases(console, cache, aged, workers=options.workers).users
-    tiers = TwoTiers(Finisher(load_searcher(release), release.catalog), release.catalog)
+    tiers = TwoTiers(load_finisher(release), release.catalog)
     with open_progress(console, "ranking", len(cases)) as on_progress:
         tried, online_U = try_ages(tiers, cases, thoughts, settings, on_progress)
     rows = describe(tried, online_U, seed=options.seed)

@@ -67,10 +67,12 @@ class NumpySearch:
             found = search.run()
         change = _MORE_CAUTIOUS if search.num_sweeps > 1 else _BOLDER
         self._spreads[goal] = min(max(self._spreads[goal] + change, _BOLDEST), _MOST_CAUTIOUS)
-        return Searched(found.first(k), search.num_opened_L, search.num_scored)
-
-    def reasons(self, recalled: Recalled, row_R: Ints) -> list[tuple[int, ...]]:
-        return recalled.memory.neighbours.reasons(recalled.recent, row_R.tolist())
+        found = found.first(k)
+        reasons: list[tuple[int, ...]] = []
+        if recalled is not None and allowed is not None:
+            neighbours = recalled.memory.neighbours
+            reasons = neighbours.reasons(recalled.recent, found.entry.tolist())
+        return Searched(found, search.num_opened_L, search.num_scored, reasons)
 
 
 def _held(recalled: Recalled | None) -> AbstractContextManager[None]:

@@ -79,13 +79,7 @@ class Searcher(Protocol):
 
         With `allowed`, entries are the allowed catalog rows. With None they are nodes of the tree
         at `goal`, and the largest bonus below a node is its own. Without `recalled`, scores are
-        log-probabilities.
-        """
-
-    def reasons(self, recalled: Recalled, row_R: Ints) -> list[tuple[int, ...]]:
-        """Return for each row the items of the history that gave it most evidence.
-
-        `Neighbours.reasons` specifies them.
+        log-probabilities and rows have no reasons.
         """
 
 
@@ -194,13 +188,12 @@ class Finisher:
         """
         allowed = AllowedRows(self._first_row, self._banned_N, allowed_N)
         with self._ban(exclude):
-            found = self._search(state, candidates, self._levels, k=k, allowed=allowed).found
+            searched = self._search(state, candidates, self._levels, k=k, allowed=allowed)
+        found = searched.found
         columns = found.entry.tolist(), found.logprob.tolist(), found.score.tolist()
-        recalled = self._recalled(state)
-        if recalled is None or not len(found.entry):
+        if not searched.reasons:
             return [Scored(*values) for values in zip(*columns, strict=True)]
-        reasons = self._searcher.reasons(recalled, found.entry)
-        return [Scored(*values) for values in zip(*columns, reasons, strict=True)]
+        return [Scored(*values) for values in zip(*columns, searched.reasons, strict=True)]
 
     def _recalled(self, state: KeptHistory) -> Recalled | None:
         if self._memory is None or not len(state.recent):

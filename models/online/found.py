@@ -1,5 +1,6 @@
 """Results of a search over a tree of SIDs, best first."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,9 @@ class Searched(NamedTuple):
     found: Found
     num_opened_L: Ints  # opened nodes, by depth
     num_scored: int  # children of all opened nodes
+    # By result, the catalog rows of the history that gave it most evidence, most first; without
+    # entries where no memory was asked.
+    reasons: Sequence[tuple[int, ...]] = ()
 
     @classmethod
     def nothing(cls, levels: int) -> "Searched":

@@ -1,9 +1,9 @@
-"""The weights, trees and memories of a search in the layout of the compiled `kernel/`.
+"""The weights, trees, memories and results of a search in the layout of the compiled `kernel/`.
 
 Each class holds the arrays that its pointers need alive. Knows nothing of histories or searches.
 """
 
-# L = levels, W = model width, P = outputs in panels of 32, N = heads
+# L = levels, K = results, R = reasons, W = model width, P = outputs in panels of 32, N = heads
 
 import ctypes
 from collections.abc import Mapping
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalog.candidates import AllowedRows, Candidates
+from models.online.found import Found, Searched
+from models.online.memory.neighbours import NUM_REASONS
 from models.online.memory.tree_memory import TreeMemory
 from models.online.nodes import Floats, NodeTables
 from models.online.shape import RecommenderConfig
@@ -100,8 +102,19 @@ class _Memory(Structure):
     )
 
 
-class RecalledStruct(Structure):
+class _Recalled(Structure):
     _fields_ = (("memory", POINTER(_Memory)), ("recent", _Int), ("num", c_int32))
+
+
+class _Results(Structure):
+    _fields_ = (
+        ("entries", _Int),
+        ("because", _Int),
+        ("num_opened", _Int),
+        ("logprobs", _Double),
+        ("scores", _Double),
+        ("num_scored", c_int64),
+    )
 
 
 class WorkspaceStruct(Structure):
@@ -205,7 +218,7 @@ class KeptTree:
 class KeptMemory:
     """A memory in the kernel's layout, over the same room as the numpy search.
 
-    It holds the arrays that its pointers need alive, and no reference to the `TreeMemory`.
+    It holds no reference to the `TreeMemory`.
     """
 
     def __init__(self, source: TreeMemory) -> None:
@@ -226,13 +239,52 @@ class KeptMemory:
             memory.parent[depth] = self._keep(parent_M)
         for depth, evidence_M in enumerate(source.node_evidence_M):
             memory.node_evidence[depth] = self._keep(evidence_M)
-        self.pointer = pointer(memory)
+        self._recent = np.empty(settings.recent, dtype=np.int64)
+        self._recalled = _Recalled(pointer(memory), self._recent.ctypes.data, 0)
+
+    def recall(self, recent: NDArray[np.int64]) -> _Recalled:
+        """Return the structure of one history's newest rows, until the next call."""
+        self._recent[: len(recent)] = recent
+        self._recalled.num = len(recent)
+        return self._recalled
 
     def _keep(self, array: NDArray[Any]) -> int:
         """Return the address of an array, which must have the kernel's layout: it is shared."""
         assert array.flags.c_contiguous
         self._kept.append(array)
         return array.ctypes.data
+
+
+class ResultRoom:
+    """Room for the results of a search, kept between searches: addresses take time to ask for."""
+
+    def __init__(self, levels: int, k: int) -> None:
+        self.k = k
+        self.entry_K = np.empty(k, dtype=np.int64)
+        self.logprob_K, self.score_K = np.empty(k), np.empty(k)
+        self.because_KR = np.empty((k, NUM_REASONS), dtype=np.int64)
+        self.num_opened_L = np.empty(levels, dtype=np.int64)
+        self.struct = _Results(
+            self.entry_K.ctypes.data,
+            self.because_KR.ctypes.data,
+            self.num_opened_L.ctypes.data,
+            self.logprob_K.ctypes.data,
+            self.score_K.ctypes.data,
+        )
+
+    def searched(self, num: int, *, has_reasons: bool) -> Searched:
+        """Copy the first `num` results."""
+        found = Found(
+            self.entry_K[:num].copy(), self.logprob_K[:num].copy(), self.score_K[:num].copy()
+        )
+        reasons = (
+            ()
+            if not has_reasons
+            else [
+                tuple([row for row in rows if row >= 0]) for rows in self.because_KR[:num].tolist()
+            ]
+        )
+        return Searched(found, self.num_opened_L.copy(), self.struct.num_scored, reasons)
 
 
 def _keep(kept: list[NDArray[Any]], array: NDArray[Any], dtype: Any) -> int:
@@ -262,11 +314,9 @@ def load_kernel(file: Path) -> Any:
     )  # fmt: skip
     library.extend_history.restype = ctypes.c_int
     library.search_tree.argtypes = (
-        model, place, c_int32, POINTER(TreeStruct), POINTER(_Rows), POINTER(RecalledStruct),
-        c_int32, c_int32, c_int32, place, place, place, place, POINTER(c_int64), workspace,
+        model, place, c_int32, POINTER(TreeStruct), POINTER(_Rows), POINTER(_Recalled),
+        c_int32, c_int32, c_int32, POINTER(_Results), workspace,
     )  # fmt: skip
     library.search_tree.restype = c_int64
-    library.explain.argtypes = (POINTER(RecalledStruct), place, c_int64, c_int32, place, workspace)
-    library.explain.restype = ctypes.c_int
     library.release_workspace.argtypes = (workspace,)
     return library

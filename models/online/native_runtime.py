@@ -8,8 +8,9 @@ compiled code. Knows nothing of catalogs, users or requests.
 # M = new items, L = levels, W = model width
 
 from collections.abc import Mapping
-from ctypes import byref, c_int64
+from ctypes import byref
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 from weakref import WeakKeyDictionary, finalize
 
@@ -19,15 +20,14 @@ from numpy.typing import NDArray
 from models.catalog.candidates import AllowedRows, Candidates
 from models.errors import InvalidRelease
 from models.online.build_kernel import built_library
-from models.online.found import Found, Ints, Searched
-from models.online.memory.neighbours import NUM_REASONS
+from models.online.found import Searched
 from models.online.memory.tree_memory import Recalled, TreeMemory
 from models.online.native_layout import (
     MAX_LEVELS,
     KeptMemory,
     KeptTree,
     PackedModel,
-    RecalledStruct,
+    ResultRoom,
     TreeStruct,
     WorkspaceStruct,
     load_kernel,
@@ -37,6 +37,7 @@ from models.online.nodes import Floats, NodeTables
 from models.online.shape import RecommenderConfig
 
 NATIVE: Final = "native-float32"
+_FIRST_ROOM = 100  # results
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,10 @@ class NativeState:
     @property
     def num_items(self) -> int:
         return self.rows - 1
+
+    @cached_property
+    def address(self) -> int:
+        return self.buffer.ctypes.data
 
     @property
     def num_bytes(self) -> int:
@@ -87,6 +92,7 @@ class NativeRuntime:
         self._packed = PackedModel(config, weights)
         self._nodes = NodeTables(config, weights)
         self._workspace = WorkspaceStruct()
+        self._room = ResultRoom(config.levels, _FIRST_ROOM)
         self._trees: WeakKeyDictionary[Candidates, KeptTree] = WeakKeyDictionary()
         self._memories: WeakKeyDictionary[TreeMemory, KeptMemory] = WeakKeyDictionary()
         self._floats: dict[int, int] = {}
@@ -99,7 +105,7 @@ class NativeRuntime:
         buffer = np.empty(self._num_floats(rows), dtype=np.float32)
         failed = self._library.extend_history(
             byref(self._packed.model),
-            past.buffer.ctypes.data if past else None,
+            past.address if past else None,
             past_rows,
             items_MW.ctypes.data,
             len(items_MW),
@@ -124,49 +130,30 @@ class NativeRuntime:
         recalled: Recalled | None = None,
     ) -> Searched:
         """Search as `models.online.finish.Searcher.search` specifies."""
-        entries, logprobs, scores = np.empty(k, dtype=np.int64), np.empty(k), np.empty(k)
-        num_opened_L, num_scored = np.zeros(self._levels, dtype=np.int64), c_int64()
+        if k > self._room.k:
+            self._room = ResultRoom(self._levels, k)
+        room = self._room
         num = self._library.search_tree(
             byref(self._packed.model),
-            state.buffer.ctypes.data,
+            state.address,
             state.rows,
             byref(self._tree(tree)),
             byref(point_to_rows(allowed)),
-            None if recalled is None else byref(self._recalled(recalled)),
+            None if recalled is None else byref(self._memory(recalled).recall(recalled.recent)),
             goal,
             k,
             self._prunes,
-            entries.ctypes.data,
-            logprobs.ctypes.data,
-            scores.ctypes.data,
-            num_opened_L.ctypes.data,
-            byref(num_scored),
+            byref(room.struct),
             byref(self._workspace),
         )
         if num < 0:
             raise MemoryError(f"the search for {k} at depth {goal}")
-        found = Found(entries[:num], logprobs[:num], scores[:num])
-        return Searched(found, num_opened_L, num_scored.value)
+        return room.searched(num, has_reasons=recalled is not None and goal == self._levels)
 
-    def reasons(self, recalled: Recalled, row_R: Ints) -> list[tuple[int, ...]]:
-        because = np.empty((len(row_R), NUM_REASONS), dtype=np.int64)
-        failed = self._library.explain(
-            byref(self._recalled(recalled)),
-            row_R.ctypes.data,
-            len(row_R),
-            NUM_REASONS,
-            because.ctypes.data,
-            byref(self._workspace),
-        )
-        if failed:
-            raise MemoryError(f"the reasons of {len(row_R)} items")
-        return [tuple([row for row in rows if row >= 0]) for rows in because.tolist()]
-
-    def _recalled(self, recalled: Recalled) -> RecalledStruct:
-        memory, recent = recalled
-        if (kept := self._memories.get(memory)) is None:
-            kept = self._memories[memory] = KeptMemory(memory)
-        return RecalledStruct(kept.pointer, recent.ctypes.data, len(recent))
+    def _memory(self, recalled: Recalled) -> KeptMemory:
+        if (kept := self._memories.get(recalled.memory)) is None:
+            kept = self._memories[recalled.memory] = KeptMemory(recalled.memory)
+        return kept
 
     def _tree(self, tree: Candidates) -> TreeStruct:
         if (kept := self._trees.get(tree)) is None:

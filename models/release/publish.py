@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,11 @@ from safetensors.torch import save_file
 from models.catalog.catalog import Catalog, popular_items, popular_prefixes
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
-from models.online.finish import Finisher, Searcher
+from models.online.finish import Finisher, Scored, Searcher
 from models.online.history_cache import window_start
+from models.online.memory.memory_settings import MemorySettings
+from models.online.memory.neighbours import Neighbours, write_neighbours
+from models.online.memory.pair_counts import PairCounts
 from models.online.native_runtime import NativeRuntime
 from models.online.onnx_graph import write_graph
 from models.online.onnx_runtime import OnnxRuntime, Runtime
@@ -22,18 +25,34 @@ from models.online.recommender import OnlineRecommender
 from models.online.torch_runtime import DTYPES, TorchRuntime, copy_recommender
 from models.release.release import (
     FORMAT,
+    NEIGHBOURS,
     Learns,
     Precision,
     Release,
     ReleaseManifest,
     SpaceSpec,
     digest,
+    read_neighbours,
 )
 
 NUM_GLOBAL_PREFIXES = 100
 NUM_POPULAR = 200
 NUM_VALIDATED_USERS = 1000
 _TOP = 10
+
+
+class Memory(NamedTuple):
+    """The memory of a release."""
+
+    counts: PairCounts  # over the rows of its catalog
+    settings: MemorySettings
+
+    @classmethod
+    def counted(
+        cls, histories: Sequence[Sequence[int]], catalog: Catalog, settings: MemorySettings
+    ) -> "Memory":
+        """Count the histories of users, given as catalog rows."""
+        return cls(PairCounts.of_histories(histories, len(catalog), settings), settings)
 
 
 def publish(
@@ -48,6 +67,7 @@ def publish(
     metrics: Mapping[str, Any],
     card: str,
     learnt: Learns = Learns.HELD_OUT,
+    memory: Memory | None = None,
 ) -> Release:
     """Write a release beside `directory`, swap it in by renaming, and return it verified.
 
@@ -55,6 +75,7 @@ def publish(
         histories: catalog rows of real users (training split), on which the precisions are
             measured.
         learnt: part of each history that the models have learnt.
+        memory: None for a release whose scores are the online model's alone.
     """
     space = catalog.space
     draft = directory.with_name(directory.name + ".draft")
@@ -64,6 +85,10 @@ def publish(
     weights = {key: value.contiguous() for key, value in recommender.state_dict().items()}
     save_file(weights, draft / "online.safetensors")
     write_graph(draft, recommender.config)
+    neighbours = None
+    if memory is not None:
+        write_neighbours(draft / NEIGHBOURS, memory.counts, memory.settings)
+        neighbours = read_neighbours(draft, memory.settings, len(catalog))
     shutil.copytree(reasoner_dir, draft / "reasoner")
     (draft / "README.md").write_text(card)
     manifest = ReleaseManifest(
@@ -76,7 +101,8 @@ def publish(
             fingerprint=f"{space.fingerprint:016x}",
         ),
         recommender=recommender.config.to_json(),
-        precisions=judge_precisions(draft, recommender, catalog, histories),
+        memory=memory.settings if memory is not None else None,
+        precisions=judge_precisions(draft, recommender, catalog, histories, neighbours),
         global_prefixes=popular_prefixes(catalog, NUM_GLOBAL_PREFIXES),
         popular=popular_items(catalog, NUM_POPULAR),
         recipe=dict(recipe),
@@ -97,17 +123,18 @@ def judge_precisions(
     recommender: OnlineRecommender,
     catalog: Catalog,
     histories: Sequence[Sequence[int]],
+    neighbours: Neighbours | None = None,
 ) -> dict[str, Precision]:
     """Compare every runtime with float64 on the first NUM_VALIDATED_USERS histories.
 
     Each runtime finishes the 100 prefixes that float64 ranks first, excluding the history.
     """
     finishers = {
-        searcher.precision: Finisher(searcher, catalog)
+        searcher.precision: Finisher(searcher, catalog, neighbours)
         for searcher in _searchers(directory, recommender)
     }
     reference = TorchRuntime(copy_recommender(recommender, torch.float64))
-    exact = Finisher(NumpySearch(reference), catalog)
+    exact = Finisher(NumpySearch(reference), catalog, neighbours)
     overlaps: dict[str, list[float]] = {precision: [] for precision in finishers}
     worst = dict.fromkeys(finishers, 0.0)
     chosen = histories[:NUM_VALIDATED_USERS]
@@ -115,10 +142,10 @@ def judge_precisions(
         recent = history[window_start(len(history), recommender.config.window) :]
         state = exact.encode(recent)
         prefixes = exact.own_prefixes(state, count=NUM_GLOBAL_PREFIXES)
-        truth = dict(exact.finish(state, prefixes, k=_TOP, exclude=recent))
+        truth = _logprobs(exact.finish(state, prefixes, k=_TOP, exclude=recent))
         for precision, finisher in finishers.items():
             own_state = finisher.encode(recent)
-            found = dict(finisher.finish(own_state, prefixes, k=_TOP, exclude=recent))
+            found = _logprobs(finisher.finish(own_state, prefixes, k=_TOP, exclude=recent))
             shared = truth.keys() & found.keys()
             overlaps[precision].append(len(shared) / max(len(truth), 1))
             worst[precision] = max(
@@ -132,6 +159,10 @@ def judge_precisions(
         )
         for precision, values in overlaps.items()
     }
+
+
+def _logprobs(found: Sequence[Scored]) -> dict[int, float]:
+    return {item.row: item.logprob for item in found}
 
 
 def _searchers(directory: Path, recommender: OnlineRecommender) -> list[Searcher]:

@@ -3,6 +3,7 @@
     manifest.json           SHA-256 of every other file, SID space, precisions, recipe, metrics
     catalog.parquet         items, SIDs, training popularity
     online.safetensors      weights of the online recommender (its shape is in the manifest)
+    neighbours.safetensors  its memory (settings in the manifest); may be absent
     extend.onnx             its graph, over those weights
     reasoner/               a Hugging Face causal LM directory with its tokenizer
     README.md               model card
@@ -22,8 +23,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models.catalog.catalog import Catalog, load_catalog
 from models.catalog.sid import Prefix, SidSpace
 from models.errors import InvalidCatalog, InvalidRelease, InvalidSid, ReleaseMismatch
+from models.online.memory.memory_settings import MemorySettings
+from models.online.memory.neighbours import Neighbours, read_counts
 from models.online.shape import RecommenderConfig
 
+NEIGHBOURS = "neighbours.safetensors"
 FORMAT = 4  # older formats hold another online model: they load and renew, but do not serve
 
 
@@ -65,6 +69,7 @@ class ReleaseManifest(BaseModel):
     name: str
     space: SpaceSpec
     recommender: dict[str, Any]
+    memory: MemorySettings | None = None  # of `neighbours.safetensors`; None without that file
     precisions: dict[str, Precision] = {}
     global_prefixes: tuple[tuple[int, ...], ...]
     popular: tuple[str, ...]
@@ -106,6 +111,12 @@ class Release:
     def recommender_config(self) -> RecommenderConfig:
         return RecommenderConfig.from_json(self.manifest.recommender)
 
+    def load_neighbours(self) -> Neighbours | None:
+        """Read the memory; None for a release without one. Raises InvalidRelease."""
+        if (settings := self.manifest.memory) is None:
+            return None
+        return read_neighbours(self.directory, settings, len(self.catalog))
+
     @classmethod
     def load(cls, directory: Path) -> "Release":
         """Read and verify a release.
@@ -114,6 +125,7 @@ class Release:
         """
         manifest, raw = _read_manifest(directory / "manifest.json")
         _verify_files(directory, manifest.files)
+        _check_memory(directory, manifest)
         space = _build_space(directory, manifest.space)
         try:
             catalog = load_catalog(directory / "catalog.parquet", space)
@@ -125,6 +137,11 @@ class Release:
                 f"expected {list(space.sizes)}"
             )
         return cls(directory, manifest, hashlib.sha256(raw).hexdigest()[:12], space, catalog)
+
+
+def read_neighbours(directory: Path, settings: MemorySettings, num_items: int) -> Neighbours:
+    """Read `neighbours.safetensors`. Raises InvalidRelease, which names file and tensor."""
+    return Neighbours.of(read_counts(directory / NEIGHBOURS, num_items), settings)
 
 
 def _read_manifest(file: Path) -> tuple[ReleaseManifest, bytes]:
@@ -156,6 +173,14 @@ def _verify_files(directory: Path, files: Mapping[str, str]) -> None:
     for required in ("catalog.parquet", "online.safetensors"):
         if required not in files:
             raise InvalidRelease(f"{directory}: the manifest does not name {required}")
+
+
+def _check_memory(directory: Path, manifest: ReleaseManifest) -> None:
+    if (manifest.memory is None) == (NEIGHBOURS in manifest.files):
+        raise InvalidRelease(
+            f"{directory}: the manifest has either settings of a memory or {NEIGHBOURS}, "
+            "expected both or neither"
+        )
 
 
 def _build_space(directory: Path, spec: SpaceSpec) -> SidSpace:

@@ -10,13 +10,22 @@ from safetensors.numpy import load_file
 from models.errors import InvalidRelease, one_line
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
-from models.online.finish import Searcher
+from models.online.finish import Finisher, Searcher
 from models.online.native_runtime import NATIVE, NativeRuntime
 from models.online.onnx_runtime import ONNX, OnnxRuntime
 from models.release.release import FORMAT, Release
 
 FASTEST = "fastest"  # the fastest precision that this machine and the release allow
 MIN_OVERLAP = 0.99  # least share of float64's top ten that a served precision must keep
+
+
+def load_finisher(release: Release, precision: str = FASTEST) -> Finisher:
+    """Load what serves a release: its online recommender and its memory, over its catalog.
+
+    Raises InvalidRelease, as `load_searcher` does, and for a memory that does not load.
+    """
+    searcher = load_searcher(release, precision)
+    return Finisher(searcher, release.catalog, release.load_neighbours())
 
 
 def load_searcher(release: Release, precision: str = FASTEST) -> Searcher:

@@ -39,6 +39,6 @@ def test_the_finish_equals_brute_force_on_the_toy_release() -> None:
 def test_a_wrong_item_is_a_difference_and_a_tie_is_not() -> None:
     scores, catalog = np.array([-1.0, -2.0, -2.0, -3.0]), toy_catalog(num_items=4)
     assert expected_top(scores, catalog, resolve(catalog.trie, [])) == []
-    assert not differs([Scored(0, -1.0), Scored(2, -2.0)], [0, 1], scores)
-    assert differs([Scored(0, -1.0), Scored(3, -3.0)], [0, 1], scores)
-    assert differs([Scored(0, -1.0)], [0, 1], scores)
+    assert not differs([Scored(0, -1.0, -1.0), Scored(2, -2.0, -2.0)], [0, 1], scores)
+    assert differs([Scored(0, -1.0, -1.0), Scored(3, -3.0, -3.0)], [0, 1], scores)
+    assert differs([Scored(0, -1.0, -1.0)], [0, 1], scores)

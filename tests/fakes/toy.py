@@ -21,6 +21,7 @@ from models.catalog.sid import SidSpace
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Searcher
+from models.online.memory.memory_settings import MemorySettings
 from models.online.native_runtime import NATIVE, NativeRuntime
 from models.online.onnx_graph import write_graph
 from models.online.onnx_runtime import ONNX, OnnxRuntime
@@ -29,7 +30,7 @@ from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import TorchRuntime
 from models.reasoner.prompts import caption
 from models.reasoner.rationales import category_rationale, rationale_text
-from models.release.publish import publish
+from models.release.publish import Memory, publish
 from models.release.release import Learns, Release
 from training.activation import ActivateRecipe, activate
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
@@ -128,6 +129,11 @@ def toy_histories(catalog: Catalog, *, num_users: int = 20, seed: int = 0) -> li
     ]
 
 
+def toy_memory(catalog: Catalog) -> Memory:
+    """Counts of random histories, with the default settings."""
+    return Memory.counted(toy_histories(catalog, num_users=100), catalog, MemorySettings())
+
+
 def write_toy_reasoner(catalog: Catalog, directory: Path) -> None:
     """Write a small Qwen3 that closes most of its thoughts. Trained once a process and catalog."""
     texts = (catalog.titles, catalog.brands, catalog.categories)
@@ -183,4 +189,5 @@ def toy_release(
         metrics={"online": {}},
         card="# toy\n",
         learnt=learnt,
+        memory=toy_memory(catalog),
     )

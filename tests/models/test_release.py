@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from models.catalog.catalog import Catalog, popular_items, popular_prefixes
 from models.errors import InvalidRelease, ReleaseMismatch
 from models.online.build_kernel import built_library
+from models.online.memory.memory_settings import MemorySettings
+from models.online.memory.neighbours import Neighbours
 from models.online.torch_runtime import load_recommender
-from models.release.release import Release
-from models.release.searchers import load_searcher
-from tests.fakes.toy import toy_catalog, toy_recommender, toy_release
+from models.release.release import Release, digest
+from models.release.searchers import load_finisher, load_searcher
+from tests.fakes.toy import toy_catalog, toy_memory, toy_recommender, toy_release
 
 
 @pytest.fixture
@@ -42,6 +45,7 @@ def test_publishing_again_replaces_and_leaves_no_draft(release: Release, copy: P
     "name",
     [
         "online.safetensors",
+        "neighbours.safetensors",
         "extend.onnx",
         "catalog.parquet",
         "reasoner/model.safetensors",
@@ -68,6 +72,9 @@ def test_a_missing_file_is_named(copy: Path) -> None:
         ({"format": 99}, "format 99, expected 1"),
         ({"surprise": 1}, "surprise"),
         ({"name": None}, "name"),
+        ({"memory": {"floor": 0}}, "memory: Value error, floor 0"),
+        ({"memory": {"flor": 1}}, r"memory\.flor"),
+        ({"memory": None}, "expected both or neither"),
     ],
 )
 def test_a_manifest_of_another_form_is_refused(
@@ -149,6 +156,37 @@ def test_a_release_of_the_first_format_is_read_but_not_served(copy: Path) -> Non
     assert release.catalog.item_ids == toy_catalog().item_ids
     with pytest.raises(InvalidRelease, match="training renew"):
         load_searcher(release)
+
+
+def test_the_memory_comes_with_the_release(release: Release) -> None:
+    settings = release.manifest.memory
+    assert settings == MemorySettings()
+    expected = Neighbours.of(toy_memory(release.catalog).counts, settings)
+    found = release.load_neighbours()
+    assert found is not None
+    assert found.neighbour_P.tolist() == expected.neighbour_P.tolist()
+    assert load_finisher(release).encode([1, 2, 3]).recent.tolist() == [3, 2, 1]
+
+
+def test_a_release_without_a_memory_is_served_without_a_bonus(copy: Path) -> None:
+    (copy / "neighbours.safetensors").unlink()
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["memory"], manifest["files"]["neighbours.safetensors"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    finisher = load_finisher(Release.load(copy))
+    state = finisher.encode([1, 2, 3])
+    found = finisher.finish(state, finisher.own_prefixes(state, count=20), k=10)
+    assert [(item.score, item.because) for item in found] == [(item.logprob, ()) for item in found]
+
+
+def test_a_memory_of_another_form_is_refused(copy: Path) -> None:
+    file = copy / "neighbours.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"count": -tensors["count"]}, file)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    edit_manifest(copy, files=manifest["files"] | {file.name: digest(file)})
+    with pytest.raises(InvalidRelease, match=r"neighbours\.safetensors: count: expected finite"):
+        load_finisher(Release.load(copy))
 
 
 def test_the_graph_holds_no_weights_of_its_own(release: Release) -> None:

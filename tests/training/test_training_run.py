@@ -1,6 +1,7 @@
 """`python -m training all` as a user runs it, and the service over its release."""
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -16,11 +17,14 @@ import pytest
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import load_dataset
 from models.online.build_kernel import built_library
-from models.online.finish import Finisher
+from models.online.memory.memory_settings import MemorySettings
+from models.online.memory.neighbours import Neighbours
+from models.online.memory.pair_counts import PairCounts
 from models.release.release import Learns, Release
-from models.release.searchers import load_searcher
+from models.release.searchers import load_finisher, load_searcher
 from tests.fakes.service_harness import ServiceProcess
 from training.cli import main
+from training.split import split_dataset, training_histories
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -105,7 +109,7 @@ def test_popularity_counts_no_target(trained: Release, data: Path) -> None:
 def test_the_trained_recommender_prefers_the_catalog(trained: Release) -> None:
     """Two short epochs teach which codes go together: the catalog's share of probability is more
     than its share of the address space."""
-    finisher = Finisher(load_searcher(trained), trained.catalog)
+    finisher = load_finisher(trained)
     state = finisher.encode([0, 1, 2])
     assert len(finisher.finish(state, finisher.own_prefixes(state, count=20), k=10)) == 10
 
@@ -141,8 +145,11 @@ def test_a_renewed_release_keeps_catalog_and_reasoner(
     """A release renewed with its old weights is the same model; trained again, it is another."""
     copy = tmp_path / "copy"
     shutil.copytree(trained.directory, copy)
+    forget(copy)
+    assert Release.load(copy).load_neighbours() is None
     assert main(arguments("renew", data, copy, "--keep-weights")) == 0
     again = Release.load(copy)
+    assert again.manifest.memory == trained.manifest.memory
     same = "catalog.parquet", "online.safetensors", "reasoner/model.safetensors", "extend.onnx"
     assert [again.manifest.files[name] == trained.manifest.files[name] for name in same] == [
         True
@@ -169,6 +176,27 @@ def test_a_release_learns_everything_after_its_epochs_were_chosen(
     assert (trained.manifest.learnt, whole.manifest.learnt) == (Learns.HELD_OUT, Learns.EVERYTHING)
     assert main(arguments("renew", data, whole.directory, "--keep-weights")) == 0
     assert Release.load(whole.directory).manifest.learnt is Learns.EVERYTHING
+
+
+def forget(directory: Path) -> None:
+    """Take the memory out of a release, as one of an earlier version has none."""
+    file = directory / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["memory"], manifest["files"]["neighbours.safetensors"]
+    file.write_text(json.dumps(manifest))
+    (directory / "neighbours.safetensors").unlink()
+
+
+def test_the_memory_has_counted_the_training_split(trained: Release, data: Path) -> None:
+    dataset = load_dataset(data)
+    histories = training_histories(trained.catalog, split_dataset(dataset))
+    settings = trained.manifest.memory
+    assert settings == MemorySettings()
+    counts = PairCounts.of_histories(histories, len(trained.catalog), settings)
+    expected, found = Neighbours.of(counts, settings), trained.load_neighbours()
+    assert found is not None
+    assert found.neighbour_P.tolist() == expected.neighbour_P.tolist()
+    assert len(found.neighbour_P) > 0
 
 
 def test_a_folder_that_is_no_data_set_is_one_line_and_exit_78(

@@ -199,14 +199,21 @@ static int run_search(Search *search, int64_t *num_opened) {
     return 0;
 }
 
-/* The K best of `goal` codes below the tree: entries, log-probabilities and scores, best first, ties
- * by entry. history: a buffer of extend_history() with `num_rows` rows. recalled: NULL for no
- * memory. prunes: 0 opens every node. num_opened: (L,) how many nodes of each depth were, without
- * the root; num_scored: the children of all. Returns how many were found, or -1 for no memory. */
+/* What a search returns. entries, logprobs, scores: (K,), best first, ties by entry; because: (K,
+ * NUM_REASONS) rows, filled for catalog rows with a memory. num_opened: (L,) how many nodes of each
+ * depth were, without the root; num_scored: the children of all. */
+typedef struct {
+    int64_t *entries, *because, *num_opened;
+    double *logprobs, *scores;
+    int64_t num_scored;
+} Results;
+
+/* The K best of `goal` codes below the tree. history: a buffer of extend_history() with `num_rows`
+ * rows. recalled: NULL for no memory. prunes: 0 opens every node. Returns how many were found, or -1
+ * when there is no memory for it. */
 int64_t search_tree(const Model *model, float *history_buffer, int32_t num_rows, const Tree *tree,
                     const Rows *rows, const Recalled *recalled, int32_t goal, int32_t k,
-                    int32_t prunes, int64_t *entries, double *logprobs, double *scores,
-                    int64_t *num_opened, int64_t *num_scored, Workspace *workspace) {
+                    int32_t prunes, Results *results, Workspace *workspace) {
     History history;
     lay_out(model, history_buffer, num_rows, &history);
     Search search = {.model = model, .history = &history, .tree = tree, .rows = rows,
@@ -215,10 +222,11 @@ int64_t search_tree(const Model *model, float *history_buffer, int32_t num_rows,
     if (!reserve(workspace, ROOM_WORST, sizeof(double) * k)) return -1;
     int64_t num_touched = recalled ? recall(recalled, workspace) : 0;
     if (num_touched < 0) return -1;
-    int failed = run_search(&search, num_opened);
+    memset(results->num_opened, 0, sizeof(int64_t) * model->levels);
+    int failed = run_search(&search, results->num_opened);
     if (recalled) forget(recalled->memory, workspace, num_touched);
     if (failed) return -1;
-    *num_scored = search.num_scored;
+    results->num_scored = search.num_scored;
     Found *found = AT(&search, ROOM_FOUND, Found);
     int64_t num_best = 0;
     for (int64_t at = 0; at < search.num_found; at++)
@@ -226,10 +234,13 @@ int64_t search_tree(const Model *model, float *history_buffer, int32_t num_rows,
     if (num_best) qsort(found, num_best, sizeof(Found), by_rank);
     if (num_best > k) num_best = k;
     for (int64_t at = 0; at < num_best; at++) {
-        entries[at] = found[at].entry;
-        logprobs[at] = found[at].logprob;
-        scores[at] = found[at].score;
+        results->entries[at] = found[at].entry;
+        results->logprobs[at] = found[at].logprob;
+        results->scores[at] = found[at].score;
     }
+    if (recalled && goal == model->levels &&
+        explain(recalled, results->entries, num_best, results->because, workspace))
+        return -1;
     return num_best;
 }
 
