@@ -34,6 +34,7 @@ _RECOMMENDATION = {
             "source": "personal",
             "title": "Repair Leave-In Conditioner",
             "path": 0,
+            "because": ["B0012UX3TA"],
         },
         {
             "item_id": "B0009V1YR8",
@@ -43,6 +44,7 @@ _RECOMMENDATION = {
             "source": "popular",
             "title": None,
             "path": None,
+            "because": None,
         },
     ],
     "next_cursor": "AWdLrQAAAAAAAAAABwAAAZt3hYAAk0rX",

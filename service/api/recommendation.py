@@ -62,11 +62,12 @@ def _items(served: Served) -> list[Item]:
         Item(
             item_id=catalog.item_ids[pick.row],
             rank=rank,
-            score=pick.logprob,
+            score=pick.score,
             sid=sid,
             source=pick.source,
             title=catalog.titles[pick.row],
             path=paths.get(tuple(sid[:depth])) if pick.source in RECORDED else None,
+            because=[catalog.item_ids[row] for row in pick.because] or None,
         )
         for rank, (pick, sid) in enumerate(
             zip(served.picks, sids, strict=True), start=1 + served.num_before

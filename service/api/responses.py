@@ -28,7 +28,8 @@ class Item(TypedDict):
         float | None,
         Field(
             description="Joint log-probability of the item's SID given the history (Eq. 11), by "
-            "the online model; null for `popular`. Compare it only within one `source`."
+            "the online model, and a bonus for the evidence of its memory, so it may be above 0; "
+            "null for `popular`. Compare it only within one `source`."
         ),
     ]
     sid: Annotated[list[int], Field(description="Semantic id: one code per level.")]
@@ -39,6 +40,14 @@ class Item(TypedDict):
         Field(
             description="Number of the reasoning path whose prefix covers the item; null for rungs "
             "without a record."
+        ),
+    ]
+    because: Annotated[
+        list[str] | None,
+        Field(
+            description="Items of the history that speak most for the item, by how often users "
+            "interacted with both in short succession: at most three, most first; null without "
+            "such evidence."
         ),
     ]
 

@@ -26,11 +26,12 @@ class Item(_Answer):
 
     item_id: str
     rank: int  # from 1
-    score: float | None = None  # log-probability; comparable within one `source` only
+    score: float | None = None  # log-probability and bonus; comparable within one `source` only
     sid: tuple[int, ...] = ()
     source: str  # rung that gave this item
     title: str | None = None
     path: int | None = None  # number of the thought behind the item
+    because: tuple[str, ...] | None = None  # items of the history that speak most for it
 
 
 class PathText(_Answer):

@@ -128,7 +128,8 @@ class Climb:
             allowed_N=wanted.category.mask if wanted.category is not None else None,
         )
         return [
-            Pick(scored.row, scored.logprob, self._source(rung, scored.row)) for scored in found
+            Pick(scored.row, scored.score, self._source(rung, scored.row), scored.because)
+            for scored in found
         ]
 
     def _candidates(self, rung: Source, state: KeptHistory) -> Candidates:

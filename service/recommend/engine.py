@@ -17,7 +17,7 @@ from models.errors import InvalidRelease
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import HistoryCache
 from models.release.release import Release
-from models.release.searchers import FASTEST, load_searcher
+from models.release.searchers import FASTEST, load_finisher
 from models.store.records import PrefixRecord, RecordedPrefix
 from service.recommend.categories import MAX_POPULAR, Categories, by_popularity
 from service.recommend.pages import digest
@@ -123,8 +123,7 @@ def load_engine(
 ) -> Engine:
     """Load a release. Raises InvalidRelease, also for a precision that it was not validated at."""
     release = Release.load(release_dir)
-    finisher = Finisher(load_searcher(release, precision), release.catalog)
-    return Engine(release, finisher, history_cache_bytes, candidates_limit)
+    return Engine(release, load_finisher(release, precision), history_cache_bytes, candidates_limit)
 
 
 def self_test(engine: Engine) -> None:

@@ -22,8 +22,9 @@ class Pick(NamedTuple):
     """One recommended item."""
 
     row: int  # of the catalog
-    logprob: float | None  # Eq. 11; None from a rung without a model
+    score: float | None  # Eq. 11 and the memory's bonus; None from a rung without a model
     source: Source
+    because: tuple[int, ...] = ()  # catalog rows of the history that gave it most evidence
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import httpx
 import jsonschema
+import numpy as np
 import pytest
 
 from service.api.openapi import EXAMPLES
@@ -29,7 +30,7 @@ async def test_the_answer_has_exactly_the_agreed_fields(service: InProcess) -> N
     ]
     assert list(answer["generation"]) == ["id", "created_at", "age_s"]
     assert list(answer["items"][0]) == [
-        *("item_id", "rank", "score", "sid", "source", "title", "path"),
+        *("item_id", "rank", "score", "sid", "source", "title", "path", "because"),
     ]
     assert answer["paths"][0] == {"path": 0, "text": "Thought 0"}
     assert list(answer["timings_ms"]) == ["store", "queue", "encode", "finish", "total"]
@@ -37,6 +38,23 @@ async def test_the_answer_has_exactly_the_agreed_fields(service: InProcess) -> N
     assert answer["user_id"] == "user"
     engine = toy_engine()
     assert answer["release"] == f"{engine.release.name}@{engine.release.version}"
+
+
+async def test_an_item_names_the_items_of_the_history_that_speak_for_it(
+    service: InProcess,
+) -> None:
+    catalog, neighbours = toy_engine().catalog, toy_engine().release.load_neighbours()
+    assert neighbours is not None
+    history = [3, 77, 12]
+    for row in history:
+        await service.client.post("/events/reader", json={"item_id": catalog.item_ids[row]})
+    answer = await service.recommend("reader", n=100)
+    rows = catalog.rows([item["item_id"] for item in answer["items"]])
+    reasons = neighbours.reasons(np.array(history[::-1]), rows)
+    for item, reason in zip(answer["items"], reasons, strict=True):
+        expected = [catalog.item_ids[row] for row in reason] or None
+        assert item["because"] == (None if item["source"] == "popular" else expected)
+    assert {item["because"] is None for item in answer["items"]} == {True, False}
 
 
 async def test_paths_come_with_explain_only(service: InProcess) -> None:
