@@ -2,7 +2,7 @@
 
 Catalog and SIDs stay, so the records of past nights stay valid and a service can reload the release
 without a new night. With the old weights, the release is only published again, which updates an
-older format. The memory is counted anew.
+older format. The memory is counted again.
 """
 
 import json

@@ -80,7 +80,7 @@ def _held(recalled: Recalled | None) -> AbstractContextManager[None]:
 
 
 class _Scores(Protocol):
-    """What a memory adds to log-probabilities."""
+    """Scores and bounds, from log-probabilities."""
 
     def rows(self, row_R: Ints, logp_R: Logprobs) -> Logprobs:
         """Return the scores of catalog rows."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """How pairs are counted, and how their evidence enters a score. Raises ValueError."""
+    """Settings of counting pairs, and of the bonus that their evidence gives. Raises ValueError."""
 
     # For the manifest. A plain dict, so this module needs no pydantic.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -18,7 +18,7 @@ class MemorySettings:
     recent: int = 10  # newest items of a history that give evidence
     num_neighbours: int = 50  # kept per item
     scale: float = 1.0  # bonus = scale * log(1 + evidence / floor)
-    floor: float = 1e-4
+    floor: float = 1e-4  # evidence that doubles the probability, with scale 1
 
     def __post_init__(self) -> None:
         for name in ("window", "recent", "num_neighbours"):
