@@ -15,6 +15,7 @@ from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix
 from models.online.finish import Finisher, KeptHistory, Searcher
+from models.online.memory.neighbours import Neighbours
 
 K = 10
 BEAMS = 10
@@ -46,16 +47,23 @@ class Ours:
     exact = True
 
     def __init__(
-        self, searcher: Searcher, catalog: Catalog, *, prunes: bool, new_items: int | None
+        self,
+        searcher: Searcher,
+        catalog: Catalog,
+        neighbours: Neighbours | None,
+        *,
+        prunes: bool,
+        new_items: int | None,
     ) -> None:
         """Prepare the finish.
 
         Args:
+            neighbours: the memory; None for none.
             new_items: number of newest items that the answer has to encode; the encoding of the
                 others is kept from an earlier request. None keeps nothing.
         """
         self._config = searcher.config
-        self._finisher = Finisher(searcher, catalog)
+        self._finisher = Finisher(searcher, catalog, neighbours)
         self._new_items = new_items
         self.name = searcher.precision + ("+event" if new_items else "")
         self.pruned, self.kept_history = prunes, new_items is not None

@@ -23,6 +23,7 @@ from models.catalog.sid import SidSpace
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher, Searcher
+from models.online.memory.neighbours import Neighbours
 from models.online.native_runtime import NativeRuntime
 from models.online.nodes import Floats
 from models.online.onnx_graph import write_graph
@@ -49,10 +50,11 @@ class World:
     catalog: Catalog
     searchers: tuple[tuple[Searcher, Searcher], ...]  # per runtime: with pruning, without
     generator: Generator | None  # None leaves `generate` out
+    neighbours: Neighbours | None = None  # the memory of our finish
 
     def requests(self, histories: Sequence[Sequence[int]], *, num_prefixes: int) -> list[Request]:
         """Return one request per history; its C_u is the online model's own best prefixes."""
-        finisher = Finisher(self.searchers[0][0], self.catalog)
+        finisher = Finisher(self.searchers[0][0], self.catalog, self.neighbours)
         return [
             Request(tuple(rows), finisher.own_prefixes(finisher.encode(rows), count=num_prefixes))
             for rows in histories
@@ -67,7 +69,7 @@ class World:
             if self.generator is not None
         ]
         ours = [
-            Ours(searcher, self.catalog, prunes=prunes, new_items=new_items)
+            Ours(searcher, self.catalog, self.neighbours, prunes=prunes, new_items=new_items)
             for both in self.searchers
             for new_items in (0, 1, None)
             for searcher, prunes in zip(both, (True, False), strict=True)
@@ -87,6 +89,7 @@ def real_world(release: Release, baseline: Path) -> World:
         release.catalog,
         searchers(config, weights, OnnxRuntime(release.directory, config, weights), recommender),
         Generator.load(baseline, release.catalog),
+        release.load_neighbours(),
     )
 
 

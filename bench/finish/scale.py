@@ -1,8 +1,9 @@
 """`python -m bench scale`: the finish on catalogs of up to ten million items.
 
-Its cost depends on prefixes and fan-out, not on the number of items. SIDs are random over 3 x 8192
-and weights are random in the bundled shape, so only the cost is measured. The skewed catalog has
-prefixes of very different fan-out, and its C_u has the largest one.
+Its cost depends on prefixes and fan-out, not on the number of items. SIDs are random over 3 x 8192,
+weights are random in the bundled shape, and so are the neighbours of the memory. So only the cost
+is measured, with the memory and without it. The skewed catalog has prefixes of very different
+fan-out, and its C_u has the largest one.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from models.catalog.catalog import Catalog
 from models.catalog.sid import SidSpace
 from models.catalog.trie import CatalogTrie
 from models.online.finish import Finisher, Searcher
+from models.online.memory.memory_settings import MemorySettings
+from models.online.memory.neighbours import Neighbours
 from models.online.recommender import OnlineRecommender
 from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import fastest_searcher
@@ -31,7 +34,7 @@ _MOST_SKEWED = _MOST_KNOWN = 1_000_000
 _TRIES = 15
 _COLUMNS = (
     "name", "items", "catalog_prefixes", "leaves", "cpu_ms_p50", "resolve_ms", "gather_us",
-    "build_s", "bytes_per_item",
+    "build_s", "bytes_per_item", "memory_cpu_ms_p50", "memory_bytes_per_item",
 )  # fmt: skip
 
 
@@ -77,13 +80,14 @@ def some_candidates(catalog: Catalog, *, has_largest: bool, seed: int) -> Candid
 def measure(num_items: int, *, is_skewed: bool, seed: int) -> dict[str, str | int | float]:
     sids_NL = random_sids(num_items, is_skewed=is_skewed, seed=seed)
     searcher = _random_searcher(sids_NL[:_MOST_KNOWN], seed)
+    neighbours = random_neighbours(num_items, seed=seed)
     started = time.perf_counter()
     catalog = bare_catalog(sids_NL)
-    finisher = Finisher(searcher, catalog)
+    finishers = Finisher(searcher, catalog), Finisher(searcher, catalog, neighbours)
     build_s = time.perf_counter() - started
     candidates = some_candidates(catalog, has_largest=is_skewed, seed=seed)
     rows = np.random.default_rng(seed).integers(num_items, size=HISTORY).tolist()
-    state = finisher.encode(rows)
+    plain_ms, memory_ms = (_finish_ms(finisher, rows, candidates) for finisher in finishers)
     depth, at_P = SPACE.prefix_depth, np.arange(len(candidates.prefix_nodes))
     tables = (catalog.sids, catalog.popularity, catalog.first_row)
     return {
@@ -92,12 +96,34 @@ def measure(num_items: int, *, is_skewed: bool, seed: int) -> dict[str, str | in
         "catalog_prefixes": len(catalog.trie.packed[depth]),
         "prefixes": len(at_P),
         "leaves": len(candidates.children(depth, at_P)[1]),
-        "cpu_ms_p50": _median_ms(lambda: finisher.finish(state, candidates, k=K, exclude=rows)),
+        "cpu_ms_p50": plain_ms,
         "resolve_ms": _median_ms(lambda: from_nodes(catalog.trie, candidates.prefix_nodes)),
         "gather_us": 1000 * _median_ms(lambda: candidates.children(depth, at_P)),
         "build_s": build_s,
         "bytes_per_item": (catalog.trie.num_bytes + sum(t.nbytes for t in tables)) / num_items,
+        "memory_cpu_ms_p50": memory_ms,
+        "memory_bytes_per_item": neighbours.num_bytes / num_items,
     }
+
+
+def random_neighbours(num_items: int, *, seed: int) -> Neighbours:
+    """Draw as many neighbours of each item as a memory keeps, with weights like those of counts."""
+    settings = MemorySettings()
+    rng, num_pairs = np.random.default_rng(seed), num_items * settings.num_neighbours
+    weight_P = rng.random(num_pairs, dtype=np.float32)
+    weight_P *= 0.1
+    weight_P += 1e-3
+    return Neighbours(
+        settings,
+        np.arange(0, num_pairs + 1, settings.num_neighbours, dtype=np.int64),
+        rng.integers(num_items, size=num_pairs, dtype=np.int32),
+        weight_P,
+    )
+
+
+def _finish_ms(finisher: Finisher, rows: Sequence[int], candidates: Candidates) -> float:
+    state = finisher.encode(rows)
+    return _median_ms(lambda: finisher.finish(state, candidates, k=K, exclude=rows))
 
 
 def _median_ms(call: Callable[[], object]) -> float:
