@@ -50,17 +50,17 @@ class Ours:
         self,
         searcher: Searcher,
         catalog: Catalog,
-        neighbours: Neighbours | None,
         *,
         prunes: bool,
         new_items: int | None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         """Prepare the finish.
 
         Args:
-            neighbours: the memory; None for none.
             new_items: number of newest items that the answer has to encode; the encoding of the
                 others is kept from an earlier request. None keeps nothing.
+            neighbours: the memory, if there is one.
         """
         self._config = searcher.config
         self._finisher = Finisher(searcher, catalog, neighbours)

@@ -69,7 +69,13 @@ class World:
             if self.generator is not None
         ]
         ours = [
-            Ours(searcher, self.catalog, self.neighbours, prunes=prunes, new_items=new_items)
+            Ours(
+                searcher,
+                self.catalog,
+                prunes=prunes,
+                new_items=new_items,
+                neighbours=self.neighbours,
+            )
             for both in self.searchers
             for new_items in (0, 1, None)
             for searcher, prunes in zip(both, (True, False), strict=True)
