@@ -109,9 +109,7 @@ def _show(
 ) -> None:
     console.print(f"\n[bold]{_plain(user_id)}[/bold]: {len(state.history)} items, the newest")
     for event in state.history[-_NUM_TITLES:]:
-        row = catalog.row(event.item_id)
-        title = None if row is None else catalog.titles[row]
-        console.print(f"  · {_plain(title or event.item_id)}")
+        console.print(f"  · {_plain(_title(catalog, event.item_id))}")
     if answer["paths"]:
         _show_path(console, catalog, state, answer)
     timings = answer["timings_ms"]
@@ -120,7 +118,14 @@ def _show(
         score = "" if item["score"] is None else f"{item['score']:7.2f}"
         title = _plain(item["title"] or item["item_id"])
         console.print(f"  {item['rank']}. {title} [dim]{item['source']} {score}")
+        if item["because"]:
+            console.print(f"     [dim]because of {_plain(_title(catalog, item['because'][0]))}")
     console.print("  [dim]" + ", ".join(f"{name} {ms:.2f} ms" for name, ms in timings.items()))
+
+
+def _title(catalog: Catalog, item_id: str) -> str:
+    row = catalog.row(item_id)
+    return item_id if row is None else catalog.titles[row] or item_id
 
 
 def _show_path(
