@@ -22,10 +22,9 @@ from bench.quality.thoughts.think_cases import think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import Thoughts, without_thought
 from models.catalog.catalog import Catalog
-from models.online.finish import Finisher
 from models.reasoner.rationales import ground
 from models.release.release import Release
-from models.release.searchers import load_searcher
+from models.release.searchers import load_finisher
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def rank_thoughts(
     day_before = None
     if options.day_before:
         day_before = think_day_before(console, cache, cases, thoughts, workers=options.workers)
-    finisher = Finisher(load_searcher(release), release.catalog)
+    finisher = load_finisher(release)
     evaluation = Evaluation(finisher, release.catalog, cases, thoughts, at_once, day_before)
     with open_progress(console, "ranking both tiers", len(cases)) as on_progress:
         outcomes = evaluation.rank_all(seed=options.seed, on_progress=on_progress)

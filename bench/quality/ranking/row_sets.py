@@ -21,7 +21,7 @@ from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset
 from models.online.finish import Finisher
 from models.release.release import Release
-from models.release.searchers import load_searcher
+from models.release.searchers import load_finisher, load_searcher
 
 Rankers = dict[str, Ranker]
 
@@ -41,12 +41,11 @@ def sasrec_row(sasrec: SasRec | None) -> Rankers:
 
 
 def model_rows(release: Release) -> Rankers:
-    """Return the online model, as served and without its memory.
-
-    Releases have no memory yet, so that the two rows are one.
-    """
-    online = OnlineRow(Finisher(load_searcher(release), release.catalog), release.catalog)
-    return {ONLINE_NO_MEMORY: online, ONLINE: online}
+    """Return the online model, as served and without its memory."""
+    plain = OnlineRow(Finisher(load_searcher(release), release.catalog), release.catalog)
+    if release.manifest.memory is None:
+        return {ONLINE_NO_MEMORY: plain, ONLINE: plain}
+    return {ONLINE_NO_MEMORY: plain, ONLINE: OnlineRow(load_finisher(release), release.catalog)}
 
 
 def count_trained(dataset: Dataset, catalog: Catalog, *, held_out: int = 2) -> NDArray[np.int64]:

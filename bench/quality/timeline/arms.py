@@ -21,7 +21,7 @@ from models.errors import ReleaseMismatch
 from models.online.finish import Finisher
 from models.online.history_cache import window_start
 from models.release.release import Release
-from models.release.searchers import load_searcher
+from models.release.searchers import load_finisher
 
 # With 5, as in the quality table, few events of a new item already count too much.
 LIVE_COUNTS = CountSettings(shrink=20.0)
@@ -114,7 +114,7 @@ def online_arms(release: Release, split: TimeSplit) -> dict[str, Arm]:
                 f"{release.directory}: trained {times} times on item {item_id!r}, expected at most "
                 f"{learnt.get(item_id, 0)}, its events up to day {split.last_day}"
             )
-    finisher = Finisher(load_searcher(release), release.catalog)
+    finisher = load_finisher(release)
     return {
         f"online_{name}": OnlineArm(finisher, release.catalog, split.item_ids, is_fresh=is_fresh)
         for name, is_fresh in (("frozen", False), ("fresh", True))
