@@ -49,7 +49,7 @@ _EXACT = pick(
         "torch-bfloat16": "PyTorch, bfloat16",
     },
     Column("users", "users", 0),
-    Column("largest difference in log P", "max_abs_difference", 1, is_tiny=True),
+    Column("largest difference of a score", "max_abs_difference", 1, is_tiny=True),
     Column("top-10 sets that differ", "top_sets_that_differ", 0),
 )
 _SCALE = pick(
