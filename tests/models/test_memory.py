@@ -80,7 +80,7 @@ def test_neighbours_are_the_largest_normalised_counts() -> None:
     dense = np.zeros((NUM_ITEMS, NUM_ITEMS))
     dense[counts.items(), counts.later_items()] = counts.count_P
     rows, columns = dense.sum(axis=1) + 20, dense.sum(axis=0) + 20
-    dense /= np.sqrt(rows[:, None] * columns)
+    dense /= rows[:, None] ** 0.5 * columns**0.3
     for item in range(NUM_ITEMS):
         order = sorted(range(NUM_ITEMS), key=lambda row: (-dense[item, row], row))[:5]
         places = slice(neighbours.first[item], neighbours.first[item + 1])
@@ -172,6 +172,8 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
         {"shrink": 0.0},
         {"floor": math.inf},
         {"backward": -1.0},
+        {"item_power": -0.5},
+        {"later_power": math.nan},
         {"scale": math.nan},
         {"decay": 1.1},
     ],

@@ -11,13 +11,18 @@ class MemorySettings:
     # For the manifest. A plain dict, so this module needs no pydantic.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    window: int = 5  # later items that an item is counted with
+    window: int = 10  # later items that an item is counted with
     backward: float = 0.5  # count of (later item, item), as a share of (item, later item)
-    shrink: float = 20.0  # added to both totals before a count is divided by their roots
+    # The weight of a pair is its count / (item total + shrink) ** item_power
+    #   / (later total + shrink) ** later_power. A small power of the later item's total favours
+    #   popular neighbours.
+    shrink: float = 20.0
+    item_power: float = 0.5
+    later_power: float = 0.3
     decay: float = 0.7  # share of an item's evidence, by each step back in the history
-    recent: int = 10  # newest items of a history that give evidence
-    num_neighbours: int = 50  # kept per item
-    scale: float = 1.0  # bonus = scale * log(1 + evidence / floor)
+    recent: int = 5  # newest items of a history that give evidence
+    num_neighbours: int = 64  # kept per item
+    scale: float = 1.5  # bonus = scale * log(1 + evidence / floor)
     floor: float = 1e-4  # evidence that doubles the probability, with scale 1
 
     def __post_init__(self) -> None:
@@ -27,7 +32,7 @@ class MemorySettings:
         for name in ("shrink", "floor"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} {getattr(self, name)}, expected a number above 0")
-        for name in ("backward", "scale"):
+        for name in ("backward", "scale", "item_power", "later_power"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} {getattr(self, name)}, expected a number from 0 up")
         if not 0 <= self.decay <= 1:

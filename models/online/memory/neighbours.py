@@ -45,7 +45,7 @@ class Neighbours:
     def of(cls, counts: PairCounts, settings: MemorySettings) -> "Neighbours":
         """Keep the neighbours with the largest weights."""
         counts = counts.strongest(settings)
-        weight_P = counts.weights(settings.shrink)
+        weight_P = counts.weights(settings)
         item_P = counts.items()
         order = np.lexsort((counts.later_items(), -weight_P, item_P))
         return cls(

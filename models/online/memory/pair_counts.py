@@ -100,16 +100,16 @@ class PairCounts:
         """Return the later item of each pair: (P,)."""
         return self.pair_P % self.num_items
 
-    def weights(self, shrink: float) -> Counts:
-        """Return count / sqrt((total of the item + shrink) * (total of the later + shrink))."""
-        item_N = np.sqrt(self.item_total_N + shrink)
-        later_N = np.sqrt(self.later_total_N + shrink)
+    def weights(self, settings: MemorySettings) -> Counts:
+        """Return each count over powers of the totals of its two items, see `MemorySettings`."""
+        item_N = (self.item_total_N + settings.shrink) ** settings.item_power
+        later_N = (self.later_total_N + settings.shrink) ** settings.later_power
         weight_P: Counts = self.count_P / (item_N[self.items()] * later_N[self.later_items()])
         return weight_P
 
     def strongest(self, settings: MemorySettings) -> "PairCounts":
         """Keep the pairs with the largest weight of each item. The totals stay."""
-        weight_P = self.weights(settings.shrink)
+        weight_P = self.weights(settings)
         order = np.lexsort((self.pair_P, -weight_P, self.items()))
         item_P = self.items()[order]
         place_P = np.arange(len(order)) - np.searchsorted(item_P, item_P)
