@@ -114,7 +114,7 @@ def test_columns_of_a_group_are_means_over_its_users_and_differences_are_paired_
 
 
 HISTORIES = [[0, 1, 2, 3], [3, 1, 0], [2, 0, 1, 3, 2, 4, 5], [4], []]
-SETTINGS = CountSettings(window=2, backwards=0.3, shrink=4.0, last=3, decay=0.5)
+SETTINGS = CountSettings(window=2, backwards=0.3, shrink=4.0, later_power=0.4, last=3, decay=0.5)
 
 
 def evidence_by_loops(
@@ -135,7 +135,7 @@ def evidence_by_loops(
     for age, row in enumerate(history[::-1][: settings.last]):
         out = sum(weight for (one, _), weight in pairs.items() if one == row)
         into = sum(weight for (_, other), weight in pairs.items() if other == item)
-        shrunk = math.sqrt(out + settings.shrink) * math.sqrt(into + settings.shrink)
+        shrunk = (out + settings.shrink) ** 0.5 * (into + settings.shrink) ** settings.later_power
         total += settings.decay**age * pairs[row, item] / shrunk
     return total
 

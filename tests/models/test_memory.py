@@ -106,7 +106,7 @@ def test_a_full_list_of_neighbours_takes_at_most_600_bytes_an_item() -> None:
     histories = [rng.permutation(200).tolist() for _ in range(100)]
     counts = PairCounts.of_histories(histories, 200, MemorySettings())
     neighbours = Neighbours.of(counts, MemorySettings())
-    assert np.diff(neighbours.first).tolist() == [50] * 200
+    assert np.diff(neighbours.first).tolist() == [MemorySettings().num_neighbours] * 200
     assert neighbours.num_bytes / 200 < 600
 
 

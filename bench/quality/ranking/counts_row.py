@@ -21,12 +21,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CountSettings:
-    """Numbers of the counts; first guesses, chosen on no split."""
+    """Numbers of the counts, those of the memory: tuned on the validation users of Beauty."""
 
-    window: int = 5  # later items that an item is counted with, at weight 1 / distance
+    window: int = 10  # later items that an item is counted with, at weight 1 / distance
     backwards: float = 0.5  # share of the weight that the pair has in the other direction
-    shrink: float = 5.0  # added to the sums by which a count is divided
-    last: int = 10  # newest items of a history that give evidence
+    shrink: float = 20.0  # added to the sums by which a count is divided
+    later_power: float = 0.3  # of the sum of the item that gets the evidence; the other has 0.5
+    last: int = 5  # newest items of a history that give evidence
     decay: float = 0.7  # weight of an item of the history, by the one after it
 
 
@@ -75,7 +76,7 @@ class ItemCounts:
                 to.append(np.array([other for other, _ in added], dtype=np.int64))
                 weights.append(np.array([weight for _, weight in added]) * scale)
         total_N = _sum_by(np.concatenate(to), np.concatenate(weights), self._num_items)
-        scaled_N: Floats = total_N / np.sqrt(self._to_sum_N + settings.shrink)
+        scaled_N: Floats = total_N / (self._to_sum_N + settings.shrink) ** settings.later_power
         return scaled_N
 
     def _add(self, row: int, other: int, weight: float) -> None:

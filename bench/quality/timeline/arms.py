@@ -23,8 +23,8 @@ from models.online.history_cache import window_start
 from models.release.release import Release
 from models.release.searchers import load_finisher
 
-# With 5, as in the quality table, few events of a new item already count too much.
-LIVE_COUNTS = CountSettings(shrink=20.0)
+# First guesses, chosen on no split. With a shrinkage of 5 few events of a new item count too much.
+LIVE_COUNTS = CountSettings(window=5, last=10, later_power=0.5)
 
 
 class Arm(Protocol):
