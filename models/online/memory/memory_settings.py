@@ -13,12 +13,10 @@ class MemorySettings:
 
     window: int = 10  # later items that an item is counted with
     backward: float = 0.5  # count of (later item, item), as a share of (item, later item)
-    # The weight of a pair is its count / (item total + shrink) ** item_power
-    #   / (later total + shrink) ** later_power. A small power of the later item's total favours
-    #   popular neighbours.
-    shrink: float = 20.0
-    item_power: float = 0.5
-    later_power: float = 0.3
+    # A pair's weight: its count / (item's total + shrink) ** item_power, and the same of the later.
+    shrink: float = 20.0  # added to both totals
+    item_power: float = 0.5  # of the item's total
+    later_power: float = 0.3  # of the later item's total; smaller favours popular neighbours
     decay: float = 0.7  # share of an item's evidence, by each step back in the history
     recent: int = 5  # newest items of a history that give evidence
     num_neighbours: int = 64  # kept per item
