@@ -104,8 +104,8 @@ def sasrec_card(facts: Mapping[str, Any]) -> str:
     return f"""# SASRec baseline
 
 SASRec with the full cross-entropy over the catalog, {facts["parameters"]:,} parameters in bfloat16.
-It is a row of `bench quality` and not part of the product. Training histories, crops and the choice
-of epoch are as for the online recommender: validation recall@10 {facts["recall@10"]:.4f}, NDCG@10
+It is a row of `bench quality` and not part of the product. Training histories, crops and validation
+users are those of the online recommender: recall@10 {facts["recall@10"]:.4f}, NDCG@10
 {facts["ndcg@10"]:.4f}, epoch {facts["epoch"]}. `metrics.json` has every number of the recipe. To
 make it again:
 

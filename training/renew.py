@@ -64,7 +64,7 @@ def renew(
         config = recipe.recommender.to_config(release.space.sizes)
         online = replace(recipe.online, seed=recipe.seed)
         chosen = None if learns is Learns.HELD_OUT else metrics["online"]
-        made = train_online(config, online, catalog, split, chosen=chosen)
+        made = train_online(config, online, catalog, split, recipe.memory, chosen=chosen)
         described |= {"recommender": asdict(recipe.recommender), "online": asdict(online)}
         described |= {"data_sha256": data_digest(data), "torch": torch.__version__}
     reasoner_dir = release.reasoner_dir

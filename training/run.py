@@ -20,7 +20,7 @@ from training.split import Split, data_digest, split_dataset
 
 _TABLES = {
     "quantize": ("quantize",),
-    "online": ("quantize", "recommender", "online"),
+    "online": ("quantize", "recommender", "online", "memory"),
 }
 _REASONER_TABLES = {
     "align": ("align",),

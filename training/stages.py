@@ -72,7 +72,7 @@ def online_stage(run: Run) -> dict[str, Any]:
     """Train the online recommender; writes `online.safetensors`."""
     config = _recommender_config(run)
     recipe = replace(run.recipe.online, seed=run.recipe.seed)
-    result = train_online(config, recipe, run.catalog(), run.split)
+    result = train_online(config, recipe, run.catalog(), run.split, run.recipe.memory)
     save_file(result.recommender.state_dict(), run.work / "online.safetensors")
     return {"parameters": _count(result.recommender), **result.metrics}
 

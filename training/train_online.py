@@ -1,7 +1,8 @@
 """Train the online recommender to predict the next SID at every position of a history.
 
-The best epoch is chosen by the validation targets of a fixed sample of users. Test targets are
-never seen here.
+The best epoch is chosen by the validation targets of a fixed sample of users. They are ranked with
+the memory beside the model, as in service: its best epoch alone comes later, and is too sure of
+itself for a sum with the memory. Test targets are never seen here.
 """
 
 import math
@@ -17,6 +18,9 @@ from models.catalog.catalog import Catalog
 from models.catalog.trie import CatalogTrie
 from models.online.finish import Finisher
 from models.online.history_cache import window_start
+from models.online.memory.memory_settings import MemorySettings
+from models.online.memory.neighbours import Neighbours
+from models.online.memory.pair_counts import PairCounts
 from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import fastest_searcher
@@ -38,6 +42,7 @@ def train_online(
     recipe: FitRecipe,
     catalog: Catalog,
     split: Split,
+    memory: MemorySettings,
     *,
     chosen: Mapping[str, float] | None = None,
 ) -> OnlineResult:
@@ -52,6 +57,8 @@ def train_online(
     sid_loss = SidLoss(recommender, catalog.trie)
     histories = training_histories(catalog, split)
     validation = sample_users(split, recipe.num_validation_users, recipe.seed)
+    counts = PairCounts.of_histories(histories, len(catalog), memory)
+    neighbours = Neighbours.of(counts, memory)
 
     def losses() -> Iterator[Tensor]:
         users = recipe.batch_users
@@ -62,9 +69,15 @@ def train_online(
         refit("online", recommender, recipe, losses, epochs=int(chosen["epoch"]))
         return OnlineResult(recommender, dict(chosen))
     metrics = fit(
-        "online", recommender, recipe, losses, lambda: validate(recommender, catalog, validation)
+        "online",
+        recommender,
+        recipe,
+        losses,
+        lambda: validate(recommender, catalog, validation, neighbours),
     )
-    return OnlineResult(recommender, metrics)
+    alone = validate(recommender, catalog, validation)
+    figures = {"recall@10_no_memory": alone.recall, "ndcg@10_no_memory": alone.ndcg}
+    return OnlineResult(recommender, metrics | figures)
 
 
 def new_recommender(config: RecommenderConfig, catalog: Catalog) -> OnlineRecommender:
@@ -87,10 +100,16 @@ def next_sid_loss(recommender: OnlineRecommender, loss: SidLoss, step: Step) -> 
 
 
 def validate(
-    recommender: OnlineRecommender, catalog: Catalog, users: Sequence[UserSplit]
+    recommender: OnlineRecommender,
+    catalog: Catalog,
+    users: Sequence[UserSplit],
+    neighbours: Neighbours | None = None,
 ) -> Scores:
-    """Rank the validation targets in the whole catalog, without items of the history."""
-    finisher = Finisher(fastest_searcher(recommender.eval()), catalog)
+    """Rank the validation targets in the whole catalog, without items of the history.
+
+    neighbours: the memory; None ranks without it.
+    """
+    finisher = Finisher(fastest_searcher(recommender.eval()), catalog, neighbours)
     everything = Candidates(catalog.trie)
     row_of = {item: row for row, item in enumerate(catalog.item_ids)}
     ranks = []

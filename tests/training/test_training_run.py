@@ -94,6 +94,7 @@ def test_a_slice_without_titles_trains_into_a_sound_release(trained: Release, da
     assert trained.name == "sliced"
     assert trained.manifest.recipe["seed"] == 1
     metrics = trained.manifest.metrics
+    assert 0 <= metrics["online"]["ndcg@10_no_memory"] <= metrics["online"]["recall@10_no_memory"]
     assert metrics["reasoner"]["activate"]["loss"] < metrics["reasoner"]["align"]["loss"]
 
 
