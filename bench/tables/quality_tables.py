@@ -27,19 +27,6 @@ _QUALITY = pick(
     Column("prefix recall", "prefix_recall", 3),
     Column("prefixes", "prefixes", 1),
 )
-_SUMMARY = pick(
-    "row",
-    {
-        "popularity": "popularity",
-        "sasrec": "SASRec, full cross-entropy",
-        "online": "online tier alone",
-        "two_tier_strict": "two tiers, with thoughts",
-        "two_tier_at_once": "two tiers, without thoughts",
-    },
-    _interval("recall@10", "recall@10"),
-    Column("NDCG@10", "ndcg@10", 4),
-    Column("prefixes", "prefixes", 0),
-)
 _DIFFERENCES = differences(
     "difference, paired by user",
     "differences",
@@ -57,12 +44,10 @@ _PLAIN_ROWS = {
     "popularity": "popularity",
     "counts": "item-item counts",
     "sasrec": "SASRec, full cross-entropy",
-    "online": "online tier alone",
+    "online_no_memory": "online tier without its memory",
+    "online": "online tier",
 }
-_REFIT_ROWS = {
-    "popularity_refit": "popularity, refit",
-    "counts_refit": "item-item counts, refit",
-}
+_REFIT_ROWS = {f"{name}_refit": f"{label}, refit" for name, label in _PLAIN_ROWS.items()}
 _TIE_ROWS = {f"{name}_ties": f"{label}, ties shuffled" for name, label in _PLAIN_ROWS.items()}
 _PROTOCOL = pick(
     "row",
@@ -71,6 +56,13 @@ _PROTOCOL = pick(
     Column("N@10", "ndcg@10"),
     _interval("R@10, same day", "recall@10_same_day"),
     _interval("R@10, other day", "recall@10_other_day"),
+)
+_SUMMARY = pick(
+    "row",
+    {**_PLAIN_ROWS, "online_refit": "online tier, refit"},
+    _interval("recall@10", "recall@10"),
+    Column("NDCG@10", "ndcg@10"),
+    Column("recall@10, target of another day", "recall@10_other_day"),
 )
 _ITEM_AGE = pick(
     "row",
@@ -84,9 +76,12 @@ _PROTOCOL_DIFFERENCES = differences(
     "differences",
     {
         "counts minus popularity": "counts - popularity",
-        "online minus counts": "online tier alone - counts",
-        "online_ties minus counts_ties": "online tier alone - counts, ties shuffled",
+        "online minus counts": "online tier - counts",
+        "online minus sasrec": "online tier - SASRec",
+        "online minus online_no_memory": "online tier - without its memory",
+        "online_ties minus counts_ties": "online tier - counts, ties shuffled",
         "counts_refit minus counts": "counts, refit - not refit",
+        "online_refit minus online": "online tier, refit - not refit",
     },
     {
         "recall@10": "R@10",
@@ -227,7 +222,7 @@ _SIDS = pick(
 )
 
 QUALITY_TABLES = {
-    "summary": Table("quality", _SUMMARY),
+    "summary": Table("protocol", _SUMMARY),
     "quality": Table("quality", _QUALITY),
     "quality-differences": Table("quality", _DIFFERENCES),
     "protocol": Table("protocol", _PROTOCOL),
