@@ -1,24 +1,20 @@
-"""The weights, trees, memories and results of a search in the layout of the compiled `kernel/`.
+"""The structures of the compiled `kernel/` for ctypes, and the weights in its layout.
 
-Each class holds the arrays that its pointers need alive. Knows nothing of histories or searches.
+Knows nothing of histories or searches.
 """
 
-# L = levels, K = results, R = reasons, W = model width, P = outputs in panels of 32, N = heads
+# W = model width, P = outputs in panels of 32, N = heads
 
 import ctypes
 from collections.abc import Mapping
-from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_void_p, pointer
+from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalog.candidates import AllowedRows, Candidates
-from models.online.found import Found, Searched
-from models.online.memory.neighbours import NUM_REASONS
-from models.online.memory.tree_memory import TreeMemory
-from models.online.nodes import Floats, NodeTables
+from models.online.nodes import Floats
 from models.online.shape import RecommenderConfig
 
 MAX_LEVELS = MAX_LAYERS = 8  # as in the kernel
@@ -67,14 +63,14 @@ class _Model(Structure):
     )
 
 
-class _Stage(Structure):
+class StageStruct(Structure):
     _fields_ = (("node", _Int), ("first", _Int))
 
 
 class TreeStruct(Structure):
     _fields_ = (
         ("num_stages", c_int32),
-        ("stages", _Stage * MAX_LEVELS),
+        ("stages", StageStruct * MAX_LEVELS),
         ("trie_first", _Int * MAX_LEVELS),
         ("trie_code", _Code * MAX_LEVELS),
         ("own_row", _Code * MAX_LEVELS),
@@ -82,11 +78,11 @@ class TreeStruct(Structure):
     )
 
 
-class _Rows(Structure):
+class RowsStruct(Structure):
     _fields_ = (("first_row", _Int), ("banned", _Byte), ("allowed", _Byte))
 
 
-class _Memory(Structure):
+class MemoryStruct(Structure):
     _fields_ = (
         ("levels", c_int32),
         ("decay", c_double),
@@ -102,11 +98,11 @@ class _Memory(Structure):
     )
 
 
-class _Recalled(Structure):
-    _fields_ = (("memory", POINTER(_Memory)), ("recent", _Int), ("num", c_int32))
+class RecalledStruct(Structure):
+    _fields_ = (("memory", POINTER(MemoryStruct)), ("recent", _Int), ("num", c_int32))
 
 
-class _Results(Structure):
+class ResultsStruct(Structure):
     _fields_ = (
         ("entries", _Int),
         ("because", _Int),
@@ -187,121 +183,13 @@ class PackedModel:
         return _Linear(self._floats(packed), self._floats(bias), inputs, outputs)
 
     def _floats(self, array: Floats) -> int:
-        return _keep(self._kept, array, np.float32)
+        return keep_array(self._kept, array, np.float32)
 
 
-class KeptTree:
-    """A tree in the kernel's layout, and the arrays that its pointers need alive.
-
-    It holds no reference to the `Candidates`; otherwise the weak dictionary would never drop them.
-    """
-
-    def __init__(self, source: Candidates, nodes: NodeTables) -> None:
-        self._kept: list[NDArray[Any]] = []
-        trie, stages = source.trie, source.stages
-        self.tree = TreeStruct(num_stages=len(stages))
-        for depth in range(trie.space.levels):
-            self.tree.trie_first[depth] = self._keep(trie.first_child[depth], np.int64)
-            self.tree.trie_code[depth] = self._keep(trie.codes[depth], np.int32)
-            self.tree.own_row[depth] = self._keep(nodes.own_rows(trie)[depth], np.int32)
-            own = nodes.own[depth]
-            self.tree.unknown[depth] = 0 if own is None else len(own) - 1
-        for at, stage in enumerate(stages):
-            self.tree.stages[at] = _Stage(
-                self._keep(stage.node_M, np.int64), self._keep(stage.first, np.int64)
-            )
-
-    def _keep(self, array: NDArray[Any], dtype: Any) -> int:
-        return _keep(self._kept, array, dtype)
-
-
-class KeptMemory:
-    """A memory in the kernel's layout, over the same room as the numpy search.
-
-    It holds no reference to the `TreeMemory`.
-    """
-
-    def __init__(self, source: TreeMemory) -> None:
-        self._kept: list[NDArray[Any]] = []
-        neighbours, settings = source.neighbours, source.settings
-        memory = _Memory(
-            levels=len(source.node_evidence_M),
-            decay=settings.decay,
-            scale=settings.scale,
-            floor=settings.floor,
-            first=self._keep(neighbours.first),
-            neighbour=self._keep(neighbours.neighbour_P),
-            weight=self._keep(neighbours.weight_P),
-            above=self._keep(source.above_N),
-            row_evidence=self._keep(source.row_evidence_N),
-        )
-        for depth, parent_M in enumerate(source.parent_M):
-            memory.parent[depth] = self._keep(parent_M)
-        for depth, evidence_M in enumerate(source.node_evidence_M):
-            memory.node_evidence[depth] = self._keep(evidence_M)
-        self._recent = np.empty(settings.recent, dtype=np.int64)
-        self._recalled = _Recalled(pointer(memory), self._recent.ctypes.data, 0)
-
-    def recall(self, recent: NDArray[np.int64]) -> _Recalled:
-        """Return the structure of one history's newest rows, until the next call."""
-        self._recent[: len(recent)] = recent
-        self._recalled.num = len(recent)
-        return self._recalled
-
-    def _keep(self, array: NDArray[Any]) -> int:
-        """Return the address of an array, which must have the kernel's layout: it is shared."""
-        assert array.flags.c_contiguous
-        self._kept.append(array)
-        return array.ctypes.data
-
-
-class ResultRoom:
-    """Room for the results of a search, kept between searches: addresses take time to ask for."""
-
-    def __init__(self, levels: int, k: int) -> None:
-        self.k = k
-        self.entry_K = np.empty(k, dtype=np.int64)
-        self.logprob_K, self.score_K = np.empty(k), np.empty(k)
-        self.because_KR = np.empty((k, NUM_REASONS), dtype=np.int64)
-        self.num_opened_L = np.empty(levels, dtype=np.int64)
-        self.struct = _Results(
-            self.entry_K.ctypes.data,
-            self.because_KR.ctypes.data,
-            self.num_opened_L.ctypes.data,
-            self.logprob_K.ctypes.data,
-            self.score_K.ctypes.data,
-        )
-
-    def searched(self, num: int, *, has_reasons: bool) -> Searched:
-        """Copy the first `num` results."""
-        found = Found(
-            self.entry_K[:num].copy(), self.logprob_K[:num].copy(), self.score_K[:num].copy()
-        )
-        reasons = (
-            ()
-            if not has_reasons
-            else [
-                tuple([row for row in rows if row >= 0]) for rows in self.because_KR[:num].tolist()
-            ]
-        )
-        return Searched(found, self.num_opened_L.copy(), self.struct.num_scored, reasons)
-
-
-def _keep(kept: list[NDArray[Any]], array: NDArray[Any], dtype: Any) -> int:
+def keep_array(kept: list[NDArray[Any]], array: NDArray[Any], dtype: Any) -> int:
     """Return the address of an array in the kernel's dtype; `kept` keeps the array alive."""
     kept.append(np.ascontiguousarray(array, dtype=dtype))
     return kept[-1].ctypes.data
-
-
-def point_to_rows(allowed: AllowedRows | None) -> _Rows:
-    if allowed is None:
-        return _Rows()
-    first, mask = allowed.first_row, allowed.allowed_N
-    return _Rows(
-        None if first is None else first.ctypes.data,
-        allowed.banned_N.ctypes.data,
-        None if mask is None else mask.ctypes.data,
-    )
 
 
 def load_kernel(file: Path) -> Any:
@@ -314,8 +202,8 @@ def load_kernel(file: Path) -> Any:
     )  # fmt: skip
     library.extend_history.restype = ctypes.c_int
     library.search_tree.argtypes = (
-        model, place, c_int32, POINTER(TreeStruct), POINTER(_Rows), POINTER(_Recalled),
-        c_int32, c_int32, c_int32, POINTER(_Results), workspace,
+        model, place, c_int32, POINTER(TreeStruct), POINTER(RowsStruct), POINTER(RecalledStruct),
+        c_int32, c_int32, c_int32, POINTER(ResultsStruct), workspace,
     )  # fmt: skip
     library.search_tree.restype = c_int64
     library.release_workspace.argtypes = (workspace,)

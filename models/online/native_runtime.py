@@ -5,13 +5,13 @@ models.online.build_kernel` found a C compiler, and is used where the processor 
 compiled code. Knows nothing of catalogs, users or requests.
 """
 
-# M = new items, L = levels, W = model width
+# M = new items, L = levels, K = results, R = reasons, W = model width
 
 from collections.abc import Mapping
-from ctypes import byref
+from ctypes import byref, pointer
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 from weakref import WeakKeyDictionary, finalize
 
 import numpy as np
@@ -20,18 +20,21 @@ from numpy.typing import NDArray
 from models.catalog.candidates import AllowedRows, Candidates
 from models.errors import InvalidRelease
 from models.online.build_kernel import built_library
-from models.online.found import Searched
+from models.online.found import Found, Searched
+from models.online.memory.neighbours import NUM_REASONS
 from models.online.memory.tree_memory import Recalled, TreeMemory
 from models.online.native_layout import (
     MAX_LEVELS,
-    KeptMemory,
-    KeptTree,
+    MemoryStruct,
     PackedModel,
-    ResultRoom,
+    RecalledStruct,
+    ResultsStruct,
+    RowsStruct,
+    StageStruct,
     TreeStruct,
     WorkspaceStruct,
+    keep_array,
     load_kernel,
-    point_to_rows,
 )
 from models.online.nodes import Floats, NodeTables
 from models.online.shape import RecommenderConfig
@@ -58,6 +61,114 @@ class NativeState:
     @property
     def num_bytes(self) -> int:
         return self.buffer.nbytes
+
+
+class _KeptTree:
+    """A tree in the kernel's layout, and the arrays that its pointers need alive.
+
+    It holds no reference to the `Candidates`; otherwise the weak dictionary would never drop them.
+    """
+
+    def __init__(self, source: Candidates, nodes: NodeTables) -> None:
+        self._kept: list[NDArray[Any]] = []
+        trie, stages = source.trie, source.stages
+        self.tree = TreeStruct(num_stages=len(stages))
+        for depth in range(trie.space.levels):
+            self.tree.trie_first[depth] = self._keep(trie.first_child[depth], np.int64)
+            self.tree.trie_code[depth] = self._keep(trie.codes[depth], np.int32)
+            self.tree.own_row[depth] = self._keep(nodes.own_rows(trie)[depth], np.int32)
+            own = nodes.own[depth]
+            self.tree.unknown[depth] = 0 if own is None else len(own) - 1
+        for at, stage in enumerate(stages):
+            self.tree.stages[at] = StageStruct(
+                self._keep(stage.node_M, np.int64), self._keep(stage.first, np.int64)
+            )
+
+    def _keep(self, array: NDArray[Any], dtype: Any) -> int:
+        return keep_array(self._kept, array, dtype)
+
+
+class _KeptMemory:
+    """A memory in the kernel's layout, over the same room as the numpy search.
+
+    It holds no reference to the `TreeMemory`.
+    """
+
+    def __init__(self, source: TreeMemory) -> None:
+        self._kept: list[NDArray[Any]] = []
+        neighbours, settings = source.neighbours, source.settings
+        memory = MemoryStruct(
+            levels=len(source.node_evidence_M),
+            decay=settings.decay,
+            scale=settings.scale,
+            floor=settings.floor,
+            first=self._keep(neighbours.first),
+            neighbour=self._keep(neighbours.neighbour_P),
+            weight=self._keep(neighbours.weight_P),
+            above=self._keep(source.above_N),
+            row_evidence=self._keep(source.row_evidence_N),
+        )
+        for depth, parent_M in enumerate(source.parent_M):
+            memory.parent[depth] = self._keep(parent_M)
+        for depth, evidence_M in enumerate(source.node_evidence_M):
+            memory.node_evidence[depth] = self._keep(evidence_M)
+        self._recent = np.empty(settings.recent, dtype=np.int64)
+        self._recalled = RecalledStruct(pointer(memory), self._recent.ctypes.data, 0)
+
+    def recall(self, recent: NDArray[np.int64]) -> RecalledStruct:
+        """Return the structure of one history's newest rows, until the next call."""
+        self._recent[: len(recent)] = recent
+        self._recalled.num = len(recent)
+        return self._recalled
+
+    def _keep(self, array: NDArray[Any]) -> int:
+        """Return the address of an array, which must have the kernel's layout: it is shared."""
+        assert array.flags.c_contiguous
+        self._kept.append(array)
+        return array.ctypes.data
+
+
+class _ResultRoom:
+    """Room for the results of a search, kept between searches: addresses take time to ask for."""
+
+    def __init__(self, levels: int, k: int) -> None:
+        self.k = k
+        self.entry_K = np.empty(k, dtype=np.int64)
+        self.logprob_K, self.score_K = np.empty(k), np.empty(k)
+        self.because_KR = np.empty((k, NUM_REASONS), dtype=np.int64)
+        self.num_opened_L = np.empty(levels, dtype=np.int64)
+        self.struct = ResultsStruct(
+            self.entry_K.ctypes.data,
+            self.because_KR.ctypes.data,
+            self.num_opened_L.ctypes.data,
+            self.logprob_K.ctypes.data,
+            self.score_K.ctypes.data,
+        )
+
+    def searched(self, num: int, *, has_reasons: bool) -> Searched:
+        """Copy the first `num` results."""
+        found = Found(
+            self.entry_K[:num].copy(), self.logprob_K[:num].copy(), self.score_K[:num].copy()
+        )
+        reasons = (
+            ()
+            if not has_reasons
+            else [
+                tuple([row for row in rows if row >= 0]) for rows in self.because_KR[:num].tolist()
+            ]
+        )
+        return Searched(found, self.num_opened_L.copy(), self.struct.num_scored, reasons)
+
+
+def _point_to_rows(allowed: AllowedRows | None) -> RowsStruct:
+    if allowed is None:
+        return RowsStruct()
+    first, mask = allowed.first_row, allowed.allowed_N
+    return RowsStruct(
+        None if first is None else first.ctypes.data,
+        allowed.banned_N.ctypes.data,
+        None if mask is None else mask.ctypes.data,
+    )
 
 
 class NativeRuntime:
@@ -92,9 +203,9 @@ class NativeRuntime:
         self._packed = PackedModel(config, weights)
         self._nodes = NodeTables(config, weights)
         self._workspace = WorkspaceStruct()
-        self._room = ResultRoom(config.levels, _FIRST_ROOM)
-        self._trees: WeakKeyDictionary[Candidates, KeptTree] = WeakKeyDictionary()
-        self._memories: WeakKeyDictionary[TreeMemory, KeptMemory] = WeakKeyDictionary()
+        self._room = _ResultRoom(config.levels, _FIRST_ROOM)
+        self._trees: WeakKeyDictionary[Candidates, _KeptTree] = WeakKeyDictionary()
+        self._memories: WeakKeyDictionary[TreeMemory, _KeptMemory] = WeakKeyDictionary()
         self._floats: dict[int, int] = {}
         finalize(self, self._library.release_workspace, byref(self._workspace))
 
@@ -131,14 +242,14 @@ class NativeRuntime:
     ) -> Searched:
         """Search as `models.online.finish.Searcher.search` specifies."""
         if k > self._room.k:
-            self._room = ResultRoom(self._levels, k)
+            self._room = _ResultRoom(self._levels, k)
         room = self._room
         num = self._library.search_tree(
             byref(self._packed.model),
             state.address,
             state.rows,
             byref(self._tree(tree)),
-            byref(point_to_rows(allowed)),
+            byref(_point_to_rows(allowed)),
             None if recalled is None else byref(self._memory(recalled).recall(recalled.recent)),
             goal,
             k,
@@ -150,14 +261,14 @@ class NativeRuntime:
             raise MemoryError(f"the search for {k} at depth {goal}")
         return room.searched(num, has_reasons=recalled is not None and goal == self._levels)
 
-    def _memory(self, recalled: Recalled) -> KeptMemory:
+    def _memory(self, recalled: Recalled) -> _KeptMemory:
         if (kept := self._memories.get(recalled.memory)) is None:
-            kept = self._memories[recalled.memory] = KeptMemory(recalled.memory)
+            kept = self._memories[recalled.memory] = _KeptMemory(recalled.memory)
         return kept
 
     def _tree(self, tree: Candidates) -> TreeStruct:
         if (kept := self._trees.get(tree)) is None:
-            kept = self._trees[tree] = KeptTree(tree, self._nodes)
+            kept = self._trees[tree] = _KeptTree(tree, self._nodes)
         return kept.tree
 
     def _num_floats(self, rows: int) -> int:
