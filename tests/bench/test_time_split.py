@@ -1,4 +1,4 @@
-"""The time split against a replay by loops that counts anew before every prediction."""
+"""The time split against a replay by loops that counts again before every prediction."""
 
 import json
 import math
