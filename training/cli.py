@@ -134,6 +134,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         options.learns == Learns.HELD_OUT
     ):
         parser.error("sasrec needs --chosen with --learns, and only then")
+    if options.learns != Learns.HELD_OUT:
+        if options.stage not in ("renew", "sasrec"):
+            parser.error(f"{options.stage} learns the held-out part, expected no --learns")
+        if options.keep_weights:
+            parser.error("--keep-weights trains nothing, expected no --learns beside it")
+    if options.to is not None and options.stage != "renew":
+        parser.error(f"{options.stage} publishes at --out, expected no --to")
     if options.out is None and options.work is None:
         parser.error(f"{options.stage} needs --work")
     options.work = options.work or options.out.with_name(options.out.name + ".work")

@@ -43,7 +43,8 @@ def renew(
         keep_weights: keep the online recommender.
         reasoner_work: work folder of `training.remote` with the new reasoner.
         learns: if not the held-out part, the online recommender is trained for as many epochs as
-            the release had, and items are counted in that part too.
+            the release had, and items are counted in that part too. With old weights the part is
+            the one that they have learnt.
         out: where to publish (default: in place).
 
     Raises:
@@ -51,9 +52,10 @@ def renew(
     """
     release = Release.load(directory)
     dataset = load_dataset(data)
+    learns = release.manifest.learnt if keep_weights else learns
     split = split_dataset(dataset, learns)
     catalog = release.catalog
-    if learns is not Learns.HELD_OUT:
+    if not keep_weights:
         catalog = catalog.with_popularity(split.popularity)
     described, metrics = dict(release.manifest.recipe), dict(release.manifest.metrics)
     if keep_weights:
@@ -89,7 +91,7 @@ def renew(
         recipe=described,
         metrics=metrics,
         card=model_card(target.name, dataset, described, metrics),
-        learnt=release.manifest.learnt if keep_weights and learns is Learns.HELD_OUT else learns,
+        learnt=learns,
         memory=Memory.counted(histories, catalog, recipe.memory),
     )
 

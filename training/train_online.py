@@ -56,9 +56,6 @@ def train_online(
     recommender = new_recommender(config, catalog)
     sid_loss = SidLoss(recommender, catalog.trie)
     histories = training_histories(catalog, split)
-    validation = sample_users(split, recipe.num_validation_users, recipe.seed)
-    counts = PairCounts.of_histories(histories, len(catalog), memory)
-    neighbours = Neighbours.of(counts, memory)
 
     def losses() -> Iterator[Tensor]:
         users = recipe.batch_users
@@ -68,6 +65,9 @@ def train_online(
     if chosen is not None:
         refit("online", recommender, recipe, losses, epochs=int(chosen["epoch"]))
         return OnlineResult(recommender, dict(chosen))
+    validation = sample_users(split, recipe.num_validation_users, recipe.seed)
+    counts = PairCounts.of_histories(histories, len(catalog), memory)
+    neighbours = Neighbours.of(counts, memory)
     metrics = fit(
         "online",
         recommender,

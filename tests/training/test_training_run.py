@@ -220,3 +220,16 @@ def test_too_few_users_are_one_line_and_exit_78(
         capsys.readouterr().err
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [("all", ["--learns", "everything"]), ("all", ["--to", "elsewhere"]),
+     ("renew", ["--keep-weights", "--learns", "everything"])],
+)  # fmt: skip
+def test_an_option_that_would_do_nothing_is_refused(
+    stage: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments(stage, tmp_path, tmp_path / "out", *options))
+    assert "expected no --" in capsys.readouterr().err
