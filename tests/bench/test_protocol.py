@@ -11,13 +11,14 @@ import pytest
 
 from bench.common.leave_one_out import Case, cut_histories, learnt_histories
 from bench.quality.quality import main
-from bench.quality.ranking.counts_row import CountSettings, CountsRow, ItemCounts
+from bench.quality.ranking.counts_row import CountsRow, all_neighbours
 from bench.quality.ranking.prefix_map import PrefixMap
 from bench.quality.ranking.quality_rows import Outcome, summarise
 from bench.quality.ranking.row_sets import count_trained
 from bench.quality.ranking.target_groups import group_targets
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset, Interaction, load_dataset
+from models.online.memory.memory_settings import MemorySettings
 from models.reasoner.think import UserHistory
 from models.release.release import Release
 from tests.bench.test_quality import PLAIN_ROWS, write_dataset
@@ -114,14 +115,14 @@ def test_columns_of_a_group_are_means_over_its_users_and_differences_are_paired_
 
 
 HISTORIES = [[0, 1, 2, 3], [3, 1, 0], [2, 0, 1, 3, 2, 4, 5], [4], []]
-SETTINGS = CountSettings(window=2, backwards=0.3, shrink=4.0, later_power=0.4, last=3, decay=0.5)
+SETTINGS = MemorySettings(window=2, backward=0.3, shrink=4.0, later_power=0.4, recent=3, decay=0.5)
 
 
 def evidence_by_loops(
     histories: Sequence[Sequence[int]],
     history: Sequence[int],
     item: int,
-    settings: CountSettings = SETTINGS,
+    settings: MemorySettings = SETTINGS,
 ) -> float:
     """Evidence for one item, pair by pair."""
     pairs: dict[tuple[int, int], float] = defaultdict(float)
@@ -130,42 +131,32 @@ def evidence_by_loops(
             for other_at in range(at + 1, min(at + settings.window, len(items) - 1) + 1):
                 weight = 1 / (other_at - at)
                 pairs[one, items[other_at]] += weight
-                pairs[items[other_at], one] += weight * settings.backwards
+                pairs[items[other_at], one] += weight * settings.backward
     total = 0.0
-    for age, row in enumerate(history[::-1][: settings.last]):
+    for age, row in enumerate(history[::-1][: settings.recent]):
         out = sum(weight for (one, _), weight in pairs.items() if one == row)
         into = sum(weight for (_, other), weight in pairs.items() if other == item)
-        shrunk = (out + settings.shrink) ** 0.5 * (into + settings.shrink) ** settings.later_power
+        shrunk = (out + settings.shrink) ** settings.item_power
+        shrunk *= (into + settings.shrink) ** settings.later_power
         total += settings.decay**age * pairs[row, item] / shrunk
     return total
 
 
 @pytest.mark.parametrize("history", [[0], [1, 3], [5, 4, 3, 2, 1, 0], [6], []])
-def test_evidence_equals_counting_pair_by_pair(history: list[int]) -> None:
-    counts = ItemCounts(HISTORIES, 7, SETTINGS)
-    expected = [evidence_by_loops(HISTORIES, history, item) for item in range(7)]
-    assert counts.evidence(history).tolist() == pytest.approx(expected)
-
-
-def test_learning_events_one_by_one_equals_counting_whole_histories() -> None:
-    grown = ItemCounts([history[:2] for history in HISTORIES], 7, SETTINGS)
-    for history in HISTORIES:
-        for end in range(3, len(history) + 1):
-            grown.learn(history[:end], num_new=1)
-    together = ItemCounts([[] for _ in HISTORIES], 7, SETTINGS)
-    for history in HISTORIES:
-        together.learn(history, num_new=len(history))
-    whole = ItemCounts(HISTORIES, 7, SETTINGS)
-    for history in ([0], [1, 3], [5, 2, 4]):
-        expected = whole.evidence(history).tolist()
-        assert grown.evidence(history).tolist() == pytest.approx(expected)
-        assert together.evidence(history).tolist() == pytest.approx(expected)
+def test_counts_rank_by_evidence_counted_pair_by_pair(history: list[int]) -> None:
+    row = CountsRow(all_neighbours(HISTORIES, 7, SETTINGS), np.zeros(7, dtype=np.int64))
+    evidence = [evidence_by_loops(HISTORIES, history, item) for item in range(7)]
+    unseen = [item for item in range(7) if item not in history]
+    order = sorted(unseen, key=lambda item: (-round(evidence[item], 6), item))
+    rows = tuple(history)
+    ranks = [row.rank(Case(UserHistory("u", rows), rows, target)) for target in order]
+    assert ranks == list(range(1, len(order) + 1))
 
 
 def test_counts_rank_by_evidence_then_popularity_then_row() -> None:
     """Items 4, 5 and 6 have no evidence; 6 is the most popular of them, 5 and 4 are equal."""
-    counts = ItemCounts([[0, 1], [0, 2], [0, 2], [0, 3]], 7, SETTINGS)
-    row = CountsRow(counts, np.array([9, 1, 2, 5, 1, 1, 3]))
+    neighbours = all_neighbours([[0, 1], [0, 2], [0, 2], [0, 3]], 7, SETTINGS)
+    row = CountsRow(neighbours, np.array([9, 1, 2, 5, 1, 1, 3]))
     order = [2, 3, 1, 6, 4, 5]  # 1 and 3 have equal evidence, 3 is more popular
     history = UserHistory("u", (0,))
     ranks = [row.rank(Case(history, (0,), target)) for target in order]

@@ -11,7 +11,7 @@ from bench.__main__ import EX_CONFIG
 from bench.__main__ import main as bench
 from bench.common.leave_one_out import cut_histories, learnt_histories
 from bench.quality.quality import main
-from bench.quality.ranking.counts_row import CountsRow, ItemCounts
+from bench.quality.ranking.counts_row import CountsRow, all_neighbours
 from bench.quality.ranking.row_sets import count_trained
 from models.baselines.sasrec import save_sasrec
 from models.catalog.catalog import Catalog
@@ -97,8 +97,10 @@ def test_popularity_and_counts_are_refit_without_being_asked_and_count_validatio
 
 
 def counts_row(dataset: Dataset, catalog: Catalog, *, held_out: int) -> CountsRow:
-    counts = ItemCounts(learnt_histories(dataset, catalog, held_out=held_out), len(catalog))
-    return CountsRow(counts, count_trained(dataset, catalog, held_out=held_out))
+    histories = learnt_histories(dataset, catalog, held_out=held_out)
+    return CountsRow(
+        all_neighbours(histories, len(catalog)), count_trained(dataset, catalog, held_out=held_out)
+    )
 
 
 def test_the_validation_split_has_no_refit_rows(

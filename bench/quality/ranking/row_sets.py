@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.leave_one_out import learnt_histories
-from bench.quality.ranking.counts_row import CountsRow, ItemCounts
+from bench.quality.ranking.counts_row import CountsRow, all_neighbours
 from bench.quality.ranking.plain_rows import OnlineRow, PopularityRow, Ranker, SasRecRow
 from bench.quality.ranking.quality_rows import (
     COUNTS,
@@ -32,7 +32,7 @@ def simple_rows(dataset: Dataset, catalog: Catalog, *, held_out: int = 2) -> Ran
     popularity_N = count_trained(dataset, catalog, held_out=held_out)
     return {
         POPULARITY: PopularityRow(popularity_N),
-        COUNTS: CountsRow(ItemCounts(histories, len(catalog)), popularity_N),
+        COUNTS: CountsRow(all_neighbours(histories, len(catalog)), popularity_N),
     }
 
 

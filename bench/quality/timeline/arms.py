@@ -11,20 +11,21 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.quality.ranking.counts_row import CountSettings, ItemCounts
 from bench.quality.ranking.quality_rows import CUTOFFS
 from bench.quality.ranking.rank_metrics import rank_targets
+from bench.quality.timeline.live_counts import LiveCounts
 from bench.quality.timeline.user_days import TimeSplit, UserDay
 from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
 from models.errors import ReleaseMismatch
 from models.online.finish import Finisher
 from models.online.history_cache import window_start
+from models.online.memory.memory_settings import MemorySettings
 from models.release.release import Release
 from models.release.searchers import load_finisher
 
 # First guesses, chosen on no split. With a shrinkage of 5 few events of a new item count too much.
-LIVE_COUNTS = CountSettings(window=5, last=10, later_power=0.5)
+LIVE_COUNTS = MemorySettings(window=5, recent=10, later_power=0.5)
 
 
 class Arm(Protocol):
@@ -44,11 +45,13 @@ class CountState:
     """Counts and popularity of the events learnt so far."""
 
     def __init__(self, split: TimeSplit) -> None:
-        self.counts = ItemCounts(split.learnt, len(split.item_ids), LIVE_COUNTS)
+        self.counts = LiveCounts(split.learnt, len(split.item_ids), LIVE_COUNTS)
         self.popularity_N = split.times_learnt()
 
     def learn(self, day: UserDay) -> None:
-        self.counts.learn((*day.history, *day.items), num_new=len(day.items))
+        rows = (*day.history, *day.items)
+        for at in range(len(day.history), len(rows)):
+            self.counts.add(rows[:at], rows[at])
         np.add.at(self.popularity_N, list(day.items), 1)
 
 
