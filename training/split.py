@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset
+from models.catalog.held_out import has_targets, sample_in_order
 from models.errors import InvalidDataset
 from models.release.release import Learns
 
 MIN_USERS = 200  # with three items or more
-_MIN_ITEMS = 3
-
 
 _NUM_LEFT_OUT = {Learns.HELD_OUT: 2, Learns.NOT_THE_TEST: 1, Learns.EVERYTHING: 0}
 
@@ -58,7 +55,7 @@ def split_dataset(dataset: Dataset, learns: Learns = Learns.HELD_OUT) -> Split:
     users = []
     for user_id, history in dataset.histories.items():
         items = tuple(interaction.item_id for interaction in history)
-        num_left_out = _NUM_LEFT_OUT[learns] if len(items) >= _MIN_ITEMS else 0
+        num_left_out = _NUM_LEFT_OUT[learns] if has_targets(items) else 0
         valid = items[-2] if num_left_out == _NUM_LEFT_OUT[Learns.HELD_OUT] else None
         users.append(UserSplit(user_id, items[: len(items) - num_left_out], valid))
     return Split(tuple(users))
@@ -80,8 +77,7 @@ def check_enough(split: Split, data: Path) -> None:
 def sample_users(split: Split, count: int, seed: int) -> list[UserSplit]:
     """Sample `count` users with a validation target; the seed determines the sample."""
     users = [user for user in split.users if user.valid is not None and user.train]
-    order = np.random.default_rng(seed).permutation(len(users))
-    return [users[at] for at in order[:count]]
+    return sample_in_order(users, count, seed)
 
 
 def training_histories(catalog: Catalog, split: Split) -> list[list[int]]:

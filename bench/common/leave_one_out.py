@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset
+from models.catalog.held_out import has_targets, sample_in_order
 from models.reasoner.think import MAX_HISTORY, UserHistory
 
 Split = Literal["test", "valid"]
-_MIN_ITEMS = 3  # as in training: a shorter history has no targets
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Case:
 def cut_histories(
     dataset: Dataset, catalog: Catalog, *, split: Split, num_users: int | None = None, seed: int = 0
 ) -> list[Case]:
-    """Return the first `num_users` cases of a split, in a seeded random order.
+    """Return the first `num_users` cases of a split, in a seeded random order: that of training.
 
     The test target is a user's last item. The validation target is the item before it. The history
     ends before the target. A smaller sample is the beginning of a larger one.
     """
-    user_ids = sorted(user for user, items in dataset.histories.items() if len(items) >= _MIN_ITEMS)
-    order = np.random.default_rng(seed).permutation(len(user_ids))[:num_users]
-    return [_cut(dataset, catalog, user_ids[at], split) for at in order]
+    user_ids = [user_id for user_id, items in dataset.histories.items() if has_targets(items)]
+    sample = sample_in_order(user_ids, num_users, seed)
+    return [_cut(dataset, catalog, user_id, split) for user_id in sample]
 
 
 def _cut(dataset: Dataset, catalog: Catalog, user_id: str, split: Split) -> Case:
@@ -79,7 +79,7 @@ def learnt_histories(
     """
     found = []
     for history in dataset.histories.values():
-        num = len(history) - held_out if len(history) >= _MIN_ITEMS else len(history)
+        num = len(history) - held_out if has_targets(history) else len(history)
         found.append(catalog.rows(event.item_id for event in history[:num]))
     return found
 

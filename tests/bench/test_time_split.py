@@ -11,8 +11,6 @@ import pytest
 
 from bench.__main__ import EX_CONFIG
 from bench.__main__ import main as bench
-from bench.common.leave_one_out import Case
-from bench.quality.ranking.plain_rows import OnlineRow
 from bench.quality.timeline.arms import (
     LIVE_COUNTS,
     Arm,
@@ -26,9 +24,9 @@ from bench.quality.timeline.live_counts import LiveCounts
 from bench.quality.timeline.replay import Judged, replay, summarise_arms
 from bench.quality.timeline.time_split import main
 from bench.quality.timeline.user_days import TimeSplit, UserDay, split_time
+from models.catalog.candidates import Candidates
 from models.catalog.dataset import Dataset, Interaction, ItemText, load_dataset
 from models.errors import InvalidDataset, InvalidSettings, ReleaseMismatch
-from models.reasoner.think import UserHistory
 from models.release.release import Release
 from tests.bench.test_protocol import DAY, HISTORIES, SETTINGS, evidence_by_loops
 from tests.bench.test_quality import toy_finisher, write_dataset
@@ -181,24 +179,22 @@ def test_an_empty_group_has_no_columns() -> None:
 
 
 @pytest.mark.parametrize("is_fresh", [True, False])
-def test_the_online_arm_ranks_as_the_quality_row_does(is_fresh: bool) -> None:
-    """One item is not in the catalog: it is no history, and it cannot be ranked."""
+def test_the_online_arm_ranks_as_the_finish_does(is_fresh: bool) -> None:
+    """Two items are not in the catalog: one is no history, and the other cannot be ranked."""
     catalog = toy_catalog()
-    item_ids = (*reversed(catalog.item_ids), "unknown")
-    last = len(item_ids) - 1
-    day = UserDay("u", (3, last, 9, 4), 2, (7, last, 12, 30, 31, 44))
-    found = OnlineArm(toy_finisher(catalog), catalog, item_ids, is_fresh=is_fresh).rank(
-        UserDay("u", day.history[:1] + day.history[2:], 1, day.items)
-    )
-    row = OnlineRow(toy_finisher(catalog), catalog)
+    item_ids = (*reversed(catalog.item_ids), "unknown", "unknown too")
+    last = len(catalog)
     history = [3, 9, 4]
-    rows = tuple(last - 1 - item for item in (history if is_fresh else history[:1]))
-    seen = tuple(last - 1 - item for item in history)
-    expected = [
-        math.inf if item == last else row.rank(Case(UserHistory("u", rows), seen, last - 1 - item))
-        for item in day.items
-    ]
-    assert found == expected
+    rows = [last - 1 - item for item in (history if is_fresh else history[:1])]
+    seen = [last - 1 - item for item in history]
+    finisher = toy_finisher(catalog)
+    best = finisher.finish(finisher.encode(rows), Candidates(catalog.trie), k=10, exclude=seen)
+    place = {item.row: at for at, item in enumerate(best, start=1)}
+    items = (7, last, last - 1 - best[0].row, last - 1 - best[4].row)
+    arm = OnlineArm(toy_finisher(catalog), catalog, item_ids, is_fresh=is_fresh)
+    expected = [place.get(last - 1 - item, math.inf) for item in items]
+    assert expected[2:] == [1, 5]
+    assert arm.rank(UserDay("u", (3, last + 1, 9, 4), 1, items)) == expected
 
 
 def test_a_release_trained_on_later_events_is_refused(release: Release) -> None:

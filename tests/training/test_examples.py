@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.common.leave_one_out import cut_histories
 from bench.finish.one_pass import CatalogScorer
 from models.catalog.dataset import Dataset, Interaction, ItemText
 from models.errors import InvalidDataset, InvalidSettings
@@ -63,6 +64,18 @@ def test_a_model_may_learn_the_validation_items_too_or_everything() -> None:
     ]
     assert len(split_dataset(data, Learns.EVERYTHING).users[0].train) == 5
     assert not sample_users(split, 9, seed=0)
+
+
+def test_bench_judges_the_users_that_chose_the_model() -> None:
+    """The users are neither sorted nor all of them have targets."""
+    data = dataset({f"user-{number % 7}{number}": 1 + number % 5 for number in range(40)})
+    items = tuple(sorted(data.items))
+    catalog = replace(toy_catalog(num_items=len(items)), item_ids=items)
+    chosen = sample_users(split_dataset(data), 9, seed=3)
+    cases = cut_histories(data, catalog, split="valid", num_users=9, seed=3)
+    assert [case.history.user_id for case in cases] == [user.user_id for user in chosen]
+    assert [case.target for case in cases] == [catalog.row(user.valid or "") for user in chosen]
+    assert [case.seen for case in cases] == [catalog.rows(user.train) for user in chosen]
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ class Evaluation:
 
     def _encode(self, case: Case) -> KeptHistory:
         started = time.perf_counter()
-        rows = case.history.rows
+        rows = case.seen
         state = self._finisher.encode(rows[window_start(len(rows), self._finisher.window) :])
         self._add_seconds("encode", started)
         return state

@@ -63,13 +63,16 @@ class SasRecRow:
 
 
 class OnlineRow:
-    """Ranks by the finish over the whole catalog; infinity beyond the cutoffs."""
+    """Ranks by the finish over the whole catalog; infinity beyond the cutoffs.
+
+    Reads as much of a long history as the service and training's validation do.
+    """
 
     def __init__(self, finisher: Finisher, catalog: Catalog) -> None:
         self._finisher, self._whole = finisher, Candidates(catalog.trie)
 
     def rank(self, case: Case) -> float:
-        rows = case.history.rows
+        rows = case.seen
         state = self._finisher.encode(rows[window_start(len(rows), self._finisher.window) :])
         found = self._finisher.finish(state, self._whole, k=max(CUTOFFS), exclude=case.seen)
         ranked = [item.row for item in found]

@@ -80,7 +80,7 @@ class UserTrial:
 
     def __init__(self, tiers: TwoTiers, case: Case) -> None:
         self._tiers, self._case = tiers, case
-        self._state = tiers.encode(case.history.rows)
+        self._state = tiers.encode(case.seen)
         self._own = tiers.own_prefixes(self._state, NUM_OWN)
 
     def online_rank(self) -> float:
