@@ -61,8 +61,10 @@ _SCALE = pick(
         "1,000,000 skewed": "1,000,000 items, skewed",
     },
     Column("CPU ms of a finish, p50", "cpu_ms_p50", 3),
+    Column("with the memory", "memory_cpu_ms_p50", 3),
     Column("build, s", "build_s", 2),
     Column("bytes per item", "bytes_per_item", 0),
+    Column("of its neighbours", "memory_bytes_per_item", 0),
 )
 _TRIE = pick(
     "codebooks",
