@@ -1,14 +1,15 @@
 """`python -m bench baseline`: ranking quality of the baseline of `bench finish`.
 
 Cases, masks and metrics are those of `bench quality`. The whole catalog is ranked exactly, without
-beam search, so that the row measures the model and not the losses of ten beams.
+beam search, so that the row measures the model and not the losses of ten beams. Popularity and
+counts stand beside it.
 """
 
 # U = users, B = users of a batch, N = catalog rows
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,15 @@ from bench.common.leave_one_out import Case, cut_histories, target_rows
 from bench.common.results import open_console, print_table, write_json
 from bench.finish.generate import Generator
 from bench.quality.ranking.quality_rows import CUTOFFS
-from bench.quality.ranking.rank_metrics import bootstrap, ndcg_at, rank_targets, recall_at
+from bench.quality.ranking.rank_metrics import bootstrap_named, ndcg_at, rank_targets, recall_at
+from bench.quality.ranking.row_sets import rank_simple
 from models.baselines.sid_lm import LanguageModelScorer
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import load_dataset
 from models.release.release import Release
 
 BASELINE = Path("bench/baseline")
+EXACT = "baseline_generate_exact"
 _BATCH_USERS = 32
 _COLUMNS = ("name", "recall@5", "recall@10", "ndcg@5", "ndcg@10", "seconds")
 
@@ -52,16 +55,22 @@ def _length_batches(lengths: Sequence[int]) -> list[list[int]]:
     return [order[at : at + _BATCH_USERS] for at in range(0, len(order), _BATCH_USERS)]
 
 
-def quality_row(rank_U: NDArray[np.float64], *, seed: int) -> dict[str, str | int | float]:
-    """Return means over users with their 95% bootstrap intervals."""
-    columns = {f"recall@{k}": recall_at(rank_U, k) for k in CUTOFFS}
-    columns |= {f"ndcg@{k}": ndcg_at(rank_U, k) for k in CUTOFFS}
-    intervals = bootstrap(np.stack(list(columns.values()), axis=1), seed=seed)
-    row: dict[str, str | int | float] = {"name": "baseline_generate_exact", "users": len(rank_U)}
-    for column, interval in zip(columns, intervals, strict=True):
-        row |= {column: interval.mean, f"{column}_low": interval.low}
-        row[f"{column}_high"] = interval.high
-    return row
+def quality_rows(
+    ranks: Mapping[str, NDArray[np.float64]], *, seed: int
+) -> list[dict[str, str | int | float]]:
+    """Return means over users with their 95% bootstrap intervals, one row per name."""
+    columns = {
+        (name, f"{metric}@{k}"): measure(rank_U, k)
+        for name, rank_U in ranks.items()
+        for metric, measure in (("recall", recall_at), ("ndcg", ndcg_at))
+        for k in CUTOFFS
+    }
+    rows: dict[str, dict[str, str | int | float]] = {
+        name: {"name": name, "users": len(rank_U)} for name, rank_U in ranks.items()
+    }
+    for (name, column), interval in bootstrap_named(columns, seed=seed).items():
+        rows[name] |= interval.columns(column)
+    return list(rows.values())
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,15 +79,18 @@ def main(arguments: Sequence[str]) -> int:
     release = Release.load(options.release)
     catalog: Catalog = release.catalog
     generator = Generator.load(options.baseline, catalog)
-    cases = cut_histories(
-        load_dataset(options.data), catalog, split=options.split, num_users=options.users
-    )
+    dataset = load_dataset(options.data)
+    cases = cut_histories(dataset, catalog, split=options.split, num_users=options.users)
+    ranks = rank_simple(open_console(), dataset, catalog, cases)
     started = time.perf_counter()
-    rank_U = rank_cases(LanguageModelScorer(generator.model, catalog), cases, target_rows(cases))
+    ranks[EXACT] = rank_cases(
+        LanguageModelScorer(generator.model, catalog), cases, target_rows(cases)
+    )
     seconds = time.perf_counter() - started
-    row = quality_row(rank_U, seed=0) | {"seconds": seconds}
+    rows = quality_rows(ranks, seed=0)
+    rows[-1]["seconds"] = seconds
     title = f"{len(cases):,} users, {options.split} split, {generator.num_parameters:,} parameters"
-    print_table(open_console(), title, [row], _COLUMNS)
+    print_table(open_console(), title, rows, _COLUMNS)
     if options.json:
         meta = {
             "command": "baseline",
@@ -86,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
             "split": options.split,
             "parameters": generator.num_parameters,
         }
-        write_json(options.json, meta, [row])
+        write_json(options.json, meta, rows)
     return 0
 
 

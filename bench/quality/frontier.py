@@ -1,12 +1,14 @@
 """`python -m bench frontier`: quality and cost of T thoughts and m beams per thought.
 
 One night with the largest T yields the results of all T. Each path is searched at every width.
+Popularity, counts and as many prefixes made without a thought stand beside every cell.
 """
 
 # U = users
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from time import process_time
 from typing import NamedTuple
 
@@ -18,12 +20,23 @@ from bench.common.leave_one_out import Case
 from bench.common.results import open_console, open_progress, report
 from bench.quality.plots import plot_frontier
 from bench.quality.quality_options import describe_run, draw_cases, quality_parser
-from bench.quality.ranking.two_tiers import PREFIX_COLUMNS, RANK_COLUMNS, Tried, TwoTiers, compare
+from bench.quality.ranking.quality_rows import ONLINE
+from bench.quality.ranking.row_sets import rank_simple
+from bench.quality.ranking.two_tiers import (
+    PREFIX_COLUMNS,
+    RANK_COLUMNS,
+    SILENT,
+    Tried,
+    TwoTiers,
+    compare,
+)
+from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.path_beams import is_head_of_wider, prefixes_of
 from bench.quality.thoughts.think_cases import plan_chunks, think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
-from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings
+from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings, without_thought
 from models.catalog.catalog import Catalog
+from models.catalog.dataset import load_dataset
 from models.errors import InvalidSettings
 from models.reasoner.think import UserHistory, think_users, user_seed
 from models.reasoner.transformers_engine import TransformersReasoner
@@ -49,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     console = open_console()
     torch.set_num_threads(1)
     release = Release.load(options.release)
-    cases = draw_cases(options, release)
+    dataset = load_dataset(options.data)
+    cases = draw_cases(options, release, dataset)
     cells = [Cell(paths, width) for paths in options.paths for width in options.widths]
     settings = ThoughtSettings(
         paths=max(options.paths),
@@ -59,14 +73,20 @@ def main(arguments: Sequence[str]) -> int:
     )
     cache = ThoughtCache.open(options.cache, release, settings)
     thoughts = think_cases(console, cache, cases, workers=options.workers)
+    silent = without_thought(replace(settings, widths=()), Manner.SILENT)
+    silent_cache = ThoughtCache.open(options.cache, release, silent)
+    at_once = think_cases(console, silent_cache, cases, workers=options.workers)
+    alone = rank_simple(console, dataset, release.catalog, cases)
     tiers = TwoTiers(load_finisher(release), release.catalog)
     with open_progress(console, "ranking", len(cases)) as on_progress:
-        tried, online_U = try_cells(tiers, cases, thoughts, cells, settings, on_progress)
+        tried, alone[ONLINE] = try_cells(
+            tiers, cases, thoughts, at_once, cells, settings, on_progress
+        )
     sample = sample_chunks(cases, num_chunks=options.cost_chunks)
     reasoner = TransformersReasoner.load(release.reasoner_dir, release.space)
     with open_progress(console, "timing", len(cells) * len(sample)) as on_progress:
         costs = measure_cost(reasoner, release.catalog, sample, cells, settings, on_progress)
-    rows = describe(cells, tried, online_U, thoughts.users, costs, seed=options.seed)
+    rows = describe(cells, tried, alone, thoughts.users, costs, seed=options.seed)
     meta = {
         **describe_run("frontier", options, release, cases),
         "settings": settings.to_json(),
@@ -85,14 +105,22 @@ def try_cells(
     tiers: TwoTiers,
     cases: Sequence[Case],
     thoughts: Thoughts,
+    at_once: Thoughts,
     cells: Sequence[Cell],
     settings: ThoughtSettings,
     on_progress: Callable[[int], None],
-) -> tuple[dict[Cell, list[Tried]], NDArray[np.float64]]:
-    """Try every cell's C_u on every user; also return ranks of the online tier alone, (U,)."""
-    tried: dict[Cell, list[Tried]] = {cell: [] for cell in cells}
+) -> tuple[dict[str, list[Tried]], NDArray[np.float64]]:
+    """Try every cell's C_u on every user; also return ranks of the online tier alone, (U,).
+
+    Args:
+        at_once: of the same reasoner without thoughts; each cell gets as many of its prefixes.
+    """
+    tried: dict[str, list[Tried]] = {
+        name: [] for cell in cells for name in (cell.name, cell.name + SILENT)
+    }
     online = []
-    for at, (case, user) in enumerate(zip(cases, thoughts.users, strict=True)):
+    users = zip(cases, thoughts.users, at_once.users, strict=True)
+    for at, (case, user, silent) in enumerate(users):
         trial = tiers.open(case)
         online.append(trial.online_rank())
         for cell in cells:
@@ -102,7 +130,11 @@ def try_cells(
                 width=cell.width,
                 max_prefixes=settings.max_prefixes,
             )
-            tried[cell].append(trial.attempt(prefixes, thought_of=case.history.rows))
+            for name, c_u in (
+                (cell.name, prefixes),
+                (cell.name + SILENT, silent.prefixes[: len(prefixes)]),
+            ):
+                tried[name].append(trial.attempt(c_u, thought_of=case.history.rows))
         on_progress(at + 1)
     return tried, np.array(online)
 
@@ -149,20 +181,21 @@ def _turns(
 
 def describe(
     cells: Sequence[Cell],
-    tried: Mapping[Cell, Sequence[Tried]],
-    online_U: NDArray[np.float64],
+    tried: Mapping[str, Sequence[Tried]],
+    alone: Mapping[str, NDArray[np.float64]],
     users: Sequence[CaseThoughts],
     costs: Mapping[Cell, float],
     *,
     seed: int,
 ) -> list[dict[str, str | int | float]]:
-    """Return the row of the online tier, then one row per cell.
+    """Return the rows of models alone, then two rows per cell: with thoughts and without.
 
     `head_of_widest` is a share of the closed paths: those with m beams equal to the first m of the
     widest search.
     """
-    by_name = {cell.name: tried[cell] for cell in cells}
-    rows = compare(by_name, online_U, seed=seed)
+    rows = compare(tried, alone, seed=seed)
+    for name, of_users in tried.items():
+        rows[name]["prefixes"] = float(np.mean([one.num_prefixes for one in of_users]))
     widest = max(cell.width for cell in cells)
     for cell in cells:
         heads = [
@@ -174,7 +207,6 @@ def describe(
         rows[cell.name] |= {
             "paths": cell.paths,
             "width": cell.width,
-            "prefixes": float(np.mean([one.num_prefixes for one in tried[cell]])),
             "tokens": float(np.mean([_tokens(user, cell.paths) for user in users])),
             "cpu_ms": costs[cell],
             "head_of_widest": sum(heads) / max(1, len(heads)),

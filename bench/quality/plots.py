@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bench.common.results import Row
-from bench.quality.ranking.two_tiers import ONLINE
+from bench.quality.ranking.quality_rows import ONLINE
 
 _DPI = 90
 _COLORS = ("#4477aa", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#66ccee")  # Paul Tol's bright
@@ -21,7 +21,7 @@ _GREY = "#777777"
 def plot_frontier(file: Path, rows: Sequence[Row], *, title: str) -> None:
     """Plot prefix recall by size of C_u, and recall@10 by CPU time; one line per T."""
     figure, (left, right) = _open(title)
-    cells = [row for row in rows if row["name"] != ONLINE]
+    cells = [row for row in rows if "paths" in row]
     online = next(row for row in rows if row["name"] == ONLINE)
     all_paths = sorted({int(row["paths"]) for row in cells})
     for color, paths in zip(_COLORS * len(all_paths), all_paths, strict=False):
@@ -30,7 +30,7 @@ def plot_frontier(file: Path, rows: Sequence[Row], *, title: str) -> None:
         _line(right, line, "cpu_ms", "strict@10", color, f"T = {paths}, strict")
     by_size = sorted(cells, key=lambda row: row["prefixes"])
     _line(left, by_size, "prefixes", "own_prefix_recall", _GREY, "online model's own", dashed=True)
-    _level(right, online, "online@10", "online alone")
+    _level(right, online, "recall@10", "online alone")
     times, recalls = ([float(row[name]) for row in cells] for name in ("cpu_ms", "union@10"))
     right.plot(times, recalls, "x", color="black", markersize=4, label="union, every cell")
     _label(left, "prefixes a user in C_u", "prefix recall")
@@ -41,13 +41,13 @@ def plot_frontier(file: Path, rows: Sequence[Row], *, title: str) -> None:
 def plot_staleness(file: Path, rows: Sequence[Row], *, title: str) -> None:
     """Plot prefix recall and recall@10 by the age of C_u in interactions."""
     figure, (left, right) = _open(title)
-    aged = [row for row in rows if row["name"] != ONLINE]
+    aged = [row for row in rows if "age" in row]
     online = next(row for row in rows if row["name"] == ONLINE)
     _line(left, aged, "age", "prefix_recall", _COLORS[0], "C_u")
     _line(left, aged, "age", "own_prefix_recall", _GREY, "online model's own, as old", dashed=True)
     _line(right, aged, "age", "strict@10", _COLORS[0], "two tiers, strict")
     _line(right, aged, "age", "union@10", _COLORS[3], "two tiers, union")
-    _level(right, online, "online@10", "online alone")
+    _level(right, online, "recall@10", "online alone")
     _label(left, "interactions since C_u was made", "prefix recall")
     _label(right, "interactions since C_u was made", "recall@10")
     _save(figure, file)

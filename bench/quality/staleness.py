@@ -1,11 +1,13 @@
 """`python -m bench staleness`: quality of a C_u that was made some interactions ago.
 
 The reasoner reads the history without its last items, and the online tier reads all of it, as
-between two nights. All ages are measured on the same users.
+between two nights. All ages are measured on the same users. Popularity, counts and as many prefixes
+made without a thought stand beside them.
 """
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,10 +18,20 @@ from bench.common.results import open_console, open_progress, report
 from bench.quality.learnt import refuse_learnt
 from bench.quality.plots import plot_staleness
 from bench.quality.quality_options import add_budget, describe_run, quality_parser
-from bench.quality.ranking.two_tiers import PREFIX_COLUMNS, RANK_COLUMNS, Tried, TwoTiers, compare
+from bench.quality.ranking.quality_rows import ONLINE
+from bench.quality.ranking.row_sets import rank_simple
+from bench.quality.ranking.two_tiers import (
+    PREFIX_COLUMNS,
+    RANK_COLUMNS,
+    SILENT,
+    Tried,
+    TwoTiers,
+    compare,
+)
+from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.think_cases import think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
-from bench.quality.thoughts.thoughts import CaseThoughts, ThoughtSettings
+from bench.quality.thoughts.thoughts import CaseThoughts, ThoughtSettings, without_thought
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset, InvalidSettings
 from models.reasoner.think import MAX_HISTORY, UserHistory
@@ -41,9 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     release = Release.load(options.release)
     refuse_learnt(release, options.split)
-    everybody = cut_histories(
-        load_dataset(options.data), release.catalog, split=options.split, seed=options.seed
-    )
+    dataset = load_dataset(options.data)
+    everybody = cut_histories(dataset, release.catalog, split=options.split, seed=options.seed)
     eligible = [case for case in everybody if len(case.seen) > options.outlast]
     cases = eligible[: options.users or None]
     if not cases:
@@ -52,15 +63,19 @@ def main(arguments: Sequence[str]) -> int:
         paths=options.paths, width=options.width, seed=options.seed, widths=(options.width,)
     )
     cache = ThoughtCache.open(options.cache, release, settings)
-    thoughts = {}
+    silent = without_thought(replace(settings, widths=()), Manner.SILENT)
+    silent_cache = ThoughtCache.open(options.cache, release, silent)
+    thoughts, at_once = {}, {}
     for age in options.ages:
         console.print(f"C_u made {age} interactions ago")
         aged = [age_case(case, age) for case in cases]
         thoughts[age] = think_cases(console, cache, aged, workers=options.workers).users
+        at_once[age] = think_cases(console, silent_cache, aged, workers=options.workers).users
+    alone = rank_simple(console, dataset, release.catalog, cases)
     tiers = TwoTiers(load_finisher(release), release.catalog)
     with open_progress(console, "ranking", len(cases)) as on_progress:
-        tried, online_U = try_ages(tiers, cases, thoughts, settings, on_progress)
-    rows = describe(tried, online_U, seed=options.seed)
+        tried, alone[ONLINE] = try_ages(tiers, cases, thoughts, at_once, on_progress)
+    rows = describe(tried, alone, ages=options.ages, seed=options.seed)
     meta = {
         **describe_run("staleness", options, release, cases),
         "users_with_enough_history": len(eligible),
@@ -87,32 +102,52 @@ def try_ages(
     tiers: TwoTiers,
     cases: Sequence[Case],
     thoughts: Mapping[int, Sequence[CaseThoughts]],
-    settings: ThoughtSettings,
+    at_once: Mapping[int, Sequence[CaseThoughts]],
     on_progress: Callable[[int], None],
-) -> tuple[dict[int, list[Tried]], NDArray[np.float64]]:
-    """Try every age's C_u on every user; also return ranks of the online tier alone, (U,)."""
-    tried: dict[int, list[Tried]] = {age: [] for age in thoughts}
+) -> tuple[dict[str, list[Tried]], NDArray[np.float64]]:
+    """Try every age's C_u on every user; also return ranks of the online tier alone, (U,).
+
+    Args:
+        at_once: of the same reasoner without thoughts; each age gets as many of its prefixes.
+    """
+    tried: dict[str, list[Tried]] = {
+        name: [] for age in thoughts for name in (_name(age), _name(age) + SILENT)
+    }
     online = []
     for at, case in enumerate(cases):
         trial = tiers.open(case)
         online.append(trial.online_rank())
         for age, users in thoughts.items():
             thought_of = age_case(case, age).history.rows
-            tried[age].append(trial.attempt(users[at].prefixes, thought_of=thought_of))
+            prefixes = users[at].prefixes
+            silent = at_once[age][at].prefixes[: len(prefixes)]
+            tried[_name(age)].append(trial.attempt(prefixes, thought_of=thought_of))
+            tried[_name(age) + SILENT].append(trial.attempt(silent, thought_of=thought_of))
         on_progress(at + 1)
     return tried, np.array(online)
 
 
 def describe(
-    tried: Mapping[int, Sequence[Tried]], online_U: NDArray[np.float64], *, seed: int
+    tried: Mapping[str, Sequence[Tried]],
+    alone: Mapping[str, NDArray[np.float64]],
+    *,
+    ages: Sequence[int],
+    seed: int,
 ) -> list[dict[str, str | int | float]]:
-    """Return the row of the online tier, then one row per age; changes are from the youngest."""
-    named = {f"{age} ago": of_users for age, of_users in tried.items()}
-    rows = compare(named, online_U, seed=seed, base=f"{min(tried)} ago")
-    for age, of_users in tried.items():
-        prefixes = float(np.mean([one.num_prefixes for one in of_users]))
-        rows[f"{age} ago"] |= {"age": age, "prefixes": prefixes}
+    """Return the rows of models alone, then two rows per age: with thoughts and without.
+
+    Changes are from the youngest thoughts.
+    """
+    rows = compare(tried, alone, seed=seed, base=_name(min(ages)))
+    for name, of_users in tried.items():
+        rows[name]["prefixes"] = float(np.mean([one.num_prefixes for one in of_users]))
+    for age in ages:
+        rows[_name(age)]["age"] = age
     return list(rows.values())
+
+
+def _name(age: int) -> str:
+    return f"{age} ago"
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:

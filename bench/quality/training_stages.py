@@ -5,7 +5,8 @@
 
 A row is a reasoner alone, loaded from a directory of plain weights over the release's SIDs. Its
 manner is `think` (with thoughts), `silent` (with an empty thought) or `preference` (with the prompt
-of alignment). Every row ranks at most T x m SIDs.
+of alignment). Every such row ranks at most T x m SIDs. Popularity and counts stand above them, and
+behind each thinking reasoner the same one without a thought, as NAME_silent.
 """
 
 import argparse
@@ -30,15 +31,18 @@ from bench.quality.ranking.paired_differences import Differences, print_differen
 from bench.quality.ranking.quality_rows import CUTOFFS, METRICS
 from bench.quality.ranking.rank_metrics import bootstrap_named, ndcg_at, recall_at
 from bench.quality.ranking.reasoner_rank import ReasonerRanks, rank_by_reasoner
+from bench.quality.ranking.row_sets import rank_simple
 from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.think_cases import think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import without_thought
+from models.catalog.dataset import load_dataset
 from models.errors import InvalidInput
 from models.release.release import Release
 
 _MEASURED = (*METRICS, "prefix_recall")
 _COLUMNS = ("name", *METRICS, "prefix_recall", "sids", "tokens")
+_SILENT = "_silent"  # behind the name of a thinking reasoner
 
 
 class RowSpec(NamedTuple):
@@ -55,10 +59,11 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(options.workers)
     specs = [read_spec(text) for text in options.row]
     release = Release.load(options.release)
-    cases = draw_cases(options, release)
+    dataset = load_dataset(options.data)
+    cases = draw_cases(options, release, dataset)
     settings = read_settings(options)
     ranked: dict[str, ReasonerRanks] = {}
-    for spec in specs:
+    for spec in add_silent(specs):
         asked = settings
         if spec.manner is not Manner.THINK:
             asked = without_thought(settings, spec.manner)
@@ -66,12 +71,15 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"{spec.name}: {spec.directory} ({spec.manner})")
         thoughts = think_cases(console, cache, cases, workers=options.workers)
         ranked[spec.name] = rank_by_reasoner(release.catalog, cases, thoughts.users)
-    rows, gains = summarise(ranked, seed=options.seed)
+    simple = rank_simple(console, dataset, release.catalog, cases)
+    before = [(after.name, before.name) for before, after in pairwise(specs)]
+    silent = [(spec.name, spec.name + _SILENT) for spec in specs if spec.manner is Manner.THINK]
+    rows, gains = summarise(simple, ranked, [*before, *silent], seed=options.seed)
     meta = {
         **describe_run("stages", options, release, cases),
         "settings": settings.to_json(),
         "reasoners": {spec.name: f"{spec.manner}:{spec.directory.name}" for spec in specs},
-        "gain_over_the_row_before": to_json(gains),
+        "gain_over_the_row_before": to_json(gains),  # and of a thought over none
     }
     title = f"Gain of each stage: reasoners alone, {len(cases):,} users"
     report(console, options.json, title, meta, rows, (_COLUMNS,))
@@ -91,24 +99,45 @@ def read_spec(text: str) -> RowSpec:
     return RowSpec(name, Manner(manner), Path(directory))
 
 
+def add_silent(specs: Sequence[RowSpec]) -> list[RowSpec]:
+    """Put behind each thinking reasoner the same one without a thought."""
+    found = []
+    for spec in specs:
+        found.append(spec)
+        if spec.manner is Manner.THINK:
+            found.append(RowSpec(spec.name + _SILENT, Manner.SILENT, spec.directory))
+    return found
+
+
 def summarise(
-    ranked: Mapping[str, ReasonerRanks], *, seed: int
+    simple: Mapping[str, NDArray[np.float64]],
+    ranked: Mapping[str, ReasonerRanks],
+    compared: Sequence[tuple[str, str]],
+    *,
+    seed: int,
 ) -> tuple[list[dict[str, Any]], Differences]:
-    """Return one row per reasoner, and the gains over the row before, paired by user."""
+    """Return one row per ranking, and the gains of compared reasoners, paired by user.
+
+    Args:
+        simple: ranks by popularity and counts, which have no prefixes.
+        compared: names of a reasoner and of the one that its gain is over.
+    """
+    measured = {name: _columns(rank_U) for name, rank_U in simple.items()}
+    for name, alone in ranked.items():
+        has_prefix_U = alone.has_prefix_U.astype(np.float64)
+        measured[name] = _columns(alone.rank_U) | {"prefix_recall": has_prefix_U}
+    for one, other in compared:
+        gains_U = {metric: measured[one][metric] - measured[other][metric] for metric in _MEASURED}
+        measured[f"{one} minus {other}"] = gains_U
     columns = {
         (name, metric): values_U
-        for name, alone in ranked.items()
-        for metric, values_U in _columns(alone).items()
+        for name, found in measured.items()
+        for metric, values_U in found.items()
     }
-    for before, after in pairwise(ranked):
-        for metric in _MEASURED:
-            gain_U = columns[after, metric] - columns[before, metric]
-            columns[f"{after} minus {before}", metric] = gain_U
-    intervals = bootstrap_named(columns, seed=seed)
     rows: dict[str, dict[str, Any]] = {}
     gains: Differences = {}
-    for (name, metric), interval in intervals.items():
-        if name in ranked:
+    for (name, metric), interval in bootstrap_named(columns, seed=seed).items():
+        if name in simple or name in ranked:
             rows.setdefault(name, {"name": name}).update(interval.columns(metric))
         else:
             gains.setdefault(name, {})[metric] = interval
@@ -117,10 +146,9 @@ def summarise(
     return list(rows.values()), gains
 
 
-def _columns(alone: ReasonerRanks) -> dict[str, NDArray[np.float64]]:
-    found = {f"recall@{k}": recall_at(alone.rank_U, k) for k in CUTOFFS}
-    found |= {f"ndcg@{k}": ndcg_at(alone.rank_U, k) for k in CUTOFFS}
-    return found | {"prefix_recall": alone.has_prefix_U.astype(np.float64)}
+def _columns(rank_U: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    found = {f"recall@{k}": recall_at(rank_U, k) for k in CUTOFFS}
+    return found | {f"ndcg@{k}": ndcg_at(rank_U, k) for k in CUTOFFS}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from models.reasoner.think import UserHistory, render_history, think_users
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
 from tests.bench.test_quality import NUM_USERS, write_dataset
+from tests.bench.test_simple_rows import assert_simple_rows
 from tests.fakes.toy import toy_catalog, toy_histories, write_toy_reasoner
 
 
@@ -114,6 +115,7 @@ def test_every_variant_is_a_row_and_nothing_is_recited_twice(
     )
     assert first["rows"] == second["rows"]
     assert [row["name"] for row in first["rows"]] == list(VARIANTS)
+    assert_simple_rows("faithfulness", first["rows"])
     assert 2 <= first["meta"]["users"] < NUM_USERS
     by_name = {row["name"]: row for row in first["rows"]}
     gain = first["meta"]["gain_over_empty"][f"{WHOLE} minus {EMPTY}"]["log_p_target"]

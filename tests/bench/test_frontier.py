@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ from bench.common.leave_one_out import Case, cut_histories
 from bench.finish.one_pass import CatalogScorer
 from bench.quality.frontier import Cell, sample_chunks, try_cells
 from bench.quality.frontier import main as frontier
-from bench.quality.ranking.two_tiers import ONLINE, Tried, TwoTiers, compare
+from bench.quality.ranking.quality_rows import ONLINE
+from bench.quality.ranking.two_tiers import SILENT, Tried, TwoTiers, compare
 from bench.quality.staleness import age_case
 from bench.quality.staleness import main as staleness
+from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.path_beams import PathBeams, is_head_of_wider, prefixes_of, search_paths
 from bench.quality.thoughts.think_cases import collect_thoughts
 from bench.quality.thoughts.thought_cache import ThoughtCache
-from bench.quality.thoughts.thoughts import Thoughts, ThoughtSettings
+from bench.quality.thoughts.thoughts import Thoughts, ThoughtSettings, without_thought
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset, InvalidSettings
 from models.online.best_first import NumpySearch
@@ -28,6 +31,7 @@ from models.reasoner.think import UserHistory, think_users, user_seed
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
 from tests.bench.test_quality import write_dataset
+from tests.bench.test_simple_rows import assert_simple_rows
 from tests.fakes.toy import toy_histories, toy_recommender
 
 SETTINGS = ThoughtSettings(paths=3, width=4, widths=(2, 4))
@@ -117,17 +121,27 @@ def thoughts(
     return collect_thoughts(cache, users, workers=1, on_progress=lambda _: None)
 
 
+@pytest.fixture(scope="module")
+def at_once(
+    tmp_path_factory: pytest.TempPathFactory, release: Release, cases: list[Case]
+) -> Thoughts:
+    settings = without_thought(replace(SETTINGS, widths=()), Manner.SILENT)
+    cache = ThoughtCache.open(tmp_path_factory.mktemp("silent"), release, settings)
+    users = [case.history for case in cases]
+    return collect_thoughts(cache, users, workers=1, on_progress=lambda _: None)
+
+
 def toy_tiers(release: Release) -> TwoTiers:
     runtime = TorchRuntime(toy_recommender(release.catalog))
     return TwoTiers(Finisher(NumpySearch(runtime), release.catalog), release.catalog)
 
 
 def test_a_cell_ranks_as_scoring_every_item_below_its_prefixes_does(
-    release: Release, cases: list[Case], thoughts: Thoughts
+    release: Release, cases: list[Case], thoughts: Thoughts, at_once: Thoughts
 ) -> None:
     cell = Cell(paths=2, width=4)
     tried, online_U = try_cells(
-        toy_tiers(release), cases, thoughts, [cell], SETTINGS, lambda _: None
+        toy_tiers(release), cases, thoughts, at_once, [cell], SETTINGS, lambda _: None
     )
     scorer = CatalogScorer(toy_recommender(release.catalog), release.catalog)
     for at, (case, user) in enumerate(zip(cases, thoughts.users, strict=True)):
@@ -136,7 +150,8 @@ def test_a_cell_ranks_as_scoring_every_item_below_its_prefixes_does(
         unseen = [row for row in range(len(scores)) if row not in case.seen]
         ranked = sorted(unseen, key=lambda row: (-scores[row], row))
         below = [row for row in ranked if tuple(release.catalog.sids[row, :2].tolist()) in own]
-        found = tried[cell][at]
+        found, silent = tried[cell.name][at], tried[cell.name + SILENT][at]
+        assert silent.num_prefixes <= found.num_prefixes
         assert online_U[at] == place(ranked, case.target)
         assert found.strict_rank == place(below, case.target)
         assert found.num_prefixes == len(own)
@@ -174,8 +189,10 @@ def test_an_aged_case_has_lost_its_last_items_and_keeps_its_target() -> None:
 def test_gains_and_changes_are_differences_user_by_user() -> None:
     young = [Tried(1, 1, True, False, 5), Tried(20, 2, True, True, 5)]
     old = [Tried(math.inf, 1, False, False, 5), Tried(20, 2, True, True, 5)]
-    rows = compare({"young": young, "old": old}, np.array([1.0, 3.0]), seed=0, base="young")
-    assert rows[ONLINE]["online@10"] == 1.0
+    rows = compare(
+        {"young": young, "old": old}, {ONLINE: np.array([1.0, 3.0])}, seed=0, base="young"
+    )
+    assert rows[ONLINE]["recall@10"] == 1.0
     assert rows["young"]["strict_gain@10"] == -0.5
     assert rows["young"]["prefix_recall_gain"] == 0.5
     assert rows["old"]["prefix_recall_change"] == rows["old"]["strict@10_change"] == -0.5
@@ -203,8 +220,12 @@ def test_frontier_writes_a_row_a_cell_and_a_small_figure(
     arguments = [*options(release, data, tmp_path), "--cost-chunks", "1"]
     assert frontier([*arguments, "--paths", "2", "1", "--widths", "3"]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
-    assert [row["name"] for row in report["rows"]] == [ONLINE, "T=1 m=3", "T=2 m=3"]
-    one, two = report["rows"][1:]
+    rows = {row["name"]: row for row in report["rows"]}
+    cells = [name + end for name in ("T=1 m=3", "T=2 m=3") for end in ("", SILENT)]
+    assert list(rows) == ["popularity", "counts", ONLINE, *cells]
+    assert_simple_rows("frontier", report["rows"])
+    one, two = rows["T=1 m=3"], rows["T=2 m=3"]
+    assert rows["T=2 m=3" + SILENT]["prefixes"] == two["prefixes"]
     assert one["prefix_recall"] <= two["prefix_recall"]  # C_u of one path is within that of two
     assert one["prefixes"] < two["prefixes"]
     assert 0 < one["tokens"] < two["tokens"]
@@ -223,9 +244,11 @@ def test_staleness_judges_the_same_users_at_every_age(
     assert staleness([*arguments, "--ages", "4", "0"]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
     names = [row["name"] for row in report["rows"]]
-    assert names == [ONLINE, "0 ago", "4 ago"]
+    ages = [name + end for name in ("0 ago", "4 ago") for end in ("", SILENT)]
+    assert names == ["popularity", "counts", ONLINE, *ages]
     assert report["meta"]["users"] == sum(len(case.seen) > 4 for case in cases)
-    assert report["rows"][1]["union@10_change"] == 0.0
+    assert_simple_rows("staleness", report["rows"])
+    assert report["rows"][3]["union@10_change"] == 0.0
     assert (tmp_path / "out.png").read_bytes().startswith(PNG)
 
 

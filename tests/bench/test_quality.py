@@ -43,6 +43,7 @@ from models.online.torch_runtime import TorchRuntime
 from models.reasoner import prompts, rationales
 from models.reasoner.think import UserHistory
 from models.release.release import Release
+from tests.bench.test_simple_rows import assert_simple_rows
 from tests.fakes.toy import toy_catalog, toy_recommender
 
 NUM_USERS = 40
@@ -371,6 +372,7 @@ def test_quality_writes_every_row_and_thinks_only_once(
     assert main([*arguments, "--json", str(tmp_path / "second.json")]) == 0
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in NAMES)
     assert [row["name"] for row in first["rows"]] == ROWS
+    assert_simple_rows("quality", first["rows"])
     for row, again in zip(first["rows"], second["rows"], strict=True):
         assert {k: v for k, v in row.items() if k != "seconds"} == {
             k: v for k, v in again.items() if k != "seconds"

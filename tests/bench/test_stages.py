@@ -14,6 +14,7 @@ from models.errors import InvalidInput
 from models.reasoner.think import UserHistory
 from models.release.release import Release
 from tests.bench.test_quality import NUM_USERS, write_dataset
+from tests.bench.test_simple_rows import assert_simple_rows
 from tests.fakes.toy import toy_catalog
 
 
@@ -56,13 +57,15 @@ def test_stages_are_rows_with_their_gain_over_the_row_before(
     assert main([*arguments, "--json", str(tmp_path / "stages.json")]) == 0
     report = json.loads((tmp_path / "stages.json").read_text())
     rows = {row["name"]: row for row in report["rows"]}
-    assert list(rows) == ["base", "r", "again"]
+    assert list(rows) == ["popularity", "counts", "base", "r", "r_silent", "again"]
+    assert_simple_rows("stages", report["rows"])
     assert report["meta"]["users"] == NUM_USERS - 1
     assert rows["base"]["tokens"] == rows["again"]["tokens"] == 0
     assert rows["r"]["tokens"] > 0
     assert rows["base"]["sids"] == rows["again"]["sids"] == 6
     gains = report["meta"]["gain_over_the_row_before"]
-    assert list(gains) == ["r minus base", "again minus r"]
+    assert list(gains) == ["r minus base", "again minus r", "r minus r_silent"]
+    assert rows["r_silent"]["recall@10"] == rows["again"]["recall@10"]  # the same reasoner
     for metric, interval in gains["r minus base"].items():
         difference = rows["r"][metric] - rows["base"][metric]
         assert interval["mean"] == pytest.approx(difference)

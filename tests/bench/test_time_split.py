@@ -30,6 +30,7 @@ from models.errors import InvalidDataset, InvalidSettings, ReleaseMismatch
 from models.release.release import Release
 from tests.bench.test_protocol import DAY, HISTORIES, SETTINGS, evidence_by_loops
 from tests.bench.test_quality import toy_finisher, write_dataset
+from tests.bench.test_simple_rows import assert_simple_rows
 from tests.fakes.toy import toy_catalog
 
 ITEMS = 14
@@ -222,6 +223,7 @@ def test_time_split_writes_every_arm_and_group(tmp_path: Path) -> None:
         "counts_daily",
         "counts_event",
     ]
+    assert_simple_rows("time-split", table["rows"])
     for row in table["rows"]:
         assert row["recall@10_low"] <= row["recall@10"] <= row["recall@10_high"]
     events = table["meta"]["events"]

@@ -25,6 +25,7 @@ from models.reasoner import prompts, rationales
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from models.release.release import Release
 from tests.bench.test_quality import write_dataset
+from tests.bench.test_simple_rows import assert_simple_rows
 from tests.fakes.toy import toy_catalog, toy_histories, toy_release
 
 TEXTS = ["a red lipstick", "nail polish, in Makeup", "shampoo for dry hair", "a lipstick"]
@@ -174,6 +175,7 @@ def test_the_command_judges_every_exam_and_asks_only_once(tmp_path: Path, releas
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     first, second = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("first", "second"))
     assert first["rows"] == second["rows"]
+    assert_simple_rows("understanding", first["rows"])
     names = [row["name"] for row in first["rows"]]
     assert names[:4] == [
         f"item: {who}" for who in ("reasoner", RANDOM, "same_prefix", "most_bought")

@@ -20,6 +20,7 @@ from models.catalog.sid import Prefix
 from models.errors import InvalidRelease, ReleaseMismatch
 from models.online.torch_runtime import load_recommender
 from models.release.release import Release
+from tests.bench.test_simple_rows import assert_simple_rows
 from tests.fakes.toy import toy_catalog, toy_histories
 from training.split import Split, UserSplit
 from training.train_sid_lm import BaselineRecipe, Trainer, new_model, write_baseline
@@ -260,12 +261,13 @@ def test_the_bundled_baseline_is_as_deep_and_as_large_as_ours() -> None:
     assert sum(file.stat().st_size for file in BASELINE.iterdir()) < 7e6
 
 
-def test_the_command_writes_one_row_of_the_agreed_shape(tmp_path: Path) -> None:
+def test_the_command_writes_a_row_of_the_agreed_shape_below_simple_ones(tmp_path: Path) -> None:
     file = tmp_path / "baseline.json"
     assert bench(["baseline", "--users", "16", "--split", "valid", "--json", str(file)]) == 0
     report = json.loads(file.read_text())
-    (row,) = report["rows"]
-    assert row["name"] == "baseline_generate_exact"
+    assert_simple_rows("baseline", report["rows"])
+    assert [each["name"] for each in report["rows"]][2:] == ["baseline_generate_exact"]
+    row = report["rows"][-1]
     assert row["users"] == 16
     assert 0 <= row["recall@5_low"] <= row["recall@5"] <= row["recall@10"] <= 1
     assert report["meta"]["split"] == "valid"

@@ -3,12 +3,22 @@
 Knows releases and data sets. Knows nothing of thoughts.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
-from bench.common.leave_one_out import learnt_histories
+from bench.common.leave_one_out import Case, learnt_histories
+from bench.common.results import open_progress
 from bench.quality.ranking.counts_row import CountsRow, all_neighbours
-from bench.quality.ranking.plain_rows import OnlineRow, PopularityRow, Ranker, SasRecRow
+from bench.quality.ranking.plain_rows import (
+    OnlineRow,
+    PopularityRow,
+    Ranker,
+    SasRecRow,
+    rank_plain,
+)
 from bench.quality.ranking.quality_rows import (
     COUNTS,
     ONLINE,
@@ -34,6 +44,15 @@ def simple_rows(dataset: Dataset, catalog: Catalog, *, held_out: int = 2) -> Ran
         POPULARITY: PopularityRow(popularity_N),
         COUNTS: CountsRow(all_neighbours(histories, len(catalog)), popularity_N),
     }
+
+
+def rank_simple(
+    console: Console, dataset: Dataset, catalog: Catalog, cases: Sequence[Case]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the ranks by popularity and by counts, (U,) each."""
+    with open_progress(console, "popularity, counts", len(cases)) as on_progress:
+        found = rank_plain(simple_rows(dataset, catalog), catalog, cases, on_progress=on_progress)
+    return {name: outcome.rank_U for name, outcome in found.items()}
 
 
 def sasrec_row(sasrec: SasRec | None) -> Rankers:

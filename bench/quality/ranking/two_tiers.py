@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bench.common.leave_one_out import Case
 from bench.quality.ranking.evaluation import NUM_OWN
 from bench.quality.ranking.prefix_map import Nodes, PrefixMap
-from bench.quality.ranking.quality_rows import CUTOFFS
+from bench.quality.ranking.quality_rows import CUTOFFS, ONLINE
 from bench.quality.ranking.rank_metrics import bootstrap_named, ndcg_at, recall_at
 from models.catalog.candidates import Candidates, from_nodes
 from models.catalog.catalog import Catalog
@@ -22,9 +22,9 @@ from models.catalog.sid import Prefix
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import window_start
 
-ONLINE = "online"
 PREFIX_COLUMNS = ("name", "prefix_recall", "own_prefix_recall", "prefix_recall_gain")
-RANK_COLUMNS = ("name", "online@10", "strict@10", "strict_gain@10", "union@10", "union_gain@10")
+RANK_COLUMNS = ("name", "recall@10", "strict@10", "strict_gain@10", "union@10", "union_gain@10")
+SILENT = ", no thought"  # behind the name of a choice of C_u
 _K = max(CUTOFFS)
 
 
@@ -110,12 +110,12 @@ class UserTrial:
 
 def compare(
     tried: Mapping[str, Sequence[Tried]],
-    online_U: NDArray[np.float64],
+    alone: Mapping[str, NDArray[np.float64]],
     *,
     seed: int,
     base: str | None = None,
 ) -> dict[str, dict[str, str | int | float]]:
-    """Return rows by name: the online tier alone, then every choice of C_u; means with intervals.
+    """Return rows by name: rankings alone, then every choice of C_u; means with intervals.
 
     `own_prefix_recall` is the recall of the online model's own best prefixes, as many as each C_u
     has. `prefix_recall_gain` is the gain over it; the other gains are over the recall of the online
@@ -123,15 +123,15 @@ def compare(
 
     Args:
         tried: choice of C_u -> results of all users.
-        online_U: ranks by the online tier alone.
+        alone: ranks by models that rank the whole catalog, the online tier among them.
     """
-    online = {"online@10": recall_at(online_U, 10), "online_ndcg@10": ndcg_at(online_U, 10)}
-    columns = {(ONLINE, column): values_U for column, values_U in online.items()}
+    columns = {(name, "recall@10"): recall_at(rank_U, 10) for name, rank_U in alone.items()}
+    columns |= {(name, "ndcg@10"): ndcg_at(rank_U, 10) for name, rank_U in alone.items()}
     before = _columns(tried[base]) if base else {}
     for name, of_users in tried.items():
         found = _columns(of_users)
         for tier in ("strict", "union"):
-            found[f"{tier}_gain@10"] = found[f"{tier}@10"] - online["online@10"]
+            found[f"{tier}_gain@10"] = found[f"{tier}@10"] - columns[ONLINE, "recall@10"]
         columns |= {(name, column): values_U for column, values_U in found.items()}
         for column, before_U in before.items():
             columns[name, f"{column}_change"] = found[column] - before_U
