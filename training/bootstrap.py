@@ -21,6 +21,7 @@ from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from training.learner import Learner, plain_model
 from training.rationale_checks import RationaleChecks
 from training.rationale_writers import Bootstrapped
+from training.steps import report_step
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,16 @@ def bootstrap(
     )
     checks = RationaleChecks(catalog)
     answered = _read(file)
+    first = len(answered)
+    report_step("bootstrap", first, len(asked), first=first)
     with file.open("a") as out:
-        for start in range(len(answered), len(asked), recipe.batch_users):
+        for start in range(first, len(asked), recipe.batch_users):
             batch = asked[start : start + recipe.batch_users]
             answers = _ask(reasoner, catalog, checks, batch, recipe.tries, seed)
             out.write("".join(f"{json.dumps(answer)}\n" for answer in answers))
             out.flush()
             answered += answers
+            report_step("bootstrap", len(answered), len(asked), first=first)
     faults = Counter(fault for answer in answered for fault in answer["faults"])
     return {
         "asked": len(answered),

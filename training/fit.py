@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from training.steps import report_step
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +61,7 @@ def fit(
     started = time.monotonic()
     for epoch in range(1, recipe.epochs + 1):
         loss = _run_epoch(model, optimizer, losses())
+        report_step(name, epoch, recipe.epochs)
         if epoch % recipe.evaluate_every and epoch != recipe.epochs:
             continue
         model.eval()
@@ -92,6 +95,7 @@ def refit(
     for epoch in range(1, epochs + 1):
         loss = _run_epoch(model, optimizer, losses())
         seconds = time.monotonic() - started
+        report_step(name, epoch, epochs)
         logger.info("%s refit epoch %d/%d loss %.3f  %.0f s", name, epoch, epochs, loss, seconds)
     model.eval()
 

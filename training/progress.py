@@ -7,6 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from training.steps import report_step
+
 logger = logging.getLogger(__name__)
 _LOG_EVERY = 50
 
@@ -32,6 +34,7 @@ class StageBar:
         )
         self._started = time.monotonic()
         self._num_tokens = 0
+        report_step(stage, done, total, first=done)
 
     def __enter__(self) -> "StageBar":
         self._bar.start()
@@ -51,6 +54,7 @@ class StageBar:
         elapsed = max(time.monotonic() - self._started, 1e-9)
         rate = self._num_tokens / elapsed
         self._bar.update(self._task, completed=done, loss=loss, rate=rate)
+        report_step(self._stage, done, self._total, first=self._first)
         if not self._is_drawn and (done % _LOG_EVERY == 0 or done == self._total):
             to_go = elapsed / max(done - self._first, 1) * (self._total - done)
             logger.info(
