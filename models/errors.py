@@ -18,7 +18,7 @@ ThinkAheadError
   CursorGone                  a paged list of a release or generation that is gone (begin again)
   ManifestConflict            another writer won the compare-and-set (exit 75)
   LeaseTaken                  another job works on the same plan (exit 75)
-  GatesFailed                 a generation that must not go live as it is (exit 65)
+  GatesFailed                 a generation or a release that must not go live as it is (exit 65)
   ClientError                 a call of the service that failed: see service/client/errors.py
 """
 
@@ -91,7 +91,7 @@ class CursorGone(ThinkAheadError):
 
 
 class GatesFailed(ThinkAheadError):
-    """A generation failed a gate; the text names the gate and the expectation."""
+    """A generation or a release failed a gate; the text names the gate and the expectation."""
 
 
 class ManifestConflict(ThinkAheadError):

@@ -2,25 +2,32 @@
 
 import argparse
 import logging
-import os
-import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from models.errors import ThinkAheadError
+from models.errors import GatesFailed, ThinkAheadError
 from models.release.release import Learns
-from training.recipe import load_recipe
+from training.children import run_children
+from training.held_out_table import cells
 from training.renew import renew
+from training.rounds import make_release
+from training.run import HELD_OUT, Run
+from training.run_display import RunDisplay
+from training.sizing import Config, check_items
 from training.split import check_enough
-from training.stages import STAGES, Run, publish_stage, run_stage
+from training.stages import STAGES, run_stage
+from training.steps import StepsFile
 from training.train_sasrec import sasrec_stage
 from training.train_sid_lm import baseline_stage
 
-_NANO = Path(__file__).parent / "runs" / "nano.toml"
-_BAD_INPUT = 78
+_BAD_INPUT, _GATE_FAILED = 78, 65
 _COMPARED = ("baseline", "sasrec")  # baselines of the benchmarks
 
 
@@ -30,32 +37,34 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     transformers_logging.disable_progress_bar()
     try:
-        recipe = load_recipe(options.config, seed=options.seed)
+        run = Run.open(options.data, options.work, options.config, seed=options.seed)
         if options.stage == "renew":
             renew(
                 options.out,
                 options.data,
-                recipe,
+                run.recipe,
                 keep_weights=options.keep_weights,
                 reasoner_work=options.reasoner,
                 learns=options.learns,
                 out=options.to,
             )
             return 0
-        run = Run(options.data, options.work, recipe)
         if options.stage in _COMPARED:
             _train_baseline(run, options)
             return 0
         if options.stage != "all":
-            run_stage(run, options.stage)
+            if options.steps is not None:
+                StepsFile(options.steps).follow()
+            is_second = options.learns is Learns.EVERYTHING
+            run_stage(run.second() if is_second else run, options.stage)
             return 0
         check_enough(run.split, options.data)
-        for stage in STAGES:
-            if stage == "quantize" or run.is_done(stage):  # `run_stage` logs that it is done
-                run_stage(run, stage)
-        _run_side_by_side(options, [stage for stage in STAGES if not run.is_done(stage)])
-        publish_stage(run, options.out)
+        check_items(run.recipe, run.size, options.data)
+        _make_release(run, options)
         return 0
+    except GatesFailed as exc:
+        print(f"training: {exc}", file=sys.stderr)
+        return _GATE_FAILED
     except ThinkAheadError as exc:
         print(f"training: {exc}", file=sys.stderr)
         return _BAD_INPUT
@@ -70,25 +79,33 @@ def _train_baseline(run: Run, options: argparse.Namespace) -> None:
         )
 
 
-def _run_side_by_side(options: argparse.Namespace, stages: list[str]) -> None:
-    """Run stages in parallel, each in a process with one thread.
-
-    On two cores this is faster than one stage after the other with two threads.
-    """
+def _make_release(run: Run, options: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "training"]
-    shared = ["--data", options.data, "--work", options.work, "--config", options.config]
-    plain = os.environ | {"TERM": "dumb"}  # two progress bars would overwrite each other
-    children = {
-        stage: subprocess.Popen([*command, stage, *shared, "--seed", str(options.seed)], env=plain)
-        for stage in stages
-    }
-    try:
-        failed = [stage for stage, child in children.items() if child.wait() != 0]
-    finally:
-        for child in children.values():
-            child.terminate()
-    if failed:
-        raise ThinkAheadError(f"stages {failed} failed, see above; run again to resume")
+    for name in ("data", "work", "config", "seed"):
+        command += [f"--{name}", str(getattr(options, name))]
+    rounds = [run] if options.learns is Learns.HELD_OUT else [run, run.second()]
+    display = RunDisplay(rounds)
+
+    def side_by_side(of: Run, stages: list[str]) -> None:
+        with display.show(of):
+            run_children(command, stages, learns=of.learns, folder=of.work, on_wait=display.look)
+
+    make_release(
+        run,
+        options.out,
+        learns=options.learns,
+        is_forced=options.force,
+        side_by_side=side_by_side,
+        on_judged=_print_table,
+    )
+
+
+def _print_table(table: Mapping[str, Any]) -> None:
+    console = Console()
+    shown = Table("held-out test items", "users", "recall@10", "NDCG@10")
+    for row in cells(table):
+        shown.add_row(*row)
+    console.print(shown)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -98,7 +115,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="release or baseline to write")
     parser.add_argument("--release", type=Path, help="catalog for `baseline` and `sasrec`")
     parser.add_argument("--work", type=Path, help="checkpoints (default: beside the release)")
-    parser.add_argument("--config", type=Path, default=_NANO, help="recipe (TOML)")
+    parser.add_argument(
+        "--config",
+        default=Config.AUTO.value,
+        metavar="auto|fast|FILE",
+        help="recipe: chosen by the size of the data, small and quick, or a TOML file "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="for a single stage")
     parser.add_argument(
@@ -114,9 +137,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--learns",
         type=Learns,
         choices=list(Learns),
-        default=Learns.HELD_OUT,
-        help="with `renew` and `sasrec`: part of each history to learn; all but the first need a "
-        "number of epochs, of the renewed release or of --chosen (default: %(default)s)",
+        help="part of each history to learn. `all`: `everything`, after a first round that is "
+        "judged (default), or `held-out` to publish the first round. `renew` (default: that of "
+        "the release) and `sasrec`: all but `held-out` need a number of epochs, of the renewed "
+        "release or of --chosen",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="with `all`: publish also a model that ranks below popularity or counts",
     )
     parser.add_argument(
         "--chosen",
@@ -124,8 +153,20 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="with `sasrec`: a held-out SASRec; train for as many epochs",
     )
+    parser.add_argument("--steps", type=Path, help=argparse.SUPPRESS)  # for the parent process
     parser.add_argument("--to", type=Path, metavar="DIR", help="with `renew`: publish here instead")
     options = parser.parse_args(arguments)
+    _check(parser, options)
+    options.work = options.work or options.out.with_name(options.out.name + ".work")
+    return options
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options that would do nothing, and fill in the default of --learns."""
+    if options.keep_weights and options.learns is not None:
+        parser.error("--keep-weights trains nothing, expected no --learns beside it")
+    if options.learns is None and options.stage != "renew":
+        options.learns = Learns.EVERYTHING if options.stage == "all" else Learns.HELD_OUT
     if options.stage in ("all", "renew", *_COMPARED) and options.out is None:
         parser.error(f"{options.stage} needs --out")
     if options.stage in _COMPARED and options.release is None:
@@ -134,14 +175,16 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         options.learns == Learns.HELD_OUT
     ):
         parser.error("sasrec needs --chosen with --learns, and only then")
-    if options.learns != Learns.HELD_OUT:
-        if options.stage not in ("renew", "sasrec"):
-            parser.error(f"{options.stage} learns the held-out part, expected no --learns")
-        if options.keep_weights:
-            parser.error("--keep-weights trains nothing, expected no --learns beside it")
+    is_of_first_round = options.stage in ("quantize", HELD_OUT, "baseline")
+    if options.learns != Learns.HELD_OUT and is_of_first_round:
+        parser.error(f"{options.stage} learns the held-out part, expected no --learns")
+    if options.learns is Learns.NOT_THE_TEST and options.stage not in ("renew", "sasrec"):
+        parser.error(
+            f"{options.stage} leaves out all targets or none, expected no --learns {options.learns}"
+        )
+    if options.force and options.stage != "all":
+        parser.error(f"{options.stage} has no gate, expected no --force")
     if options.to is not None and options.stage != "renew":
         parser.error(f"{options.stage} publishes at --out, expected no --to")
     if options.out is None and options.work is None:
         parser.error(f"{options.stage} needs --work")
-    options.work = options.work or options.out.with_name(options.out.name + ".work")
-    return options

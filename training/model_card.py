@@ -1,39 +1,60 @@
-"""Model cards: description, data, recipe and validation figures of a model, in Markdown."""
+"""Model cards: description, data, recipe and figures of a model, in Markdown."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from models.catalog.dataset import Dataset
+from models.catalog.held_out import has_targets
+from models.release.release import Learns
+from training.held_out_table import Table, to_markdown
+
+_LEARNT = {
+    Learns.HELD_OUT: "all events but the last two items of each user: the last one is the test "
+    "target, the one before it the validation target",
+    Learns.NOT_THE_TEST: "all events but the last item of each user, the test target",
+    Learns.EVERYTHING: "all events; no held-out item is left to judge them by",
+}
 
 
 def model_card(
-    name: str, dataset: Dataset, recipe: Mapping[str, Any], metrics: Mapping[str, Any]
+    name: str,
+    data: Path,
+    dataset: Dataset,
+    recipe: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    learnt: Learns,
 ) -> str:
-    """Write the card of a release. All numbers are the run's; test figures: `bench/results/`."""
-    num_events = sum(len(history) for history in dataset.histories.values())
+    """Write the card of a release. All facts are those of the data folder and of the run."""
+    table = metrics.get("held_out")
     return f"""# Release `{name}`
-
+{_warning(table)}
 A two-tier reasoning recommender: a reasoner that writes prefixes of semantic ids at night, and an
-online recommender that finishes them. Made by `python -m training all`, without manual steps.
+online recommender that finishes them. Made by `python -m training`, without manual steps.
 
 ## Data
 
-{len(dataset.histories):,} users, {len(dataset.items):,} items, {num_events:,} interactions
-(SHA-256 `{recipe["data_sha256"]}`). Leave-one-out: the last item of each user is the test
-target, the one before it the validation target; no training row has either. Source, citation and
-terms: the README beside the data.
+{_lines(_facts(data, dataset, recipe))}
 
+Online recommender, its memory and popularity learnt {_LEARNT[learnt]}.{_reasoner_part(recipe)}
+The events of a user of fewer than three items are all learnt.
+{_terms(data)}
+{_results(table, learnt)}
 ## Parts
 
 | file | content |
 |---|---|
-| `catalog.parquet` | items, semantic ids, training popularity |
+| `catalog.parquet` | items, semantic ids, popularity |
 | `online.safetensors` | online recommender, {metrics["online"]["parameters"]:,} parameters |
-| `neighbours.safetensors` | its memory: counts of item pairs in the training histories |
+| `neighbours.safetensors` | its memory: counts of item pairs in the histories |
 | `extend.onnx` | its graph, without weights |
 | `reasoner/` | {_reasoner(recipe)}, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
 | `manifest.json` | SHA-256 of every file, SID space, recipe, metrics |
+
+Limits: {_thoughts(recipe)}.
 
 ## Recipe
 
@@ -46,9 +67,67 @@ terms: the README beside the data.
 ```json
 {json.dumps(metrics, indent=1, sort_keys=True)}
 ```
+"""
 
-Limits: trained on public reviews of one product domain, in English; {_thoughts(recipe)}. Research
-use, as the data.
+
+def _warning(table: Table | None) -> str:
+    """Return a paragraph for a release that was published despite its table."""
+    if table is None or not table.get("forced"):
+        return ""
+    return f"\n**Published by force, below a simple row: {'; '.join(table['forced'])}.**\n"
+
+
+def _facts(data: Path, dataset: Dataset, recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the card says about the data, name and value."""
+    histories, texts = dataset.histories.values(), dataset.items.values()
+    titled = sum(text.title is not None for text in texts) / max(len(texts), 1)
+    judged = sum(map(has_targets, histories))
+    yield "folder", f"`{data.resolve().name}`"
+    yield "items", f"{len(texts):,}, {titled:.0%} with a title"
+    yield "users", f"{len(histories):,}, {judged:,} of three items or more"
+    yield "events", f"{sum(map(len, histories)):,}"
+    if span := _time_span(dataset):
+        yield "time", span
+    yield "SHA-256", f"`{recipe['data_sha256']}`"
+
+
+def _time_span(dataset: Dataset) -> str | None:
+    """Return the first and the last day, in UTC; None without times that are dates."""
+    times = [event.timestamp for history in dataset.histories.values() for event in history]
+    if not dataset.has_times or not times:
+        return None
+    with suppress(ValueError, OverflowError, OSError):
+        first, last = (datetime.fromtimestamp(at, UTC).date() for at in (min(times), max(times)))
+        return f"{first} to {last}"
+    return None
+
+
+def _lines(facts: Iterator[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts)])
+
+
+def _terms(data: Path) -> str:
+    if not (data / "README.md").is_file():
+        return ""
+    return "Source and terms of the data: the README in their folder.\n"
+
+
+def _reasoner_part(recipe: Mapping[str, Any]) -> str:
+    learnt = Learns(recipe.get("reasoner_learnt", Learns.HELD_OUT))
+    return f"\nThe reasoner learnt {_LEARNT[learnt]}."
+
+
+def _results(table: Table | None, learnt: Learns) -> str:
+    if table is None:
+        return ""
+    models = "these models" if learnt is Learns.HELD_OUT else "the models of the first round"
+    return f"""
+## Held-out test items
+
+Mean ± standard error, for {models}: same recipe, without the last two items of each user.
+The whole catalog is ranked, without items of the history.
+
+{to_markdown(table)}
 """
 
 

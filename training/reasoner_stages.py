@@ -21,6 +21,7 @@ from models.errors import InvalidSettings
 from models.machine import processor
 from models.reasoner import prompts, rationales
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
+from models.release.release import Learns
 from training.activation import activate
 from training.align import align, integrate, language_recipe, warm_up
 from training.bootstrap import bootstrap, load_rationales, questions
@@ -66,8 +67,13 @@ class Material:
         return TransformersReasoner(model, learner.tokenizer, self.catalog.space, sampling)
 
     def probe(self, reasoner: TransformersReasoner) -> dict[str, Any]:
-        """Measure a reasoner on validation users; the recipe's seed determines the users."""
+        """Measure a reasoner on validation users; the recipe's seed determines the users.
+
+        The second round has no validation users, and nothing is measured.
+        """
         recipe = self.run.recipe
+        if self.run.learns is not Learns.HELD_OUT:
+            return {}
         users = sample_users(self.run.split, _NUM_PROBED_USERS, recipe.seed)
         seen: dict[str, Any] = probe(reasoner, self.catalog, users, seed=recipe.seed)._asdict()
         if recipe.thoughts.wish_share:
@@ -101,7 +107,7 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
     hours = sum(made[stage]["seconds"] for stage in made) / 3600
     shutil.rmtree(run.work / "reasoner", ignore_errors=True)
     learner.export(run.work / "reasoner")
-    last = [made[stage]["validation"] for stage in made if "validation" in made[stage]]
+    last = [made[stage]["validation"] for stage in made if made[stage].get("validation")]
     return {
         "parameters": parameters,
         "device": device_name(),

@@ -21,6 +21,7 @@ from models.release.publish import Memory, publish
 from models.release.release import Learns, Release
 from training.model_card import model_card
 from training.recipe import Recipe
+from training.run import HELD_OUT
 from training.split import data_digest, split_dataset, training_histories
 from training.train_online import OnlineResult, train_online
 
@@ -34,7 +35,7 @@ def renew(
     *,
     keep_weights: bool,
     reasoner_work: Path | None = None,
-    learns: Learns = Learns.HELD_OUT,
+    learns: Learns | None = None,
     out: Path | None = None,
 ) -> Release:
     """Publish the release at `directory` again, from the interactions of `data`.
@@ -42,17 +43,20 @@ def renew(
     Args:
         keep_weights: keep the online recommender.
         reasoner_work: work folder of `training.remote` with the new reasoner.
-        learns: if not the held-out part, the online recommender is trained for as many epochs as
-            the release had, and items are counted in that part too. With old weights the part is
-            the one that they have learnt.
+        learns: part to learn (default: the part that the release has learnt). If it is not the
+            held-out part, the online recommender is trained for as many epochs as the release had,
+            and items are counted in that part too.
         out: where to publish (default: in place).
 
     Raises:
         InvalidRelease: that reasoner is unfinished or has other SIDs.
+        InvalidInput: the release would hold a reasoner that has learnt more than `learns`.
     """
     release = Release.load(directory)
     dataset = load_dataset(data)
-    learns = release.manifest.learnt if keep_weights else learns
+    learns = learns or release.manifest.learnt
+    if reasoner_work is None:
+        _check_reasoner(release, learns)
     split = split_dataset(dataset, learns)
     catalog = release.catalog
     if not keep_weights:
@@ -76,6 +80,9 @@ def renew(
         tables = results.pop("recipe").items()
         described |= {name: table for name, table in tables if name not in _OF_THE_CATALOG}
         metrics["reasoner"] = results
+        described["reasoner_learnt"] = Learns.HELD_OUT.value
+    if reasoner_work is not None or not keep_weights:
+        metrics.pop(HELD_OUT, None)  # the table is of other models
     parameters = sum(weight.numel() for weight in made.recommender.parameters())
     metrics["online"] = {"parameters": parameters, **made.metrics}
     target = out or directory
@@ -90,10 +97,19 @@ def renew(
         histories=histories,
         recipe=described,
         metrics=metrics,
-        card=model_card(target.name, dataset, described, metrics),
+        card=model_card(target.name, data, dataset, described, metrics, learns),
         learnt=learns,
         memory=Memory.counted(histories, catalog, recipe.memory),
     )
+
+
+def _check_reasoner(release: Release, learns: Learns) -> None:
+    has_learnt = release.manifest.recipe.get("reasoner_learnt", Learns.HELD_OUT)
+    if has_learnt == Learns.EVERYTHING and learns is not Learns.EVERYTHING:
+        raise InvalidInput(
+            f"{release.directory}: its reasoner has learnt everything, expected "
+            f"--learns {Learns.EVERYTHING.value}"
+        )
 
 
 def _read_results(work: Path, release: Release) -> dict[str, Any]:

@@ -15,13 +15,17 @@ from safetensors.torch import load_file, save_file
 from models.catalog.catalog import Catalog, load_catalog
 from models.catalog.dataset import Dataset, load_dataset
 from models.catalog.sid import SidSpace
+from models.release.release import Learns
 from training.recipe import Recipe
+from training.sizing import Size, choose_recipe
 from training.split import Split, data_digest, split_dataset
 
 _TABLES = {
     "quantize": ("quantize",),
     "online": ("quantize", "recommender", "online", "memory"),
 }
+PARTS = ("quantize", "online", "reasoner")  # stages whose results a release holds
+HELD_OUT = "held_out"  # stage that judges the models of the first round
 _REASONER_TABLES = {
     "align": ("align",),
     "warmup": ("warmup",),
@@ -39,14 +43,47 @@ class Run:
     data: Path  # data folder
     work: Path  # work folder
     recipe: Recipe
+    first: "Run | None" = None  # first round, which chose SIDs and epochs; None in it
+
+    @classmethod
+    def open(cls, data: Path, work: Path, config: str, *, seed: int) -> "Run":
+        """Choose the recipe by `config`: `auto` and `fast` choose by the size of the data.
+
+        Raises InvalidDataset for a folder that is no data set, InvalidSettings for no recipe.
+        """
+        dataset = load_dataset(data)
+        size = Size.of(split_dataset(dataset), len(dataset.items))
+        run = cls(data, work, choose_recipe(config, size, seed=seed))
+        vars(run)["dataset"] = dataset  # read once
+        return run
 
     @cached_property
     def dataset(self) -> Dataset:
         return load_dataset(self.data)
 
+    @property
+    def size(self) -> Size:
+        return Size.of(self.split, len(self.dataset.items))
+
     @cached_property
     def split(self) -> Split:
-        return split_dataset(self.dataset)
+        return split_dataset(self.dataset, self.learns)
+
+    @property
+    def learns(self) -> Learns:
+        """Return the part of each history that this round learns."""
+        return Learns.HELD_OUT if self.first is None else Learns.EVERYTHING
+
+    def second(self) -> "Run":
+        """Return the second round, which learns everything; the first must have its models."""
+        run = Run(self.data, self.work / "everything", self.recipe, self)
+        vars(run).update(dataset=self.dataset, data_digest=self.data_digest)  # read once
+        return run
+
+    @property
+    def chosen(self) -> dict[str, Any] | None:
+        """Return the figures of the epoch that the first round chose; None in that round."""
+        return None if self.first is None else self.first.outcome("online")
 
     @cached_property
     def data_digest(self) -> str:
@@ -59,7 +96,7 @@ class Run:
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return the item vectors (N, E) in the order of the data set; computed once per recipe."""
-        file = self.work / f"item_vectors_{self.key('quantize')}.safetensors"
+        file = self.vectors_file
         if not file.is_file():
             # Imported here: the reasoner's stages run without scikit-learn and sentence models.
             from training.quantize import embed_items
@@ -69,6 +106,10 @@ class Run:
             save_file({"vectors": torch.from_numpy(vectors)}, file)
         made: NDArray[np.float32] = load_file(file)["vectors"].numpy()
         return made
+
+    @property
+    def vectors_file(self) -> Path:
+        return self.work / f"item_vectors_{self.key('quantize')}.safetensors"
 
     def outcome(self, stage: str) -> dict[str, Any]:
         """Read the report of a finished stage."""
@@ -87,7 +128,10 @@ class Run:
 
     def inputs(self, stage: str) -> str:
         """Describe the inputs of a stage, so that changes of other stages do not repeat it."""
-        return f"{self.data_digest} {self.recipe.digest(self._tables(stage))}"
+        inputs = f"{self.data_digest} {self.recipe.digest(self._tables(stage))}"
+        if self.chosen is None:
+            return inputs
+        return f"{inputs} {self.learns} epoch {self.chosen['epoch']}"
 
     def key(self, stage: str) -> str:
         """Return a short hash of the inputs, for the name of a file of this run."""
@@ -100,6 +144,8 @@ class Run:
         """
         if stage in _TABLES:
             return _TABLES[stage]
+        if stage == HELD_OUT:
+            return (*_TABLES["online"], *self._tables("reasoner"))
         stages = self.recipe.reasoner.stages
         before = stages if stage == "reasoner" else stages[: stages.index(stage) + 1]
         own = [table for name in before for table in _REASONER_TABLES[name]]

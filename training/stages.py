@@ -1,29 +1,29 @@
 """The stages of a training run, all in one work folder.
 
 A stage that finished with the same data and recipe is not run again, so an interrupted run resumes.
+The first round learns all but the held-out items, chooses epochs and is judged. The second round
+trains both models once more, on everything, in a folder inside the first one's.
 """
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from models.catalog.catalog import build_catalog
-from models.online.shape import RecommenderConfig
-from models.release.publish import Memory, publish
-from models.release.release import Release
-from training.model_card import model_card
+from training.judging import judge
+from training.publishing import publish_run, recommender_config
 from training.quantize import quantize
 from training.reasoner_stages import reasoner_stage
+from training.run import HELD_OUT
 from training.run import Run as Run
-from training.split import training_histories
-from training.train_online import new_recommender, train_online
+from training.train_online import train_online
 
 logger = logging.getLogger(__name__)
 
@@ -70,49 +70,43 @@ def quantize_stage(run: Run) -> dict[str, Any]:
 
 def online_stage(run: Run) -> dict[str, Any]:
     """Train the online recommender; writes `online.safetensors`."""
-    config = _recommender_config(run)
+    config = recommender_config(run)
     recipe = replace(run.recipe.online, seed=run.recipe.seed)
-    result = train_online(config, recipe, run.catalog(), run.split, run.recipe.memory)
+    split, memory = run.split, run.recipe.memory
+    result = train_online(config, recipe, run.catalog(), split, memory, chosen=run.chosen)
     save_file(result.recommender.state_dict(), run.work / "online.safetensors")
-    return {"parameters": _count(result.recommender), **result.metrics}
+    return {**result.metrics, "parameters": _count(result.recommender)}
 
 
-def publish_stage(run: Run, out: Path) -> Release:
-    """Publish all parts as one verified release at `out`, named after its last path component."""
-    metrics = {stage: run.outcome(stage) for stage in STAGES}
-    recipe = {
-        **run.recipe.to_json(),
-        "data_sha256": run.data_digest,
-        "torch": torch.__version__,
-    }
-    recommender = new_recommender(_recommender_config(run), run.catalog())
-    recommender.load_state_dict(load_file(run.work / "online.safetensors"))
-    histories = training_histories(run.catalog(), run.split)
-    release = publish(
-        out,
-        name=out.name,
-        catalog=run.catalog(),
-        recommender=recommender,
-        reasoner_dir=run.work / "reasoner",
-        histories=histories,
-        recipe=recipe,
-        metrics=metrics,
-        card=model_card(out.name, run.dataset, recipe, metrics),
-        memory=Memory.counted(histories, run.catalog(), run.recipe.memory),
-    )
-    logger.info("published %s version %s at %s", release.name, release.version, out)
-    return release
+def held_out_stage(run: Run) -> dict[str, Any]:
+    """Judge the models of the first round on the test items, and publish them in the work folder.
+
+    Returns the held-out table. `bench quality` runs on the release `work/held-out`.
+    """
+    table = judge(run)
+    name = f"{run.work.name.removesuffix('.work')}-held-out"
+    publish_run(run, run.work / "held-out", name=name, table=table)
+    return table
+
+
+def open_second(run: Run) -> Run:
+    """Return the second round, with the SIDs of the first one and popularity of everything."""
+    second = run.second()
+    second.work.mkdir(parents=True, exist_ok=True)
+    catalog = run.catalog().with_popularity(second.split.popularity)
+    catalog.save(second.work / "catalog.parquet")
+    run.item_vectors()  # makes their file if somebody has deleted it
+    shutil.copyfile(run.vectors_file, second.vectors_file)
+    second.finish("quantize", run.outcome("quantize"))
+    return second
 
 
 STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
     "quantize": quantize_stage,
     "online": online_stage,
     "reasoner": reasoner_stage,
+    HELD_OUT: held_out_stage,
 }
-
-
-def _recommender_config(run: Run) -> RecommenderConfig:
-    return run.recipe.recommender.to_config(run.outcome("quantize")["space"]["sizes"])
 
 
 def _count(model: torch.nn.Module) -> int:

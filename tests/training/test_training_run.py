@@ -15,7 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from models.catalog.catalog import Catalog
+from bench.common.leave_one_out import cut_histories
+from bench.quality.ranking.plain_rows import rank_plain
+from bench.quality.ranking.rank_metrics import ndcg_at, recall_at
+from bench.quality.ranking.row_sets import model_rows, simple_rows
+from models.catalog.catalog import Catalog, popular_prefixes
 from models.catalog.dataset import load_dataset
 from models.online.build_kernel import built_library
 from models.online.memory.memory_settings import MemorySettings
@@ -30,6 +34,7 @@ from training.split import split_dataset, training_histories
 pytestmark = pytest.mark.timeout(900)
 
 NUM_USERS = 400
+WHOLE = ("--seed", "1", "--force")  # of the tiny recipe: it learns too little to beat popularity
 
 
 def write_slice(source: Path, target: Path, *, num_users: int = NUM_USERS) -> Path:
@@ -67,7 +72,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(data: Path, out: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "training", *arguments("all", data, out, "--seed", "1")],
+        [sys.executable, "-m", "training", *arguments("all", data, out, *WHOLE)],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -83,6 +88,13 @@ def data(shared: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(shared: Path) -> Release:
+    """The release of the first round, which is judged."""
+    return Release.load(shared / "sliced.work" / "held-out")
+
+
+@pytest.fixture(scope="module")
+def whole(shared: Path) -> Release:
+    """The published release of the second round, which has learnt everything."""
     return Release.load(shared / "sliced")
 
 
@@ -91,7 +103,7 @@ def test_a_slice_without_titles_trains_into_a_sound_release(trained: Release, da
     assert len(dataset.histories) == NUM_USERS
     assert set(trained.catalog.item_ids) == set(dataset.items)
     assert set(trained.catalog.titles) == {None}
-    assert trained.name == "sliced"
+    assert trained.name == "sliced-held-out"
     assert trained.manifest.recipe["seed"] == 1
     metrics = trained.manifest.metrics
     assert 0 <= metrics["online"]["ndcg@10_no_memory"] <= metrics["online"]["recall@10_no_memory"]
@@ -116,16 +128,90 @@ def test_the_trained_recommender_prefers_the_catalog(trained: Release) -> None:
     assert len(finisher.finish(state, finisher.own_prefixes(state, count=20), k=10)) == 10
 
 
+def copied(shared: Path, target: Path) -> Path:
+    """A copy of the published release and its work folder."""
+    copy = target / "sliced"
+    for suffix in ("", ".work"):
+        shutil.copytree(f"{shared / 'sliced'}{suffix}", f"{copy}{suffix}")
+    return copy
+
+
 def test_a_second_run_with_the_same_recipe_does_nothing_twice(
-    trained: Release, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    whole: Release, shared: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    copy = tmp_path / trained.name
-    for suffix in ("", ".work"):
-        shutil.copytree(f"{trained.directory}{suffix}", f"{copy}{suffix}")
-    assert main(arguments("all", data, copy, "--seed", "1")) == 0
-    assert caplog.text.count("already done") == 3
-    assert Release.load(copy).version == trained.version
+    copy = copied(shared, tmp_path)
+    assert main(arguments("all", data, copy, *WHOLE)) == 0
+    assert caplog.text.count("already done") == 6
+    assert Release.load(copy).version == whole.version
+
+
+def test_a_model_below_popularity_is_not_published_unless_it_is_forced(
+    shared: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = copied(shared, tmp_path)
+    shutil.rmtree(copy)
+    assert main(arguments("all", data, copy, "--seed", "1")) == 65
+    said = capsys.readouterr()
+    assert "online model without memory" in said.out
+    assert "not published: the online model has NDCG@10" in said.err
+    assert "popularity" in said.err
+    assert "FORCE=1" in said.err
+    assert not copy.exists()
+    assert main(arguments("all", data, copy, *WHOLE, "--learns", "held-out")) == 0
+    published = Release.load(copy)
+    assert published.manifest.learnt is Learns.HELD_OUT
+    card = (copy / "README.md").read_text().splitlines()
+    assert card[0] == "# Release `sliced`"
+    assert card[2].startswith("**Published by force, below a simple row: the online model has")
+
+
+def test_the_published_release_has_learnt_everything_with_the_same_semantic_ids(
+    trained: Release, whole: Release, data: Path
+) -> None:
+    assert (trained.manifest.learnt, whole.manifest.learnt) == (Learns.HELD_OUT, Learns.EVERYTHING)
+    histories = load_dataset(data).histories.values()
+    assert whole.catalog.popularity.sum() == sum(map(len, histories))
+    sids = dict(zip(trained.catalog.item_ids, trained.catalog.sids.tolist(), strict=True))
+    assert dict(zip(whole.catalog.item_ids, whole.catalog.sids.tolist(), strict=True)) == sids
+    assert whole.space == trained.space
+    assert whole.global_prefixes == popular_prefixes(whole.catalog, len(whole.global_prefixes))
+    held_out, everything = trained.manifest, whole.manifest
+    assert everything.metrics["online"]["epoch"] == held_out.metrics["online"]["epoch"]
+    assert everything.metrics["reasoner"]["validation"]["closed_paths"] >= 0
+    changed = ("online.safetensors", "neighbours.safetensors", "reasoner/model.safetensors")
+    assert all(everything.files[name] != held_out.files[name] for name in changed)
+
+
+def test_the_held_out_table_is_that_of_the_benchmark(
+    trained: Release, whole: Release, shared: Path, data: Path
+) -> None:
+    """Rows of `bench quality` over the same users and release; its counts keep every pair."""
+    table = whole.manifest.metrics["held_out"]
+    made = json.loads((shared / "sliced.work" / "held_out.json").read_text())["made"]
+    assert table == made | {"forced": table["forced"]}
+    dataset = load_dataset(data)
+    rankers = simple_rows(dataset, trained.catalog) | model_rows(trained)
+    cases = cut_histories(dataset, trained.catalog, split="test")
+    found = rank_plain(rankers, trained.catalog, cases, on_progress=lambda done: None)
+    for name, outcome in found.items():
+        expected = recall_at(outcome.rank_U, 10).mean(), ndcg_at(outcome.rank_U, 10).mean()
+        row = table["rows"][name]
+        near = 0.01 if name == "counts" else 1e-6
+        assert (row["recall@10"], row["ndcg@10"]) == pytest.approx(expected, abs=near)
+    assert table["rows"]["two_tiers_at_once"]["users"] == NUM_USERS
+
+
+def test_the_card_describes_this_data_set(whole: Release, data: Path) -> None:
+    card = (whole.directory / "README.md").read_text()
+    num_items = len(whole.catalog)
+    assert f"| items | {num_items:,}, 0% with a title |" in card
+    assert f"| users | {NUM_USERS}, {NUM_USERS} of three items or more |" in card
+    assert "| folder | `data` |" in card
+    assert "| time | 20" in card
+    assert "no held-out item is left" in card
+    assert "| online model | 400 | 0.0" in card
+    assert not {"Beauty", "Amazon", "reviews", "Research"} & set(card.split())
 
 
 def test_the_service_serves_what_was_trained(trained: Release, tmp_path: Path) -> None:
@@ -139,6 +225,15 @@ def test_the_service_serves_what_was_trained(trained: Release, tmp_path: Path) -
         assert len(body["items"]) == 5
         assert all(item["title"] is None for item in body["items"])
         assert service.stop() == 0
+
+
+def test_a_release_whose_reasoner_learnt_everything_is_not_renewed_as_held_out(
+    whole: Release, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("renew", data, whole.directory, "--learns", "held-out")) == 78
+    assert "its reasoner has learnt everything, expected --learns everything" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_renewed_release_keeps_catalog_and_reasoner(
@@ -167,17 +262,17 @@ def test_a_renewed_release_keeps_catalog_and_reasoner(
 def test_a_release_learns_everything_after_its_epochs_were_chosen(
     trained: Release, data: Path, tmp_path: Path
 ) -> None:
-    learns = ["--learns", "everything", "--to", str(tmp_path / "whole")]
+    learns = ["--learns", "everything", "--to", str(tmp_path / "again")]
     assert main(arguments("renew", data, trained.directory, *learns)) == 0
-    whole = Release.load(tmp_path / "whole")
+    again = Release.load(tmp_path / "again")
     events = sum(len(history) for history in load_dataset(data).histories.values())
-    assert whole.catalog.popularity.sum() == events
-    assert whole.catalog.item_ids == trained.catalog.item_ids
-    assert whole.manifest.metrics["online"]["epoch"] == trained.manifest.metrics["online"]["epoch"]
+    assert again.catalog.popularity.sum() == events
+    assert again.catalog.item_ids == trained.catalog.item_ids
+    assert again.manifest.metrics["online"]["epoch"] == trained.manifest.metrics["online"]["epoch"]
     assert Release.load(trained.directory).version == trained.version
-    assert (trained.manifest.learnt, whole.manifest.learnt) == (Learns.HELD_OUT, Learns.EVERYTHING)
-    assert main(arguments("renew", data, whole.directory, "--keep-weights")) == 0
-    assert Release.load(whole.directory).manifest.learnt is Learns.EVERYTHING
+    assert (trained.manifest.learnt, again.manifest.learnt) == (Learns.HELD_OUT, Learns.EVERYTHING)
+    assert main(arguments("renew", data, again.directory, "--keep-weights")) == 0
+    assert Release.load(again.directory).manifest.learnt is Learns.EVERYTHING
 
 
 def forget(directory: Path) -> None:
@@ -224,7 +319,8 @@ def test_too_few_users_are_one_line_and_exit_78(
 
 @pytest.mark.parametrize(
     ("stage", "options"),
-    [("all", ["--learns", "everything"]), ("all", ["--to", "elsewhere"]),
+    [("all", ["--learns", "not the test items"]), ("all", ["--to", "elsewhere"]),
+     ("quantize", ["--learns", "everything"]), ("online", ["--force"]),
      ("renew", ["--keep-weights", "--learns", "everything"])],
 )  # fmt: skip
 def test_an_option_that_would_do_nothing_is_refused(

@@ -1,0 +1,52 @@
+"""Judges the models of a first round on the held-out test items, which none of them has learnt."""
+
+from typing import Any
+
+from models.online.finish import Finisher
+from models.online.memory.neighbours import Neighbours
+from models.online.memory.pair_counts import PairCounts
+from models.online.torch_runtime import fastest_searcher
+from models.reasoner.transformers_engine import TransformersReasoner
+from training.held_out import (
+    NUM_ASKED,
+    cut_cases,
+    prefixes_at_once,
+    rank_by_counts,
+    rank_by_finisher,
+    rank_by_popularity,
+    repeat_share,
+)
+from training.held_out_table import (
+    COUNTS,
+    ONLINE,
+    ONLINE_NO_MEMORY,
+    POPULARITY,
+    TWO_TIERS,
+    make_table,
+)
+from training.publishing import load_online
+from training.run import Run
+from training.split import training_histories
+
+
+def judge(run: Run) -> dict[str, Any]:
+    """Return the held-out table: popularity, counts, the online model, and both tiers."""
+    catalog, settings = run.catalog(), run.recipe.memory
+    cases = cut_cases(run.dataset, catalog, seed=run.recipe.seed)
+    histories = training_histories(catalog, run.split)
+    counts = PairCounts.of_histories(histories, len(catalog), settings)
+    neighbours = Neighbours.of(counts, settings)
+    recommender = load_online(run)
+    alone = Finisher(fastest_searcher(recommender), catalog)
+    online = Finisher(fastest_searcher(recommender), catalog, neighbours)
+    asked = cases[:NUM_ASKED]
+    reasoner = TransformersReasoner.load(run.work / "reasoner", catalog.space)
+    prefixes = prefixes_at_once(reasoner, catalog, asked)
+    ranks = {
+        POPULARITY: rank_by_popularity(catalog, cases),
+        COUNTS: rank_by_counts(catalog, neighbours, cases),
+        ONLINE_NO_MEMORY: rank_by_finisher(alone, catalog, cases),
+        ONLINE: rank_by_finisher(online, catalog, cases),
+        TWO_TIERS: rank_by_finisher(online, catalog, asked, prefixes),
+    }
+    return make_table(ranks, repeats=repeat_share(cases))
