@@ -5,9 +5,9 @@
 Reads the data folder, writes a work folder and a release. Imports `models` only.
 
     cli, recipe, run, stages     command line, TOML recipe, work folder, stages of a release
-    sizing, rounds               recipe by the size of the data, both rounds of a release
+    recipe_choice, rounds        recipe by the size of the data, both rounds of a release
     children, run_display, eta   stages side by side, time left
-    held_out, held_out_table, judging    ranks of test items, their table, the gate
+    target_ranks, held_out_table, judging    ranks of test items, their table, the gate
     split, quantize              leave-one-out split, items to SIDs
     train_online, sid_loss       the online recommender and its loss
     reasoner_stages, remote      the reasoner's stages, here or on a remote machine

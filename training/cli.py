@@ -16,11 +16,11 @@ from models.errors import GatesFailed, ThinkAheadError
 from models.release.release import Learns
 from training.children import run_children
 from training.held_out_table import cells
+from training.recipe_choice import Config, check_items
 from training.renew import renew
 from training.rounds import make_release
 from training.run import HELD_OUT, Run
 from training.run_display import RunDisplay
-from training.sizing import Config, check_items
 from training.split import check_enough
 from training.stages import STAGES, run_stage
 from training.steps import StepsFile

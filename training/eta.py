@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.recipe import Recipe
-from training.sizing import Size
+from training.recipe_choice import Size
 
 # Tokens, and work of a sampled token or thought as trained tokens. Both were fitted to the bundled
 # run; only their ratios matter.

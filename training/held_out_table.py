@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.held_out import TOP, Ranks
+from training.target_ranks import TOP, Ranks
 
 POPULARITY, COUNTS = "popularity", "counts"
 ONLINE_NO_MEMORY, ONLINE, TWO_TIERS = "online_no_memory", "online", "two_tiers_at_once"

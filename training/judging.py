@@ -7,15 +7,6 @@ from models.online.memory.neighbours import Neighbours
 from models.online.memory.pair_counts import PairCounts
 from models.online.torch_runtime import fastest_searcher
 from models.reasoner.transformers_engine import TransformersReasoner
-from training.held_out import (
-    NUM_ASKED,
-    cut_cases,
-    prefixes_at_once,
-    rank_by_counts,
-    rank_by_finisher,
-    rank_by_popularity,
-    repeat_share,
-)
 from training.held_out_table import (
     COUNTS,
     ONLINE,
@@ -27,6 +18,15 @@ from training.held_out_table import (
 from training.publishing import load_online
 from training.run import Run
 from training.split import training_histories
+from training.target_ranks import (
+    NUM_ASKED,
+    cut_cases,
+    prefixes_at_once,
+    rank_by_counts,
+    rank_by_finisher,
+    rank_by_popularity,
+    repeat_share,
+)
 
 
 def judge(run: Run) -> dict[str, Any]:

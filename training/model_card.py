@@ -37,7 +37,7 @@ online recommender that finishes them. Made by `python -m training`, without man
 
 ## Data
 
-{_lines(_facts(data, dataset, recipe))}
+{_lines(_facts(data, dataset, recipe, metrics))}
 
 Online recommender, its memory and popularity learnt {_LEARNT[learnt]}.{_reasoner_part(recipe)}
 The events of a user of fewer than three items are all learnt.
@@ -77,13 +77,17 @@ def _warning(table: Table | None) -> str:
     return f"\n**Published by force, below a simple row: {'; '.join(table['forced'])}.**\n"
 
 
-def _facts(data: Path, dataset: Dataset, recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _facts(
+    data: Path, dataset: Dataset, recipe: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
     """Yield what the card says about the data, name and value."""
     histories, texts = dataset.histories.values(), dataset.items.values()
     titled = sum(text.title is not None for text in texts) / max(len(texts), 1)
     judged = sum(map(has_targets, histories))
     yield "folder", f"`{data.resolve().name}`"
     yield "items", f"{len(texts):,}, {titled:.0%} with a title"
+    if "quantize" in metrics:
+        yield "semantic ids", f"{metrics['quantize']['sids']:,}; other items share one"
     yield "users", f"{len(histories):,}, {judged:,} of three items or more"
     yield "events", f"{sum(map(len, histories)):,}"
     if span := _time_span(dataset):

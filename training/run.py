@@ -17,7 +17,7 @@ from models.catalog.dataset import Dataset, load_dataset
 from models.catalog.sid import SidSpace
 from models.release.release import Learns
 from training.recipe import Recipe
-from training.sizing import Size, choose_recipe
+from training.recipe_choice import Size, choose_recipe
 from training.split import Split, data_digest, split_dataset
 
 _TABLES = {

@@ -7,7 +7,7 @@ import pytest
 
 from training.eta import Progress, describe_seconds, expected_work, seconds_left
 from training.recipe import load_recipe
-from training.sizing import Size
+from training.recipe_choice import Size
 from training.steps import Steps, StepsFile, read_steps, report_step
 
 

@@ -208,6 +208,7 @@ def test_the_card_describes_this_data_set(whole: Release, data: Path) -> None:
     assert f"| items | {num_items:,}, 0% with a title |" in card
     assert f"| users | {NUM_USERS}, {NUM_USERS} of three items or more |" in card
     assert "| folder | `data` |" in card
+    assert f"| semantic ids | {len(whole.catalog.trie):,}; other items share one |" in card
     assert "| time | 20" in card
     assert "no held-out item is left" in card
     assert "| online model | 400 | 0.0" in card

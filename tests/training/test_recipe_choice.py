@@ -7,8 +7,8 @@ import pytest
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset, InvalidSettings
 from training.recipe import Recipe, load_recipe
+from training.recipe_choice import Size, check_items, choose_recipe, fast_recipe_for, recipe_for
 from training.run import Run
-from training.sizing import Size, check_items, choose_recipe, fast_recipe_for, recipe_for
 from training.split import split_dataset
 
 BEAUTY = Size(items=12_101, users=22_363, events=198_502)

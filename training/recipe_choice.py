@@ -16,9 +16,9 @@ By number of users of three items or more, for the online recommender:
 | users below | users of a step | epochs at most | evaluated every | width | epochs of `fast` |
 |---|---|---|---|---|---|
 | 2,000 | 64 | 200 | 10 epochs | 64 | 60 |
-| 10,000 | 128 | 80 | 4 | 128 | 12 |
-| 100,000 | 256 | 40 | 2 | 128 | 12 |
-| any | 256 | 20 | 1 | 128 | 6 |
+| 10,000 | 128 | 80 | 4 | 128 | 8 |
+| 100,000 | 256 | 40 | 2 | 128 | 8 |
+| any | 256 | 20 | 1 | 128 | 4 |
 
 By number of events, for the reasoner:
 
@@ -45,7 +45,7 @@ from training.split import Split
 
 _RUNS = Path(__file__).parent / "runs"
 _NO_END = 1 << 62
-_FAST_EVALUATIONS = 6
+_FAST_EVALUATIONS = 4
 MIN_ITEMS = 20  # an answer has ten items, and a history masks its own
 
 
@@ -96,9 +96,9 @@ _SIZES = (
 )
 _ONLINE = (
     _Online(2_000, 64, 200, 10, 64, 60),
-    _Online(10_000, 128, 80, 4, 128, 12),
-    _Online(100_000, 256, 40, 2, 128, 12),
-    _Online(_NO_END, 256, 20, 1, 128, 6),
+    _Online(10_000, 128, 80, 4, 128, 8),
+    _Online(100_000, 256, 40, 2, 128, 8),
+    _Online(_NO_END, 256, 20, 1, 128, 4),
 )
 _REASONER = (
     _Reasoner(20_000, 12, 1_000_000, 4),
