@@ -39,7 +39,7 @@ online recommender that finishes them. Made by `python -m training`, without man
 
 {_lines(_facts(data, dataset, recipe, metrics))}
 
-Online recommender, its memory and popularity learnt {_LEARNT[learnt]}.{_reasoner_part(recipe)}
+{_parts_learnt(recipe, learnt)}
 The events of a user of fewer than three items are all learnt.
 {_terms(data)}
 {_results(table, learnt)}
@@ -116,9 +116,14 @@ def _terms(data: Path) -> str:
     return "Source and terms of the data: the README in their folder.\n"
 
 
-def _reasoner_part(recipe: Mapping[str, Any]) -> str:
-    learnt = Learns(recipe.get("reasoner_learnt", Learns.HELD_OUT))
-    return f"\nThe reasoner learnt {_LEARNT[learnt]}."
+def _parts_learnt(recipe: Mapping[str, Any], learnt: Learns) -> str:
+    by_reasoner = Learns(recipe.get("reasoner_learnt", Learns.HELD_OUT))
+    if by_reasoner is learnt:
+        return f"Both models, the memory and popularity learnt {_LEARNT[learnt]}."
+    return (
+        f"Online recommender, its memory and popularity learnt {_LEARNT[learnt]}.\n"
+        f"The reasoner learnt {_LEARNT[by_reasoner]}."
+    )
 
 
 def _results(table: Table | None, learnt: Learns) -> str:

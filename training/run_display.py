@@ -75,7 +75,8 @@ class RunDisplay:
         known = [chain for chain in chains if chain is not None]
         if len(known) < len(chains):
             return None
-        return sum(max(of_round) for of_round in zip(*known, strict=True))
+        left: float = sum(max(of_round) for of_round in zip(*known, strict=True))
+        return left
 
     def _online(self, run: Run) -> Progress:
         """Return the progress in epochs: at most as many as the recipe says, until it stopped."""

@@ -1,5 +1,6 @@
 """The recipe of a data set by its size: Beauty gets the bundled one, no size gets none."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def test_beauty_gets_the_recipe_of_the_bundled_release(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("choose", [recipe_for, fast_recipe_for])
-def test_more_data_never_mean_fewer_codes_or_more_passes(choose: type[Recipe]) -> None:
+def test_more_data_never_mean_fewer_codes_or_more_passes(choose: Callable[[Size], Recipe]) -> None:
     recipes = [choose(Size(2 * num, num, 9 * num)) for num in (10, 10**3, 10**5, 10**7)]
     addresses = [[*recipe.quantize.sizes] for recipe in recipes]
     assert addresses == sorted(addresses)
