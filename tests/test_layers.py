@@ -44,7 +44,7 @@ LAYERS = {
     "bench": (
         {"common"},
         {"load", "quality", "ab", "tables", "demo"},
-        {"finish", "night", "chaos"},
+        {"finish", "night", "chaos", "table1"},
         {"__main__"},
     ),
 }

@@ -93,19 +93,24 @@ class Column:
         return f"{float(value) * self.scale:,.{self.digits}{kind}}"
 
 
-def pick(first: str, labels: Mapping[str, str], *columns: Column) -> Callable[[Results], Grid]:
+def pick(
+    first: str, labels: Mapping[str, str], *columns: Column, only_present: bool = False
+) -> Callable[[Results], Grid]:
     """Show one row per label.
 
     Args:
         first: header of the first column.
         labels: row name -> text of the first column, in the order of the table.
         columns: the other columns.
+        only_present: leave out rows that the results lack.
     """
 
     def draw(results: Results) -> Grid:
+        present = {row["name"] for row in results.rows}
         body = [
             [label, *(column.cell(results.row(name)) for column in columns)]
             for name, label in labels.items()
+            if name in present or not only_present
         ]
         return Grid([first, *(column.title for column in columns)], body)
 

@@ -3,7 +3,7 @@
 Knows ranks and prefix coverage of all users. Knows nothing of models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,16 +84,20 @@ def summarise(
     *,
     has_own_prefix_U: NDArray[np.float64] | None = None,
     seed: int,
+    compared: Sequence[tuple[str, str]] = COMPARED,
 ) -> Table:
     """Return means and 95% intervals; one bootstrap for all columns pairs the differences.
 
     A metric of a group has the group's name behind it: `recall@10_same_day`. A group without users
     has no columns.
+
+    Args:
+        compared: pairs of rows whose paired differences are wanted.
     """
     columns = _columns(outcomes)
     if has_own_prefix_U is not None:
         columns[OWN, "prefix_recall"] = has_own_prefix_U
-    columns |= (paired := _differences(columns))
+    columns |= (paired := _differences(columns, compared))
     intervals = bootstrap_named(columns, seed=seed)
     for group, is_in_U in groups.items():
         inside = {key: values_U[is_in_U] for key, values_U in columns.items() if _is_split(key)}
@@ -120,13 +124,13 @@ def _columns(outcomes: Mapping[str, Outcome]) -> Columns:
     return columns
 
 
-def _differences(columns: Columns) -> Columns:
+def _differences(columns: Columns, compared: Sequence[tuple[str, str]]) -> Columns:
     """Return the paired differences for which both rows are there."""
-    compared = [(one, other, metric) for one, other in COMPARED for metric in METRICS]
-    compared += [(one, other, "prefix_recall") for one, other in COMPARED_PREFIXES]
+    wanted = [(one, other, metric) for one, other in compared for metric in METRICS]
+    wanted += [(one, other, "prefix_recall") for one, other in COMPARED_PREFIXES]
     return {
         (f"{one} minus {other}", metric): columns[one, metric] - columns[other, metric]
-        for one, other, metric in compared
+        for one, other, metric in wanted
         if {(one, metric), (other, metric)} <= set(columns)
     }
 
