@@ -29,6 +29,7 @@ from bench.table1.rearec_net import LatentSteps, ReaRecNet, build_rearec, hide_o
 from bench.table1.tiger_net import SidTokens, build_tiger
 from bench.table1.trial_folder import TrialFolder
 from bench.table1.tried_settings import ENTRIES, Entry, Setting
+from bench.tables.table1_tables import TABLE1_TABLES
 from models.baselines.sasrec import SasRecConfig
 from models.catalog.dataset import Dataset, load_dataset
 from models.release.release import Release
@@ -242,6 +243,11 @@ def test_the_command_judges_what_is_trained_beside_ours(
     assert "online minus rearec" in report["meta"]["differences"]
     assert set(report["meta"]["not_trained"]) == set(ENTRIES) - {"rearec"}
     assert report["meta"]["contenders"]["rearec"]["parameters"] > 0
+    pages = {name: table.render(tmp_path) for name, table in TABLE1_TABLES.items()}
+    assert "| ReaRec | " in pages["table1"]
+    assert "TIGER" not in pages["table1"]
+    assert "| online tier - ReaRec | " in pages["table1-differences"]
+    assert "| ReaRec | own | " in pages["table1-budget"]
 
 
 @pytest.mark.parametrize("name", ["gru4rec", "sasrec_recbole", "hgn", "bert4rec", "hstu"])
