@@ -8,11 +8,14 @@ Reads the data folder, writes a work folder and a release. Imports `models` only
     recipe_choice, rounds        recipe by the size of the data, both rounds of a release
     children, run_display, eta   stages side by side, time left
     target_ranks, held_out_table, judging    ranks of test items, their table, the gate
-    split, quantize              leave-one-out split, items to SIDs
-    train_online, sid_loss       the online recommender and its loss
+    split, item_text, quantize   leave-one-out split, vectors of texts, items to SIDs
+    learn_online, train_online   the online recommender, taught by a SASRec
+    fit, averaging               the loop of both, and their averaged weights
+    sid_loss, teacher            losses: the next SID, and what the teacher expects
     reasoner_stages, remote      the reasoner's stages, here or on a remote machine
     align, bootstrap, activation, enhance    the stages themselves, in this order
     tasks, mixture, batching     texts of every task, their shares, token rows in batches
     learner, nano, language      the reasoner in training, one from scratch, the training loop
-    train_sasrec, train_sid_lm   baselines for the benchmarks
+    train_sasrec, sasrec_folder  SASRec: the teacher, and a baseline for the benchmarks
+    train_sid_lm                 the baseline of `bench finish`
 """

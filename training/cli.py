@@ -21,10 +21,10 @@ from training.renew import renew
 from training.rounds import make_release
 from training.run import HELD_OUT, Run
 from training.run_display import RunDisplay
+from training.sasrec_folder import sasrec_stage
 from training.split import check_enough
 from training.stages import STAGES, run_stage
 from training.steps import StepsFile
-from training.train_sasrec import sasrec_stage
 from training.train_sid_lm import baseline_stage
 
 _BAD_INPUT, _GATE_FAILED = 78, 65
@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.data,
                 run.recipe,
                 keep_weights=options.keep_weights,
+                teacher_dir=lambda learns: options.teacher or run.teacher_dir(learns),
                 reasoner_work=options.reasoner,
                 learns=options.learns,
                 out=options.to,
@@ -154,6 +155,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="with `sasrec`: a held-out SASRec; train for as many epochs",
     )
     parser.add_argument("--steps", type=Path, help=argparse.SUPPRESS)  # for the parent process
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="DIR",
+        help="with `renew`: SASRec that has learnt the same part, trained into DIR if there is "
+        "none (default: in the work folder)",
+    )
     parser.add_argument("--to", type=Path, metavar="DIR", help="with `renew`: publish here instead")
     options = parser.parse_args(arguments)
     _check(parser, options)
@@ -186,5 +194,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"{options.stage} has no gate, expected no --force")
     if options.to is not None and options.stage != "renew":
         parser.error(f"{options.stage} publishes at --out, expected no --to")
+    if options.teacher is not None and (options.stage != "renew" or options.keep_weights):
+        parser.error("only `renew` has a teacher, and not with --keep-weights")
     if options.out is None and options.work is None:
         parser.error(f"{options.stage} needs --work")

@@ -38,7 +38,7 @@ def judge(run: Run) -> dict[str, Any]:
     neighbours = Neighbours.of(counts, settings)
     recommender = load_online(run)
     alone = Finisher(fastest_searcher(recommender), catalog)
-    online = Finisher(fastest_searcher(recommender), catalog, neighbours)
+    online = Finisher(fastest_searcher(recommender), catalog, run.memory().neighbours())
     asked = cases[:NUM_ASKED]
     reasoner = TransformersReasoner.load(run.work / "reasoner", catalog.space)
     prefixes = prefixes_at_once(reasoner, catalog, asked)

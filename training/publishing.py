@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from models.online.recommender import OnlineRecommender
 from models.online.shape import RecommenderConfig
-from models.release.publish import Memory, publish
+from models.release.publish import publish
 from models.release.release import Release
 from training.held_out_table import Table
 from training.model_card import model_card
@@ -51,7 +51,7 @@ def publish_run(
         metrics=metrics,
         card=model_card(name, run.data, run.dataset, recipe, metrics, run.learns),
         learnt=run.learns,
-        memory=Memory.counted(histories, run.catalog(), run.recipe.memory),
+        memory=run.memory(),
     )
     logger.info("published %s version %s at %s", release.name, release.version, out)
     return release

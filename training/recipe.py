@@ -21,6 +21,7 @@ from training.learner import ReasonerRecipe
 from training.mixture import Mixture
 from training.nano import NanoConfig
 from training.rationale_writers import ThoughtRecipe
+from training.teacher import SasRecRecipe, TeacherRecipe
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Recipe:
     quantize: QuantizeRecipe = field(default_factory=QuantizeRecipe)
     recommender: ShapeRecipe = field(default_factory=ShapeRecipe)
     online: FitRecipe = field(default_factory=FitRecipe)
+    sasrec: SasRecRecipe = field(default_factory=SasRecRecipe)
+    teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
     memory: MemorySettings = field(default_factory=MemorySettings)
     nano: NanoConfig = field(default_factory=NanoConfig)
     reasoner: ReasonerRecipe = field(default_factory=ReasonerRecipe)

@@ -6,7 +6,7 @@ older format. The memory is counted again.
 """
 
 import json
-from dataclasses import asdict, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,23 @@ import numpy as np
 import torch
 
 from models.catalog.catalog import load_catalog
-from models.catalog.dataset import load_dataset
+from models.catalog.dataset import Dataset, load_dataset
 from models.errors import InvalidInput, InvalidRelease
+from models.online.memory.memory import Memory
+from models.online.memory.similar_items import SimilarItems
 from models.online.torch_runtime import load_recommender
-from models.release.publish import Memory, publish
+from models.release.publish import publish
 from models.release.release import Learns, Release
+from training.item_text import embed_texts
+from training.learn_online import learn_online
 from training.model_card import model_card
 from training.recipe import Recipe
 from training.run import HELD_OUT
 from training.split import data_digest, split_dataset, training_histories
-from training.train_online import OnlineResult, train_online
+from training.train_online import OnlineResult
 
-_OF_THE_CATALOG = ("quantize", "recommender", "online", "memory")  # tables that the release decides
+_OF_THE_MODEL = ("recommender", "online", "sasrec", "teacher")  # tables of the online recommender
+_OF_THE_CATALOG = ("quantize", *_OF_THE_MODEL, "memory")  # tables that the release decides
 
 
 def renew(
@@ -34,6 +39,7 @@ def renew(
     recipe: Recipe,
     *,
     keep_weights: bool,
+    teacher_dir: Callable[[Learns], Path],
     reasoner_work: Path | None = None,
     learns: Learns | None = None,
     out: Path | None = None,
@@ -42,6 +48,7 @@ def renew(
 
     Args:
         keep_weights: keep the online recommender.
+        teacher_dir: folder of a teacher that has learnt a part, trained if there is none yet.
         reasoner_work: work folder of `training.remote` with the new reasoner.
         learns: part to learn (default: the part that the release has learnt). If it is not the
             held-out part, the online recommender is trained for as many epochs as the release had,
@@ -62,17 +69,28 @@ def renew(
     if not keep_weights:
         catalog = catalog.with_popularity(split.popularity)
     described, metrics = dict(release.manifest.recipe), dict(release.manifest.metrics)
+    histories = training_histories(catalog, split)
+    similar = _similar_items(release, dataset, recipe.memory.num_similar)
+    memory = Memory.counted(histories, similar, recipe.memory)
     if keep_weights:
         made = OnlineResult(
             load_recommender(release.directory, release.recommender_config), metrics["online"]
         )
     else:
-        config = recipe.recommender.to_config(release.space.sizes)
-        online = replace(recipe.online, seed=recipe.seed)
-        chosen = None if learns is Learns.HELD_OUT else metrics["online"]
-        made = train_online(config, online, catalog, split, recipe.memory, chosen=chosen)
-        described |= {"recommender": asdict(recipe.recommender), "online": asdict(online)}
-        described |= {"data_sha256": data_digest(data), "torch": torch.__version__}
+        sha256 = data_digest(data)
+        made = learn_online(
+            recipe,
+            catalog,
+            split,
+            memory,
+            data_digest=sha256,
+            learns=learns,
+            teacher_dir=teacher_dir(learns),
+            chosen=None if learns is Learns.HELD_OUT else metrics["online"],
+        )
+        tables = recipe.to_json()
+        described |= {name: tables[name] for name in _OF_THE_MODEL}
+        described |= {"data_sha256": sha256, "torch": torch.__version__}
     reasoner_dir = release.reasoner_dir
     if reasoner_work is not None:
         results = _read_results(reasoner_work, release)
@@ -87,7 +105,6 @@ def renew(
     metrics["online"] = {"parameters": parameters, **made.metrics}
     target = out or directory
     described["memory"] = recipe.memory.to_json()
-    histories = training_histories(catalog, split)
     return publish(
         target,
         name=target.name,
@@ -99,7 +116,7 @@ def renew(
         metrics=metrics,
         card=model_card(target.name, data, dataset, described, metrics, learns),
         learnt=learns,
-        memory=Memory.counted(histories, catalog, recipe.memory),
+        memory=memory,
     )
 
 
@@ -110,6 +127,15 @@ def _check_reasoner(release: Release, learns: Learns) -> None:
             f"{release.directory}: its reasoner has learnt everything, expected "
             f"--learns {Learns.EVERYTHING.value}"
         )
+
+
+def _similar_items(release: Release, dataset: Dataset, num_similar: int) -> SimilarItems:
+    """Take the similar items of the release, or find them if it has another number."""
+    memory = release.load_memory()
+    if memory is not None and memory.similar.row_NS.shape[1] == num_similar:
+        return memory.similar
+    texts = {item: dataset.items[item] for item in release.catalog.item_ids}
+    return SimilarItems.of(embed_texts(texts), num_similar)
 
 
 def _read_results(work: Path, release: Release) -> dict[str, Any]:

@@ -15,15 +15,18 @@ from safetensors.torch import load_file, save_file
 from models.catalog.catalog import Catalog, load_catalog
 from models.catalog.dataset import Dataset, load_dataset
 from models.catalog.sid import SidSpace
+from models.online.memory.memory import Memory
+from models.online.memory.similar_items import SimilarItems
 from models.release.release import Learns
 from training.recipe import Recipe
 from training.recipe_choice import Size, choose_recipe
-from training.split import Split, data_digest, split_dataset
+from training.split import Split, data_digest, split_dataset, training_histories
 
 _TABLES = {
     "quantize": ("quantize",),
-    "online": ("quantize", "recommender", "online", "memory"),
+    "online": ("quantize", "recommender", "online", "sasrec", "teacher", "memory"),
 }
+_OF_TEACHER = ("quantize", "online", "sasrec")
 PARTS = ("quantize", "online", "reasoner")  # stages whose results a release holds
 HELD_OUT = "held_out"  # stage that judges the models of the first round
 _REASONER_TABLES = {
@@ -102,7 +105,13 @@ class Run:
             from training.quantize import embed_items
 
             weight, seed = self.recipe.quantize.text_weight, self.recipe.seed
-            vectors = embed_items(self.dataset.items, self.split, text_weight=weight, seed=seed)
+            vectors = embed_items(
+                list(self.dataset.items),
+                self.text_vectors(),
+                self.split,
+                text_weight=weight,
+                seed=seed,
+            )
             save_file({"vectors": torch.from_numpy(vectors)}, file)
         made: NDArray[np.float32] = load_file(file)["vectors"].numpy()
         return made
@@ -110,6 +119,32 @@ class Run:
     @property
     def vectors_file(self) -> Path:
         return self.work / f"item_vectors_{self.key('quantize')}.safetensors"
+
+    def text_vectors(self) -> NDArray[np.float32]:
+        """Return the text vectors (N, E) in the order of the data set; computed once per data."""
+        if self.first is not None:
+            return self.first.text_vectors()
+        file = self.work / f"text_vectors_{self.data_digest[:8]}.safetensors"
+        if not file.is_file():
+            from training.item_text import embed_texts  # see above
+
+            save_file({"vectors": torch.from_numpy(embed_texts(self.dataset.items))}, file)
+        made: NDArray[np.float32] = load_file(file)["vectors"].numpy()
+        return made
+
+    def memory(self) -> Memory:
+        """Count the training histories, and find the items with similar texts."""
+        catalog = self.catalog()
+        at = {item: place for place, item in enumerate(self.dataset.items)}
+        vectors_NE = self.text_vectors()[[at[item] for item in catalog.item_ids]]
+        similar = SimilarItems.of(vectors_NE, self.recipe.memory.num_similar)
+        histories = training_histories(catalog, self.split)
+        return Memory.counted(histories, similar, self.recipe.memory)
+
+    def teacher_dir(self, learns: Learns) -> Path:
+        """Return the folder of the online recommender's teacher, which has learnt `learns`."""
+        inputs = self.data_digest[:8], self.recipe.digest(_OF_TEACHER)[:8]
+        return self.work / "_".join(("teacher", learns.name.lower(), *inputs))
 
     def outcome(self, stage: str) -> dict[str, Any]:
         """Read the report of a finished stage."""

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 
 from training.eta import Progress, describe_seconds, expected_work, seconds_left
 from training.run import Run
+from training.sasrec_folder import is_made, read_facts
 from training.steps import Steps, read_steps
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class RunDisplay:
         The models of a round are trained side by side, so the slower one counts.
         """
         chains = [
-            seconds_left([[self._online(of)] for of in self._rounds]),
+            seconds_left([self._online(of) for of in self._rounds]),
             seconds_left([self._reasoner(of) for of in self._rounds]),
         ]
         known = [chain for chain in chains if chain is not None]
@@ -78,21 +79,25 @@ class RunDisplay:
         left: float = sum(max(of_round) for of_round in zip(*known, strict=True))
         return left
 
-    def _online(self, run: Run) -> Progress:
+    def _online(self, run: Run) -> list[Progress]:
+        """Return the progress of the teacher, if there is one, and of the online recommender."""
+        names = ("sasrec", "online") if run.recipe.teacher.share else ("online",)
+        return [self._fitted(run, name) for name in names]
+
+    def _fitted(self, run: Run, name: str) -> Progress:
         """Return the progress in epochs: at most as many as the recipe says, until it stopped."""
-        first = self._rounds[0]
-        made = _outcome(first, "online")
+        first, steps_file = self._rounds[0], run.work / "online.steps"
+        made = _fit_outcome(first, name)
         growth = run.split.num_train / max(first.split.num_train, 1)
         if made is None:
             work = growth * run.recipe.online.epochs
-            steps = read_steps(run.work / "online.steps") if run is first else None
-            return _running(work, steps, "online")
+            return _running(work, read_steps(steps_file) if run is first else None, name)
         work, seconds = growth * made["epoch"], made["seconds"]
         if run is first:
             return Progress(work, 1.0, seconds, 1.0)
-        if _outcome(run, "online") is not None:
+        if _fit_outcome(run, name) is not None:
             return Progress(work, 1.0)
-        return _running(work, read_steps(run.work / "online.steps"), "online")
+        return _running(work, read_steps(steps_file), name)
 
     def _reasoner(self, run: Run) -> list[Progress]:
         steps = read_steps(run.work / "reasoner.steps")
@@ -130,3 +135,11 @@ def _running(work: float, steps: Steps | None, stage: str) -> Progress:
 def _outcome(run: Run, stage: str) -> dict[str, Any] | None:
     """Return the report of a stage that is done with this data and recipe."""
     return run.outcome(stage) if run.is_done(stage) else None
+
+
+def _fit_outcome(run: Run, name: str) -> dict[str, Any] | None:
+    """Return the figures of a fitted model: `sasrec`, the teacher, or `online`."""
+    if name == "online":
+        return _outcome(run, name)
+    folder = run.teacher_dir(run.learns)
+    return read_facts(folder) if is_made(folder) else None

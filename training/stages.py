@@ -10,7 +10,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,12 +17,12 @@ from safetensors.torch import save_file
 
 from models.catalog.catalog import build_catalog
 from training.judging import judge
-from training.publishing import publish_run, recommender_config
+from training.learn_online import learn_online
+from training.publishing import publish_run
 from training.quantize import quantize
 from training.reasoner_stages import reasoner_stage
 from training.run import HELD_OUT
 from training.run import Run as Run
-from training.train_online import train_online
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +69,16 @@ def quantize_stage(run: Run) -> dict[str, Any]:
 
 def online_stage(run: Run) -> dict[str, Any]:
     """Train the online recommender; writes `online.safetensors`."""
-    config = recommender_config(run)
-    recipe = replace(run.recipe.online, seed=run.recipe.seed)
-    split, memory = run.split, run.recipe.memory
-    result = train_online(config, recipe, run.catalog(), split, memory, chosen=run.chosen)
+    result = learn_online(
+        run.recipe,
+        run.catalog(),
+        run.split,
+        run.memory(),
+        data_digest=run.data_digest,
+        learns=run.learns,
+        teacher_dir=run.teacher_dir(run.learns),
+        chosen=run.chosen,
+    )
     save_file(result.recommender.state_dict(), run.work / "online.safetensors")
     return {**result.metrics, "parameters": _count(result.recommender)}
 

@@ -6,21 +6,21 @@ itself for a sum with the memory. Test targets are never seen here.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.baselines.sasrec import SasRec
 from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
 from models.catalog.trie import CatalogTrie
 from models.online.finish import Finisher
 from models.online.history_cache import window_start
-from models.online.memory.memory_settings import MemorySettings
+from models.online.memory.memory import Memory
 from models.online.memory.neighbours import Neighbours
-from models.online.memory.pair_counts import PairCounts
 from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import fastest_searcher
@@ -28,6 +28,7 @@ from training.fit import FitRecipe, Scores, fit, refit
 from training.history_batches import Step, steps
 from training.sid_loss import SidLoss
 from training.split import Split, UserSplit, sample_users, training_histories
+from training.teacher import TeacherLoss, TeacherRecipe
 
 _TOP = 10
 
@@ -37,37 +38,38 @@ class OnlineResult(NamedTuple):
     metrics: dict[str, float]
 
 
+class Teacher(NamedTuple):
+    """A trained teacher and how much is learnt from it."""
+
+    model: SasRec  # over the rows of the same catalog
+    recipe: TeacherRecipe
+
+
 def train_online(
     config: RecommenderConfig,
     recipe: FitRecipe,
     catalog: Catalog,
     split: Split,
-    memory: MemorySettings,
+    memory: Memory,
     *,
+    teacher: Teacher | None = None,
     chosen: Mapping[str, float] | None = None,
 ) -> OnlineResult:
     """Train until the validation NDCG@10 stops rising; return the best weights.
 
     Args:
+        memory: of the histories of the split.
+        teacher: trained on the same split; None learns from the histories alone.
         chosen: metrics of an earlier training; train for as many epochs, without validation.
     """
     torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
     recommender = new_recommender(config, catalog)
-    sid_loss = SidLoss(recommender, catalog.trie)
-    histories = training_histories(catalog, split)
-
-    def losses() -> Iterator[Tensor]:
-        users = recipe.batch_users
-        for step in steps(histories, catalog, window=config.window, batch_users=users, rng=rng):
-            yield next_sid_loss(recommender, sid_loss, step)
-
+    losses = _losses(recommender, recipe, catalog, split, teacher)
     if chosen is not None:
         refit("online", recommender, recipe, losses, epochs=int(chosen["epoch"]))
         return OnlineResult(recommender, dict(chosen))
     validation = sample_users(split, recipe.num_validation_users, recipe.seed)
-    counts = PairCounts.of_histories(histories, len(catalog), memory)
-    neighbours = Neighbours.of(counts, memory)
+    neighbours = memory.neighbours()
     metrics = fit(
         "online",
         recommender,
@@ -80,6 +82,33 @@ def train_online(
     return OnlineResult(recommender, metrics | figures)
 
 
+def _losses(
+    recommender: OnlineRecommender,
+    recipe: FitRecipe,
+    catalog: Catalog,
+    split: Split,
+    teacher: Teacher | None,
+) -> Callable[[], Iterator[Tensor]]:
+    """Return what yields the losses of one more epoch."""
+    rng, users = np.random.default_rng(recipe.seed), recipe.batch_users
+    histories, window = training_histories(catalog, split), recommender.config.window
+    sid_loss = SidLoss(recommender, catalog.trie)
+    share = 0.0 if teacher is None else teacher.recipe.share
+    teacher_loss = teacher and TeacherLoss(
+        teacher.model, recommender, catalog, teacher.recipe.positions
+    )
+
+    def losses() -> Iterator[Tensor]:
+        for step in steps(histories, catalog, window=window, batch_users=users, rng=rng):
+            states = encode_before(recommender, step)
+            loss = next_sid_loss(sid_loss, step, states, recommender.config.sizes)
+            if teacher_loss is not None:
+                loss = (1 - share) * loss + share * teacher_loss(step, states)
+            yield loss
+
+    return losses
+
+
 def new_recommender(config: RecommenderConfig, catalog: Catalog) -> OnlineRecommender:
     """Create an untrained recommender; seed torch first.
 
@@ -89,14 +118,22 @@ def new_recommender(config: RecommenderConfig, catalog: Catalog) -> OnlineRecomm
     return OnlineRecommender.knowing(config, known.packed[2:])
 
 
-def next_sid_loss(recommender: OnlineRecommender, loss: SidLoss, step: Step) -> Tensor:
-    """Return the mean of -log P(SID | items before it) over all items, the first included."""
-    states, targets = [], []
-    for batch in step:
-        states_BHW = recommender.encode(recommender.embed_items(batch.sids_BHL[:, :-1]))
-        states.append(states_BHW[batch.is_real()])
-        targets.append(batch.sids_BHL[batch.is_real()])
-    return loss(torch.cat(states), pack_sids(torch.cat(targets), recommender.config.sizes))
+def encode_before(recommender: OnlineRecommender, step: Step) -> list[Tensor]:
+    """Encode the history before each item of each batch: (B, H, W) a batch."""
+    return [recommender.encode(recommender.embed_items(batch.sids_BHL[:, :-1])) for batch in step]
+
+
+def next_sid_loss(
+    loss: SidLoss, step: Step, states: Sequence[Tensor], sizes: Sequence[int]
+) -> Tensor:
+    """Return the mean of -log P(SID | items before it) over all items, the first included.
+
+    states: of `encode_before`. sizes: of the codebooks.
+    """
+    real = [batch.is_real() for batch in step]
+    states_NW = torch.cat([rows[is_real] for rows, is_real in zip(states, real, strict=True)])
+    targets = [batch.sids_BHL[is_real] for batch, is_real in zip(step, real, strict=True)]
+    return loss(states_NW, pack_sids(torch.cat(targets), sizes))
 
 
 def validate(

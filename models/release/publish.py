@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,8 @@ from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher, Scored, Searcher
 from models.online.history_cache import window_start
-from models.online.memory.memory_settings import MemorySettings
-from models.online.memory.neighbours import Neighbours, write_neighbours
-from models.online.memory.pair_counts import PairCounts
+from models.online.memory.memory import Memory
+from models.online.memory.neighbours import Neighbours
 from models.online.native_runtime import NativeRuntime
 from models.online.onnx_graph import write_graph
 from models.online.onnx_runtime import OnnxRuntime, Runtime
@@ -32,27 +31,12 @@ from models.release.release import (
     ReleaseManifest,
     SpaceSpec,
     digest,
-    read_neighbours,
 )
 
 NUM_GLOBAL_PREFIXES = 100
 NUM_POPULAR = 200
 NUM_VALIDATED_USERS = 1000
 _TOP = 10
-
-
-class Memory(NamedTuple):
-    """The memory of a release."""
-
-    counts: PairCounts  # over the rows of its catalog
-    settings: MemorySettings
-
-    @classmethod
-    def counted(
-        cls, histories: Sequence[Sequence[int]], catalog: Catalog, settings: MemorySettings
-    ) -> "Memory":
-        """Count the histories of users, given as catalog rows."""
-        return cls(PairCounts.of_histories(histories, len(catalog), settings), settings)
 
 
 def publish(
@@ -87,8 +71,8 @@ def publish(
     write_graph(draft, recommender.config)
     neighbours = None
     if memory is not None:
-        write_neighbours(draft / NEIGHBOURS, memory.counts, memory.settings)
-        neighbours = read_neighbours(draft, memory.settings, len(catalog))
+        memory.write(draft / NEIGHBOURS)
+        neighbours = memory.neighbours()
     shutil.copytree(reasoner_dir, draft / "reasoner")
     (draft / "README.md").write_text(card)
     manifest = ReleaseManifest(

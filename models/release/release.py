@@ -23,8 +23,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models.catalog.catalog import Catalog, load_catalog
 from models.catalog.sid import Prefix, SidSpace
 from models.errors import InvalidCatalog, InvalidRelease, InvalidSid, ReleaseMismatch
+from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
-from models.online.memory.neighbours import Neighbours, read_counts
+from models.online.memory.neighbours import Neighbours
 from models.online.shape import RecommenderConfig
 
 NEIGHBOURS = "neighbours.safetensors"
@@ -111,11 +112,16 @@ class Release:
     def recommender_config(self) -> RecommenderConfig:
         return RecommenderConfig.from_json(self.manifest.recommender)
 
-    def load_neighbours(self) -> Neighbours | None:
+    def load_memory(self) -> Memory | None:
         """Read the memory; None for a release without one. Raises InvalidRelease."""
         if (settings := self.manifest.memory) is None:
             return None
-        return read_neighbours(self.directory, settings, len(self.catalog))
+        return Memory.read(self.directory / NEIGHBOURS, settings, len(self.catalog))
+
+    def load_neighbours(self) -> Neighbours | None:
+        """Read the neighbours of the memory; None for a release without one."""
+        memory = self.load_memory()
+        return None if memory is None else memory.neighbours()
 
     @classmethod
     def load(cls, directory: Path) -> "Release":
@@ -137,11 +143,6 @@ class Release:
                 f"expected {list(space.sizes)}"
             )
         return cls(directory, manifest, hashlib.sha256(raw).hexdigest()[:12], space, catalog)
-
-
-def read_neighbours(directory: Path, settings: MemorySettings, num_items: int) -> Neighbours:
-    """Read `neighbours.safetensors`. Raises InvalidRelease, which names file and tensor."""
-    return Neighbours.of(read_counts(directory / NEIGHBOURS, num_items), settings)
 
 
 def _read_manifest(file: Path) -> tuple[ReleaseManifest, bytes]:

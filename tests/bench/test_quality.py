@@ -385,7 +385,7 @@ def test_quality_writes_every_row_and_thinks_only_once(
 
 
 NAMES = ("first", "second")
-PLAIN_ROWS = ["popularity", "counts", "online_no_memory", "online"]
+PLAIN_ROWS = ["popularity", "counts", "memory", "online_no_memory", "online"]
 ROWS = [*PLAIN_ROWS, "popularity_refit", "counts_refit", "reasoner", AT_ONCE]
 ROWS += [STRICT, UNION, SHUFFLED, POPULAR, TIERS_AT_ONCE]
 MEASURED = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "prefix_recall")

@@ -127,7 +127,7 @@ def test_a_refit_release_and_a_refit_sasrec_add_rows_paired_with_the_others(
     given += ["--refit", str(refit.directory), "--json", str(tmp_path / "table.json")]
     assert main(arguments(release, data, *given)) == 0
     rows = read_rows(tmp_path / "table.json")
-    plain = ["popularity", "counts", "sasrec", "online_no_memory", "online"]
+    plain = ["popularity", "counts", "sasrec", "memory", "online_no_memory", "online"]
     assert list(rows) == [*plain, *(f"{name}_refit" for name in plain)]
     assert rows["online_refit"]["recall@10"] == rows["online"]["recall@10"] > 0
     meta = json.loads((tmp_path / "table.json").read_text())["meta"]

@@ -21,7 +21,9 @@ from models.catalog.sid import SidSpace
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Searcher
+from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
+from models.online.memory.similar_items import SimilarItems
 from models.online.native_runtime import NATIVE, NativeRuntime
 from models.online.onnx_graph import write_graph
 from models.online.onnx_runtime import ONNX, OnnxRuntime
@@ -30,7 +32,7 @@ from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import TorchRuntime
 from models.reasoner.prompts import caption
 from models.reasoner.rationales import category_rationale, rationale_text
-from models.release.publish import Memory, publish
+from models.release.publish import publish
 from models.release.release import Learns, Release
 from training.activation import ActivateRecipe, activate
 from training.nano import NanoConfig, build_tokenizer, new_reasoner
@@ -130,8 +132,12 @@ def toy_histories(catalog: Catalog, *, num_users: int = 20, seed: int = 0) -> li
 
 
 def toy_memory(catalog: Catalog) -> Memory:
-    """Counts of random histories, with the default settings."""
-    return Memory.counted(toy_histories(catalog, num_users=100), catalog, MemorySettings())
+    """Counts of random histories and random texts, with the default settings."""
+    vectors = np.random.default_rng(0).normal(size=(len(catalog), 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    settings = MemorySettings()
+    similar = SimilarItems.of(vectors, settings.num_similar)
+    return Memory.counted(toy_histories(catalog, num_users=100), similar, settings)
 
 
 def write_toy_reasoner(catalog: Catalog, directory: Path) -> None:

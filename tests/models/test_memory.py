@@ -11,9 +11,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from models.errors import InvalidRelease
+from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
-from models.online.memory.neighbours import Neighbours, read_counts, write_neighbours
+from models.online.memory.neighbours import Neighbours
 from models.online.memory.pair_counts import PairCounts, pairs_of_event
+from models.online.memory.similar_items import SimilarItems
 from tests.fakes.toy import toy_catalog
 from tests.fakes.toy_memory import SETTINGS, reasons, shares, toy_counts, toy_neighbours
 
@@ -110,19 +112,70 @@ def test_a_full_list_of_neighbours_takes_at_most_600_bytes_an_item() -> None:
     assert neighbours.num_bytes / 200 < 600
 
 
+def some_memory() -> Memory:
+    vectors = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    return Memory(toy_counts(toy_catalog()), SimilarItems.of(vectors / np.float32(9), 3), SETTINGS)
+
+
 def test_what_is_written_is_read_and_counted_on(tmp_path: Path) -> None:
-    catalog, file = toy_catalog(), tmp_path / "neighbours.safetensors"
-    counts = toy_counts(catalog)
-    write_neighbours(file, counts, SETTINGS)
-    read = read_counts(file, len(catalog))
-    kept = counts.strongest(SETTINGS)
-    assert len(kept.pair_P) < len(counts.pair_P)
-    assert_equal(read, kept)
-    again, before = Neighbours.of(read, SETTINGS), Neighbours.of(counts, SETTINGS)
+    memory, file = some_memory(), tmp_path / "neighbours.safetensors"
+    memory.write(file)
+    read = Memory.read(file, SETTINGS, 200)
+    kept = memory.counts.strongest(SETTINGS)
+    assert len(kept.pair_P) < len(memory.counts.pair_P)
+    assert_equal(read.counts, kept)
+    assert read.similar.row_NS.tolist() == memory.similar.row_NS.tolist()
+    again, before = read.neighbours(), memory.neighbours()
     assert again.first.tolist() == before.first.tolist()  # order of ties may differ
     np.testing.assert_allclose(again.weight_P, before.weight_P, rtol=1e-6)
-    more = read + PairCounts.of_pairs(pairs_of_event([1], 2, SETTINGS), len(catalog))
-    assert math.isclose(more.item_total_N.sum(), counts.item_total_N.sum() + 1.5)
+    more = read.counts + PairCounts.of_pairs(pairs_of_event([1], 2, SETTINGS), 200)
+    assert math.isclose(more.item_total_N.sum(), memory.counts.item_total_N.sum() + 1.5)
+
+
+def test_a_file_without_similar_items_has_none(tmp_path: Path) -> None:
+    file = tmp_path / "neighbours.safetensors"
+    some_memory().write(file)
+    tensors = load_file(file)
+    del tensors["similar"], tensors["cosine"]
+    save_file(tensors, file)
+    neighbours = Memory.read(file, SETTINGS, 200).neighbours()
+    expected = Neighbours.of(toy_counts(toy_catalog()), SETTINGS)
+    np.testing.assert_allclose(neighbours.weight_P, expected.weight_P, rtol=1e-6)
+
+
+def test_similar_items_are_those_with_the_largest_cosine() -> None:
+    vectors = np.random.default_rng(1).normal(size=(50, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[7] = 0  # an item without text
+    similar = SimilarItems.of(vectors, 4)
+    for item in range(50):
+        cosine = {other: float(vectors[item] @ vectors[other]) for other in range(50)}
+        expected = sorted(cosine, key=lambda other: -cosine[other])
+        first = [other for other in expected if other not in (item, 7)][:4]
+        if item != 7:
+            assert similar.row_NS[item].tolist() == first
+            assert similar.cosine_NS[item] == pytest.approx([cosine[other] for other in first])
+    pairs = similar.pairs(weight=0.5, power=2)
+    assert 7 not in pairs.item_P
+    assert 7 not in pairs.other_P
+    assert pairs.weight_P[0] == pytest.approx(0.5 * similar.cosine_NS[0, 0] ** 2)
+
+
+@pytest.mark.parametrize(("num_items", "expected"), [(0, 0), (1, 0), (2, 1), (3, 2)])
+def test_a_small_catalog_has_fewer_similar_items(num_items: int, expected: int) -> None:
+    similar = SimilarItems.of(np.eye(4, dtype=np.float32)[:num_items], 5)
+    assert similar.row_NS.shape == (num_items, expected)
+    assert len(similar.pairs(weight=1, power=1).item_P) == 0  # no two are alike
+
+
+def test_a_neighbour_weighs_what_counts_and_text_give_it() -> None:
+    settings = replace(MemorySettings(), similar_weight=0.5, similar_power=2.0, num_neighbours=3)
+    counts = PairCounts.of_histories([[0, 1]], 3, settings)
+    vectors = np.array([[1, 0], [0.6, 0.8], [0.8, 0.6]], dtype=np.float32)
+    neighbours = Neighbours.of(counts, settings, SimilarItems.of(vectors, 2))
+    counted = 1 / (21**0.5 * 21**0.3)  # the total of item 0, and that of item 1 as the later one
+    assert neighbours.neighbour_P[:2].tolist() == [2, 1]
+    assert neighbours.weight_P[:2].tolist() == pytest.approx([0.5 * 0.64, 0.5 * 0.36 + counted])
 
 
 @pytest.mark.parametrize(
@@ -135,6 +188,9 @@ def test_what_is_written_is_read_and_counted_on(tmp_path: Path) -> None:
         ("later", 0, "later: row .*, expected distinct rows, ascending"),
         ("count", np.float32("nan"), "count: expected finite"),
         ("item_total", np.zeros(3), r"item_total: float64 \(3,\), expected float64 \(200,\)"),
+        ("similar", 200, "similar: expected catalog rows 0..199"),
+        ("similar", None, r"similar: missing, expected int32 \(200, 0\)"),
+        ("cosine", 1.5, "cosine: expected numbers from 0 to 1"),
         ("later_total", -1.0, "later_total: expected finite numbers from 0 up"),
     ],
 )
@@ -143,7 +199,7 @@ def test_a_bad_file_is_refused_by_name_and_tensor(
 ) -> None:
     """Value: the whole tensor, or the value of each element; None takes it away."""
     file = tmp_path / "neighbours.safetensors"
-    write_neighbours(file, toy_counts(toy_catalog()), SETTINGS)
+    some_memory().write(file)
     tensors = load_file(file)
     if isinstance(value, np.ndarray):
         tensors[name] = value
@@ -153,14 +209,14 @@ def test_a_bad_file_is_refused_by_name_and_tensor(
         tensors[name] = np.full_like(tensors[name], value)
     save_file(tensors, file)
     with pytest.raises(InvalidRelease, match=rf"neighbours\.safetensors: {message}"):
-        read_counts(file, 200)
+        Memory.read(file, SETTINGS, 200)
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "neighbours.safetensors"
     file.write_bytes(b"nothing")
     with pytest.raises(InvalidRelease, match=r"neighbours\.safetensors: "):
-        read_counts(file, 200)
+        Memory.read(file, SETTINGS, 200)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from models.catalog.catalog import Catalog, popular_items, popular_prefixes
 from models.errors import InvalidRelease, ReleaseMismatch
 from models.online.build_kernel import built_library
 from models.online.memory.memory_settings import MemorySettings
-from models.online.memory.neighbours import Neighbours
 from models.online.torch_runtime import load_recommender
 from models.release.release import Release, digest
 from models.release.searchers import load_finisher, load_searcher
@@ -162,7 +161,7 @@ def test_a_release_of_the_first_format_is_read_but_not_served(copy: Path) -> Non
 def test_the_memory_comes_with_the_release(release: Release) -> None:
     settings = release.manifest.memory
     assert settings == MemorySettings()
-    expected = Neighbours.of(toy_memory(release.catalog).counts, settings)
+    expected = toy_memory(release.catalog).neighbours()
     found = release.load_neighbours()
     assert found is not None
     assert found.first.tolist() == expected.first.tolist()

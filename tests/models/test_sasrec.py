@@ -14,7 +14,8 @@ from tests.fakes.toy import toy_catalog
 from training.fit import FitRecipe
 from training.history_batches import Batch
 from training.split import Split, UserSplit
-from training.train_sasrec import SasRecRecipe, next_item_loss, train_sasrec
+from training.teacher import SasRecRecipe
+from training.train_sasrec import next_item_loss, train_sasrec
 
 
 def small_model() -> SasRec:
@@ -65,8 +66,8 @@ def test_it_learns_that_items_follow_one_another() -> None:
         chain = [items[(row + step) % 20] for step in range(6)]
         users.append(UserSplit(f"u{number}", tuple(chain[:5]), chain[5]))
     settings = FitRecipe(epochs=16, batch_users=32, learning_rate=5e-3)
-    recipe = SasRecRecipe(width=16, dropout=0.1, fit=settings)
-    model, metrics = train_sasrec(recipe, catalog, Split(tuple(users)))
+    recipe = SasRecRecipe(width=16, dropout=0.1)
+    model, metrics = train_sasrec(recipe, settings, catalog, Split(tuple(users)))
     assert metrics["recall@10"] > 0.9
     assert not model.training
 

@@ -27,7 +27,7 @@ from training.recipe import Recipe, load_recipe
 from training.sid_loss import SidLoss
 from training.split import Split, UserSplit, sample_users, split_dataset
 from training.tasks import Tasks
-from training.train_online import new_recommender, next_sid_loss
+from training.train_online import encode_before, new_recommender, next_sid_loss
 
 RUNS = Path("training/runs")
 
@@ -181,7 +181,8 @@ def test_online_loss_is_minus_the_mean_joint_logprob_of_each_next_item() -> None
         Batch(padded[:1], torch.tensor([3]), rows[:1]),
         Batch(padded[1:], torch.tensor([1]), rows[1:]),
     )
-    loss = next_sid_loss(recommender, sid_loss, step)
+    states = encode_before(recommender, step)
+    loss = next_sid_loss(sid_loss, step, states, config.sizes)
     expected = [
         -one_logprob(recommender, sids, history[:at], history[at])
         for history in histories
@@ -202,9 +203,11 @@ def test_the_loss_is_the_same_with_and_without_the_product_over_all_nodes(
     sids = torch.from_numpy(catalog.sids.astype(np.int64))[rows]
     step = (Batch(sids, torch.full((8,), 5), rows),)
     loss = SidLoss(recommender.eval(), catalog.trie)
-    expected = next_sid_loss(recommender, loss, step).item()
+    states, sizes = encode_before(recommender, step), catalog.space.sizes
+    expected = next_sid_loss(loss, step, states, sizes).item()
     monkeypatch.setattr(sid_loss_module, "_FEW_NODES", few_nodes)
-    assert next_sid_loss(recommender, loss, step).item() == pytest.approx(expected, rel=1e-6)
+    found = next_sid_loss(loss, step, states, sizes).item()
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_epoch_has_every_history_once_in_groups_of_similar_length() -> None:
@@ -303,4 +306,4 @@ def test_cooccurrence_pulls_items_with_like_neighbours_together() -> None:
 
 def test_items_without_text_or_history_cannot_be_embedded() -> None:
     with pytest.raises(InvalidDataset, match="nothing to embed"):
-        embed_items({"a": ItemText(None, None, ())}, Split(()), text_weight=0.5, seed=0)
+        embed_items(["a"], np.zeros((1, 4), dtype=np.float32), Split(()), text_weight=0.5, seed=0)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,10 +73,15 @@ def test_a_base_that_never_learns_to_think_need_not_close_a_thought(tmp_path: Pa
 
 def test_a_release_takes_the_reasoner_that_was_trained_apart(run: Run, tmp_path: Path) -> None:
     before = toy_release(tmp_path / "beauty", catalog=run.catalog())
+    reasoner: dict[str, Any] = {
+        "keep_weights": True,
+        "teacher_dir": lambda learns: tmp_path / learns,
+        "reasoner_work": run.work,
+    }
     with pytest.raises(InvalidRelease, match="no finished reasoner"):
-        renew(before.directory, run.data, RECIPE, keep_weights=True, reasoner_work=run.work)
+        renew(before.directory, run.data, RECIPE, **reasoner)
     train(run)
-    after = renew(before.directory, run.data, RECIPE, keep_weights=True, reasoner_work=run.work)
+    after = renew(before.directory, run.data, RECIPE, **reasoner)
     names = ("catalog.parquet", "online.safetensors", "reasoner/model.safetensors")
     same = [before.manifest.files[name] == after.manifest.files[name] for name in names]
     assert same == [True, True, False]
@@ -85,7 +91,7 @@ def test_a_release_takes_the_reasoner_that_was_trained_apart(run: Run, tmp_path:
     assert Sampling.of(after.reasoner_dir).max_tokens == 80
     other = toy_release(tmp_path / "other", catalog=toy_catalog(seed=9))
     with pytest.raises(InvalidRelease, match="SIDs that differ from toy"):
-        renew(other.directory, run.data, RECIPE, keep_weights=True, reasoner_work=run.work)
+        renew(other.directory, run.data, RECIPE, **reasoner)
 
 
 def test_a_release_of_other_items_is_refused(run: Run, release: Path) -> None:

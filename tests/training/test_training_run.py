@@ -22,9 +22,8 @@ from bench.quality.ranking.row_sets import model_rows, simple_rows
 from models.catalog.catalog import Catalog, popular_prefixes
 from models.catalog.dataset import load_dataset
 from models.online.build_kernel import built_library
+from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
-from models.online.memory.neighbours import Neighbours
-from models.online.memory.pair_counts import PairCounts
 from models.release.release import Learns, Release
 from models.release.searchers import load_finisher, load_searcher
 from tests.fakes.service_harness import ServiceProcess
@@ -290,9 +289,10 @@ def test_the_memory_has_counted_the_training_split(trained: Release, data: Path)
     histories = training_histories(trained.catalog, split_dataset(dataset))
     settings = trained.manifest.memory
     assert settings == MemorySettings()
-    counts = PairCounts.of_histories(histories, len(trained.catalog), settings)
-    expected, found = Neighbours.of(counts, settings), trained.load_neighbours()
+    memory, found = trained.load_memory(), trained.load_neighbours()
+    assert memory is not None
     assert found is not None
+    expected = Memory.counted(histories, memory.similar, settings).neighbours()
     assert found.first.tolist() == expected.first.tolist()
     np.testing.assert_allclose(found.weight_P, expected.weight_P, rtol=1e-6)
     assert len(found.weight_P) > 0

@@ -25,11 +25,13 @@ AT_ONCE, TIERS_AT_ONCE = "reasoner_at_once", "two_tier_at_once"  # without a tho
 REASONER, ONLINE, SASREC = "reasoner", "online", "sasrec"
 ONLINE_NO_MEMORY = "online_no_memory"
 POPULARITY, COUNTS = "popularity", "counts"  # too simple to lose
+MEMORY = "memory"  # the online model's memory alone: counts and similar texts
 REFIT, TIES = "_refit", "_ties"  # suffixes of rows
-PLAIN = (POPULARITY, COUNTS, SASREC, ONLINE_NO_MEMORY, ONLINE)
+PLAIN = (POPULARITY, COUNTS, MEMORY, SASREC, ONLINE_NO_MEMORY, ONLINE)
 COMPARED_PLAIN = (  # also with each suffix
     (COUNTS, POPULARITY),
     (ONLINE, COUNTS),
+    (ONLINE, MEMORY),
     (ONLINE, ONLINE_NO_MEMORY),
     (ONLINE, SASREC),
 )

@@ -21,6 +21,7 @@ from bench.quality.ranking.plain_rows import (
 )
 from bench.quality.ranking.quality_rows import (
     COUNTS,
+    MEMORY,
     ONLINE,
     ONLINE_NO_MEMORY,
     POPULARITY,
@@ -60,11 +61,15 @@ def sasrec_row(sasrec: SasRec | None) -> Rankers:
 
 
 def model_rows(release: Release) -> Rankers:
-    """Return the online model, as served and without its memory."""
+    """Return the online model, as served, without its memory, and its memory alone."""
     plain = OnlineRow(Finisher(load_searcher(release), release.catalog), release.catalog)
-    if release.manifest.memory is None:
+    if (neighbours := release.load_neighbours()) is None:
         return {ONLINE_NO_MEMORY: plain, ONLINE: plain}
-    return {ONLINE_NO_MEMORY: plain, ONLINE: OnlineRow(load_finisher(release), release.catalog)}
+    return {
+        MEMORY: CountsRow(neighbours, release.catalog.popularity),
+        ONLINE_NO_MEMORY: plain,
+        ONLINE: OnlineRow(load_finisher(release), release.catalog),
+    }
 
 
 def count_trained(dataset: Dataset, catalog: Catalog, *, held_out: int = 2) -> NDArray[np.int64]:

@@ -3,6 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+_FROM_ZERO = (
+    "num_similar", "backward", "scale", "item_power", "later_power", "similar_weight",
+    "similar_power",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class MemorySettings:
@@ -17,10 +22,13 @@ class MemorySettings:
     shrink: float = 20.0  # added to both totals
     item_power: float = 0.5  # of the item's total
     later_power: float = 0.3  # of the later item's total; smaller favours popular neighbours
+    num_similar: int = 20  # of each item, the items with the most similar texts are neighbours too
+    similar_weight: float = 0.3  # adds similar_weight * cosine ** similar_power to a pair's weight
+    similar_power: float = 8.0  # larger favours texts that are nearly equal
     decay: float = 0.7  # share of an item's evidence, by each step back in the history
     recent: int = 5  # newest items of a history that give evidence
     num_neighbours: int = 64  # kept per item
-    scale: float = 1.5  # bonus = scale * log(1 + evidence / floor)
+    scale: float = 2.0  # bonus = scale * log(1 + evidence / floor)
     floor: float = 1e-4  # evidence that doubles the probability, with scale 1
 
     def __post_init__(self) -> None:
@@ -30,7 +38,7 @@ class MemorySettings:
         for name in ("shrink", "floor"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} {getattr(self, name)}, expected a number above 0")
-        for name in ("backward", "scale", "item_power", "later_power"):
+        for name in _FROM_ZERO:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} {getattr(self, name)}, expected a number from 0 up")
         if not 0 <= self.decay <= 1:

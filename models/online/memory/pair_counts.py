@@ -51,7 +51,7 @@ class PairCounts:
 
     @classmethod
     def of_pairs(cls, pairs: Pairs, num_items: int) -> "PairCounts":
-        pair_P, count_P = _sum_equal(pairs.item_P * num_items + pairs.later_P, pairs.count_P)
+        pair_P, count_P = sum_equal(pairs.item_P * num_items + pairs.later_P, pairs.count_P)
         return cls(
             num_items,
             pair_P,
@@ -80,7 +80,7 @@ class PairCounts:
     def __add__(self, other: "PairCounts") -> "PairCounts":
         if self.num_items != other.num_items:
             raise ValueError(f"counts over {self.num_items} and {other.num_items} items")
-        pair_P, count_P = _sum_equal(
+        pair_P, count_P = sum_equal(
             np.concatenate([self.pair_P, other.pair_P]),
             np.concatenate([self.count_P, other.count_P]),
         )
@@ -109,12 +109,10 @@ class PairCounts:
 
     def strongest(self, settings: MemorySettings) -> "PairCounts":
         """Keep the pairs with the largest weight of each item. The totals stay."""
-        weight_P = self.weights(settings)
-        order = np.lexsort((self.pair_P, -weight_P, self.items()))
-        item_P = self.items()[order]
-        place_P = np.arange(len(order)) - np.searchsorted(item_P, item_P)
-        kept = np.sort(order[place_P < settings.num_neighbours])
-        kept = kept[weight_P[kept] > 0]
+        largest = largest_of_each(
+            self.items(), self.weights(settings), self.later_items(), settings.num_neighbours
+        )
+        kept = np.sort(largest)
         return PairCounts(
             self.num_items,
             self.pair_P[kept],
@@ -129,15 +127,27 @@ def sum_at(place_P: NDArray[np.integer], value_P: Counts, num: int) -> Counts:
     return np.bincount(place_P, weights=value_P, minlength=num).astype(np.float64, copy=False)
 
 
+def sum_equal(pair_P: Ints, count_P: Counts) -> tuple[Ints, Counts]:
+    """Sort pairs, and sum the counts of equal ones."""
+    distinct, place_P = np.unique(pair_P, return_inverse=True)
+    return distinct, sum_at(place_P, count_P, len(distinct))
+
+
+def largest_of_each(item_P: Ints, weight_P: Counts, other_P: Ints, num: int) -> Ints:
+    """Return the places of the `num` largest weights above 0 of each item.
+
+    Items ascend; the weights of one item descend, and ties go to the smaller row.
+    """
+    order = np.lexsort((other_P, -weight_P, item_P))
+    sorted_P = item_P[order]
+    place_P = np.arange(len(order)) - np.searchsorted(sorted_P, sorted_P)
+    kept: Ints = order[(place_P < num) & (weight_P[order] > 0)]
+    return kept
+
+
 def _both_ways(item_P: Ints, later_P: Ints, count_P: Counts, settings: MemorySettings) -> Pairs:
     return Pairs(
         np.concatenate([item_P, later_P]),
         np.concatenate([later_P, item_P]),
         np.concatenate([count_P, settings.backward * count_P]),
     )
-
-
-def _sum_equal(pair_P: Ints, count_P: Counts) -> tuple[Ints, Counts]:
-    """Sort pairs, and sum the counts of equal ones."""
-    distinct, place_P = np.unique(pair_P, return_inverse=True)
-    return distinct, sum_at(place_P, count_P, len(distinct))

