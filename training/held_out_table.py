@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 
 from training.target_ranks import TOP, Ranks
 
-POPULARITY, COUNTS = "popularity", "counts"
+POPULARITY, COUNTS, MEMORY = "popularity", "counts", "memory"
 ONLINE_NO_MEMORY, ONLINE, TWO_TIERS = "online_no_memory", "online", "two_tiers_at_once"
 _METRIC = "ndcg@10"  # that decides
 _COMPARED = (
     (ONLINE, POPULARITY),
     (ONLINE, COUNTS),
+    (ONLINE, MEMORY),
     (ONLINE, ONLINE_NO_MEMORY),
     (TWO_TIERS, ONLINE),
 )
 _CAPTIONS = {
     POPULARITY: "popularity",
-    COUNTS: "counts (the memory alone)",
+    COUNTS: "counts of item pairs",
+    MEMORY: "memory alone: counts and texts",
     ONLINE_NO_MEMORY: "online model without memory",
     ONLINE: "online model",
     TWO_TIERS: "two tiers, without thoughts",

@@ -9,6 +9,7 @@ from models.online.torch_runtime import fastest_searcher
 from models.reasoner.transformers_engine import TransformersReasoner
 from training.held_out_table import (
     COUNTS,
+    MEMORY,
     ONLINE,
     ONLINE_NO_MEMORY,
     POPULARITY,
@@ -30,21 +31,22 @@ from training.target_ranks import (
 
 
 def judge(run: Run) -> dict[str, Any]:
-    """Return the held-out table: popularity, counts, the online model, and both tiers."""
+    """Return the held-out table: popularity, counts, memory, the online model, both tiers."""
     catalog, settings = run.catalog(), run.recipe.memory
     cases = cut_cases(run.dataset, catalog, seed=run.recipe.seed)
     histories = training_histories(catalog, run.split)
     counts = PairCounts.of_histories(histories, len(catalog), settings)
-    neighbours = Neighbours.of(counts, settings)
+    neighbours = run.memory().neighbours()
     recommender = load_online(run)
     alone = Finisher(fastest_searcher(recommender), catalog)
-    online = Finisher(fastest_searcher(recommender), catalog, run.memory().neighbours())
+    online = Finisher(fastest_searcher(recommender), catalog, neighbours)
     asked = cases[:NUM_ASKED]
     reasoner = TransformersReasoner.load(run.work / "reasoner", catalog.space)
     prefixes = prefixes_at_once(reasoner, catalog, asked)
     ranks = {
         POPULARITY: rank_by_popularity(catalog, cases),
-        COUNTS: rank_by_counts(catalog, neighbours, cases),
+        COUNTS: rank_by_counts(catalog, Neighbours.of(counts, settings), cases),
+        MEMORY: rank_by_counts(catalog, neighbours, cases),
         ONLINE_NO_MEMORY: rank_by_finisher(alone, catalog, cases),
         ONLINE: rank_by_finisher(online, catalog, cases),
         TWO_TIERS: rank_by_finisher(online, catalog, asked, prefixes),

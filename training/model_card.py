@@ -20,6 +20,9 @@ _LEARNT = {
 }
 
 
+_MEMORY = "its memory: counts of item pairs in the histories, items with similar texts"
+
+
 def model_card(
     name: str,
     data: Path,
@@ -49,7 +52,7 @@ The events of a user of fewer than three items are all learnt.
 |---|---|
 | `catalog.parquet` | items, semantic ids, popularity |
 | `online.safetensors` | online recommender, {metrics["online"]["parameters"]:,} parameters |
-| `neighbours.safetensors` | its memory: counts of item pairs in the histories, items with similar texts |
+| `neighbours.safetensors` | {_MEMORY} |
 | `extend.onnx` | its graph, without weights |
 | `reasoner/` | {_reasoner(recipe)}, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
 | `manifest.json` | SHA-256 of every file, SID space, recipe, metrics |
@@ -192,8 +195,8 @@ def sasrec_card(facts: Mapping[str, Any]) -> str:
     return f"""# SASRec baseline
 
 SASRec with the full cross-entropy over the catalog, {facts["parameters"]:,} parameters in bfloat16.
-It teaches the online recommender, and is a row of `bench quality`. Training histories, crops and validation
-users are those of the online recommender: recall@10 {facts["recall@10"]:.4f}, NDCG@10
+It teaches the online recommender, and is a row of `bench quality`. Training histories, crops and
+validation users are those of the online recommender: recall@10 {facts["recall@10"]:.4f}, NDCG@10
 {facts["ndcg@10"]:.4f}, epoch {facts["epoch"]}. `metrics.json` has every number of the recipe. To
 make it again:
 

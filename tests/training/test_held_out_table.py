@@ -7,6 +7,7 @@ import pytest
 
 from training.held_out_table import (
     COUNTS,
+    MEMORY,
     ONLINE,
     ONLINE_NO_MEMORY,
     POPULARITY,
@@ -20,7 +21,8 @@ from training.target_ranks import Ranks
 
 
 def table_of(online: list[float], popularity: list[float], counts: list[float]) -> dict[str, Ranks]:
-    ranks = {POPULARITY: popularity, COUNTS: counts, ONLINE_NO_MEMORY: online, ONLINE: online}
+    ranks = {POPULARITY: popularity, COUNTS: counts, MEMORY: counts}
+    ranks |= {ONLINE_NO_MEMORY: online, ONLINE: online}
     return {name: np.array(values) for name, values in {**ranks, TWO_TIERS: online[:2]}.items()}
 
 
@@ -45,7 +47,7 @@ def test_a_model_below_a_simple_row_falls_short_of_it() -> None:
     good = make_table(table_of([1, 2], [2, 2], [1, 2]), repeats=0)
     assert shortfalls(good) == []
     (said,) = shortfalls(make_table(table_of([1, 2], [2, 2], [1, 1]), repeats=0))
-    assert said.startswith("the online model has NDCG@10 0.8155, counts (the memory alone) 1.0000")
+    assert said.startswith("the online model has NDCG@10 0.8155, counts of item pairs 1.0000")
     assert "difference -0.1845, standard error 0.1845" in said
     assert len(shortfalls(make_table(table_of([9, 9], [2, 2], [1, 1]), repeats=0))) == 2
 
