@@ -43,6 +43,7 @@ _DIFFERENCES = differences(
 _PLAIN_ROWS = {
     "popularity": "popularity",
     "counts": "item-item counts",
+    "memory": "the memory alone: counts and texts",
     "sasrec": "SASRec, full cross-entropy",
     "online_no_memory": "online tier without its memory",
     "online": "online tier",
@@ -77,6 +78,7 @@ _PROTOCOL_DIFFERENCES = differences(
     {
         "counts minus popularity": "counts - popularity",
         "online minus counts": "online tier - counts",
+        "online minus memory": "online tier - its memory alone",
         "online minus sasrec": "online tier - SASRec",
         "online minus online_no_memory": "online tier - without its memory",
         "online_ties minus counts_ties": "online tier - counts, ties shuffled",
