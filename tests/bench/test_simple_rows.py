@@ -19,6 +19,7 @@ SIMPLE_ROWS = {
     "time-split": {"popularity", "counts_frozen", "counts_fresh"},
     "understanding": {"item: random", "user: random", "persona: random"},
     "baseline": RANKING,
+    "table1": RANKING,
 }
 # Commands that measure time, memory, promises, SIDs or an experiment with a control arm of its own.
 NO_RANKING = {

@@ -34,6 +34,7 @@ from models.baselines.sasrec import SasRecConfig
 from models.catalog.dataset import Dataset, load_dataset
 from models.release.release import Release
 from tests.bench.test_quality import NUM_USERS, write_dataset
+from tests.bench.test_simple_rows import assert_simple_rows
 from tests.fakes.toy import toy_catalog
 
 REAREC = {"width": 8, "dropout": 0.1, "steps": 2, "apart": 0.01}
@@ -238,7 +239,9 @@ def test_the_command_judges_what_is_trained_beside_ours(
     assert table1.main([*arguments, "--models", "rearec", "--json", str(file)]) == 0
     report = json.loads(file.read_text())
     rows = {row["name"]: row for row in report["rows"]}
-    assert set(rows) == {"popularity", "counts", "online", "online_no_memory", "rearec"}
+    assert_simple_rows("table1", report["rows"])
+    ours = {"popularity", "counts", "memory", "online", "online_no_memory"}
+    assert set(rows) == {*ours, "rearec"}
     assert rows["rearec"]["paper_recall@10"] == 0.0704
     assert "online minus rearec" in report["meta"]["differences"]
     assert set(report["meta"]["not_trained"]) == set(ENTRIES) - {"rearec"}
