@@ -4,7 +4,6 @@ from typing import Any
 
 from models.online.finish import Finisher
 from models.online.memory.neighbours import Neighbours
-from models.online.memory.pair_counts import PairCounts
 from models.online.torch_runtime import fastest_searcher
 from models.reasoner.transformers_engine import TransformersReasoner
 from training.held_out_table import (
@@ -18,7 +17,6 @@ from training.held_out_table import (
 )
 from training.publishing import load_online
 from training.run import Run
-from training.split import training_histories
 from training.target_ranks import (
     NUM_ASKED,
     cut_cases,
@@ -32,11 +30,10 @@ from training.target_ranks import (
 
 def judge(run: Run) -> dict[str, Any]:
     """Return the held-out table: popularity, counts, memory, the online model, both tiers."""
-    catalog, settings = run.catalog(), run.recipe.memory
+    catalog = run.catalog()
     cases = cut_cases(run.dataset, catalog, seed=run.recipe.seed)
-    histories = training_histories(catalog, run.split)
-    counts = PairCounts.of_histories(histories, len(catalog), settings)
-    neighbours = run.memory().neighbours()
+    memory = run.memory()
+    neighbours = memory.neighbours()
     recommender = load_online(run)
     alone = Finisher(fastest_searcher(recommender), catalog)
     online = Finisher(fastest_searcher(recommender), catalog, neighbours)
@@ -45,7 +42,7 @@ def judge(run: Run) -> dict[str, Any]:
     prefixes = prefixes_at_once(reasoner, catalog, asked)
     ranks = {
         POPULARITY: rank_by_popularity(catalog, cases),
-        COUNTS: rank_by_counts(catalog, Neighbours.of(counts, settings), cases),
+        COUNTS: rank_by_counts(catalog, Neighbours.of(memory.counts, memory.settings), cases),
         MEMORY: rank_by_counts(catalog, neighbours, cases),
         ONLINE_NO_MEMORY: rank_by_finisher(alone, catalog, cases),
         ONLINE: rank_by_finisher(online, catalog, cases),

@@ -25,7 +25,7 @@ from models.reasoner.think import MAX_HISTORY, render_history
 from models.reasoner.transformers_engine import TransformersReasoner
 
 NUM_USERS = 5000  # judged at most
-NUM_ASKED = 500  # the first of them, for whom the reasoner is asked
+NUM_ASKED = 500  # users, the first ones, that the reasoner is asked about
 NUM_PREFIXES = 50  # beams of the reasoner for each
 TOP = 10
 _BATCH = 32

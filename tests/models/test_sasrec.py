@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -11,9 +10,9 @@ from bench.quality.quality import main as quality
 from models.baselines.sasrec import SasRec, SasRecConfig, load_sasrec, save_sasrec
 from models.errors import InvalidRelease, ReleaseMismatch
 from tests.fakes.toy import toy_catalog
+from tests.fakes.toy_split import circles
 from training.fit import FitRecipe
 from training.history_batches import Batch
-from training.split import Split, UserSplit
 from training.teacher import SasRecRecipe
 from training.train_sasrec import next_item_loss, train_sasrec
 
@@ -59,15 +58,9 @@ def test_the_loss_is_the_cross_entropy_of_every_item_after_the_first() -> None:
 
 def test_it_learns_that_items_follow_one_another() -> None:
     catalog = toy_catalog(num_items=20)
-    items, rng = catalog.item_ids, np.random.default_rng(0)
-    users = []
-    for number in range(200):
-        row = int(rng.integers(20))
-        chain = [items[(row + step) % 20] for step in range(6)]
-        users.append(UserSplit(f"u{number}", tuple(chain[:5]), chain[5]))
     settings = FitRecipe(epochs=16, batch_users=32, learning_rate=5e-3)
     recipe = SasRecRecipe(width=16, dropout=0.1)
-    model, metrics = train_sasrec(recipe, settings, catalog, Split(tuple(users)))
+    model, metrics = train_sasrec(recipe, settings, catalog, circles(catalog))
     assert metrics["recall@10"] > 0.9
     assert not model.training
 

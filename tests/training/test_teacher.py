@@ -18,13 +18,14 @@ from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.shape import RecommenderConfig
 from models.release.release import Learns
 from tests.fakes.toy import toy_catalog
+from tests.fakes.toy_split import circles
 from training.averaging import AveragedWeights
 from training.fit import FitRecipe
 from training.history_batches import Step, pad
 from training.learn_online import learn_online
 from training.recipe import Recipe, ShapeRecipe
 from training.sid_loss import SidLoss
-from training.split import Split, UserSplit, training_histories
+from training.split import training_histories
 from training.teacher import SasRecRecipe, TeacherLoss, TeacherRecipe
 from training.train_online import encode_before, new_recommender
 
@@ -128,20 +129,9 @@ def test_no_steps_are_the_weights_of_the_last_step() -> None:
         assert model.weight.item() == 3.0
 
 
-def chains(catalog: Catalog) -> Split:
-    """Return users of the next items in a circle of 20."""
-    items, rng = catalog.item_ids, np.random.default_rng(0)
-    users = []
-    for number in range(200):
-        row = int(rng.integers(20))
-        chain = [items[(row + step) % 20] for step in range(6)]
-        users.append(UserSplit(f"u{number}", tuple(chain[:5]), chain[5]))
-    return Split(tuple(users))
-
-
 def test_a_teacher_is_trained_once_and_only_for_its_data(tmp_path: Path) -> None:
     catalog = toy_catalog(num_items=20)
-    split = chains(catalog)
+    split = circles(catalog)
     catalog = catalog.with_popularity(split.popularity)
     recipe = Recipe(
         recommender=ShapeRecipe(width=16, heads=2, layers=1),
