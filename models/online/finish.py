@@ -10,6 +10,7 @@ Redis or HTTP.
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -110,6 +111,20 @@ class Finisher:
         has_shared_sids = len(catalog.trie) < len(catalog)
         self._memory = TreeMemory(neighbours, catalog) if neighbours is not None else None
         self._first_row = catalog.first_row if has_shared_sids else None
+
+    def remembering(self, neighbours: Neighbours) -> "Finisher":
+        """Return a finisher with other neighbours of the same items, at the cost of a small object.
+
+        Both share the model, trees and room, so they may not work at the same time. Encoded
+        histories and candidates of one fit the other. Raises ValueError for neighbours of another
+        number of items or with other settings, and if this finisher has no memory.
+        """
+        if self._memory is None:
+            raise ValueError("a finisher without a memory, expected one with neighbours")
+        other = copy(self)
+        other._memory = self._memory.with_neighbours(neighbours)
+        other.num_opened_L, other.num_scored = np.zeros_like(self.num_opened_L), 0
+        return other
 
     @property
     def precision(self) -> str:

@@ -24,6 +24,9 @@ def window_start(num_items: int, window: int) -> int:
 
 
 class Encoder(Protocol):
+    @property
+    def window(self) -> int: ...
+
     def encode(self, rows: Sequence[int]) -> KeptHistory:
         """Encode catalog rows, oldest first, all of them."""
 
@@ -31,33 +34,34 @@ class Encoder(Protocol):
 
 
 class HistoryCache:
-    """Least-recently-used cache of states by a digest of their items. Not thread-safe."""
+    """Least-recently-used cache of states by a digest of their items. Not thread-safe.
 
-    def __init__(self, encoder: Encoder, *, window: int, max_bytes: int) -> None:
+    It holds no encoder, so that encoders over one model can take turns.
+    """
+
+    def __init__(self, *, max_bytes: int) -> None:
         self.num_bytes = 0
         self.num_extended = 0
         self.num_encoded = 0
-        self._encoder = encoder
-        self._window = window
         self._max_bytes = max_bytes
         self._states: OrderedDict[bytes, KeptHistory] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._states)
 
-    def state(self, rows: Sequence[int]) -> KeptHistory:
+    def state(self, encoder: Encoder, rows: Sequence[int]) -> KeptHistory:
         """Return the state of a whole history: kept, extended by one item, or encoded again."""
-        recent = rows[window_start(len(rows), self._window) :]
+        recent = rows[window_start(len(rows), encoder.window) :]
         digest = _digest(recent)
         if (state := self._states.get(digest)) is not None:
             self._states.move_to_end(digest)
             return state
         before = self._take(_digest(recent[:-1])) if recent else None
         if before is not None:
-            state = self._encoder.extend(before, recent[-1:])
+            state = encoder.extend(before, recent[-1:])
             self.num_extended += 1
         else:
-            state = self._encoder.encode(recent)
+            state = encoder.encode(recent)
             self.num_encoded += 1
         self._keep(digest, state)
         return state

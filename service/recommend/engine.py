@@ -7,7 +7,6 @@ of users or HTTP.
 import gc
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -27,14 +26,66 @@ _SELF_TEST_ITEMS = 10
 _COLLECT_AFTER = (10_000, 50, 100_000)  # thresholds of the generations 0, 1 and 2, see `gc`
 
 
-@dataclass(frozen=True, eq=False)
+class Kept:
+    """Caches between requests, shared by engines over one model and one catalog.
+
+    Engines that differ in the counts of their memory take turns with them. Only the model thread may use `histories` and `candidates`.
+    """
+
+    def __init__(
+        self,
+        release: Release,
+        *,
+        history_cache_bytes: int = 256 * MIB,
+        candidates_limit: int = 4096,
+    ) -> None:
+        """candidates_limit: number of records with a cached candidate tree."""
+        self.histories = HistoryCache(max_bytes=history_cache_bytes)
+        self._release = release
+        self._candidates: OrderedDict[tuple[RecordedPrefix, ...], Candidates] = OrderedDict()
+        self._candidates_limit = candidates_limit
+        self._global: Candidates | None = None
+
+    @cached_property
+    def popular_rows(self) -> tuple[int, ...]:
+        """Rows of the release's fixed list, then of the most popular other items."""
+        catalog = self._release.catalog
+        known = catalog.rows(self._release.popular)
+        rest = by_popularity(catalog)[:MAX_POPULAR].tolist()
+        return tuple(dict.fromkeys([*known, *rest]))
+
+    @cached_property
+    def categories(self) -> Categories:
+        return Categories(self._release.catalog)
+
+    def global_candidates(self, finisher: Finisher) -> Candidates:
+        if self._global is None:
+            self._global = finisher.candidates(self._release.global_prefixes)
+        return self._global
+
+    def candidates(self, finisher: Finisher, record: PrefixRecord) -> Candidates:
+        """Return the candidate tree below a record's prefixes.
+
+        The prefixes are the cache's key, so no user can get the tree of another by mistake.
+        """
+        kept = self._candidates.get(record.prefixes)
+        if kept is None:
+            kept = finisher.candidates([prefix.codes for prefix in record.prefixes])
+            self._candidates[record.prefixes] = kept
+            if len(self._candidates) > self._candidates_limit:
+                self._candidates.popitem(last=False)
+        self._candidates.move_to_end(record.prefixes)
+        return kept
+
+
 class Engine:
     """A release, ready to answer. Only the model thread may call `encode` and `candidates`."""
 
-    release: Release
-    finisher: Finisher
-    history_cache_bytes: int = 256 * MIB  # of encoded histories
-    candidates_limit: int = 4096  # number of records with a cached candidate tree
+    def __init__(self, release: Release, finisher: Finisher, kept: Kept | None = None) -> None:
+        """kept: that of an engine over the same model and catalog; None to begin afresh."""
+        self.release = release
+        self.finisher = finisher
+        self._kept = kept or Kept(release)
 
     @property
     def catalog(self) -> Catalog:
@@ -56,47 +107,26 @@ class Engine:
         weights = self.release.manifest.files["online.safetensors"]
         return f"online@{weights[:12]}/{self.finisher.precision}"
 
-    @cached_property
+    @property
     def popular_rows(self) -> tuple[int, ...]:
         """Rows of the release's fixed list, then of the most popular other items."""
-        known = self.catalog.rows(self.release.popular)
-        rest = by_popularity(self.catalog)[:MAX_POPULAR].tolist()
-        return tuple(dict.fromkeys([*known, *rest]))
+        return self._kept.popular_rows
 
-    @cached_property
+    @property
     def categories(self) -> Categories:
-        return Categories(self.catalog)
+        return self._kept.categories
 
-    @cached_property
+    @property
     def global_candidates(self) -> Candidates:
-        return self.finisher.candidates(self.release.global_prefixes)
+        return self._kept.global_candidates(self.finisher)
 
     def encode(self, rows: Sequence[int]) -> KeptHistory:
         """Encode a whole history, given as catalog rows, from the cache where possible."""
-        return self._histories.state(rows)
+        return self._kept.histories.state(self.finisher, rows)
 
     def candidates(self, record: PrefixRecord) -> Candidates:
-        """Return the candidate tree below a record's prefixes.
-
-        The prefixes are the cache's key, so no user can get the tree of another by mistake.
-        """
-        kept = self._candidates.get(record.prefixes)
-        if kept is None:
-            kept = self.finisher.candidates([prefix.codes for prefix in record.prefixes])
-            self._candidates[record.prefixes] = kept
-            if len(self._candidates) > self.candidates_limit:
-                self._candidates.popitem(last=False)
-        self._candidates.move_to_end(record.prefixes)
-        return kept
-
-    @cached_property
-    def _histories(self) -> HistoryCache:
-        finisher = self.finisher
-        return HistoryCache(finisher, window=finisher.window, max_bytes=self.history_cache_bytes)
-
-    @cached_property
-    def _candidates(self) -> OrderedDict[tuple[RecordedPrefix, ...], Candidates]:
-        return OrderedDict()
+        """Return the candidate tree below a record's prefixes."""
+        return self._kept.candidates(self.finisher, record)
 
 
 class Engines:
@@ -123,7 +153,8 @@ def load_engine(
 ) -> Engine:
     """Load a release. Raises InvalidRelease, also for a precision that it was not validated at."""
     release = Release.load(release_dir)
-    return Engine(release, load_finisher(release, precision), history_cache_bytes, candidates_limit)
+    kept = Kept(release, history_cache_bytes=history_cache_bytes, candidates_limit=candidates_limit)
+    return Engine(release, load_finisher(release, precision), kept)
 
 
 def self_test(engine: Engine) -> None:

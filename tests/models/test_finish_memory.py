@@ -1,6 +1,7 @@
 """The finish with a memory against scoring every item on its own, in every runtime."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from models.online.best_first import NumpySearch
 from models.online.finish import Finisher
 from models.online.history_cache import HistoryCache, window_start
 from models.online.memory.neighbours import Neighbours
+from models.online.memory.pair_counts import PairCounts
 from models.online.onnx_runtime import HistoryState
 from models.online.torch_runtime import TorchRuntime
 from tests.fakes.toy import toy_catalog, toy_histories, toy_recommender, toy_searcher
-from tests.fakes.toy_memory import bonuses, reasons, toy_neighbours
+from tests.fakes.toy_memory import SETTINGS, bonuses, reasons, toy_counts, toy_neighbours
 from tests.models.test_finish import SHAPES, brute_force, some_prefixes
 
 RUNTIMES = ["torch-float64", "torch-float32", "onnx-float32", "native-float32"]
@@ -149,11 +151,11 @@ def test_a_grown_history_gives_the_evidence_of_one_encoded_afresh(
 ) -> None:
     catalog = toy_catalog()
     finisher, _ = remembering(name, catalog, tmp_path)
-    cache = HistoryCache(finisher, window=finisher.window, max_bytes=10_000_000)
+    cache = HistoryCache(max_bytes=10_000_000)
     rows = [(7 * at) % len(catalog) for at in range(110)]
     own = finisher.candidates(some_prefixes(catalog, 20, seed=0))
     for num in range(len(rows) + 1):
-        kept = cache.state(rows[:num])
+        kept = cache.state(finisher, rows[:num])
         fresh = finisher.encode(rows[window_start(num, finisher.window) : num])
         assert kept.recent.tolist() == fresh.recent.tolist()
         assert kept.num_bytes == fresh.num_bytes > kept.encoded.num_bytes or num == 0
@@ -185,3 +187,41 @@ def test_neighbours_of_another_catalog_are_refused() -> None:
     runtime = TorchRuntime(toy_recommender(catalog))
     with pytest.raises(ValueError, match="neighbours of 40 items, expected 30"):
         Finisher(NumpySearch(runtime), catalog, toy_neighbours(toy_catalog(num_items=40)))
+
+
+@pytest.mark.parametrize("name", ["torch-float64", "native-float32"])
+def test_finishers_that_share_a_model_take_turns_with_their_own_neighbours(
+    name: str, tmp_path: Path
+) -> None:
+    """States and trees of one fit the other, and each ranks as a finisher of its own."""
+    catalog = toy_catalog()
+    searcher = toy_searcher(toy_recommender(catalog), name, tmp_path)
+    counts = toy_counts(catalog)
+    other_counts = PairCounts.of_histories(
+        toy_histories(catalog, num_users=50, seed=9), len(catalog), SETTINGS
+    )
+    old = Finisher(searcher, catalog, Neighbours.of(counts, SETTINGS))
+    new = old.remembering(Neighbours.of(other_counts, SETTINGS))
+    history = toy_histories(catalog)[3]
+    state, tree = old.encode(history), old.candidates(some_prefixes(catalog, 9, 0))
+    afresh = [
+        Finisher(searcher, catalog, finisher._memory.neighbours).finish(state, tree, k=20)
+        for finisher in (old, new)
+        if finisher._memory is not None
+    ]
+    found = [finisher.finish(state, tree, k=20) for finisher in (old, new, old)]
+    assert found == [afresh[0], afresh[1], afresh[0]]
+    assert afresh[0] != afresh[1]
+    assert_room_is_empty(new)
+
+
+def test_neighbours_that_do_not_fit_never_take_over() -> None:
+    catalog = toy_catalog(num_items=30)
+    searcher = NumpySearch(TorchRuntime(toy_recommender(catalog)))
+    finisher = Finisher(searcher, catalog, toy_neighbours(catalog))
+    with pytest.raises(ValueError, match="neighbours of 40 items, expected 30"):
+        finisher.remembering(toy_neighbours(toy_catalog(num_items=40)))
+    with pytest.raises(ValueError, match="other settings"):
+        finisher.remembering(toy_neighbours(catalog, replace(SETTINGS, recent=2)))
+    with pytest.raises(ValueError, match="without a memory"):
+        Finisher(searcher, catalog).remembering(toy_neighbours(catalog))

@@ -29,10 +29,10 @@ def test_a_grown_history_finishes_as_one_encoded_afresh(name: str, tmp_path: Pat
     exact = Finisher(
         NumpySearch(TorchRuntime(toy_recommender(catalog, scale=3.0).double())), catalog
     )
-    cache = HistoryCache(finisher, window=WINDOW, max_bytes=10_000_000)
+    cache = HistoryCache(max_bytes=10_000_000)
     rows = [(7 * at) % len(catalog) for at in range(160)]
     for num in range(len(rows) + 1):
-        state = cache.state(rows[:num])
+        state = cache.state(finisher, rows[:num])
         fresh = exact.encode(rows[window_start(num, WINDOW) : num])
         assert state.num_items == num - window_start(num, WINDOW)
         own = exact.own_prefixes(fresh, count=20)
@@ -54,21 +54,21 @@ class CountingEncoder(Finisher):
 def test_a_known_history_costs_nothing_and_the_least_recently_used_goes_first() -> None:
     encoder = CountingEncoder()
     size = encoder.encode([1, 2]).num_bytes
-    cache = HistoryCache(encoder, window=WINDOW, max_bytes=2 * size)
-    first = cache.state([1, 2])
-    cache.state([3, 4])
-    assert cache.state([1, 2]) is first
-    cache.state([5, 6])
+    cache = HistoryCache(max_bytes=2 * size)
+    first = cache.state(encoder, [1, 2])
+    cache.state(encoder, [3, 4])
+    assert cache.state(encoder, [1, 2]) is first
+    cache.state(encoder, [5, 6])
     assert (len(cache), cache.num_bytes) == (2, 2 * size)
-    assert cache.state([1, 2]) is first
+    assert cache.state(encoder, [1, 2]) is first
     assert cache.num_encoded == 3
-    cache.state([3, 4])
+    cache.state(encoder, [3, 4])
     assert cache.num_encoded == 4
 
 
 def test_a_cache_of_no_bytes_still_answers() -> None:
-    cache = HistoryCache(CountingEncoder(), window=WINDOW, max_bytes=0)
-    state = cache.state([1])
+    cache = HistoryCache(max_bytes=0)
+    state = cache.state(CountingEncoder(), [1])
     assert (state.num_items, len(cache), cache.num_bytes) == (1, 0, 0)
 
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from models.errors import CursorGone, InvalidCursor
+from service.recommend.engine import Engine
 from service.recommend.pages import LIFETIME_S, MAX_CURSOR_CHARS, MAX_SHOWN, Cursor, Cursors, digest
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
@@ -137,7 +138,7 @@ async def test_a_process_that_is_behind_continues_what_one_ahead_began(store: Me
 
 async def test_another_release_is_410(service: InProcess) -> None:
     first = await service.recommend("user")
-    other = replace(toy_engine(), release=replace(toy_engine().release, version="other"))
+    other = Engine(replace(toy_engine().release, version="other"), toy_engine().finisher)
     service.serving._engines.own = other
     answer = await ask(service, "/recommend/user", cursor=first["next_cursor"])
     assert_gone(answer, "release")

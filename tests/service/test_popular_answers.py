@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from service.api.popular_answers import PopularAnswers
 from service.api.responses import Recommendation
 from service.auth.api_keys import KeyRing, new_key
+from service.recommend.engine import Engine
 from service.telemetry.metrics import Metrics
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import read_metric, serving, toy_engine
@@ -148,7 +149,7 @@ def test_another_release_is_another_answer_and_no_title_is_a_format() -> None:
     engine = toy_engine()
     catalog = dataclasses.replace(engine.catalog, titles=("100% %b %d",) * len(engine.catalog.sids))
     release = dataclasses.replace(engine.release, catalog=catalog)
-    engines = [engine, dataclasses.replace(engine, release=release)]
+    engines = [engine, Engine(release, engine.finisher)]
     made = PopularAnswers(lambda: engines[0], None, Metrics())
     assert heard(write(made))[1]["items"][0]["title"].startswith("Title of")
     del engines[0]

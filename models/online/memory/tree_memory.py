@@ -9,6 +9,7 @@ Knows nothing of models, users or requests. `models/online/kernel/memory.h` does
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,21 @@ class TreeMemory:
         self.row_evidence_N = np.zeros(len(catalog))
         # node_evidence_M[d]: the largest evidence below each node of depth d, for 1 <= d < L.
         self.node_evidence_M = [np.zeros(len(trie.packed[depth])) for depth in range(levels)]
+
+    def with_neighbours(self, neighbours: Neighbours) -> "TreeMemory":
+        """Return a memory with other neighbours, over the same tree and in the same room.
+
+        Raises ValueError for neighbours of another number of items, or with other settings.
+        """
+        if len(neighbours) != len(self.neighbours):
+            raise ValueError(
+                f"neighbours of {len(neighbours)} items, expected {len(self.neighbours)}"
+            )
+        if neighbours.settings != self.settings:
+            raise ValueError("neighbours with other settings, expected those of the release")
+        other = copy(self)
+        other.neighbours = neighbours
+        return other
 
     @property
     def num_bytes(self) -> int:
