@@ -14,9 +14,9 @@ from tests import ROOT
 LAYERS = {
     "models": (
         {"errors"},
-        {"extras", "machine", "catalog"},
+        {"extras", "machine", "durable", "catalog"},
         {"store", "online", "reasoner", "baselines"},
-        {"release"},
+        {"release", "log"},
     ),
     "service": (
         {"sources", "problems", "config_file", "client"},

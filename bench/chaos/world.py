@@ -134,7 +134,8 @@ class World:
                 {
                     user_id(user): [Event(item, 1 + at, f"{at}") for at, item in enumerate(items)]
                     for user, items in enumerate(self.truth.histories)
-                }
+                },
+                is_logged=False,
             )
             await store.write_layer(generation, self._rows(generation), _TTL_S)
             await self._activate(store, generation)

@@ -114,7 +114,8 @@ async def _write_json(target: _Target, numbers: range, *, num_prefixes: int) -> 
 
 async def _write_histories(target: _Target, numbers: range, *, num_events: int) -> None:
     await target.store.append_histories(
-        {user_id(at): _draw_history(target.release, at, num_events) for at in numbers}
+        {user_id(at): _draw_history(target.release, at, num_events) for at in numbers},
+        is_logged=False,
     )
 
 

@@ -3,12 +3,18 @@
 An event id that a user has sent within a day adds nothing, in any process: the ids are read before
 the write, and if two processes write at the same time, the first entry in the stream counts.
 Streams are cut so that this holds: see `events.stream_limit`.
+
+New events also go into the event log, in the same round trip and after the history. In a cluster
+the log is in another slot and takes a round trip more. A failure between the two loses an entry of
+the log, never one of a history; the nightly archive, which reads histories, has it all the same.
 """
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from models.errors import StoreUnavailable
 from models.store.connection import RedisConnection
 from models.store.events import (
     DEDUP_LIMIT,
@@ -21,8 +27,11 @@ from models.store.events import (
     stream_limit,
 )
 from models.store.keys import history_key
+from models.store.log_stream import log_command
 from models.store.user_state import read_entries, sound_entries
 from models.store.wire import Command
+
+logger = logging.getLogger(__name__)
 
 Entries = list[Any]  # [id, [event id, value]], oldest first
 
@@ -36,12 +45,16 @@ class _Outcome(NamedTuple):
 
 
 class RedisAppends(RedisConnection):
+    _is_log_failing = False
+
     async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
         return await self.append_histories({user_id: events})
 
-    async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
+    async def append_histories(
+        self, histories: Mapping[str, Sequence[Event]], *, is_logged: bool = True
+    ) -> int:
         """Append events; if two processes append one event at the same time, both count it."""
-        outcomes = await self._append(histories)
+        outcomes = await self._append(histories, is_logged=is_logged)
         return sum(sum(outcome.fresh) for outcome in outcomes.values())
 
     async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
@@ -55,7 +68,11 @@ class RedisAppends(RedisConnection):
         return {user_id: outcome.fresh for user_id, outcome in outcomes.items()}
 
     async def _append(
-        self, histories: Mapping[str, Sequence[Event]], *, is_checked: bool = False
+        self,
+        histories: Mapping[str, Sequence[Event]],
+        *,
+        is_checked: bool = False,
+        is_logged: bool = True,
     ) -> dict[str, _Outcome]:
         """Append the fresh events of each user; `is_checked` to read the entries since the read."""
         for events in histories.values():
@@ -63,6 +80,7 @@ class RedisAppends(RedisConnection):
                 check_event(event)
         kept = await self._read_kept(list(histories))
         commands: list[Command] = []
+        log: list[Command] = []
         fresh, now_ms = {}, _now_ms()
         for user_id, events in histories.items():
             entries, key = kept[user_id], history_key(user_id)
@@ -72,10 +90,12 @@ class RedisAppends(RedisConnection):
                 if is_fresh:
                     field, value = encode_event(event)
                     commands.append(("XADD", key, "MAXLEN", limit, "*", field, value))
+                    if is_logged and self._log_limit:
+                        log.append(log_command(user_id, event, self._log_limit))
             if is_checked:
                 since = b"(" + entries[-1][0] if entries else b"-"
                 commands.append(("XRANGE", key, since, "+"))
-        replies = iter(await self._write(commands, is_one_key=len(histories) == 1))
+        replies = iter(await self._write(commands, log, is_one_key=len(histories) == 1))
         outcomes = {}
         for user_id, flags in fresh.items():
             written = [next(replies) for is_fresh in flags if is_fresh]
@@ -83,14 +103,37 @@ class RedisAppends(RedisConnection):
             outcomes[user_id] = _Outcome(flags, written, since)
         return outcomes
 
-    async def _write(self, commands: Sequence[Command], *, is_one_key: bool) -> list[Any]:
-        """Return replies in order. Raises StoreUnavailable if any of them is an error."""
-        replies = await self._ask_batch(commands, is_one_key=is_one_key) if commands else []
+    async def _write(
+        self, commands: Sequence[Command], log: Sequence[Command], *, is_one_key: bool
+    ) -> list[Any]:
+        """Return the replies to `commands`. Raises StoreUnavailable if any of them is an error.
+
+        An error of the log is no error of the append, since the history has the event.
+        """
+        beside = () if self.is_cluster else log
+        sent = [*commands, *beside]
+        replies = await self._exchange(sent, is_one_key=is_one_key) if sent else []
+        logged = replies[len(commands) :]
         with self._translated():
-            for reply in replies:
+            for reply in replies[: len(commands)]:
                 if isinstance(reply, Exception):
                     raise reply
-        return replies
+        if self.is_cluster and log:
+            try:
+                logged = await self._exchange(log, is_one_key=True)
+            except StoreUnavailable as exc:
+                logged = [exc]
+        if logged:
+            self._watch_log([reply for reply in logged if isinstance(reply, Exception)])
+        return replies[: len(commands)]
+
+    def _watch_log(self, failures: Sequence[Exception]) -> None:
+        """Log the first failure of the event log, and its return."""
+        if failures and not self._is_log_failing:
+            logger.warning("events are stored but not logged for the learner: %s", failures[0])
+        elif self._is_log_failing and not failures:
+            logger.info("events are logged for the learner again")
+        self._is_log_failing = bool(failures)
 
     async def _read_kept(self, user_ids: Sequence[str]) -> dict[str, Entries]:
         """Return the newest STREAM_LIMIT entries of each user, and older ones of the last day."""

@@ -18,6 +18,7 @@ from models.store.user_state import is_wrong_type
 from models.store.wire import Command
 
 BATCH = 500  # users a pipeline
+LOG_LIMIT = 100_000  # entries of the event log
 
 
 class RedisConnection:
@@ -28,11 +29,12 @@ class RedisConnection:
     5.2 s on a hung server, and the caller can answer without the store.
     """
 
-    def __init__(self, url: str, timeout_ms: int) -> None:
+    def __init__(self, url: str, timeout_ms: int, *, log_limit: int = LOG_LIMIT) -> None:
         """Make the clients, which connect at the first call.
 
         Args:
             timeout_ms: the longest wait for each reply. A new connection may take `CONNECT_S`.
+            log_limit: entries of the event log that appends keep, about; 0 to log nothing.
 
         Raises:
             InvalidSettings: the URL is not valid.
@@ -40,6 +42,7 @@ class RedisConnection:
         parsed = read_redis_url(url)
         self._place = parsed.place
         self.is_cluster = parsed.is_cluster
+        self._log_limit = log_limit
         try:
             self._wire, self._redis, self._helpers = open_topology(parsed, timeout_ms)
         except (ValueError, TypeError, OSError, RedisError) as exc:
@@ -63,17 +66,26 @@ class RedisConnection:
             return _raise_errors(await self._wire.ask(*commands))
 
     async def _ask_batch(self, commands: Sequence[Command], *, is_one_key: bool) -> list[Any]:
-        """Return replies as `_ask`.
+        """Return replies as `_ask`; see `_exchange`."""
+        with self._translated():
+            return _raise_errors(await self._exchange(commands, is_one_key=is_one_key))
+
+    async def _exchange(self, commands: Sequence[Command], *, is_one_key: bool) -> list[Any]:
+        """Return replies in order, errors among them.
 
         Commands of one key go over the wire. Others go through redis-py, which in a cluster sends
         each to the server of its key.
         """
         if is_one_key:
-            return await self._ask(*commands)
+            with self._translated():
+                return await self._wire.ask(*commands)
         pipeline = self._pipeline()
         for command in commands:
             pipeline.execute_command(*command)
-        return await self._execute(pipeline)
+        await _deliver_cancellation()
+        with self._translated():
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        return replies
 
     async def _call(self, *command: Any, **options: Any) -> Any:
         """Run one command through redis-py: one that blocks, or that all servers answer."""

@@ -2,9 +2,12 @@
 
     UserStore                            records, histories and the manifest
     ThinkRequests, ErasureRequests       requests that the service makes of a worker
-    ServingStore                         all that the service needs: the three above
+    ItemFeed, ModelPointers              items that were offered, and the live model
+    ServingStore                         all that the service needs: the five above
     Upkeep, RequestQueue, ErasureQueue   maintenance, and the worker's side of the requests
     NightStore                           all that the night needs
+    LogStore                             the event log
+    LearnerStore                         all that the learner needs
 
 Every method raises StoreUnavailable if the store does not answer in time or refuses. A method that
 takes one user id raises InvalidUserId for a bad one. Knows no server.
@@ -13,11 +16,15 @@ takes one user id raises InvalidUserId for a bad one. Knows no server.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from models.catalog.fed_items import FedItem
 from models.catalog.sid import SidSpace
 from models.store.events import Event
 from models.store.keys import UserRow
 from models.store.manifest import Manifest
+from models.store.model_pointer import ModelPointer
 from models.store.user_state import UserState
+
+BEGINNING = "0-0"  # an entry id before the first entry of every stream
 
 
 class Arrival(NamedTuple):
@@ -29,6 +36,33 @@ class Arrival(NamedTuple):
     @property
     def arrived_ms(self) -> int:
         return int(self.entry.partition("-")[0])
+
+
+class Logged(NamedTuple):
+    """An event in the log of all users."""
+
+    entry: str  # id of the stream entry, "<unix milliseconds>-<number>"
+    user_id: str
+    event: Event
+
+    @property
+    def arrived_ms(self) -> int:
+        return int(self.entry.partition("-")[0])
+
+
+class LogPage(NamedTuple):
+    """Entries of the event log, in order."""
+
+    events: tuple[Logged, ...]  # an event may come twice; it counts once, by user and event id
+    last: str  # where this page ended, for the next one
+    is_cut: bool  # entries between the page before and this one were lost before they were read
+
+
+class ItemPage(NamedTuple):
+    """Items of the feed, in the order in which they came."""
+
+    items: tuple[FedItem, ...]  # of two with the same id the later one holds
+    last: str  # where this page ended, for the next one
 
 
 class Memory(NamedTuple):
@@ -66,6 +100,12 @@ class Erasures(NamedTuple):
     last: str  # where this look ended, for the next one
 
 
+def order_of(entry: str) -> tuple[int, int]:
+    """Return the place of an entry id in the order of its stream."""
+    milliseconds, _, number = entry.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
 class UserStore(Protocol):
     """Records, histories and the manifest."""
 
@@ -92,8 +132,12 @@ class UserStore(Protocol):
         """
         ...
 
-    async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
+    async def append_histories(
+        self, histories: Mapping[str, Sequence[Event]], *, is_logged: bool = True
+    ) -> int:
         """Append events of many users in two or three round trips; return the number of new ones.
+
+        is_logged: put the new ones into the event log too; False for an import.
 
         Raises InvalidRecord for a bad event, before anything is written.
         """
@@ -193,7 +237,40 @@ class ErasureRequests(Protocol):
         ...
 
 
-class ServingStore(UserStore, ThinkRequests, ErasureRequests, Protocol):
+class ItemFeed(Protocol):
+    """Items that were offered or withdrawn."""
+
+    async def offer_items(self, items: Sequence[FedItem]) -> None:
+        """Put items into the feed, in this order."""
+        ...
+
+    async def read_items(self, after: str, count: int) -> ItemPage:
+        """Return up to `count` items behind `after`, the `last` of an earlier page or BEGINNING.
+
+        An entry that is no item is skipped (logged).
+        """
+        ...
+
+
+class ModelPointers(Protocol):
+    """The pointer to the live model."""
+
+    async def read_model(self) -> ModelPointer | None:
+        """Return the model pointer; None if there is none.
+
+        Raises InvalidRecord if the key holds something other than a model pointer.
+        """
+        ...
+
+    async def swap_model(self, expected: ModelPointer | None, new: ModelPointer) -> None:
+        """Compare and set: raise ManifestConflict unless the store holds `expected`.
+
+        Raises it also if the epoch does not rise.
+        """
+        ...
+
+
+class ServingStore(UserStore, ThinkRequests, ErasureRequests, ItemFeed, ModelPointers, Protocol):
     """All that the service needs; in Redis the rights to read, to ping and to append suffice."""
 
 
@@ -276,5 +353,24 @@ class ErasureQueue(ErasureRequests, Protocol):
         ...
 
 
-class NightStore(UserStore, Upkeep, RequestQueue, ErasureQueue, Protocol):
+class NightStore(UserStore, Upkeep, RequestQueue, ErasureQueue, ModelPointers, Protocol):
     """All that the night needs: to load, to maintain and to think on demand."""
+
+
+class LogStore(Protocol):
+    """The event log: events of all users that were new when they were appended, in order."""
+
+    async def read_log(self, after: str, count: int) -> LogPage:
+        """Return up to `count` events behind `after`, the `last` of an earlier page or BEGINNING.
+
+        An entry that is no event is skipped.
+        """
+        ...
+
+    async def log_end(self) -> str:
+        """Return the id of the newest entry; BEGINNING without one."""
+        ...
+
+
+class LearnerStore(UserStore, ErasureRequests, LogStore, ItemFeed, ModelPointers, Protocol):
+    """All that the learner needs."""

@@ -5,18 +5,19 @@ history: deduplicated by event id, ordered by time, cut to the newest HISTORY_LI
 nothing of Redis.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from models.catalog.ids import MAX_ID_BYTES, has_forbidden, id_problem
 from models.errors import InvalidRecord, InvalidUserId
 
 HISTORY_LIMIT = 256  # events of a history
 STREAM_LIMIT = 2 * HISTORY_LIMIT  # events read, so that late arrivals do not push out newer ones
 DEDUP_LIMIT = 4096  # events of one user within a day whose ids are remembered
-MAX_ID_BYTES = 256
 
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # categories Cc and Cs
+_TYPE = re.compile(r"[a-z0-9_.-]{0,32}")
 _DAY_MS = 24 * 3600 * 1000
 _CLOCKS_MS = 5 * 60 * 1000  # largest difference between the clocks of a store and of its clients
 _RACING = 64  # entries that other processes may add at the same time
@@ -29,42 +30,54 @@ class Event(NamedTuple):
     item_id: str
     timestamp: int  # unix seconds
     event_id: str  # two events of one user with the same id are one event
+    type: str = ""  # kind of the interaction, such as "click" or "purchase"; "" if nobody said
+    value: float | None = None  # amount that belongs to it, such as a price
 
 
 def check_user_id(user_id: str) -> None:
     """Raise InvalidUserId unless this is 1 to 256 bytes of UTF-8 without control characters."""
-    if (problem := _id_problem(user_id)) is not None:
+    if (problem := id_problem(user_id)) is not None:
         raise InvalidUserId(f"user id {user_id[:40]!r} {problem}")
 
 
 def check_event(event: Event) -> None:
-    """Raise InvalidRecord for ids or times that a stream entry cannot hold."""
+    """Raise InvalidRecord for ids, times, types or values that a stream entry cannot hold."""
     for name, value in (("item id", event.item_id), ("event id", event.event_id)):
-        if (problem := _id_problem(value)) is not None:
+        if (problem := id_problem(value)) is not None:
             raise InvalidRecord(f"event: {name} {value[:40]!r} {problem}")
     if not 0 <= event.timestamp <= _MAX_TIMESTAMP:
         raise InvalidRecord(f"event: timestamp {event.timestamp}, expected 0..{_MAX_TIMESTAMP}")
+    if not _TYPE.fullmatch(event.type):
+        raise InvalidRecord(
+            f"event: type {event.type[:40]!r}, expected up to 32 characters of a-z 0-9 _ . -"
+        )
+    if event.value is not None and not math.isfinite(event.value):
+        raise InvalidRecord(f"event: value {event.value}, expected a finite number")
 
 
 def encode_event(event: Event) -> tuple[bytes, bytes]:
-    """Encode an event as the one field of a stream entry: event id, "<timestamp> <item id>"."""
-    return event.event_id.encode(), f"{event.timestamp} {event.item_id}".encode()
+    """Encode an event as the one field of a stream entry: event id, "<stamp> <item id>".
+
+    The stamp is the timestamp; with a type or a value "<timestamp>,<type>,<value>", either empty.
+    """
+    return event.event_id.encode(), f"{_stamp_of(event)} {event.item_id}".encode()
 
 
 def decode_event(event_id: bytes, value: bytes) -> Event | None:
     """Decode the field that `encode_event` wrote; None for bytes that are no event."""
     try:
         stamp, item = value.split(b" ", 1)
-        timestamp, texts = int(stamp), (item.decode(), event_id.decode())
+        timestamp, kind, amount = _read_stamp(stamp)
+        texts = item.decode(), event_id.decode()
     except ValueError:
         return None
     is_sound = (
         0 < len(item) <= MAX_ID_BYTES
         and 0 < len(event_id) <= MAX_ID_BYTES
         and 0 <= timestamp <= _MAX_TIMESTAMP
-        and not _has_forbidden("".join(texts))
+        and not has_forbidden("".join(texts))
     )
-    return Event(texts[0], timestamp, texts[1]) if is_sound else None
+    return Event(texts[0], timestamp, texts[1], kind, amount) if is_sound else None
 
 
 def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -118,15 +131,19 @@ def stream_limit(arrived_ms: Sequence[int], num_fresh: int, *, now_ms: int) -> i
     return DEDUP_LIMIT if has_young else STREAM_LIMIT
 
 
-def _id_problem(value: str) -> str | None:
-    if _has_forbidden(value):
-        return "holds a control character or a lone surrogate"
-    num_bytes = len(value.encode())
-    if not 1 <= num_bytes <= MAX_ID_BYTES:
-        return f"has {num_bytes} bytes, expected 1..{MAX_ID_BYTES}"
-    return None
+def _stamp_of(event: Event) -> str:
+    if not event.type and event.value is None:
+        return str(event.timestamp)
+    value = "" if event.value is None else repr(float(event.value))
+    return f"{event.timestamp},{event.type},{value}"
 
 
-def _has_forbidden(text: str) -> bool:
-    # A printable text has no such character. Most ids are printable; the search is 10 times slower.
-    return not text.isprintable() and _FORBIDDEN.search(text) is not None
+def _read_stamp(stamp: bytes) -> tuple[int, str, float | None]:
+    """Return timestamp, type and value. Raises ValueError."""
+    if b"," not in stamp:
+        return int(stamp), "", None
+    timestamp, kind, amount = stamp.decode().split(",")
+    value = float(amount) if amount else None
+    if not _TYPE.fullmatch(kind) or (value is not None and not math.isfinite(value)):
+        raise ValueError(f"not a stamp: {stamp[:80]!r}")
+    return int(timestamp), kind, value

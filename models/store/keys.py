@@ -9,6 +9,9 @@
     ta:erasures                  users to erase, a stream
     ta:erased                    hashes of recently erased users, a stream
     ta:imports                   completed imports: digest -> note, a hash
+    ta:log                       new events of all users in order of arrival, a stream
+    ta:items                     items that were offered or withdrawn, a stream
+    ta:model                     the model pointer: which base and deltas are live
 
 The user id is percent-encoded inside the hash tag. So one user's keys share a cluster slot for
 every id. Pure: knows no server.
@@ -30,6 +33,7 @@ from models.errors import (
 )
 from models.store.events import check_user_id
 from models.store.manifest import Manifest
+from models.store.model_pointer import ModelPointer
 from models.store.records import PrefixRecord, decode_thoughts, encode_thoughts, hash_user
 
 logger = logging.getLogger(__name__)
@@ -41,6 +45,9 @@ IMPORTS_KEY = "ta:imports"
 REQUESTS_KEY = "ta:requests"
 ERASURES_KEY = "ta:erasures"
 ERASED_KEY = "ta:erased"
+LOG_KEY = "ta:log"
+ITEMS_KEY = "ta:items"
+MODEL_KEY = "ta:model"
 HISTORY_KEYS = "ta:{*}:h"  # a pattern
 LAYER_KEYS = "ta:{*}:[pw]*"  # a pattern; of the keys that match, `generation_of` finds the layers'
 
@@ -152,22 +159,27 @@ def encode_row(generation: int, row: UserRow) -> dict[str, bytes]:
     return values
 
 
-def check_swap(current: bytes | None, expected: Manifest | None, new: Manifest) -> None:
-    """Check that `new` may replace the stored manifest.
+def check_swap(
+    current: bytes | None,
+    expected: Manifest | ModelPointer | None,
+    new: Manifest | ModelPointer,
+    *,
+    name: str = "manifest",
+) -> None:
+    """Check that `new` may replace the stored manifest or model pointer.
 
     Raises:
         ManifestConflict: the store does not hold `expected`, or the epoch does not rise.
-        InvalidRecord: `current` is no manifest.
+        InvalidRecord: `current` does not decode.
     """
-    held = Manifest.decode(current) if current is not None else None
+    held = type(new).decode(current) if current is not None else None
     if held != expected:
         raise ManifestConflict(
-            f"the manifest is at {_epoch(held)}, expected {_epoch(expected)}: "
-            "another job was faster"
+            f"the {name} is at {_epoch(held)}, expected {_epoch(expected)}: another job was faster"
         )
     if held is not None and new.epoch <= held.epoch:
         raise ManifestConflict(f"epoch {new.epoch} does not follow the held epoch {held.epoch}")
 
 
-def _epoch(manifest: Manifest | None) -> str:
-    return f"epoch {manifest.epoch}" if manifest else "no epoch"
+def _epoch(held: Manifest | ModelPointer | None) -> str:
+    return f"epoch {held.epoch}" if held else "no epoch"

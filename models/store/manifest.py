@@ -53,10 +53,7 @@ class Canary(BaseModel):
     ]
 
     def takes(self, user_id: str) -> bool:
-        digest = hashlib.blake2b(
-            user_id.encode("utf-8", "surrogatepass"), digest_size=8, person=b"canary"
-        ).digest()
-        return int.from_bytes(digest, "big") < self.percent / 100 * 2**64
+        return is_in_share(user_id, self.percent, purpose=b"canary")
 
 
 class Manifest(BaseModel):
@@ -110,6 +107,16 @@ class Manifest(BaseModel):
     @field_serializer("fingerprint", when_used="json")
     def _to_hex(self, value: int) -> str:
         return f"{value:016x}"
+
+
+def is_in_share(user_id: str, percent: float, *, purpose: bytes) -> bool:
+    """Return True for `percent` of the users, the same ones each time.
+
+    Shares for different purposes are independent of each other.
+    """
+    text = user_id.encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=8, person=purpose).digest()
+    return int.from_bytes(digest, "big") < percent / 100 * 2**64
 
 
 def next_epoch(persisted: Manifest | None, *, seen: int) -> int:

@@ -13,10 +13,12 @@ from models.errors import ManifestConflict
 from models.store.appends import RedisAppends
 from models.store.connection import BATCH, batches
 from models.store.events import STREAM_LIMIT, Event, merge_events
+from models.store.item_feed import RedisItems
 from models.store.keys import (
     HISTORY_KEYS,
     IMPORTS_KEY,
     MANIFEST_KEY,
+    MODEL_KEY,
     PAST_LIMIT,
     PAST_MANIFESTS_KEY,
     UserRow,
@@ -30,6 +32,7 @@ from models.store.keys import (
     user_of_history_key,
 )
 from models.store.manifest import Manifest
+from models.store.model_pointer import ModelPointer
 from models.store.queues import RedisErasures, RedisRequests
 from models.store.upkeep import RedisUpkeep
 from models.store.user_state import (
@@ -43,12 +46,12 @@ from models.store.user_state import (
 
 logger = logging.getLogger(__name__)
 
-# ARGV[1] is "1" and ARGV[2] the expected bytes, or ARGV[1] is "0" and no manifest is expected. The
-# replaced manifest goes to the front of the past, so that a rollback needs no file on disk.
+# ARGV[1] is "1" and ARGV[2] the expected bytes, or ARGV[1] is "0" and nothing is expected. With a
+# second key the replaced bytes go to the front of the past: a rollback then needs no file on disk.
 _COMPARE_AND_SET = f"""
 local held = redis.call('GET', KEYS[1])
 if (ARGV[1] == '1' and held == ARGV[2]) or (ARGV[1] == '0' and not held) then
-  if held then
+  if held and KEYS[2] then
     redis.call('LPUSH', KEYS[2], held)
     redis.call('LTRIM', KEYS[2], 0, {PAST_LIMIT - 1})
   end
@@ -59,8 +62,8 @@ return 0
 """
 
 
-class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures):
-    """The store in Redis or Valkey: a ServingStore and a NightStore."""
+class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisItems):
+    """The store in Redis or Valkey: a ServingStore, a NightStore and a LearnerStore."""
 
     async def read_user(
         self,
@@ -114,19 +117,33 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures):
         return num_found
 
     async def read_manifest(self) -> Manifest | None:
-        current = await self._read_manifest_bytes()
+        current = await self._read_bytes(MANIFEST_KEY)
         return Manifest.decode(current) if current is not None else None
 
     async def swap_manifest(self, expected: Manifest | None, new: Manifest) -> None:
-        current = await self._read_manifest_bytes()
+        current = await self._read_bytes(MANIFEST_KEY)
         check_swap(current, expected, new)
-        has_current = "0" if current is None else "1"
-        keys = (MANIFEST_KEY, PAST_MANIFESTS_KEY)
-        (has_swapped,) = await self._ask(
-            ("EVAL", _COMPARE_AND_SET, 2, *keys, has_current, current or b"", new.encode())
-        )
-        if not has_swapped:
+        if not await self._compare_and_set((MANIFEST_KEY, PAST_MANIFESTS_KEY), current, new):
             raise ManifestConflict("the manifest changed in between: another job was faster")
+
+    async def read_model(self) -> ModelPointer | None:
+        current = await self._read_bytes(MODEL_KEY)
+        return ModelPointer.decode(current) if current is not None else None
+
+    async def swap_model(self, expected: ModelPointer | None, new: ModelPointer) -> None:
+        current = await self._read_bytes(MODEL_KEY)
+        check_swap(current, expected, new, name="model pointer")
+        if not await self._compare_and_set((MODEL_KEY,), current, new):
+            raise ManifestConflict("the model pointer changed in between: another job was faster")
+
+    async def _compare_and_set(
+        self, keys: Sequence[str], current: bytes | None, new: Manifest | ModelPointer
+    ) -> bool:
+        """Set the first key unless it changed; push what it held to the second, if there is one."""
+        has_current = "0" if current is None else "1"
+        values = (has_current, current or b"", new.encode())
+        (has_swapped,) = await self._ask(("EVAL", _COMPARE_AND_SET, len(keys), *keys, *values))
+        return bool(has_swapped)
 
     async def user_ids(self) -> list[str]:
         users = {user_of_history_key(key) async for key in self._scan(HISTORY_KEYS)}
@@ -166,6 +183,6 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures):
                 logger.warning("skipped entries of a history that are no events")
         return streams
 
-    async def _read_manifest_bytes(self) -> bytes | None:
-        (reply,) = await self._ask(("GET", MANIFEST_KEY))
+    async def _read_bytes(self, key: str) -> bytes | None:
+        (reply,) = await self._ask(("GET", key))
         return as_bytes(reply)

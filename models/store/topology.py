@@ -31,7 +31,7 @@ _CLUSTER_RETRIES = 3  # of a batch, while a cluster elects a new master
 _CLUSTER_PAUSE_S = 0.1
 _DISCOVERY_PAUSE_S = 0.1  # between discoveries: each takes 3 to 5 ms of the event loop
 _MOVED = ("MOVED", "ASK", "CLUSTERDOWN", "READONLY", "TRYAGAIN")
-_FIRST_KEY_AT = {"EVAL": 3}  # position of a command's first key if it is not 1
+_FIRST_KEY_AT = {"EVAL": 3, "XINFO": 2}  # position of a command's first key if it is not 1
 
 
 class Topology(NamedTuple):

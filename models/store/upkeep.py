@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from models.errors import InvalidRecord
-from models.store.connection import RedisConnection, batches
+from models.store.connection import batches
 from models.store.contract import Arrival, Memory
 from models.store.events import DEDUP_LIMIT, decode_event
 from models.store.keys import (
@@ -21,6 +21,7 @@ from models.store.keys import (
     record_key,
     thoughts_key,
 )
+from models.store.log_stream import RedisLog
 from models.store.manifest import Manifest
 from models.store.user_state import is_wrong_type
 
@@ -28,7 +29,7 @@ _SCAN_COUNT = 1000
 _UNLINK_BATCH = 1000
 
 
-class RedisUpkeep(RedisConnection):
+class RedisUpkeep(RedisLog):
     async def past_manifests(self) -> list[Manifest]:
         (reply,) = await self._ask(("LRANGE", PAST_MANIFESTS_KEY, 0, -1))
         return decode_manifests([] if is_wrong_type(reply) else reply)
@@ -60,6 +61,7 @@ class RedisUpkeep(RedisConnection):
         keys = [key async for key in self._scan(keys_of_user(user_id))]
         await self._unlink(keys)
         await self._forget_requests(user_id)
+        await self._forget_logged(user_id)
         return len(keys)
 
     async def _forget_requests(self, user_id: str) -> None:

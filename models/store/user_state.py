@@ -127,8 +127,12 @@ def sound_entries(reply: Any) -> list[Any]:
 def _is_sound(entry: Any) -> bool:
     match entry:
         case [bytes() as entry_id, [bytes(), bytes()]]:
-            return _ENTRY_ID.fullmatch(entry_id) is not None
+            return is_entry_id(entry_id)
     return False
+
+
+def is_entry_id(entry_id: bytes) -> bool:
+    return _ENTRY_ID.fullmatch(entry_id) is not None
 
 
 def _read_entry(entry: Any) -> Event | None:

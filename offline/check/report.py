@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.durable import write_text
 from offline.check.compare import LENGTH_STEP, Comparison
 from offline.check.gates import Gate
 from offline.check.report_html import render_html, short
-from offline.disk.shards import write_text
 
 _NUM_FIRST_CODES = 10
 

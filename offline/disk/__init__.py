@@ -1,6 +1,6 @@
 """The files of a night.
 
 shards are Parquet parts; segment is a shard in progress; outcome holds counts; generation is a
-finished folder; erased holds tombstones; archive keeps events; lease admits one writer at a time.
-Knows nothing of plans, thinking or live generations.
+finished folder; visible_rows hides erased users; archive keeps events; lease admits one writer at a
+time. Knows nothing of plans, thinking or live generations.
 """

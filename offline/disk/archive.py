@@ -14,29 +14,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.durable import write_text
 from models.errors import InvalidInput
-from models.store.contract import Arrival, NightStore
-from models.store.events import Event
-from offline.disk.erased import Tombstones
-from offline.disk.shards import write_text
+from models.log.event_parts import SCHEMA, forget_users, read_part, to_table
+from models.log.tombstones import Tombstones
+from models.store.contract import Arrival, Logged, NightStore
 
 _OVERLAP_MS = 5 * 60 * 1000
 _USERS_A_READ = 500
-_ROWS_A_GROUP = 64 * 1024
-
-_SCHEMA = pa.schema(
-    {
-        "user_id": pa.string(),
-        "entry": pa.string(),  # id in the stream: when it arrived
-        "event_id": pa.string(),
-        "item_id": pa.string(),
-        "timestamp": pa.int64(),
-    }
-)
 
 
 class Drained(NamedTuple):
@@ -55,12 +42,12 @@ async def drain(store: NightStore, out_dir: Path) -> Drained:
     draft = folder / "drain.new"
     num_events = 0
     with draft.open("wb") as stream:
-        with pq.ParquetWriter(stream, _SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(stream, SCHEMA, compression="zstd") as writer:
             for start in range(0, len(user_ids), _USERS_A_READ):
                 some = user_ids[start : start + _USERS_A_READ]
                 rows = _to_rows(await store.read_arrivals(some, since_ms))
                 if rows:
-                    writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+                    writer.write_table(to_table(rows))
                     num_events += len(rows)
         stream.flush()
         os.fsync(stream.fileno())
@@ -86,12 +73,10 @@ def read_archive(out_dir: Path, *, since_ms: int = 0) -> Iterator[tuple[str, Arr
     for part in _parts(out_dir):
         if _moment(part) < since_ms:
             continue
-        for row in _read_part(part):
-            arrival = _to_arrival(row)
-            if arrival.arrived_ms >= since_ms and not tombstones.hides(
-                row["user_id"], arrival.arrived_ms
-            ):
-                yield row["user_id"], arrival
+        for entry, user_id, event in read_part(part):
+            arrival = Arrival(entry, event)
+            if arrival.arrived_ms >= since_ms and not tombstones.hides(user_id, arrival.arrived_ms):
+                yield user_id, arrival
 
 
 def read_imports(out_dir: Path) -> dict[str, str]:
@@ -106,21 +91,7 @@ def read_imports(out_dir: Path) -> dict[str, str]:
 
 def forget_user(out_dir: Path, user_id: str) -> int:
     """Rewrite the parts that hold this user without them; return the number of removed events."""
-    num_events = 0
-    for part in _parts(out_dir):
-        table = _read_table(part)
-        is_kept = pc.not_equal(table["user_id"], user_id)
-        kept = table.filter(is_kept)
-        if kept.num_rows == table.num_rows:
-            continue
-        num_events += table.num_rows - kept.num_rows
-        draft = part.with_suffix(".new")
-        with draft.open("wb") as stream:
-            pq.write_table(kept, stream, compression="zstd", row_group_size=_ROWS_A_GROUP)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(part)
-    return num_events
+    return sum(forget_users(part, lambda each: each == user_id) for part in _parts(out_dir))
 
 
 def _parts(out_dir: Path) -> Sequence[Path]:
@@ -132,34 +103,9 @@ def _moment(part: Path) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
-def _read_table(part: Path) -> "pa.Table":
-    try:
-        return pq.read_table(part, schema=_SCHEMA)
-    except (pa.ArrowException, OSError) as exc:
-        raise InvalidInput(
-            f"{part}: not a readable part of the archive ({type(exc).__name__})"
-        ) from exc
-
-
-def _read_part(part: Path) -> Iterator[dict[str, str]]:
-    for batch in _read_table(part).to_batches(max_chunksize=_ROWS_A_GROUP):
-        yield from batch.to_pylist()
-
-
-def _to_rows(arrivals: dict[str, list[Arrival]]) -> list[dict[str, object]]:
+def _to_rows(arrivals: dict[str, list[Arrival]]) -> list[Logged]:
     return [
-        {
-            "user_id": user_id,
-            "entry": arrival.entry,
-            "event_id": arrival.event.event_id,
-            "item_id": arrival.event.item_id,
-            "timestamp": arrival.event.timestamp,
-        }
+        Logged(arrival.entry, user_id, arrival.event)
         for user_id, found in arrivals.items()
         for arrival in found
     ]
-
-
-def _to_arrival(row: dict[str, str]) -> Arrival:
-    event = Event(row["item_id"], int(row["timestamp"]), row["event_id"])
-    return Arrival(row["entry"], event)

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple, Self
 
 import google_crc32c
 
+from models.durable import sync_folder
 from offline.disk.outcome import Outcome
-from offline.disk.shards import ShardRow, from_columns, sync_folder, to_columns
+from offline.disk.shards import ShardRow, from_columns, to_columns
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ Knows nothing of reasoners or stores.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.durable import write_durably, write_text
 from models.errors import InvalidInput, InvalidRecord
 from models.reasoner.think import PathPrefix, UserThoughts
 from models.store.manifest import Manifest
@@ -144,45 +144,6 @@ def read_failed(folder: Path) -> list[str]:
         return []
     except (ValueError, KeyError, TypeError) as exc:
         raise InvalidInput(f"{file}: not a list of dead letters ({type(exc).__name__})") from exc
-
-
-def write_text(file: Path, text: str) -> None:
-    write_durably(file, text.encode())
-
-
-def write_durably(
-    file: Path, content: bytes | pa.Buffer, *, guard: Callable[[], None] | None = None
-) -> None:
-    """Write a file so that it appears complete, after it was synced to disk.
-
-    guard: called before the file gets its name; it raises to prevent that.
-
-    Raises OSError with the file's name, after removing the draft.
-    """
-    draft = file.with_name(file.name + ".new")
-    try:
-        with draft.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if guard is not None:
-            guard()
-        draft.replace(file)
-        sync_folder(file.parent)
-    except BaseException as exc:
-        draft.unlink(missing_ok=True)
-        if isinstance(exc, OSError):
-            exc.filename = exc.filename or str(file)
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that created, renamed and removed files survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def last_epoch(out_dir: Path) -> int:

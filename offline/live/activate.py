@@ -13,12 +13,14 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 
+from models.durable import write_text
 from models.errors import InvalidInput, ManifestConflict
+from models.log.tombstones import Tombstones
 from models.store.contract import NightStore
 from models.store.manifest import Canary, Layer, Manifest, choose_target, go_to, next_epoch
-from offline.disk.erased import ADDED, Tombstones, visible_rows
 from offline.disk.generation import Generation, finished
-from offline.disk.shards import ShardRow, last_epoch, write_part, write_text
+from offline.disk.shards import ShardRow, last_epoch, write_part
+from offline.disk.visible_rows import ADDED, visible_rows
 from offline.live.layers import Joined, join, to_manifest
 from offline.live.load import user_row
 from offline.settings import PREFIX_TTL_S, TTL_JITTER_S

@@ -10,9 +10,9 @@ from typing import Any
 
 from models.errors import InvalidInput
 from models.store.manifest import Manifest
-from offline.disk.erased import visible_rows
 from offline.disk.generation import Generation, open_generation
 from offline.disk.shards import ROWS_PER_PART, ShardRow, write_part, write_summary
+from offline.disk.visible_rows import visible_rows
 
 
 def compact(out_dir: Path, held: Manifest | None, *, now_ms: int) -> Generation:

@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from models.durable import write_text
 from models.errors import InvalidUserId
+from models.log.tombstones import write_tombstone
 from models.store.contract import NightStore
 from models.store.events import check_user_id
 from offline.disk.archive import forget_user
-from offline.disk.erased import write_tombstone
 from offline.disk.generation import folders
-from offline.disk.shards import write_text
 
 logger = logging.getLogger(__name__)
 

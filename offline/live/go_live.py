@@ -21,8 +21,8 @@ from offline.check.compare import Before, Comparison, compare, summarise_before
 from offline.check.gates import Gate, GateLimits, Night, describe_failures, judge, may_force
 from offline.check.report import describe, write_reports
 from offline.disk.archive import drain, read_archive
-from offline.disk.erased import visible_rows
 from offline.disk.generation import Generation
+from offline.disk.visible_rows import visible_rows
 from offline.live.activate import activate
 from offline.live.compact import live_rows
 from offline.live.erasure import carry_out_erasures

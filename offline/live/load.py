@@ -17,12 +17,13 @@ from rich.progress import Progress
 
 from models.catalog.sid import SidSpace
 from models.errors import StoreFull, StoreUnavailable
+from models.log.tombstones import Tombstones
 from models.store.contract import Memory, NightStore
 from models.store.keys import UserRow
 from models.store.records import PrefixRecord
-from offline.disk.erased import Tombstones, visible_rows
 from offline.disk.generation import Generation
 from offline.disk.shards import ShardRow
+from offline.disk.visible_rows import visible_rows
 from offline.live.write_rate import WriteRate
 from offline.settings import PREFIX_TTL_S, TTL_JITTER_S
 from offline.think.micro_batch import to_record

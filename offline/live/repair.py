@@ -77,7 +77,8 @@ async def _restore_histories(store: NightStore, out_dir: Path, progress: Progres
         users = sorted(histories)
         for start in range(0, len(users), _USERS_A_WRITE):
             some = users[start : start + _USERS_A_WRITE]
-            num_new += await store.append_histories({user: histories[user] for user in some})
+            batch = {user: histories[user] for user in some}
+            num_new += await store.append_histories(batch, is_logged=False)
         progress.update(task, completed=num_archived * (part + 1) // num_parts)
     for digest, note in read_imports(out_dir).items():
         await store.mark_import(digest, note)

@@ -8,8 +8,8 @@ from typing import Any
 from models.errors import InvalidInput
 from models.store.contract import NightStore
 from models.store.manifest import Layer, Manifest
-from offline.disk.erased import visible_rows
 from offline.disk.generation import folders, open_generation
+from offline.disk.visible_rows import visible_rows
 
 _SAMPLE = 100  # users whose record size is read from the store
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
+from models.log.tombstones import Tombstones
 from models.store.manifest import Layer
-from offline.disk.erased import Tombstones
 from offline.disk.shards import ShardRow, is_finished, parts, read_columns, read_part
 from offline.plan.plan_file import Plan, PlannedUser
 

@@ -50,7 +50,7 @@ async def import_dataset(
     num_events = num_new = 0
     for batch in _batches(dataset.histories):
         histories = {user_id: to_events(history) for user_id, history in batch.items()}
-        num_new += await store.append_histories(histories)
+        num_new += await store.append_histories(histories, is_logged=False)
         num_events += sum(len(events) for events in histories.values())
         progress.advance(task, len(batch))
     counts = ImportCounts(users=len(dataset.histories), events=num_events, new_events=num_new)

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.catalog.catalog import Catalog
+from models.durable import write_durably, write_text
 from models.errors import InvalidInput
 from models.reasoner.think import UserHistory
 from models.store.events import Event
 from models.store.manifest import MAX_DELTAS, Layer, Manifest
-from offline.disk.shards import write_durably, write_text
 from offline.settings import RefreshSettings
 
 _USERS = pa.schema(

@@ -8,8 +8,9 @@ from fastapi import Depends, Header, Path, Request
 from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.exceptions import HTTPException
 
+from models.catalog.ids import MAX_ID_BYTES
 from models.errors import InvalidUserId
-from models.store.events import MAX_ID_BYTES, check_user_id
+from models.store.events import check_user_id
 from service.serving import Serving
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from bench.common.synthetic_users import as_json, draw_record, user_id, write_generation
 from offline.check.compare import Before, compare
-from offline.disk.erased import visible_rows
 from offline.disk.generation import find_generation
+from offline.disk.visible_rows import visible_rows
 from tests.fakes.night_world import toy_release
 
 

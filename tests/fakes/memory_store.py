@@ -7,9 +7,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from models.catalog.fed_items import FedItem
 from models.catalog.sid import SidSpace
 from models.errors import StoreUnavailable
-from models.store.contract import Arrival, Erasure, Erasures, Memory, Request
+from models.store.connection import LOG_LIMIT
+from models.store.contract import (
+    BEGINNING,
+    Arrival,
+    Erasure,
+    Erasures,
+    ItemPage,
+    Logged,
+    LogPage,
+    Memory,
+    Request,
+    order_of,
+)
 from models.store.events import (
     STREAM_LIMIT,
     Event,
@@ -21,6 +34,7 @@ from models.store.events import (
 )
 from models.store.keys import (
     MANIFEST_KEY,
+    MODEL_KEY,
     PAST_LIMIT,
     UserRow,
     check_swap,
@@ -36,6 +50,7 @@ from models.store.keys import (
     user_of_history_key,
 )
 from models.store.manifest import Manifest
+from models.store.model_pointer import ModelPointer
 from models.store.queues import check_request, check_room
 from models.store.records import hash_user
 from models.store.upkeep import decode_manifests
@@ -43,9 +58,11 @@ from models.store.user_state import UserState
 
 
 class MemoryStore:
-    """A UserStore in memory."""
+    """A ServingStore, NightStore and LearnerStore in memory."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, log_limit: int = LOG_LIMIT
+    ) -> None:
         self.values: dict[str, bytes] = {}  # the strings that Redis would hold
         self.is_away = False  # every call fails
         self._expiry: dict[str, float] = {}
@@ -56,6 +73,10 @@ class MemoryStore:
         self._erasures: dict[str, Erasure] = {}
         self._erased: list[int] = []
         self._imports: dict[str, str] = {}
+        self._log: list[Logged] = []
+        self._log_limit = log_limit
+        self._last_trimmed = BEGINNING
+        self._items: list[FedItem] = []
         self._clock = clock
 
     async def read_user(
@@ -83,17 +104,36 @@ class MemoryStore:
     async def append_events(self, user_id: str, events: Sequence[Event]) -> int:
         return await self.append_histories({user_id: events})
 
-    async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
-        flags = await self.append_each(histories)
+    async def append_histories(
+        self, histories: Mapping[str, Sequence[Event]], *, is_logged: bool = True
+    ) -> int:
+        flags = await self._append_all(histories, is_logged=is_logged)
         return sum(map(sum, flags.values()))
 
     async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
+        return await self._append_all(histories, is_logged=True)
+
+    async def _append_all(
+        self, histories: Mapping[str, Sequence[Event]], *, is_logged: bool
+    ) -> dict[str, list[bool]]:
         await self.ping()
         for user_id, events in histories.items():
             check_user_id(user_id)
             for event in events:
                 check_event(event)
-        return {user_id: self._append(user_id, events) for user_id, events in histories.items()}
+        found = {user_id: self._append(user_id, events) for user_id, events in histories.items()}
+        for user_id, flags in found.items() if is_logged else ():
+            for event, is_fresh in zip(histories[user_id], flags, strict=True):
+                if is_fresh:
+                    self._add_to_log(user_id, event)
+        return found
+
+    def _add_to_log(self, user_id: str, event: Event) -> None:
+        newest = order_of(self._log[-1].entry if self._log else BEGINNING)
+        milliseconds, number = max((time.time_ns() // 1_000_000, 0), (newest[0], newest[1] + 1))
+        self._log.append(Logged(f"{milliseconds}-{number}", user_id, event))
+        while len(self._log) > self._log_limit:
+            self._last_trimmed = self._log.pop(0).entry
 
     def _append(self, user_id: str, events: Sequence[Event]) -> list[bool]:
         stream = self._streams.get(history_key(user_id), [])
@@ -157,6 +197,36 @@ class MemoryStore:
         await self.ping()
         self._imports[digest] = note
 
+    async def read_model(self) -> ModelPointer | None:
+        await self.ping()
+        current = self._get(MODEL_KEY)
+        return ModelPointer.decode(current) if current is not None else None
+
+    async def swap_model(self, expected: ModelPointer | None, new: ModelPointer) -> None:
+        await self.ping()
+        check_swap(self._get(MODEL_KEY), expected, new, name="model pointer")
+        self.values[MODEL_KEY] = new.encode()
+
+    async def read_log(self, after: str, count: int) -> LogPage:
+        await self.ping()
+        events = [each for each in self._log if order_of(each.entry) > order_of(after)][:count]
+        is_cut = bool(events) and order_of(self._last_trimmed) > order_of(after)
+        return LogPage(tuple(events), events[-1].entry if events else after, is_cut)
+
+    async def log_end(self) -> str:
+        await self.ping()
+        return self._log[-1].entry if self._log else BEGINNING
+
+    async def offer_items(self, items: Sequence[FedItem]) -> None:
+        await self.ping()
+        self._items += items
+
+    async def read_items(self, after: str, count: int) -> ItemPage:
+        await self.ping()
+        start = order_of(after)[0]
+        found = self._items[start : start + count]
+        return ItemPage(tuple(found), f"{start + len(found)}-0" if found else after)
+
     async def past_manifests(self) -> list[Manifest]:
         await self.ping()
         return decode_manifests(self._past)
@@ -182,6 +252,7 @@ class MemoryStore:
         for key in keys:
             self.values.pop(key, None)
             self._streams.pop(key, None)
+        self._log = [each for each in self._log if each.user_id != user_id]
         for entry in [each.entry for each in self._requests.values() if each.user_id == user_id]:
             del self._requests[entry]
         return len(keys)

@@ -17,7 +17,7 @@ import redis
 from models.errors import GatesFailed, InvalidInput, ManifestConflict, StoreFull
 from models.store.keys import record_key
 from models.store.redis_store import RedisStore
-from offline.disk.erased import visible_rows
+from offline.disk.visible_rows import visible_rows
 from offline.live.go_live import Launch, go_live
 from offline.live.load import user_row
 from tests.fakes.night_world import START_MS, NightWorld, names

@@ -69,10 +69,12 @@ class FailingStore(MemoryStore):
 
     fails = True
 
-    async def append_histories(self, histories: Mapping[str, Sequence[Event]]) -> int:
+    async def append_histories(
+        self, histories: Mapping[str, Sequence[Event]], *, is_logged: bool = True
+    ) -> int:
         if not self.fails:
-            return await super().append_histories(histories)
-        await super().append_histories(dict(list(histories.items())[:7]))
+            return await super().append_histories(histories, is_logged=is_logged)
+        await super().append_histories(dict(list(histories.items())[:7]), is_logged=is_logged)
         raise StoreUnavailable("gone")
 
 

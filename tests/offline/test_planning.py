@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from models.errors import InvalidInput
+from models.log.tombstones import write_tombstone
 from models.reasoner.think import UserHistory, UserThoughts
 from models.store.keys import record_key, thoughts_key
-from offline.disk.erased import write_tombstone
 from offline.disk.shards import read_rows
 from offline.plan.carried_rows import LiveRow, read_live_rows
 from offline.plan.due import DueUser, cut_shards, sort_by_urgency

@@ -8,19 +8,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from models.durable import write_durably
 from models.errors import InvalidInput, LeaseTaken
 from models.reasoner.think import PathPrefix, UserThoughts
 from offline.disk.outcome import Outcome
 from offline.disk.segment import Batch, Segment
-from offline.disk.shards import (
-    ShardRow,
-    part_file,
-    read_outcome,
-    read_part,
-    read_rows,
-    write_durably,
-    write_part,
-)
+from offline.disk.shards import ShardRow, part_file, read_outcome, read_part, read_rows, write_part
 
 
 def open_segment(

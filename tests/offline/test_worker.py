@@ -14,7 +14,7 @@ from models.reasoner.prompts import think_prompt
 from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
 from models.store.contract import NightStore
 from models.store.redis_store import RedisStore
-from offline.disk.erased import visible_rows
+from offline.disk.visible_rows import visible_rows
 from offline.live.worker import Worker
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.night_world import START_MS, NightWorld, names, toy_release

@@ -1,22 +1,18 @@
-"""Tombstones of erased users, and the rows of a generation that they do not hide.
+"""Tombstones of erased users.
 
-    OUT/erased.jsonl              one tombstone per line: hash of the user id, time of erasure
-    OUT/<generation>/added/       rows added to a finished generation; the last one of a user counts
+    OUT/erased.jsonl   one tombstone per line: hash of the user id, time of erasure
 
-Shards are not rewritten. A tombstone hides the user's rows in every shard; the bytes go when the
-generation is collected. If the user returns, rows made after the tombstone are visible.
+A tombstone hides everything that is older than itself. If the user returns, newer data is visible.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from models.errors import InvalidInput
 from models.store.records import hash_user
-from offline.disk.shards import ShardRow, read_rows
 
-ADDED = "added"
 _FILE = "erased.jsonl"
 
 
@@ -54,19 +50,3 @@ def write_tombstone(out_dir: Path, user_id: str, *, now_ms: int) -> None:
         stream.write(line + "\n")
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def visible_rows(folder: Path) -> Iterator[ShardRow]:
-    """Yield one row per user of a generation, without erased users. Raises InvalidInput."""
-    tombstones = Tombstones.load(folder.parent)
-    added = {row.thoughts.user_id: row for row in read_rows(folder / ADDED)}
-    for row in read_rows(folder):
-        if row.thoughts.user_id not in added and not _is_hidden(row, tombstones):
-            yield row
-    for row in added.values():
-        if not _is_hidden(row, tombstones):
-            yield row
-
-
-def _is_hidden(row: ShardRow, tombstones: Tombstones) -> bool:
-    return tombstones.hides(row.thoughts.user_id, row.created_at * 1000)
