@@ -5,7 +5,7 @@ Also loads the online recommender of a release as a torch module.
 
 # M = new rows, N = heads, E = head width, W = model width, L = levels
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,9 +36,19 @@ def load_recommender(directory: Path, config: RecommenderConfig) -> OnlineRecomm
     """
     file = directory / "online.safetensors"
     try:
+        weights = load_file(file)
+    except (SafetensorError, OSError) as exc:
+        raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
+    return _filled(file, weights, config)
+
+
+def _filled(
+    file: Path, weights: Mapping[str, Tensor], config: RecommenderConfig
+) -> OnlineRecommender:
+    try:
         recommender = OnlineRecommender(config)
-        recommender.load_state_dict(load_file(file))
-    except (SafetensorError, RuntimeError, TypeError, KeyError, OSError) as exc:
+        recommender.load_state_dict(weights)
+    except (RuntimeError, TypeError, KeyError) as exc:
         raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
     return recommender.eval()
 
@@ -50,14 +60,15 @@ def copy_recommender(recommender: OnlineRecommender, dtype: torch.dtype) -> Onli
 
 
 def load_torch_runtime(
-    directory: Path, config: RecommenderConfig, precision: str
+    file: Path, weights: Mapping[str, NDArray[Any]], config: RecommenderConfig, precision: str
 ) -> "TorchRuntime":
     """Load a runtime for a serving process, and limit torch to one thread.
 
-    Two threads beside other work were 20 times slower.
+    Two threads beside other work were 20 times slower. Raises InvalidRelease, which names `file`.
     """
     torch.set_num_threads(1)
-    return TorchRuntime(load_recommender(directory, config).to(DTYPES[precision]))
+    tensors = {name: torch.from_numpy(value) for name, value in weights.items()}
+    return TorchRuntime(_filled(file, tensors, config).to(DTYPES[precision]))
 
 
 def fastest_searcher(recommender: OnlineRecommender) -> Searcher:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.catalog.catalog import Catalog, popular_items, popular_prefixes
+from models.catalog.codebooks import Codebooks
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher, Scored, Searcher
@@ -23,8 +24,10 @@ from models.online.onnx_runtime import OnnxRuntime, Runtime
 from models.online.recommender import OnlineRecommender
 from models.online.torch_runtime import DTYPES, TorchRuntime, copy_recommender
 from models.release.release import (
+    CODEBOOKS,
     FORMAT,
     NEIGHBOURS,
+    ONLINE,
     Learns,
     Precision,
     Release,
@@ -52,6 +55,7 @@ def publish(
     card: str,
     learnt: Learns = Learns.HELD_OUT,
     memory: Memory | None = None,
+    codebooks: Codebooks | None = None,
 ) -> Release:
     """Write a release beside `directory`, swap it in by renaming, and return it verified.
 
@@ -60,6 +64,7 @@ def publish(
             measured.
         learnt: part of each history that the models have learnt.
         memory: None for a release whose scores are the online model's alone.
+        codebooks: of the SIDs; None for a release whose catalog will not grow.
     """
     space = catalog.space
     draft = directory.with_name(directory.name + ".draft")
@@ -67,12 +72,14 @@ def publish(
     draft.mkdir(parents=True)
     catalog.save(draft / "catalog.parquet")
     weights = {key: value.contiguous() for key, value in recommender.state_dict().items()}
-    save_file(weights, draft / "online.safetensors")
+    save_file(weights, draft / ONLINE)
     write_graph(draft, recommender.config)
     neighbours = None
     if memory is not None:
         memory.write(draft / NEIGHBOURS)
         neighbours = memory.neighbours()
+    if codebooks is not None:
+        codebooks.write(draft / CODEBOOKS)
     shutil.copytree(reasoner_dir, draft / "reasoner")
     (draft / "README.md").write_text(card)
     manifest = ReleaseManifest(

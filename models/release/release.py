@@ -4,6 +4,7 @@
     catalog.parquet         items, SIDs, training popularity
     online.safetensors      weights of the online recommender (its shape is in the manifest)
     neighbours.safetensors  its memory (settings in the manifest); may be absent
+    codebooks.safetensors   centroids that give new items their SIDs; absent before format 5
     extend.onnx             its graph, over those weights
     reasoner/               a Hugging Face causal LM directory with its tokenizer
     README.md               model card
@@ -21,6 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.catalog.catalog import Catalog, load_catalog
+from models.catalog.codebooks import Codebooks
 from models.catalog.sid import Prefix, SidSpace
 from models.errors import InvalidCatalog, InvalidRelease, InvalidSid, ReleaseMismatch
 from models.online.memory.memory import Memory
@@ -29,7 +31,11 @@ from models.online.memory.neighbours import Neighbours
 from models.online.shape import RecommenderConfig
 
 NEIGHBOURS = "neighbours.safetensors"
-FORMAT = 4  # older formats hold another online model: they load and renew, but do not serve
+ONLINE = "online.safetensors"
+CODEBOOKS = "codebooks.safetensors"
+FORMAT = 5
+# Older formats hold another online model: they load and renew, but do not serve.
+OLDEST_SERVED = 4  # as format 5, but without codebooks
 
 
 class SpaceSpec(BaseModel):
@@ -123,6 +129,12 @@ class Release:
         memory = self.load_memory()
         return None if memory is None else memory.neighbours()
 
+    def load_codebooks(self) -> Codebooks | None:
+        """Read the codebooks; None for a release without them. Raises InvalidRelease."""
+        if CODEBOOKS not in self.manifest.files:
+            return None
+        return Codebooks.read(self.directory / CODEBOOKS, self.space)
+
     @classmethod
     def load(cls, directory: Path) -> "Release":
         """Read and verify a release.
@@ -171,7 +183,7 @@ def _verify_files(directory: Path, files: Mapping[str, str]) -> None:
             raise InvalidRelease(f"{file}: missing, expected SHA-256 {expected[:12]}...")
         if (actual := digest(file)) != expected:
             raise InvalidRelease(f"{file}: SHA-256 {actual[:12]}..., expected {expected[:12]}...")
-    for required in ("catalog.parquet", "online.safetensors"):
+    for required in ("catalog.parquet", ONLINE):
         if required not in files:
             raise InvalidRelease(f"{directory}: the manifest does not name {required}")
 

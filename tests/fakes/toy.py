@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from models.catalog.catalog import Catalog, build_catalog
+from models.catalog.codebooks import Codebooks
 from models.catalog.dataset import ItemText
 from models.catalog.sid import SidSpace
 from models.online.best_first import NumpySearch
@@ -140,6 +142,19 @@ def toy_memory(catalog: Catalog) -> Memory:
     return Memory.counted(toy_histories(catalog, num_users=100), similar, settings)
 
 
+def toy_vectors(catalog: Catalog, *, width: int = 400) -> NDArray[np.float32]:
+    """Return vectors (N, width) that residual k-means would quantize to about these SIDs."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(scale=0.01, size=(len(catalog), width))
+    for level, size in enumerate(catalog.space.sizes):
+        vectors += rng.normal(scale=0.5**level, size=(size, width))[catalog.sids[:, level]]
+    return vectors.astype(np.float32)
+
+
+def toy_codebooks(catalog: Catalog) -> Codebooks:
+    return Codebooks.of_items(toy_vectors(catalog), catalog.sids, catalog.space.sizes)
+
+
 def write_toy_reasoner(catalog: Catalog, directory: Path) -> None:
     """Write a small Qwen3 that closes most of its thoughts. Trained once a process and catalog."""
     texts = (catalog.titles, catalog.brands, catalog.categories)
@@ -196,4 +211,5 @@ def toy_release(
         card="# toy\n",
         learnt=learnt,
         memory=toy_memory(catalog),
+        codebooks=toy_codebooks(catalog),
     )

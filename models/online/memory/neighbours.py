@@ -68,6 +68,34 @@ class Neighbours:
     def num_bytes(self) -> int:
         return self.first.nbytes + self.neighbour_P.nbytes + self.weight_P.nbytes
 
+    def patched(
+        self,
+        row_R: Ints,
+        first: Ints,
+        neighbour_P: NDArray[np.int32],
+        weight_P: NDArray[np.float32],
+    ) -> "Neighbours":
+        """Return neighbours with whole new lists of some rows; shares no array with the old ones.
+
+        Args:
+            row_R: catalog rows, ascending.
+            first: (R + 1,), of each of them its first place in the arrays after it.
+        """
+        size_N = np.diff(self.first)
+        size_N[row_R] = np.diff(first)
+        neighbours, weights, at = [], [], 0
+        for place, row in enumerate(row_R.tolist()):
+            kept, new = slice(at, self.first[row]), slice(first[place], first[place + 1])
+            neighbours += [self.neighbour_P[kept], neighbour_P[new]]
+            weights += [self.weight_P[kept], weight_P[new]]
+            at = self.first[row + 1]
+        return Neighbours(
+            self.settings,
+            np.append(0, np.cumsum(size_N)).astype(np.int64),
+            np.concatenate([*neighbours, self.neighbour_P[at:]]),
+            np.concatenate([*weights, self.weight_P[at:]]),
+        )
+
     def evidence(self, recent: NDArray[np.integer]) -> tuple[Ints, Counts]:
         """Return the items that a history gives evidence for, ascending, and how much.
 

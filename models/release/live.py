@@ -1,0 +1,281 @@
+"""A live folder: base releases, the deltas on them, and the pointer to what serves.
+
+    bases/<version>/                         whole releases
+    deltas/<version>/000001.safetensors ...  what learning changed since: a chain
+    pointer.json                             base and number of deltas that serve
+
+One learner writes it; any number of services read it. Everything appears by renaming, and the
+pointer moves last. Knows nothing of Redis or HTTP.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from models.durable import sync_folder, write_durably
+from models.errors import InvalidRecord, InvalidRelease, ManifestConflict, one_line
+from models.online.memory.neighbours import Neighbours
+from models.release.delta import (
+    ChangedLists,
+    Delta,
+    ReadDelta,
+    Weights,
+    apply_weights,
+    check_delta,
+    read_delta,
+)
+from models.release.release import ONLINE, Release, digest
+from models.store.model_pointer import LiveVersion, ModelPointer
+
+Changed = Literal["nothing", "counts", "weights", "base"]  # each one includes those before it
+_POINTER = "pointer.json"
+
+
+class LiveFolder:
+    """The files of a live release. Methods that write are for one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def base_dir(self, base: str) -> Path:
+        return self.path / "bases" / base
+
+    def delta_file(self, base: str, number: int) -> Path:
+        return self.path / "deltas" / base / f"{number:06d}.safetensors"
+
+    def bases(self) -> list[str]:
+        """Return the versions of all bases, the last published first."""
+        found = [folder for folder in self.path.glob("bases/*") if not folder.suffix]
+        found.sort(key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
+        return [folder.name for folder in found]
+
+    def publish_base(self, directory: Path) -> Release:
+        """Verify a release, and copy it into `bases` under its version; it serves no one yet.
+
+        Files are linked where the file system can: a release never changes a file in place.
+        """
+        release = Release.load(directory)
+        target = self.base_dir(release.version)
+        draft = target.with_name(target.name + ".draft")
+        if not target.exists():
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(directory, draft, copy_function=_link)
+            draft.replace(target)
+        os.utime(target)
+        sync_folder(target.parent)
+        return Release.load(target)
+
+    def add_delta(self, delta: Delta) -> LiveVersion:
+        """Write the next delta of a base, and return the version that ends with it.
+
+        After a rollback it replaces the deltas that no pointer names any more.
+
+        Raises InvalidRelease unless the delta before it is its parent, or if a pointer names a
+        delta in its place.
+        """
+        header = delta.header
+        before = self.version(header.base, header.number - 1)
+        file = self.delta_file(header.base, header.number)
+        if before.sha256 != header.parent:
+            raise InvalidRelease(
+                f"{file}: parent {header.parent or 'none'}, expected {before.sha256 or 'none'}"
+            )
+        for served in self._served():
+            if served.base == header.base and served.deltas >= header.number:
+                raise InvalidRelease(f"{file}: the pointer names delta {served.deltas}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sha256 = delta.write(file)
+        for later in sorted(file.parent.glob("*.safetensors")):
+            if later.name > file.name:
+                later.unlink()
+        return LiveVersion(header.base, header.number, sha256)
+
+    def num_deltas(self, base: str) -> int:
+        """Count the deltas of a base."""
+        return sum(1 for _ in self.delta_file(base, 1).parent.glob("*.safetensors"))
+
+    def version(self, base: str, deltas: int) -> LiveVersion:
+        """Return the version of a base with its first `deltas` deltas, as for a rollback.
+
+        Raises InvalidRelease if this folder does not have them.
+        """
+        if not self.base_dir(base).is_dir():
+            raise InvalidRelease(f"{self.base_dir(base)}: no such base, expected a release")
+        if not deltas:
+            return LiveVersion(base, 0, "")
+        file = self.delta_file(base, deltas)
+        if not file.is_file():
+            raise InvalidRelease(f"{file}: no such delta, {base} has {self.num_deltas(base)}")
+        return LiveVersion(base, deltas, digest(file))
+
+    def pointer(self) -> ModelPointer | None:
+        """Read the pointer; None if there is none yet. Raises InvalidRelease."""
+        file = self.path / _POINTER
+        try:
+            return ModelPointer.decode(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, InvalidRecord) as exc:
+            raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
+
+    def move(self, pointer: ModelPointer) -> None:
+        """Make versions live for all that read this folder.
+
+        Raises:
+            InvalidRelease: the folder does not hold what it names.
+            ManifestConflict: its epoch is not above that of the pointer before it.
+        """
+        for version in pointer.versions:
+            if self.version(version.base, version.deltas) != version:
+                file = self.delta_file(version.base, version.deltas)
+                raise InvalidRelease(f"{file}: another SHA-256 than {version.sha256[:12]}...")
+        held = self.pointer()
+        if held is not None and held.epoch >= pointer.epoch:
+            raise ManifestConflict(
+                f"{self.path / _POINTER}: epoch {pointer.epoch}, expected above {held.epoch}"
+            )
+        write_durably(self.path / _POINTER, pointer.encode())
+
+    def keep(self, num_bases: int) -> list[str]:
+        """Remove all but the last bases, with their deltas; return the removed ones.
+
+        A base that the pointer names stays.
+        """
+        served = {version.base for version in self._served()}
+        removed = [base for base in self.bases()[num_bases:] if base not in served]
+        for base in removed:
+            shutil.rmtree(self.delta_file(base, 1).parent, ignore_errors=True)
+            shutil.rmtree(self.base_dir(base))
+        return removed
+
+    def _served(self) -> frozenset[LiveVersion]:
+        pointer = self.pointer()
+        return frozenset() if pointer is None else pointer.versions
+
+
+@dataclass(frozen=True, eq=False)
+class LiveRelease:
+    """A base release with deltas applied. No array of it ever changes."""
+
+    release: Release
+    weights: Weights  # the tensors of `online.safetensors`, by name
+    neighbours: Neighbours | None  # None for a base without a memory
+    version: LiveVersion
+    watermark: str = "0-0"  # entry in the log of the last event that the deltas have learnt
+
+    @classmethod
+    def of(cls, release: Release) -> "LiveRelease":
+        """Read a release without deltas. Raises InvalidRelease."""
+        file = release.directory / ONLINE
+        try:
+            weights = load_file(file)
+        except (SafetensorError, OSError) as exc:
+            raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
+        version = LiveVersion(release.version, 0, "")
+        return cls(release, weights, release.load_neighbours(), version)
+
+    @cached_property
+    def label(self) -> str:
+        """Name in answers: `name@version`, and `+` with the number of deltas if there are any."""
+        suffix = f"+{self.version.deltas}" if self.version.deltas else ""
+        return f"{self.release.name}@{self.release.version}{suffix}"
+
+
+class Advanced(NamedTuple):
+    """A live release at another version, and the parts that had to change."""
+
+    live: LiveRelease
+    changed: Changed
+
+
+def load_live(folder: LiveFolder, version: LiveVersion) -> LiveRelease:
+    """Load and verify a version: its base, then delta after delta. Raises InvalidRelease."""
+    release = Release.load(folder.base_dir(version.base))
+    if release.version != version.base:
+        raise InvalidRelease(
+            f"{release.directory}: version {release.version}, expected {version.base}"
+        )
+    return _apply(LiveRelease.of(release), folder, version)
+
+
+def advance(live: LiveRelease, folder: LiveFolder, version: LiveVersion) -> Advanced:
+    """Bring a live release to another version; `live` itself goes on serving unchanged.
+
+    Later deltas of the same base are applied on top. Fewer ones, or others, are applied to the base
+    anew; another base is loaded. Raises InvalidRelease.
+    """
+    if version == live.version:
+        return Advanced(live, "nothing")
+    if version.base != live.version.base:
+        return Advanced(load_live(folder, version), "base")
+    start = live if _leads_to(live.version, folder, version) else LiveRelease.of(live.release)
+    made = _apply(start, folder, version)
+    same = all(made.weights[name] is value for name, value in live.weights.items())
+    return Advanced(made, "counts" if same or _equal(made, live) else "weights")
+
+
+def resolve_release(path: Path) -> Path:
+    """Return the directory of the base that a live folder points to; other paths as they are."""
+    pointer = LiveFolder(path).pointer()
+    return path if pointer is None else LiveFolder(path).base_dir(pointer.base)
+
+
+def _leads_to(held: LiveVersion, folder: LiveFolder, version: LiveVersion) -> bool:
+    """Tell if the folder's chain of deltas still goes through the held version."""
+    return held.deltas < version.deltas and folder.version(held.base, held.deltas) == held
+
+
+def _equal(one: LiveRelease, other: LiveRelease) -> bool:
+    return all(np.array_equal(value, other.weights[name]) for name, value in one.weights.items())
+
+
+def _apply(live: LiveRelease, folder: LiveFolder, version: LiveVersion) -> LiveRelease:
+    """Apply the deltas after those that a release has, up to a version of the same base."""
+    steps = list(_read_steps(live, folder, version))
+    found = steps[-1].sha256 if steps else live.version.sha256
+    if found != version.sha256:
+        file = folder.delta_file(version.base, version.deltas)
+        raise InvalidRelease(f"{file}: SHA-256 {found[:12]}..., expected {version.sha256[:12]}...")
+    weights, lists, watermark = live.weights, ChangedLists(), live.watermark
+    for delta, _ in steps:
+        watermark = delta.header.watermark
+        if delta.weights is not None:
+            weights = apply_weights(weights, delta.weights)
+        if delta.counts is not None:
+            lists.add(delta.counts)
+    neighbours = live.neighbours
+    if neighbours is not None and len(lists):
+        neighbours = neighbours.patched(*lists.merged())
+    return LiveRelease(live.release, weights, neighbours, version, watermark)
+
+
+def _read_steps(live: LiveRelease, folder: LiveFolder, version: LiveVersion) -> Iterator[ReadDelta]:
+    """Read and check the deltas between two versions of one base, each the parent of the next."""
+    num_neighbours = live.neighbours.settings.num_neighbours if live.neighbours else 0
+    num_items, parent = len(live.release.catalog), live.version.sha256
+    for number in range(live.version.deltas + 1, version.deltas + 1):
+        file = folder.delta_file(version.base, number)
+        step = read_delta(file, base=version.base, number=number, parent=parent)
+        check_delta(
+            file, step.delta, live.weights, num_items=num_items, num_neighbours=num_neighbours
+        )
+        yield step
+        parent = step.sha256
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file, or copy it where a link cannot be made."""
+    with suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copy2(source, target)
