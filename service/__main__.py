@@ -87,7 +87,11 @@ def _serve(effective: EffectiveSettings) -> None:
         engine = load_configured(settings)
         arms = load_arms(settings, engine)
         server = opened.enter_context(resolve(settings.redis_url, settings.state_dir))
-        open_store = partial(RedisStore, timeout_ms=settings.redis_timeout_ms)
+        open_store = partial(
+            RedisStore,
+            timeout_ms=settings.redis_timeout_ms,
+            log_limit=settings.event_log_limit,
+        )
         limit_garbage_collection()
         logs.configure(settings.log_format)  # not earlier: a failed start prints one line only
         if admin_listener is not None:

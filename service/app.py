@@ -13,7 +13,14 @@ from fastapi import FastAPI
 
 from models.store.contract import ServingStore
 from service import problems
-from service.api import event_routes, health_routes, openapi, recommend_routes, user_routes
+from service.api import (
+    event_routes,
+    health_routes,
+    item_routes,
+    openapi,
+    recommend_routes,
+    user_routes,
+)
 from service.api.middleware import BodyLimit, RequestContext
 from service.api.popular_answers import PopularAnswers
 from service.auth.api_keys import KeyRing
@@ -78,6 +85,7 @@ def create_app(
         recommend_routes.router,
         event_routes.batch_router,
         user_routes.router,
+        item_routes.router,
         health_routes.router,
     ):
         app.include_router(router)

@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from models.catalog.fed_items import FedItem
 from models.errors import StoreUnavailable
 from models.store.contract import ServingStore
 from models.store.events import Event
@@ -217,6 +218,14 @@ class Serving:
         for each in itertools.chain.from_iterable(appended.values()):
             self.metrics.count_event(stored=each.stored)
         return appended
+
+    def knows_item(self, item_id: str) -> bool:
+        """Tell if the item is in the catalog of this process's own release."""
+        return self.engine.catalog.row(item_id) is not None
+
+    async def offer_items(self, items: Sequence[FedItem]) -> None:
+        """Put items into the feed. Raises StoreUnavailable."""
+        await self._users.offer_items(items)
 
     async def request_thinking(self, user_id: str, instruction: str | None) -> None:
         """Raises StoreUnavailable."""

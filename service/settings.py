@@ -87,6 +87,8 @@ class ServiceSettings(BaseSettings):
     copies_limit: Annotated[int, Field(ge=1)] = 4096  # users; about 20 kB each at 100 prefixes
     history_cache_mb: Annotated[int, Field(ge=0)] = 256  # MiB; about 35 kB a user
     outbox_limit: Annotated[int, Field(ge=1)] = 10_000  # events held while the store is away
+    # Events in the store's log, about, for a learner that was away; 0: no log, where none runs.
+    event_log_limit: Annotated[int, Field(ge=0)] = 100_000
 
     # Telemetry
     log_format: LogFormat = LogFormat.TEXT  # `json` adds one line per request

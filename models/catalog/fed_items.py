@@ -65,6 +65,11 @@ class FedItem(BaseModel):
             )
         return item
 
+    @field_validator("title", "brand", "description", mode="before")
+    @classmethod
+    def _strip(cls, value: Any) -> Any:
+        return (value.strip() or None) if isinstance(value, str) else value
+
     @field_validator("categories", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

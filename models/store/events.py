@@ -67,7 +67,7 @@ def decode_event(event_id: bytes, value: bytes) -> Event | None:
     """Decode the field that `encode_event` wrote; None for bytes that are no event."""
     try:
         stamp, item = value.split(b" ", 1)
-        timestamp, kind, amount = _read_stamp(stamp)
+        timestamp, kind, amount = _read_stamp(stamp) if b"," in stamp else (int(stamp), "", None)
         texts = item.decode(), event_id.decode()
     except ValueError:
         return None
@@ -139,9 +139,7 @@ def _stamp_of(event: Event) -> str:
 
 
 def _read_stamp(stamp: bytes) -> tuple[int, str, float | None]:
-    """Return timestamp, type and value. Raises ValueError."""
-    if b"," not in stamp:
-        return int(stamp), "", None
+    """Return timestamp, type and value of a stamp that has all three. Raises ValueError."""
     timestamp, kind, amount = stamp.decode().split(",")
     value = float(amount) if amount else None
     if not _TYPE.fullmatch(kind) or (value is not None and not math.isfinite(value)):

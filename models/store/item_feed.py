@@ -21,19 +21,20 @@ from models.store.wire import Command
 logger = logging.getLogger(__name__)
 
 ITEMS_LIMIT = 100_000  # entries of the stream
+_ITEMS_A_WRITE = 50  # so that a write ends within the time-out of a service
 
 
 class RedisItems(RedisConnection):
     async def offer_items(self, items: Sequence[FedItem]) -> None:
-        commands: list[Command] = [
-            ("XADD", ITEMS_KEY, "MAXLEN", "~", ITEMS_LIMIT, "*", "item", item.encode())
-            for item in items
-        ]
-        replies = await self._ask(*commands) if commands else []
-        with self._translated():
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
+        for start in range(0, len(items), _ITEMS_A_WRITE):
+            commands: list[Command] = [
+                ("XADD", ITEMS_KEY, "MAXLEN", "~", ITEMS_LIMIT, "*", "item", item.encode())
+                for item in items[start : start + _ITEMS_A_WRITE]
+            ]
+            with self._translated():
+                for reply in await self._ask(*commands):
+                    if isinstance(reply, Exception):
+                        raise reply
 
     async def read_items(self, after: str, count: int) -> ItemPage:
         (reply,) = await self._ask(("XRANGE", ITEMS_KEY, f"({after}", "+", "COUNT", count))

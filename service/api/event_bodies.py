@@ -4,7 +4,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.params import WHOLE_NUMBER, EventIdText, ItemIdText, UnixSeconds
+from service.api.params import (
+    WHOLE_NUMBER,
+    EventIdText,
+    EventType,
+    EventValue,
+    ItemIdText,
+    UnixSeconds,
+)
 from service.api.requests import MAX_EVENTS
 
 
@@ -17,7 +24,12 @@ class NewEvent(BaseModel):
         extra="forbid",
         json_schema_extra={
             "examples": [
-                {"item_id": "B004OHQR1Q", "timestamp": 1767225600, "event_id": "click-8f14e45f"}
+                {
+                    "item_id": "B004OHQR1Q",
+                    "timestamp": 1767225600,
+                    "event_id": "click-8f14e45f",
+                    "type": "click",
+                }
             ]
         },
     )
@@ -31,6 +43,13 @@ class NewEvent(BaseModel):
             "24 hours adds nothing, in any process. Default: a new id, so that every call counts.",
         ),
     ] = None
+    type: Annotated[
+        EventType | None,
+        Field(description="Kind of the interaction, such as `view`, `click` or `purchase`."),
+    ] = None
+    value: Annotated[
+        EventValue | None, Field(description="Amount that belongs to it, such as a price.")
+    ] = None
 
 
 class TakenEvent(BaseModel):
@@ -41,6 +60,8 @@ class TakenEvent(BaseModel):
     event_id: str
     item_id: str
     timestamp: int
+    type: str | None = None
+    value: float | None = None
     known: Annotated[
         bool,
         Field(
@@ -66,6 +87,8 @@ class BatchedEvent(BaseModel):
         Annotated[int, WHOLE_NUMBER] | None, Field(description="Unix seconds; default: now.")
     ] = None
     event_id: Annotated[str | None, Field(description="As in a single event.")] = None
+    type: Annotated[str | None, Field(description="As in a single event.")] = None
+    value: Annotated[float | None, Field(description="As in a single event.")] = None
 
 
 class EventBatch(BaseModel):

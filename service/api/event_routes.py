@@ -62,8 +62,8 @@ async def append_event(
     taken = TakenEvent(
         request_id=request.state.request_id,
         user_id=user_id,
-        known=_is_known(serving, event),
-        **event._asdict(),
+        known=serving.knows_item(event.item_id),
+        **(event._asdict() | {"type": event.type or None}),
         **appended._asdict(),
     )
     status = 200 if appended.stored else 202
@@ -119,7 +119,7 @@ async def _append_all(
                 status=200 if each.stored else 202,
                 user_id=user_id,
                 event_id=event.event_id,
-                known=_is_known(serving, event),
+                known=serving.knows_item(event.item_id),
                 new=each.new,
             )
             for event, each in zip(events[user_id], of_user, strict=True)
@@ -144,10 +144,8 @@ def _to_event(body: NewEvent) -> Event:
         item_id=body.item_id,
         timestamp=int(time.time()) if body.timestamp is None else body.timestamp,
         event_id=body.event_id or secrets.token_hex(16),
+        type=body.type or "",
+        value=body.value,
     )
     check_event(event)
     return event
-
-
-def _is_known(serving: Serving, event: Event) -> bool:
-    return serving.engine.catalog.row(event.item_id) is not None

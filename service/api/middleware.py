@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 64 * 1024
 CLIENT_GONE = 499  # status in logs and metrics, as in nginx; it is not sent
 MAX_LONG_BODY_BYTES = 1024 * 1024  # of the paths below, which take lists
-_LIST_PATHS = ("/v1/recommend", "/v1/recommend:batch", "/v1/events:batch")
+_LIST_PATHS = ("/v1/recommend", "/v1/recommend:batch", "/v1/events:batch", "/v1/items")
 _CLOSE_HEADER = (b"connection", b"close")
 logger = logging.getLogger(__name__)
 

@@ -57,6 +57,8 @@ _TAKEN_EVENT = {
     "event_id": "click-8f14e45f",
     "item_id": "B004OHQR1Q",
     "timestamp": 1767225600,
+    "type": "click",
+    "value": None,
     "known": True,
     "stored": True,
     "new": True,
@@ -87,6 +89,13 @@ _TAKEN_BATCH = {
     ],
 }
 _ACCEPTED = {"request_id": "0b6f7c1d9a3e4f52", "user_id": "A2CG5Y82ZZNY6W"}
+_TAKEN_ITEMS = {
+    "request_id": "0b6f7c1d9a3e4f52",
+    "results": [
+        {"status": 202, "item_id": "new-soap-1", "known": False},
+        {"status": 422, "item_id": "", "detail": "item: item_id: '' has 0 bytes, expected 1..256"},
+    ],
+}
 _Example = dict[str, Any]
 EXAMPLES: dict[tuple[str, str, str], _Example] = {
     ("/recommend/{user_id}", "get", "200"): _RECOMMENDATION,
@@ -98,6 +107,7 @@ EXAMPLES: dict[tuple[str, str, str], _Example] = {
     ("/v1/events/{user_id}", "post", "200"): _TAKEN_EVENT,
     ("/v1/events/{user_id}", "post", "202"): _TAKEN_EVENT | {"stored": False, "new": None},
     ("/v1/events:batch", "post", "200"): _TAKEN_BATCH,
+    ("/v1/items", "post", "200"): _TAKEN_ITEMS,
     ("/v1/users/{user_id}/think", "post", "202"): _ACCEPTED,
     ("/v1/users/{user_id}", "delete", "202"): _ACCEPTED,
     ("/health/live", "get", "200"): {"status": "alive"},

@@ -49,6 +49,8 @@ EventIdText = Annotated[
     AfterValidator(_check_id),
     Field(max_length=MAX_EVENT_ID_CHARS, json_schema_extra=ID_SCHEMA | {"maxLength": 128}),
 ]
+EventType = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,32}$")]
+EventValue = Annotated[float, Field(allow_inf_nan=False)]
 
 _ID = "{user_id}"
 

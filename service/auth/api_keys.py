@@ -30,6 +30,7 @@ class Scope(StrEnum):
     RECOMMEND = "recommend"
     EVENTS = "events"
     USERS = "users"  # request thoughts, erase users
+    ITEMS = "items"  # offer and withdraw items
     ADMIN = "admin"
 
 

@@ -25,6 +25,7 @@ SCOPES: Mapping[str, Scope] = {
     "events": Scope.EVENTS,
     "events:batch": Scope.EVENTS,
     "users": Scope.USERS,
+    "items": Scope.ITEMS,
 }
 NO_KEY = "an API key is needed: `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
 UNKNOWN_KEY = "the API key is unknown or has expired"

@@ -7,6 +7,7 @@ This module is the public interface. `client` runs the calls, `calls` builds the
 the exceptions. Needs httpx and pydantic, and imports no other module of `service`.
 """
 
+from models.catalog.fed_items import FedItem
 from service.client.calls import NewEvent
 from service.client.client import AsyncClient, Client, Options
 from service.client.errors import (
@@ -30,6 +31,7 @@ __all__ = [
     "ClientError",
     "DeadlineExceeded",
     "Faulty",
+    "FedItem",
     "Gone",
     "NewEvent",
     "NotAccepted",

@@ -93,6 +93,8 @@ class TakenEvent(_Answer):
     event_id: str
     item_id: str
     timestamp: int  # unix seconds
+    type: str | None = None
+    value: float | None = None
     known: bool  # the item is in the catalog
     stored: bool  # False: the event waits in the service for the store
     new: bool | None = None  # False: the event id is repeated; None: not known yet
@@ -114,6 +116,22 @@ class TakenBatch(_Answer):
 
     request_id: str
     results: tuple[EventResult, ...]  # in the order of the events
+
+
+class ItemResult(_Answer):
+    """The result of one offered item."""
+
+    status: int  # 202: in the feed; otherwise rejected
+    item_id: str
+    known: bool | None = None  # the item is in the catalog
+    detail: str | None = None  # reason of a rejection
+
+
+class TakenItems(_Answer):
+    """The answer to offered items."""
+
+    request_id: str
+    results: tuple[ItemResult, ...]  # in the order of the items
 
 
 class Accepted(_Answer):

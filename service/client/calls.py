@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from models.catalog.fed_items import FedItem
 from models.store.events import check_user_id
 from service.client.answers import (
     Accepted,
@@ -19,6 +20,7 @@ from service.client.answers import (
     RecommendationBatch,
     TakenBatch,
     TakenEvent,
+    TakenItems,
 )
 from service.client.errors import BadAnswer, parse_refusal
 
@@ -52,11 +54,14 @@ class NewEvent:
     timestamp: int | None = None  # unix seconds; None: now
     # Appending an event with the same id again adds nothing.
     event_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    type: str | None = None  # kind of the interaction, such as "click"
+    value: float | None = None  # amount that belongs to it, such as a price
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body, without the user id."""
-        body: dict[str, Any] = {"item_id": self.item_id, "event_id": self.event_id}
-        return body if self.timestamp is None else {**body, "timestamp": self.timestamp}
+        body = {name: value for name, value in vars(self).items() if value is not None}
+        del body["user_id"]
+        return body
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,11 @@ def append(event: NewEvent) -> Call[TakenEvent]:
 def append_batch(events: Sequence[NewEvent]) -> Call[TakenBatch]:
     bodies = [{"user_id": event.user_id, **event.body()} for event in events]
     return Call("POST", "/v1/events:batch", TakenBatch, body={"events": bodies})
+
+
+def offer_items(items: Sequence[FedItem]) -> Call[TakenItems]:
+    bodies = [item.model_dump(mode="json", exclude_defaults=True) for item in items]
+    return Call("POST", "/v1/items", TakenItems, body={"items": bodies})
 
 
 def think(user_id: str, instruction: str | None) -> Call[Accepted]:

@@ -21,6 +21,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
+from models.catalog.fed_items import FedItem
 from models.errors import InvalidSettings
 from service.client import calls
 from service.client.answers import (
@@ -29,6 +30,7 @@ from service.client.answers import (
     RecommendationBatch,
     TakenBatch,
     TakenEvent,
+    TakenItems,
 )
 from service.client.calls import Answer, Call, NewEvent, PagedParams, RecommendParams
 from service.client.errors import Busy, ClientError, DeadlineExceeded, Unreachable
@@ -134,6 +136,8 @@ class AsyncClient:
         *,
         timestamp: int | None = None,
         event_id: str | None = None,
+        type: str | None = None,  # noqa: A002  # the name of the field
+        value: float | None = None,
         timeout_s: float | None = None,
     ) -> TakenEvent:
         """Append an interaction of the user; the next recommendation uses it.
@@ -142,7 +146,7 @@ class AsyncClient:
         default the call generates an id, which all of its attempts use.
         """
         made = {} if event_id is None else {"event_id": event_id}
-        event = NewEvent(user_id, item_id, timestamp, **made)
+        event = NewEvent(user_id, item_id, timestamp, type=type, value=value, **made)
         return await self._call(calls.append(event), timeout_s)
 
     async def append_batch(
@@ -150,6 +154,15 @@ class AsyncClient:
     ) -> TakenBatch:
         """Append events of many users, oldest first. Each can fail alone."""
         return await self._call(calls.append_batch(events), timeout_s)
+
+    async def offer_items(
+        self, items: Sequence[FedItem], *, timeout_s: float | None = None
+    ) -> TakenItems:
+        """Offer new items, or withdraw items. Each can fail alone.
+
+        A learner gives them their place in the catalog some seconds later.
+        """
+        return await self._call(calls.offer_items(items), timeout_s)
 
     async def think(
         self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None
@@ -302,6 +315,8 @@ class Client:
         *,
         timestamp: int | None = None,
         event_id: str | None = None,
+        type: str | None = None,  # noqa: A002  # the name of the field
+        value: float | None = None,
         timeout_s: float | None = None,
     ) -> TakenEvent:
         """Append an interaction of the user; see `AsyncClient.append`."""
@@ -311,6 +326,8 @@ class Client:
             item_id,
             timestamp=timestamp,
             event_id=event_id,
+            type=type,
+            value=value,
             timeout_s=timeout_s,
         )
 
@@ -319,6 +336,12 @@ class Client:
     ) -> TakenBatch:
         """Append events of many users, oldest first. Each can fail alone."""
         return self._run(self._client.append_batch, events, timeout_s=timeout_s)
+
+    def offer_items(
+        self, items: Sequence[FedItem], *, timeout_s: float | None = None
+    ) -> TakenItems:
+        """Offer new items, or withdraw items. Each can fail alone."""
+        return self._run(self._client.offer_items, items, timeout_s=timeout_s)
 
     def think(
         self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None

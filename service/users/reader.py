@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from models.catalog.fed_items import FedItem
 from models.catalog.sid import SidSpace
 from models.errors import StoreUnavailable
 from models.store.contract import ServingStore
@@ -132,6 +133,10 @@ class Users:
     async def request_erasure(self, user_id: str) -> None:
         """Raises StoreUnavailable."""
         await self._ask(self._erasures.request(user_id))
+
+    async def offer_items(self, items: Sequence[FedItem]) -> None:
+        """Raises StoreUnavailable."""
+        await self._ask(self._store.offer_items(items))
 
     async def _ask(self, asking: Coroutine[Any, Any, None]) -> None:
         """Await a request to the store, also while the breaker is open: it cannot be buffered."""

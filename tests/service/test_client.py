@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.catalog.fed_items import FedItem
 from models.errors import InvalidSettings, InvalidUserId
 from service.client.answers import Recommendation
 from service.client.calls import NewEvent
@@ -171,7 +172,7 @@ async def test_a_call_that_may_have_been_heard_is_made_again_only_if_that_is_saf
 
 async def test_a_batch_that_is_sent_again_carries_the_same_events() -> None:
     taken = Scripted(body={"request_id": "r", "results": [{"status": 200, "user_id": "u"}]})
-    events = [NewEvent("u", "i", 5), NewEvent("v", "j", event_id="mine")]
+    events = [NewEvent("u", "i", 5), NewEvent("v", "j", event_id="mine", type="buy", value=2)]
     async with (
         scripted(AWAY, RESET, otherwise=taken) as server,
         AsyncClient(server.url, PATIENT) as client,
@@ -181,7 +182,7 @@ async def test_a_batch_that_is_sent_again_carries_the_same_events() -> None:
     assert others == [first, first]
     assert first["events"] == [
         {"user_id": "u", "item_id": "i", "event_id": events[0].event_id, "timestamp": 5},
-        {"user_id": "v", "item_id": "j", "event_id": "mine"},
+        {"user_id": "v", "item_id": "j", "event_id": "mine", "type": "buy", "value": 2},
     ]
 
 
@@ -482,7 +483,8 @@ print(sorted(set(heavy.split()) & set(sys.modules)), *ours, took / (base - start
     heavy, *ours, _ = runs[0]
     assert heavy == "[]"
     assert ours == [
-        *("models", "models.errors", "models.store", "models.store.events"),
+        *("models", "models.catalog", "models.catalog.fed_items", "models.catalog.ids"),
+        *("models.errors", "models.store", "models.store.events"),
         *("service", "service.client", "service.client.answers", "service.client.calls"),
         *("service.client.client", "service.client.errors", "service.client.retries"),
     ]
@@ -579,6 +581,16 @@ async def test_events_of_many_users_are_taken_at_once_and_fail_alone(client: Asy
     again = await client.append_batch(events)
     assert [each.new for each in again.results] == [False, None, False]
     assert (await client.recommend("two")).source == "online"
+
+
+@pytest.mark.system
+async def test_offered_items_are_taken_one_by_one(client: AsyncClient) -> None:
+    soap = FedItem(item_id="soap", title="Soap", categories=("Bath",))
+    long = soap.model_copy(update={"title": "x" * 1001})
+    taken = await client.offer_items([soap, long, FedItem(item_id="gone", withdrawn=True)])
+    assert [each.status for each in taken.results] == [202, 422, 202]
+    bought = await client.append("one", item_ids(1)[0], type="purchase", value=9.5)
+    assert (bought.type, bought.value) == ("purchase", 9.5)
 
 
 @pytest.mark.system

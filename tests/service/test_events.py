@@ -1,6 +1,7 @@
 """Posted events: each once, by whichever process, and in the very next answer of any."""
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from models.store.events import Event
 from models.store.redis_store import RedisStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
@@ -73,6 +75,36 @@ async def test_a_bad_event_of_a_batch_fails_alone(service: InProcess) -> None:
     assert [result["status"] for result in results] == [422] * len(bad) + [200]
     assert all(result["detail"] for result in results[:-1])
     assert results[-1]["event_id"] == "good"
+
+
+async def test_an_event_may_have_a_type_and_a_value(service: InProcess, store: MemoryStore) -> None:
+    event: dict[str, Any] = {"item_id": "x", "timestamp": 7, "event_id": "sale"}
+    bought = event | {"type": "purchase", "value": 12.5}
+    alone = (await service.client.post("/v1/events/ann", json=bought)).json()
+    assert (alone["type"], alone["value"]) == ("purchase", 12.5)
+    plain = (await service.client.post("/events/bob", json=event)).json()
+    assert (plain["type"], plain["value"]) == (None, None)
+    await post(service, bought | {"user_id": "cid", "value": 3})
+    assert await store.read_histories(["ann", "bob", "cid"]) == {
+        "ann": (Event("x", 7, "sale", "purchase", 12.5),),
+        "bob": (Event("x", 7, "sale"),),
+        "cid": (Event("x", 7, "sale", "purchase", 3.0),),
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"type": "Buy"}, {"type": ""}, {"type": "x" * 33}, {"type": "a,b"}, {"value": 1e999}],
+    ids=str,
+)
+async def test_a_bad_type_or_value_is_refused(service: InProcess, wrong: dict[str, Any]) -> None:
+    text = json.dumps({"item_id": "x", **wrong})
+    headers = {"Content-Type": "application/json"}
+    alone = await service.client.post("/events/ann", content=text, headers=headers)
+    assert alone.status_code == 422
+    many = f'{{"events": [{text[:-1]}, "user_id": "ann"}}]}}'
+    answer = await service.client.post("/v1/events:batch", content=many, headers=headers)
+    assert answer.json()["results"][0]["status"] == 422
 
 
 async def test_a_batch_sent_again_adds_nothing(service: InProcess, store: MemoryStore) -> None:

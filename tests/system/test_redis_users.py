@@ -14,16 +14,22 @@ import httpx
 import pytest
 import redis
 
+from models.catalog.fed_items import FedItem
 from models.errors import StoreUnavailable
+from models.store.contract import BEGINNING
+from models.store.events import Event
 from models.store.keys import (
     ERASED_KEY,
     ERASURES_KEY,
+    LOG_KEY,
     MANIFEST_KEY,
+    MODEL_KEY,
     REQUESTS_KEY,
     history_key,
     record_key,
     thoughts_key,
 )
+from models.store.model_pointer import ModelPointer
 from models.store.redis_store import RedisStore
 from tests import ROOT
 from tests.fakes.night_world import START_MS, NightWorld, names
@@ -32,6 +38,7 @@ from tests.offline.test_worker import working
 
 pytestmark = pytest.mark.timeout(300)
 SERVICE, NIGHT, ADMIN = "thinkahead-service", "thinkahead-night", "thinkahead-admin"
+LEARNER = "thinkahead-learner"
 SECRET = "s3cr3t"
 USERS = names(20)
 ANN, BOB = USERS[:2]
@@ -95,6 +102,7 @@ CALLS = {
     ("post", "/events/{user_id}"): Call(f"/events/{ANN}", EVENT),
     ("post", "/v1/events/{user_id}"): Call(f"/v1/events/{ANN}", EVENT),
     ("post", "/v1/events:batch"): Call("/v1/events:batch", {"events": [EVENT | {"user_id": BOB}]}),
+    ("post", "/v1/items"): Call("/v1/items", {"items": [{"item_id": "new", "title": "Tea"}]}),
     ("post", "/v1/users/{user_id}/think"): Call(
         f"/v1/users/{ANN}/think", {"instruction": "something for my sister"}, 202
     ),
@@ -129,6 +137,7 @@ def test_every_route_works_for_the_services_user_and_the_worker_does_the_rest(
         assert client.get("/metrics").text.count('fallbacks_total{reason="store"} 0.0') == 1
         assert service.stop() == 0
     assert not [line for line in service.log if "NOPERM" in line or SECRET in line]
+    assert not [line for line in service.log if "not logged for the learner" in line]
 
 
 @pytest.mark.parametrize("server", [of_deploy], indirect=True, ids=["deploy"])
@@ -152,7 +161,8 @@ def test_the_admin_port_changes_the_manifest_by_a_user_of_its_own(
     assert world.live() == [1]
     with redis.Redis.from_url(as_user(server, ADMIN)) as client:
         for command in FORBIDDEN:
-            if command[:2] not in {("SET", MANIFEST_KEY), ("EVAL", "return 1")}:
+            allowed = {("SET", MANIFEST_KEY), ("SET", MODEL_KEY), ("EVAL", "return 1")}
+            if command[:2] not in allowed:
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     client.execute_command(*command)
 
@@ -196,6 +206,9 @@ def until(is_true: Callable[[], bool]) -> None:
 RECORD = record_key(ANN, GENERATION)
 FORBIDDEN: list[tuple[Any, ...]] = [
     *(("SET", key, "x") for key in (MANIFEST_KEY, RECORD, thoughts_key(ANN, GENERATION))),
+    ("SET", MODEL_KEY, "x"),
+    ("XTRIM", LOG_KEY, "MAXLEN", 0),
+    ("DEL", LOG_KEY),
     *(("DEL", key) for key in (MANIFEST_KEY, RECORD, history_key(ANN), REQUESTS_KEY, ERASURES_KEY)),
     ("UNLINK", RECORD),
     ("EXPIRE", RECORD, 1),
@@ -271,3 +284,26 @@ def test_the_nights_user_may_do_all_that_the_night_does(
     ):
         assert world.said(*command)
     assert keys_of(server, ANN) == []
+
+
+@pytest.mark.parametrize("server", [of_deploy], indirect=True, ids=["deploy"])
+async def test_the_learner_reads_what_others_wrote_and_moves_the_model_alone(
+    server: RedisServer,
+) -> None:
+    pointer = ModelPointer(epoch=1, base="0123456789ab", written_ms=1)
+    service = RedisStore(as_user(server, SERVICE), 2000)
+    learner = RedisStore(as_user(server, LEARNER), 2000)
+    await service.append_each({ANN: [Event("item-1", 1, "e")]})
+    await service.offer_items([FedItem(item_id="new")])
+    assert [each.user_id for each in (await learner.read_log(BEGINNING, 9)).events] == [ANN]
+    assert (await learner.read_items(BEGINNING, 9)).items == (FedItem(item_id="new"),)
+    assert (await learner.read_erasures(None)).waiting == frozenset()
+    await learner.swap_model(None, pointer)
+    assert await service.read_model() == pointer
+    for store in (service, learner):
+        with pytest.raises(StoreUnavailable, match="permissions"):
+            await store.erase_user(ANN)
+    with pytest.raises(StoreUnavailable, match="permissions"):
+        await learner.append_events(ANN, [Event("item-2", 2, "f")])
+    for store in (service, learner):
+        await store.close()
