@@ -61,6 +61,7 @@ def test_every_quantity_carries_its_unit_or_is_a_count() -> None:
         "online_prefixes",
         "copies_limit",
         "outbox_limit",
+        "event_log_limit",
         "rung_share",
     }
     for name, field in ServiceSettings.model_fields.items():
