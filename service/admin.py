@@ -25,6 +25,7 @@ from service import problems
 from service.api.middleware import BodyLimit, RequestContext
 from service.auth.api_keys import KeyRing, Scope
 from service.auth.key_middleware import ApiKeyMiddleware
+from service.follow import ModelWatch
 from service.problems import problem, problem_responses
 from service.server import serve_beside
 from service.serving import Serving
@@ -241,6 +242,7 @@ def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> API
             "release": serving.engine.label,
             "manifest_epoch": current.epoch if current else None,
             "manifest_refusal": serving.manifest.refusal,
+            "model": _describe(serving.model) if serving.model is not None else None,
         }
 
     @router.get("/settings", summary="Every setting, masked, with the source of its value")
@@ -278,6 +280,15 @@ def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> API
         return await admin.user(user_id)
 
     return router
+
+
+def _describe(watch: ModelWatch) -> dict[str, Any]:
+    """Return the model pointer in use as JSON types, and why a newer one is refused."""
+    pointer = watch.pointer
+    return {
+        "pointer": pointer.model_dump(mode="json", exclude_none=True) if pointer else None,
+        "refusal": watch.refusal.why if watch.refusal is not None else None,
+    }
 
 
 async def _on_rejection(request: Request, exc: Exception) -> Response:

@@ -1,15 +1,27 @@
-"""Load the releases that the settings name, and replace them while requests are answered.
+"""Load the releases that the settings name, and make the engines that replace them.
 
 A new release is loaded, verified and tried while the old one goes on serving. The caller then swaps
-the engine by one assignment. Knows nothing of requests.
+the engine by one assignment. `follow` decides which version of a live folder that is. Knows nothing
+of requests.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from models.errors import InvalidRelease, ReleaseMismatch
-from service.recommend.engine import MIB, Engine, limit_garbage_collection, load_engine, self_test
+from models.release.live import Changed, LiveFolder, LiveRelease, advance, load_live
+from models.release.searchers import load_live_finisher
+from models.store.model_pointer import LiveVersion
+from service.recommend.engine import (
+    MIB,
+    Engine,
+    Kept,
+    limit_garbage_collection,
+    load_engine,
+    self_test,
+)
 from service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -23,17 +35,92 @@ class Renewal(NamedTuple):
 
 
 def load_configured(settings: ServiceSettings) -> Engine:
-    """Raises InvalidRelease."""
-    return _load(settings, settings.release_dir)
+    """Load what the settings name: the version of a live folder's pointer, or a release directory.
+
+    The directory also serves where the pointer's version does not load. Raises InvalidRelease.
+    """
+    if settings.live_dir is None:
+        return _load_directory(settings, settings.release_dir)
+    try:
+        return _load(settings, settings.live_dir)
+    except InvalidRelease as exc:
+        if settings.release_dir is None:
+            raise
+        logger.error("%s serves instead of the live folder: %s", settings.release_dir, exc)
+    return _load_directory(settings, settings.release_dir)
 
 
-def _load(settings: ServiceSettings, release_dir: Path) -> Engine:
+def is_live_folder(path: Path) -> bool:
+    """Return True if a folder has a model pointer, as a release directory has not."""
+    return LiveFolder(path).pointer() is not None
+
+
+def _load(settings: ServiceSettings, path: Path) -> Engine:
+    """Load a release directory, or the version that the pointer of a live folder names."""
+    folder = LiveFolder(path)
+    if (pointer := folder.pointer()) is not None:
+        return load_version(settings, folder, pointer.version)
+    return _load_directory(settings, path)
+
+
+def _load_directory(settings: ServiceSettings, release_dir: Path | None) -> Engine:
+    if release_dir is None:
+        raise InvalidRelease(
+            f"{settings.live_dir}: no pointer.json, expected one, or a release_dir"
+        )
     return load_engine(
         release_dir,
         precision=settings.precision,
         history_cache_bytes=settings.history_cache_mb * MIB,
         candidates_limit=settings.copies_limit,
     )
+
+
+def load_version(settings: ServiceSettings, folder: LiveFolder, version: LiveVersion) -> Engine:
+    """Load a version in a live folder from its files. Raises InvalidRelease."""
+    return _new_engine(settings, load_live(folder, version))
+
+
+def _new_engine(settings: ServiceSettings, live: LiveRelease) -> Engine:
+    kept = Kept(
+        live.release,
+        history_cache_bytes=settings.history_cache_mb * MIB,
+        candidates_limit=settings.copies_limit,
+    )
+    return Engine(live.release, load_live_finisher(live, settings.precision), kept, live)
+
+
+def engine_at(
+    settings: ServiceSettings, served: Sequence[Engine], folder: LiveFolder, version: LiveVersion
+) -> tuple[Engine, Changed]:
+    """Return the engine of another version in a live folder, and what had to change for it.
+
+    Begins with the nearest of the engines in `served`, which go on serving unchanged. Runs on a
+    thread other than the model thread. New models are tried before they are returned. Raises
+    InvalidRelease, and ReleaseMismatch for a version of another SID space.
+    """
+    nearest = min(served, key=lambda engine: _distance(engine, version))
+    if nearest.live is None or nearest.live.version.base != version.base:
+        engine = load_version(settings, folder, version)
+        _check_space(engine, nearest)
+        self_test(engine)
+        limit_garbage_collection()
+        return engine, "base"
+    live, changed = advance(nearest.live, folder, version)
+    if changed == "nothing":
+        return nearest, changed
+    if changed == "counts":
+        return nearest.with_counts(live), changed
+    engine = nearest.with_weights(live, load_live_finisher(live, settings.precision))
+    self_test(engine)
+    return engine, changed
+
+
+def _distance(engine: Engine, version: LiveVersion) -> tuple[bool, bool, int]:
+    """Return a key, smaller for an engine that is made into another version with less work."""
+    held = engine.live.version if engine.live is not None else LiveVersion("", 0, "")
+    missing = version.deltas - held.deltas
+    return (held.base != version.base, missing < 0, missing)
 
 
 def load_arms(settings: ServiceSettings, engine: Engine) -> dict[Path, Engine]:
@@ -56,7 +143,7 @@ def renew(settings: ServiceSettings, current: Engine, release_dir: Path) -> Rene
     a bad release is logged and refused.
     """
     try:
-        engine = _load(settings, release_dir)
+        engine = _load_directory(settings, release_dir)
         if engine.label == current.label:
             return Renewal(current, "unchanged")
         _check_space(engine, current)

@@ -22,12 +22,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 from models.catalog.fed_items import FedItem
 from models.errors import StoreUnavailable
+from models.release.live import LiveFolder
 from models.store.contract import ServingStore
 from models.store.events import Event
+from models.store.model_pointer import ModelPointer
+from service.follow import ArmPlace, ModelWatch, Outcome, OwnPlace, read_arm, read_own
 from service.limits.concurrency import ConcurrencyLimiter
 from service.limits.flood_gate import FloodGate
 from service.limits.loop_lag import LoopLag
@@ -38,7 +40,7 @@ from service.recommend.experiments import Experiments
 from service.recommend.model_thread import ModelThread, NotDoneError
 from service.recommend.pages import Cursors
 from service.recommend.pipeline import Pipeline, Policy
-from service.reload import Renewal, renew
+from service.reload import Renewal, is_live_folder, renew
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
 from service.users.breaker import Breaker
@@ -49,6 +51,7 @@ from service.users.reader import Appended, Users
 _SELF_TEST_TIMEOUT_S = 60.0
 _PROBE_S = 0.1  # between polls of a store that is away or in doubt
 _LAST_FLUSH_S = 1.0
+_MODEL_LOOKS = 2  # at the model pointer for each one at the manifest: it is to take effect in 1 s
 logger = logging.getLogger(__name__)
 
 
@@ -105,6 +108,8 @@ class Serving:
             store, fingerprint=space.fingerprint, breaker=self._breaker, metrics=self.metrics
         )
         self._engines = Engines(engine, arms)
+        self.model = self._watch_own(settings.live_dir)
+        self._arm_models = {path: self._watch_arm(path) for path in arms if is_live_folder(path)}
         self.pipeline = Pipeline(
             self._engines,
             Policy(
@@ -127,6 +132,10 @@ class Serving:
         return self._engines.own
 
     @property
+    def _pointer(self) -> ModelPointer | None:
+        return self.model.pointer if self.model is not None else None
+
+    @property
     def unready(self) -> str | None:
         """Reason why no traffic should be sent to this process; None if it should."""
         return "the process is about to end" if self.draining.is_set() else self._trouble
@@ -145,6 +154,7 @@ class Serving:
         self._tasks = [
             asyncio.create_task(self._become_ready()),
             asyncio.create_task(self._follow_store()),
+            asyncio.create_task(self._follow_models()),
             asyncio.create_task(self._reload_when_wanted()),
         ]
 
@@ -168,18 +178,32 @@ class Serving:
         if self._loop is not None:  # before `start` they are being read for the first time
             self._loop.call_soon_threadsafe(self._reload_wanted.set)
 
-    async def reload(self) -> Literal["taken", "unchanged", "refused"]:
-        """Read the release directories now. Return the outcome for the service's own release.
+    async def reload(self) -> Outcome:
+        """Read the release directories and pointers now.
 
-        The release of each arm is read on its own: a refused one does not affect the others.
+        Return the outcome for the service's own release. The release of each arm is read on its
+        own: a refused one does not affect the others.
         """
         async with self._reloading:
-            renewal = await self._renew(self.engine, self._settings.release_dir)
-            if renewal.outcome == "taken":
-                self._engines.own, self._trouble = renewal.engine, None
+            outcome = await self._reload_own()
             for path, arm in self._engines.arms.items():
-                engine = (await self._renew(arm, path)).engine
-                self._engines.arms = {**self._engines.arms, path: engine}
+                if path in self._arm_models:
+                    self.metrics.count_reload(await self._arm_models[path].look(is_forced=True))
+                else:
+                    engine = (await self._renew(arm, path)).engine
+                    ArmPlace(self._engines, path).take(engine, None)
+        return outcome
+
+    async def _reload_own(self) -> Outcome:
+        if self.model is not None:
+            outcome = await self.model.look(is_forced=True)
+            if self.model.pointer is not None or self._settings.release_dir is None:
+                self.metrics.count_reload(outcome)
+                return outcome
+        assert self._settings.release_dir is not None
+        renewal = await self._renew(self.engine, self._settings.release_dir)
+        if renewal.outcome == "taken":
+            self._engines.own, self._trouble = renewal.engine, None
         return renewal.outcome
 
     def users_with_records(self, limit: int) -> list[str]:
@@ -267,6 +291,48 @@ class Serving:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._poll_wanted.wait(), pause_s)
 
+    async def _follow_models(self) -> None:
+        """Look at the pointers of live folders at intervals."""
+        watches = [*([self.model] if self.model is not None else []), *self._arm_models.values()]
+        pause_s = self._settings.manifest_poll_ms / 1000 / _MODEL_LOOKS
+        while watches and not self._stopping.is_set():
+            async with self._reloading:
+                for watch in watches:
+                    await self._look(watch)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+
+    async def _look(self, watch: ModelWatch) -> None:
+        before = self.engine
+        try:
+            await watch.look()
+        except Exception:
+            logger.exception("looking at a model pointer failed")
+        if not self.engine.shares_model(before):  # a new model has passed its self-test
+            self._trouble = None
+
+    def _watch_own(self, live_dir: Path | None) -> ModelWatch | None:
+        if live_dir is None:
+            return None
+        folder = LiveFolder(live_dir)
+        return ModelWatch(
+            self._settings,
+            folder,
+            read=read_own(self._store, folder),
+            place=OwnPlace(self._engines),
+            metrics=self.metrics,
+        )
+
+    def _watch_arm(self, path: Path) -> ModelWatch:
+        folder = LiveFolder(path)
+        return ModelWatch(
+            self._settings,
+            folder,
+            read=read_arm(folder),
+            place=ArmPlace(self._engines, path),
+            metrics=self.metrics,
+        )
+
     async def _reload_when_wanted(self) -> None:
         while await self._reload_wanted.wait() and not self._stopping.is_set():
             self._reload_wanted.clear()
@@ -289,4 +355,40 @@ class Serving:
         watch(
             "loop_lag_seconds", "Lag of the event loop, in seconds.", lambda: self.gate.lag.seconds
         )
+        self.metrics.watch_models(self._engines.in_use)
+        watch(
+            "model_epoch",
+            "Epoch of the model pointer in use; 0 before the first.",
+            lambda: self._pointer.epoch if self._pointer is not None else 0,
+        )
+        watch(
+            "model_deltas",
+            "Deltas that the model in use has over its base.",
+            lambda: self.engine.live.version.deltas if self.engine.live is not None else 0,
+        )
+        watch(
+            "model_lag_seconds",
+            "Age of the newest event that the model in use has learnt, in seconds; 0 without one.",
+            lambda: _age_s(_entry_ms(self.engine.live.watermark) if self.engine.live else 0),
+        )
+        watch(
+            "model_age_seconds",
+            "Age of the model pointer in use, in seconds; 0 before the first.",
+            lambda: _age_s(self._pointer.written_ms if self._pointer is not None else 0),
+        )
+        watch(
+            "model_refused",
+            "1 while a model pointer is refused and the version before it serves.",
+            lambda: self.model is not None and self.model.refusal is not None,
+        )
         watch("ready", "1 once the self-test has passed.", lambda: self.unready is None)
+
+
+def _age_s(unix_ms: int) -> float:
+    """Return the seconds since a moment; 0 for no moment (0) and one in the future."""
+    return max(time.time() - unix_ms / 1000, 0.0) if unix_ms else 0.0
+
+
+def _entry_ms(entry: str) -> int:
+    """Return the unix milliseconds of an entry of the event log."""
+    return int(entry.partition("-")[0])

@@ -45,7 +45,10 @@ class ServiceSettings(BaseSettings):
     config: Path | None = None  # YAML file of the settings below
 
     # Release and store
-    release_dir: Path  # release to serve; no default
+    # Live folder, whose pointer names the release to serve; None: nothing is followed.
+    live_dir: Path | None = None
+    # Release to serve; with a live folder, until the folder has a pointer.
+    release_dir: Annotated[Path | None, Field(validate_default=True)] = None
     precision: Annotated[str, Field(min_length=1)] = "fastest"  # or a precision of the release
     redis_url: RedisUrl | None = None  # None: the embedded server
     state_dir: Path | None = None  # folder of the embedded server; unused if redis_url is set
@@ -102,6 +105,13 @@ class ServiceSettings(BaseSettings):
         if isinstance(value, bool) and wants in (int, float):
             raise ValueError(f"expected a number, got {str(value).lower()}")
         return value
+
+    @field_validator("release_dir")
+    @classmethod
+    def _serves_something(cls, release_dir: Path | None, info: ValidationInfo) -> Path | None:
+        if release_dir is None and info.data.get("live_dir") is None:
+            raise ValueError("Field required, unless live_dir is set")
+        return release_dir
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:
@@ -259,6 +269,7 @@ def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
 
 _FLAGS = {
     "release_dir": "--release",
+    "live_dir": "--live",
     "redis_url": "--redis",
     "host": "--host",
     "port": "--port",
@@ -287,6 +298,7 @@ def settings_parser(
         "--config", metavar="FILE", help="YAML file of settings; options and variables override it"
     )
     parser.add_argument("--release", dest="release_dir", metavar="DIR", help="release to serve")
+    parser.add_argument("--live", dest="live_dir", metavar="DIR", help="live folder to follow")
     parser.add_argument(
         "--redis", dest="redis_url", metavar="URL", help="store; default: the embedded server"
     )

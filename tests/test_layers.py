@@ -25,6 +25,7 @@ LAYERS = {
         {"recommend"},
         {"settings"},
         {"reload", "server"},
+        {"follow"},
         {"serving", "check"},
         {"api"},
         {"app"},

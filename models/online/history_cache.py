@@ -40,10 +40,10 @@ class HistoryCache:
     """
 
     def __init__(self, *, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.num_bytes = 0
         self.num_extended = 0
         self.num_encoded = 0
-        self._max_bytes = max_bytes
         self._states: OrderedDict[bytes, KeptHistory] = OrderedDict()
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class HistoryCache:
     def _keep(self, digest: bytes, state: KeptHistory) -> None:
         self._states[digest] = state
         self.num_bytes += state.num_bytes
-        while self.num_bytes > self._max_bytes:
+        while self.num_bytes > self.max_bytes:
             _, dropped = self._states.popitem(last=False)
             self.num_bytes -= dropped.num_bytes
 

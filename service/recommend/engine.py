@@ -1,26 +1,34 @@
 """One loaded release with its model, and the caches that it keeps between requests.
 
-A request keeps one engine from start to end, so an answer never mixes two releases. Knows nothing
-of users or HTTP.
+A request keeps one engine from start to end, so an answer never mixes two releases, nor two
+versions of a live one. Knows nothing of users or HTTP.
 """
 
 import gc
+import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
 from models.errors import InvalidRelease
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import HistoryCache
+from models.release.live import LiveRelease
 from models.release.release import Release
 from models.release.searchers import FASTEST, load_finisher
+from models.store.model_pointer import ModelCanary
 from models.store.records import PrefixRecord, RecordedPrefix
 from service.recommend.categories import MAX_POPULAR, Categories, by_popularity
 from service.recommend.pages import digest
 
+Role = Literal["own", "canary", "arm"]  # of an engine in one process
 MIB = 1 << 20
 _SELF_TEST_ITEMS = 10
 _COLLECT_AFTER = (10_000, 50, 100_000)  # thresholds of the generations 0, 1 and 2, see `gc`
@@ -29,7 +37,8 @@ _COLLECT_AFTER = (10_000, 50, 100_000)  # thresholds of the generations 0, 1 and
 class Kept:
     """Caches between requests, shared by engines over one model and one catalog.
 
-    Engines that differ in the counts of their memory take turns with them. Only the model thread may use `histories` and `candidates`.
+    Engines that differ in the counts of their memory take turns with them. Only the model thread
+    may use `histories` and `candidates`.
     """
 
     def __init__(
@@ -58,6 +67,12 @@ class Kept:
     def categories(self) -> Categories:
         return Categories(self._release.catalog)
 
+    def under_new_weights(self) -> "Kept":
+        """Return the same without the encoded histories, for other weights over the same items."""
+        other = copy(self)
+        other.histories = HistoryCache(max_bytes=self.histories.max_bytes)
+        return other
+
     def global_candidates(self, finisher: Finisher) -> Candidates:
         if self._global is None:
             self._global = finisher.candidates(self._release.global_prefixes)
@@ -81,31 +96,73 @@ class Kept:
 class Engine:
     """A release, ready to answer. Only the model thread may call `encode` and `candidates`."""
 
-    def __init__(self, release: Release, finisher: Finisher, kept: Kept | None = None) -> None:
-        """kept: that of an engine over the same model and catalog; None to begin afresh."""
+    def __init__(
+        self,
+        release: Release,
+        finisher: Finisher,
+        kept: Kept | None = None,
+        live: LiveRelease | None = None,
+    ) -> None:
+        """Build an engine over a finisher of a release.
+
+        Args:
+            kept: that of an engine over the same model and catalog; None to begin afresh.
+            live: the version in a live folder that the finisher serves; None for a release alone.
+        """
         self.release = release
         self.finisher = finisher
+        self.live = live
         self._kept = kept or Kept(release)
+
+    def with_counts(self, live: LiveRelease) -> "Engine":
+        """Return an engine over other counts; it shares the model and all caches with this one."""
+        assert live.neighbours is not None
+        other = Engine(self.release, self.finisher.remembering(live.neighbours), self._kept, live)
+        other.weights_digest = self.weights_digest
+        return other
+
+    def with_weights(self, live: LiveRelease, finisher: Finisher) -> "Engine":
+        """Return an engine over other weights; it shares all caches but the encoded histories."""
+        return Engine(self.release, finisher, self._kept.under_new_weights(), live)
+
+    def shares_model(self, other: "Engine") -> bool:
+        """Return True if both serve the same weights and catalog."""
+        return self._kept is other._kept
 
     @property
     def catalog(self) -> Catalog:
         return self.release.catalog
 
     @cached_property
-    def label(self) -> str:
-        """Name of the release in answers."""
+    def base_label(self) -> str:
+        """Name of the release without the deltas on it."""
         return f"{self.release.name}@{self.release.version}"
 
     @cached_property
+    def label(self) -> str:
+        """Name of the release in answers."""
+        return self.base_label if self.live is None else self.live.label
+
+    @cached_property
     def digest(self) -> bytes:
-        """Digest of the label, for cursors."""
-        return digest(self.label.encode())
+        """Digest for cursors, which go on over deltas: these leave the catalog as it is."""
+        return digest(self.base_label.encode())
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of the weights, 12 hexadecimal digits."""
+        if self.live is None:
+            return self.release.manifest.files["online.safetensors"][:12]
+        found = hashlib.sha256()
+        for name in sorted(self.live.weights):
+            found.update(name.encode())
+            found.update(np.ascontiguousarray(self.live.weights[name]).data)
+        return found.hexdigest()[:12]
 
     @cached_property
     def model(self) -> str:
         """Name of the online model in answers: a digest of its weights, and its precision."""
-        weights = self.release.manifest.files["online.safetensors"]
-        return f"online@{weights[:12]}/{self.finisher.precision}"
+        return f"online@{self.weights_digest}/{self.finisher.precision}"
 
     @property
     def popular_rows(self) -> tuple[int, ...]:
@@ -129,19 +186,46 @@ class Engine:
         return self._kept.candidates(self.finisher, record)
 
 
+class Chosen(NamedTuple):
+    """The engine of one answer."""
+
+    engine: Engine
+    role: Role
+
+
+class CanaryEngine(NamedTuple):
+    """Another version for a share of the users."""
+
+    engine: Engine
+    canary: ModelCanary  # says who is in the share
+
+
 class Engines:
-    """Engines of the service's own release and of releases that arms of experiments choose.
+    """Engines of the service's own release, of its canary, and of releases of experiments' arms.
 
     Each may be replaced between requests, by one assignment.
     """
 
     def __init__(self, own: Engine, arms: Mapping[Path, Engine]) -> None:
         self.own = own
+        self.canary: CanaryEngine | None = None
         self.arms = arms  # by release directory
 
-    def of(self, release_dir: Path | None) -> Engine:
-        """Return the engine of an arm's release, or the own one for None."""
-        return self.own if release_dir is None else self.arms[release_dir]
+    def of(self, release_dir: Path | None, user_id: str | None) -> Chosen:
+        """Return the engine of an arm's release; for None the user's, of the canary or the own."""
+        if release_dir is not None:
+            return Chosen(self.arms[release_dir], "arm")
+        if (found := self.canary) is not None and user_id and found.canary.takes(user_id):
+            return Chosen(found.engine, "canary")
+        return Chosen(self.own, "own")
+
+    def in_use(self) -> list[tuple[Role, str]]:
+        """Return the role and the base release of every engine, each pair once."""
+        found: list[tuple[Role, str]] = [("own", self.own.base_label)]
+        if self.canary is not None:
+            found.append(("canary", self.canary.engine.base_label))
+        found += [("arm", engine.base_label) for engine in self.arms.values()]
+        return list(dict.fromkeys(found))
 
 
 def load_engine(

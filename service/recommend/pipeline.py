@@ -17,7 +17,7 @@ from models.store.records import PrefixRecord
 from service.limits.concurrency import Admission
 from service.limits.flood_gate import FloodGate
 from service.recommend.climb import Climbed, Climber
-from service.recommend.engine import Engine, Engines
+from service.recommend.engine import Engine, Engines, Role
 from service.recommend.experiments import Choice, Experiments, Exposure
 from service.recommend.ladder import RECORDED, Pick, Plan, Wanted, plan_popular, plan_rungs
 from service.recommend.pages import MAX_SHOWN, Cursor, begin_cursor, digest, pin_layers, pin_view
@@ -72,6 +72,7 @@ class Served:
     exposures: tuple[Exposure, ...] = ()  # the arms that shaped the answer
     following: Cursor | None = None  # the end of this page; None for the last page
     num_before: int = 0  # items on the pages before
+    role: Role = "own"  # of the engine
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Pipeline:
         began_at, query_digest = self._monotonic(), query.digest
         choice = self._experiments.assign(query.user_id, query.mode, is_shed=is_shed)
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
-        engine = self._engines.of(choice.release)
+        engine, role = self._engines.of(choice.release, query.user_id)
         in_time = deadline - self._gate.settings.answer_reserve_s
         if query.after is not None:
             query.after.check_release(engine.digest)
@@ -195,6 +196,7 @@ class Pipeline:
             exposures=choice.exposures,
             following=self._following(query, query_digest, view, engine, climbed.picks),
             num_before=len(query.after.shown) if query.after is not None else 0,
+            role=role,
         )
         self._count(served, plan.reasons + climbed.reasons)
         return served
@@ -275,6 +277,7 @@ class Pipeline:
         self._metrics.count_item_sources([pick.source for pick in served.picks])
         self._metrics.observe_stages(served.seconds)
         self._metrics.observe_rung(served.source, served.seconds["total"], is_held=served.is_held)
+        self._metrics.observe_model(served.role, served.source, served.seconds["total"])
         if served.record is not None:
             self._metrics.observe_record_age(served.record_age_s)
 

@@ -14,7 +14,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.sources import Criticality, Reason, Source
@@ -23,6 +23,7 @@ _LATENCY_BUCKETS_S = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015),
     *(0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 1),
 )
+_DELAY_BUCKETS_S = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300)
 _AGE_BUCKETS_S = tuple(hours * 3600 for hours in (1, 3, 6, 12, 24, 36, 48, 72, 120))
 
 
@@ -96,6 +97,32 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._swaps = Counter(
+            "thinkahead_model_swaps",
+            "Versions of live folders that took over, by what changed; refused: pointers that were "
+            "read and not followed.",
+            ["model", "change"],
+            registry=self.registry,
+        )
+        self._swap_delay = Histogram(
+            "thinkahead_model_swap_delay_seconds",
+            "Seconds from the writing of a model pointer until its version served.",
+            buckets=_DELAY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._model_answers = Counter(
+            "thinkahead_model_answers",
+            "Recommendations by the model (own, canary, arm) and the rung that answered.",
+            ["model", "source"],
+            registry=self.registry,
+        )
+        self._model_seconds = Histogram(
+            "thinkahead_model_seconds",
+            "Seconds of a whole recommendation by the model: own, canary, arm.",
+            ["model"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
         self._exposures = Counter(
             "thinkahead_exposures",
             "Answers in an experiment, by arm.",
@@ -116,12 +143,17 @@ class Metrics:
             self._reloads.labels(outcome)
         for reason in ("garbage", "fingerprint", "epoch"):
             self._manifest_refused.labels(reason)
+        for change in ("counts", "weights", "base", "refused"):
+            self._swaps.labels("own", change)
+        for model in ("own", "canary"):
+            self._model_seconds.labels(model)
         self._reason = {reason: self._fallbacks.labels(reason.value) for reason in Reason}
         self._rung: dict[tuple[Source, bool], Histogram] = {}
         self._stage: dict[str, Histogram] = {}
         self._source: dict[Source, Counter] = {}
         self._client: dict[tuple[str, str], Counter] = {}
         self._request: dict[tuple[str, str, int], Counter] = {}
+        self._model: dict[tuple[str, Source], tuple[Counter, Histogram]] = {}
         self._tallies: list[Callable[[], None]] = []
 
     def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
@@ -134,6 +166,10 @@ class Metrics:
         Counting here would make a refusal too expensive.
         """
         self.registry.register(_Refusals(counts))
+
+    def watch_models(self, read: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        """Add the info of the models in use; `read` returns model and base release of each."""
+        self.registry.register(_Models(read))
 
     def before_rendering(self, tally: Callable[[], None]) -> None:
         """Call `tally` before each rendering; it adds counts that are kept in another object."""
@@ -165,6 +201,23 @@ class Metrics:
         if key not in self._rung:
             self._rung[key] = self._rungs.labels(source.value, str(is_held).lower())
         self._rung[key].observe(seconds)
+
+    def observe_model(self, model: str, source: Source, seconds: float) -> None:
+        key = (model, source)
+        if key not in self._model:
+            self._model[key] = (
+                self._model_answers.labels(model, source.value),
+                self._model_seconds.labels(model),
+            )
+        answers, histogram = self._model[key]
+        answers.inc()
+        histogram.observe(seconds)
+
+    def count_swap(self, model: str, change: str) -> None:
+        self._swaps.labels(model, change).inc()
+
+    def observe_swap_delay(self, seconds: float) -> None:
+        self._swap_delay.observe(max(seconds, 0.0))
 
     def count_fallback(self, reason: Reason, num: int = 1) -> None:
         self._reason[reason].inc(num)
@@ -215,4 +268,21 @@ class _Refusals(Collector):
         )
         for criticality, count in self._counts.items():
             family.add_metric([criticality.value], count)
+        yield family
+
+
+class _Models(Collector):
+    """Without the number of deltas: a label that changes every second would flood the scraper."""
+
+    def __init__(self, read: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "thinkahead_model_info",
+            "1 for each base release in use, by model: own, canary, arm.",
+            labels=["model", "release"],
+        )
+        for model, release in self._read():
+            family.add_metric([model, release], 1)
         yield family

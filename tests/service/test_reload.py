@@ -30,7 +30,7 @@ from tests.fakes.service_harness import (
     toy_engine,
     toy_release_dir,
 )
-from tests.fakes.toy import toy_histories, toy_recommender
+from tests.fakes.toy import toy_histories, toy_memory, toy_recommender
 
 # Processes start slowly on a machine that is busy with other work.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -65,6 +65,7 @@ def put_release(directory: Path, catalog: Catalog) -> Release:
         recipe={},
         metrics={},
         card="another",
+        memory=toy_memory(catalog),
     )
 
 
