@@ -20,13 +20,13 @@ from bench.quality.timeline.arms import (
     PopularityArm,
     online_arms,
 )
-from bench.quality.timeline.live_counts import LiveCounts
 from bench.quality.timeline.replay import Judged, replay, summarise_arms
 from bench.quality.timeline.time_split import main
 from bench.quality.timeline.user_days import TimeSplit, UserDay, split_time
 from models.catalog.candidates import Candidates
 from models.catalog.dataset import Dataset, Interaction, ItemText, load_dataset
 from models.errors import InvalidDataset, InvalidSettings, ReleaseMismatch
+from models.online.memory.live_counts import LiveCounts
 from models.release.release import Release
 from tests.bench.test_protocol import DAY, HISTORIES, SETTINGS, evidence_by_loops
 from tests.bench.test_quality import toy_finisher, write_dataset
@@ -122,12 +122,12 @@ def place(learnt: list[list[int]], history: tuple[int, ...], day: UserDay, targe
 @pytest.mark.parametrize("history", [[0], [1, 3], [5, 2, 4], [6], []])
 def test_counts_grow_event_by_event_as_if_whole_histories_were_counted(history: list[int]) -> None:
     """Item 6 is never counted; item 1 has pairs from the beginning and later ones."""
-    grown = LiveCounts([items[:2] for items in HISTORIES], 7, SETTINGS)
+    grown = LiveCounts.of_histories([items[:2] for items in HISTORIES], 7, SETTINGS)
     for items in HISTORIES:
         for at in range(2, len(items)):
             grown.add(items[:at], items[at])
     expected = [evidence_by_loops(HISTORIES, history, item) for item in range(7)]
-    for counts in (grown, LiveCounts(HISTORIES, 7, SETTINGS)):
+    for counts in (grown, LiveCounts.of_histories(HISTORIES, 7, SETTINGS)):
         assert counts.evidence(history).tolist() == pytest.approx(expected)
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from bench.quality.ranking.quality_rows import CUTOFFS
 from bench.quality.ranking.rank_metrics import rank_targets
-from bench.quality.timeline.live_counts import LiveCounts
 from bench.quality.timeline.user_days import TimeSplit, UserDay
 from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
 from models.errors import ReleaseMismatch
 from models.online.finish import Finisher
 from models.online.history_cache import window_start
+from models.online.memory.live_counts import LiveCounts
 from models.online.memory.memory_settings import MemorySettings
 from models.release.release import Release
 from models.release.searchers import load_finisher
@@ -45,7 +45,7 @@ class CountState:
     """Counts and popularity of the events learnt so far."""
 
     def __init__(self, split: TimeSplit) -> None:
-        self.counts = LiveCounts(split.learnt, len(split.item_ids), LIVE_COUNTS)
+        self.counts = LiveCounts.of_histories(split.learnt, len(split.item_ids), LIVE_COUNTS)
         self.popularity_N = split.times_learnt()
 
     def learn(self, day: UserDay) -> None:
