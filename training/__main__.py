@@ -1,4 +1,4 @@
-"""`python -m training STAGE ...`; `--help` lists all stages."""
+"""`python -m training STAGE ...`, `python -m training learn ...`; `--help` lists all stages."""
 
 import os
 import sys
@@ -10,6 +10,10 @@ if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
     try:
         with needs_extras("night", "train"):
+            if sys.argv[1:2] == ["learn"]:
+                from training.learn.cli import main as learn
+
+                sys.exit(learn(sys.argv[2:]))
             from training.cli import main
 
             sys.exit(main())

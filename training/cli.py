@@ -1,4 +1,7 @@
-"""Command line of training: run one stage, make a release of all stages, or renew a release."""
+"""Command line of training: run one stage, make a release of all stages, or renew a release.
+
+`learn` has a command line of its own, see `training.learn.cli`.
+"""
 
 import argparse
 import logging

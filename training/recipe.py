@@ -97,11 +97,15 @@ def load_recipe(file: Path, *, seed: int = 0) -> Recipe:
     for name, entry in known.items():
         factory = entry.default_factory
         assert factory is not dataclasses.MISSING
-        parts[name] = _fill(file, name, factory(), tables.get(name, {}))
+        parts[name] = fill_table(file, name, factory(), tables.get(name, {}))
     return dataclasses.replace(Recipe(), seed=seed, **parts)
 
 
-def _fill(file: Path, table: str, default: Any, values: Mapping[str, Any]) -> Any:
+def fill_table(file: Path, table: str, default: Any, values: Mapping[str, Any]) -> Any:
+    """Return a dataclass with some fields replaced by those of a table of a TOML file.
+
+    Raises InvalidSettings for an unknown key, another type, or a value that it refuses.
+    """
     expected = {entry.name: getattr(default, entry.name) for entry in dataclasses.fields(default)}
     if unknown := sorted(set(values) - set(expected)):
         raise InvalidSettings(

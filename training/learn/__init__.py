@@ -1,0 +1,1 @@
+"""Learns while the service serves: from the event log to counts, weights and published deltas."""

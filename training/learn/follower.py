@@ -1,0 +1,257 @@
+"""Follows the event log: counts every event, learns slice by slice, and publishes.
+
+    WORK/log/           durable copy of the log; only its events are learnt
+    WORK/slices.jsonl   ends of slices
+    WORK/items/         batches of the item feed
+    WORK/states/        states of the learner
+
+Killed anywhere and started again, it learns the same from the same log.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.errors import ManifestConflict, one_line
+from models.log.event_log import EventLog
+from models.release.release import Release
+from models.store.contract import BEGINNING, Logged, order_of
+from training.learn.feed import FeedBatches
+from training.learn.new_items import ItemGrower
+from training.learn.online_learner import ACCEPTED, REFUSED, OnlineLearner, Verdict
+from training.learn.publisher import Publisher, write_grown_release
+from training.learn.saved_state import SavedStates
+from training.learn.slices import Cut, SliceJournal
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[dict[str, Any]], None]
+IsErased = Callable[[Logged], bool]
+
+
+@dataclass(frozen=True)
+class FollowSettings:
+    """Settings of following, which change no weight of a log that is cut already."""
+
+    slice_ms: int = 10_000  # length of a slice
+    states_every: int = 6  # slices between two saved states
+
+
+class Follower:
+    """One learner over one log, one work folder and one live folder."""
+
+    def __init__(
+        self,
+        learner: OnlineLearner,
+        release: Release,
+        publisher: Publisher,
+        work: Path,
+        states: SavedStates,
+        feed: FeedBatches,
+        grower: Callable[[], ItemGrower],
+        settings: FollowSettings,
+        *,
+        is_erased: IsErased,
+        report: Report,
+    ) -> None:
+        """grower: makes the grower when the first new item comes."""
+        self.learner, self.log = learner, EventLog(work / "log")
+        self.log_position = self.log.end  # where the store's stream was read to
+        self._release, self._publisher, self._work = release, publisher, work
+        self._journal = SliceJournal(work / "slices.jsonl")
+        self._states, self._feed, self._settings = states, feed, settings
+        self._make_grower = grower
+        self._grower: ItemGrower | None = None
+        self._is_erased, self._report = is_erased, report
+        self._fed = 0  # batches applied
+        self._last = BEGINNING  # the last event that was offered
+        self._open: int | None = None  # number of the open slice; None without events in it
+        self._needs_base = self._owes_weights = False
+        self._has_caught_up = False
+        self._last_failure = ""
+        self.refusals: list[str] = []  # lines of gates that failed in this process
+
+    def start(self) -> None:
+        """Restore the newest state, and learn the log behind it again."""
+        self._work.mkdir(parents=True, exist_ok=True)
+        fed = self._states.restore(self.learner)
+        self._fed = 0 if fed is None else fed
+        position = order_of(self.learner.position)
+        behind = []
+        for logged in self.log.read():
+            if order_of(logged.entry) > position:
+                behind.append(logged)
+            elif not self._is_erased(logged):
+                self.learner.admission.offer(logged)
+        self.learner.admission.end_slice()
+        self._last = self.learner.position
+        self._publisher.begin(self._release)
+        self.take(behind)
+        while (cut := self._recorded()) is not None:
+            self._close(cut)
+        self._has_caught_up = True
+        self._needs_base |= not self._publisher.fits(self.learner.catalog, self._config())
+        self._owes_weights = True
+        self.publish()
+
+    def take(self, events: Sequence[Logged]) -> None:
+        """Offer and count events of the durable log, and close the slices that they end."""
+        for logged in events:
+            while (cut := self._due_cut(logged)) is not None:
+                self._close(cut)
+            self._last = logged.entry
+            number = logged.arrived_ms // self._settings.slice_ms
+            self._open = number if self._open is None else max(number, self._open)
+            if self._is_erased(logged):
+                continue
+            before = self.learner.admission.offer(logged)
+            if before is not None:
+                self.learner.count(logged, before)
+
+    def settle(self, now_ms: int | None) -> None:
+        """Close the open slice if its time is over, and apply new batches of the feed.
+
+        now_ms: None closes it at once.
+        """
+        slice_ms = self._settings.slice_ms
+        is_over = now_ms is None or (self._open is not None and now_ms // slice_ms > self._open)
+        has_fed = self._feed.num_batches > self._fed
+        if (self._open is not None and is_over) or (self._open is None and has_fed):
+            self._close(self._new_cut())
+
+    def wait_out(self) -> bool:
+        """Close a slice without events, so that a candidate is decided when the log is quiet.
+
+        Return whether there was something to decide.
+        """
+        if self._open is not None or not self.learner.is_waiting:
+            return False
+        self._close(self._new_cut())
+        return True
+
+    def publish(self) -> dict[str, Any]:
+        """Publish all changes, and return facts of it; a failure is made up for later."""
+        if not self._has_caught_up:
+            return {}
+        try:
+            return self._publish()
+        except (OSError, ManifestConflict) as exc:
+            return self._failed("published", exc)
+
+    def _publish(self) -> dict[str, Any]:
+        """Publish a base, or a delta."""
+        learner, publisher = self.learner, self._publisher
+        now_ms = int(1000 * time.time())
+        if self._needs_base:
+            self._publish_base(now_ms)
+            return {"published": publisher.name, "watermark": self._last}
+        weights = learner.accepted.arrays() if self._owes_weights else None
+        lists = learner.counts.neighbours_of(learner.counts.touched())
+        num_bytes = publisher.publish_delta(weights, lists, self._last, now_ms=now_ms)
+        self._owes_weights = False
+        learner.counts.settle()
+        return {"published": publisher.name, "watermark": self._last, "bytes": num_bytes}
+
+    def _close(self, cut: Cut) -> None:
+        """Test, learn, grow, publish and save at the end of a slice."""
+        started, learner = time.process_time(), self.learner
+        events = learner.admission.end_slice()
+        verdict = learner.test(events)
+        losses = learner.learn(events, cut.last)
+        num_items = self._grow(cut.fed)
+        self._open = None
+        self._note(verdict)
+        published = self.publish()
+        if not learner.num_slices % self._settings.states_every:
+            published |= self._save()
+        self._report(
+            {
+                "slice": learner.num_slices,
+                "until": cut.last,
+                "events": events.num_seen,
+                "held": events.held.describe(),
+                "items": num_items,
+                "loss": round(float(np.mean(losses)), 4) if losses else None,
+                **verdict.to_json(),
+                **published,
+                "cpu_s": round(time.process_time() - started, 3),
+            }
+        )
+
+    def save(self) -> None:
+        """Save the state, unless a slice is open: its events would be counted again."""
+        if self._open is None:
+            self._save()
+
+    def _save(self) -> dict[str, Any]:
+        try:
+            self._states.save(self.learner, fed=self._fed)
+        except OSError as exc:
+            return self._failed("saved", exc)
+        return {}
+
+    def _failed(self, what: str, exc: Exception) -> dict[str, Any]:
+        """Log a failure, once for as long as it is the same; return it as a fact."""
+        line = f"not {what}: {one_line(exc)}"
+        if line != self._last_failure:
+            logger.error("%s", line)
+        self._last_failure = line
+        return {"failure": line}
+
+    def _note(self, verdict: Verdict) -> None:
+        if verdict.outcome == ACCEPTED:
+            self._owes_weights = not verdict.slow
+        if verdict.outcome == REFUSED or verdict.slow:
+            self.refusals.append("; ".join([*verdict.failed, *filter(None, [verdict.slow])]))
+
+    def _grow(self, fed: int) -> int:
+        """Apply batches of the feed up to a number; return their items."""
+        num_items = 0
+        for number in range(self._fed + 1, fed + 1):
+            batch = self._feed.batch(number)
+            self._grower = self._grower or self._make_grower()
+            self._needs_base |= self._grower.apply(self.learner, batch)
+            num_items += len(batch)
+        self._fed = max(fed, self._fed)
+        return num_items
+
+    def _publish_base(self, now_ms: int) -> None:
+        learner, draft = self.learner, self._work / "draft"
+        write_grown_release(
+            draft,
+            self._release,
+            learner.catalog,
+            self._config(),
+            learner.accepted.arrays(),
+            learner.counts.memory(),
+            updates={"parent": self._release.version, "watermark": self._last},
+            popularity=learner.popularity,
+        )
+        self._publisher.publish_base(draft, self._last, now_ms=now_ms)
+        self._needs_base = self._owes_weights = False
+        learner.counts.settle()
+
+    def _due_cut(self, logged: Logged) -> Cut | None:
+        """Return the cut before an event, if there is one."""
+        if (recorded := self._recorded()) is not None:
+            return recorded if order_of(logged.entry) > order_of(recorded.last) else None
+        is_later = logged.arrived_ms // self._settings.slice_ms > (self._open or 0)
+        return self._new_cut() if self._open is not None and is_later else None
+
+    def _recorded(self) -> Cut | None:
+        """Return the next cut of the journal that is not learnt yet."""
+        cuts, number = self._journal.cuts, self.learner.num_slices
+        return cuts[number] if number < len(cuts) else None
+
+    def _new_cut(self) -> Cut:
+        cut = Cut(self._last, self._feed.num_batches)
+        self._journal.add(cut)
+        return cut
+
+    def _config(self) -> Any:
+        return self.learner.accepted.recommender.config

@@ -1,0 +1,72 @@
+"""Settings of a learner, one TOML file: all numbers that decide its weights, and only these."""
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.errors import InvalidSettings
+from training.learn.guard import GuardSettings
+from training.learn.lazy_adam import Rates
+from training.learn.trial_gates import GateSettings
+from training.learn.weight_steps import StepSettings
+from training.recipe import fill_table
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """One table of the TOML file per field but the last two; absent keys keep the defaults."""
+
+    guard: GuardSettings = field(default_factory=GuardSettings)  # limits of users and items
+    rates: Rates = field(default_factory=Rates)  # of the optimizer
+    steps: StepSettings = field(default_factory=StepSettings)  # on a slice
+    gates: GateSettings = field(default_factory=GateSettings)  # before a publication
+    # Weight of an event in counts and loss, by its type; 1 for a type that is not named.
+    types: dict[str, float] = field(default_factory=dict)
+    seed: int = 0  # of everything random
+
+    def weight_of(self, event_type: str) -> float:
+        return self.types.get(event_type, 1.0)
+
+    @property
+    def digest(self) -> str:
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+_TABLES = ("guard", "rates", "steps", "gates")
+
+
+def load_settings(file: Path | None, *, seed: int = 0) -> LearnSettings:
+    """Read settings; None keeps all defaults.
+
+    Raises InvalidSettings naming the file and the key that is wrong.
+    """
+    if file is None:
+        return LearnSettings(seed=seed)
+    try:
+        tables = tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as exc:
+        raise InvalidSettings(f"{file}: not a readable TOML file ({exc})") from exc
+    known = (*_TABLES, "types")
+    if unknown := sorted(set(tables) - set(known)):
+        raise InvalidSettings(f"{file}: unknown tables {unknown}, expected among {sorted(known)}")
+    default = LearnSettings()
+    parts = {
+        name: fill_table(file, name, getattr(default, name), tables.get(name, {}))
+        for name in _TABLES
+    }
+    return LearnSettings(types=_read_types(file, tables.get("types", {})), seed=seed, **parts)
+
+
+def _read_types(file: Path, table: dict[str, Any]) -> dict[str, float]:
+    for name, value in table.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < float("inf"):
+            raise InvalidSettings(
+                f"{file}: [types] {name} = {value!r}, expected a number from 0 up"
+            )
+    return {name: float(value) for name, value in table.items()}

@@ -1,0 +1,181 @@
+"""Publishes: deltas on a base, new bases where the catalog grew, and the pointer.
+
+Files first, then the pointer of the folder, then that of the store, so that a service never reads a
+version that is not there. A step that failed is made up for by the next one. Knows nothing of
+learning.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from models.catalog.catalog import Catalog, popular_items, popular_prefixes
+from models.errors import ManifestConflict
+from models.online.memory.live_counts import NeighbourLists
+from models.online.memory.memory import Memory
+from models.online.onnx_graph import write_graph
+from models.online.shape import RecommenderConfig
+from models.release.delta import CountsDelta, Delta, DeltaHeader, between
+from models.release.live import LiveFolder, LiveRelease, load_live
+from models.release.publish import NUM_GLOBAL_PREFIXES, NUM_POPULAR
+from models.release.release import NEIGHBOURS, ONLINE, Release, digest
+from models.store.contract import BEGINNING
+from models.store.model_pointer import LiveVersion, ModelPointer
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+class Publisher:
+    """Writes one live folder; there is one of it at a time."""
+
+    def __init__(self, folder: LiveFolder, *, keep_bases: int) -> None:
+        self.folder = folder
+        self._keep_bases = keep_bases
+        self.version: LiveVersion | None = None  # None before the first base
+        self.weights: Weights = {}  # as published
+        self._base: Release | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the published version in short: its base and its number of deltas."""
+        return "" if self.version is None else f"{self.version.base}+{self.version.deltas}"
+
+    def begin(self, release: Release) -> None:
+        """Go on from the folder's pointer if it is of this learner, otherwise publish a base."""
+        pointer = self.folder.pointer()
+        if pointer is None:
+            self.publish_base(release.directory, BEGINNING, now_ms=0)
+        else:
+            self._take(load_live(self.folder, pointer.version))
+
+    def fits(self, catalog: Catalog, config: RecommenderConfig) -> bool:
+        """Tell if deltas of a learner with this catalog and shape fit the published base."""
+        assert self._base is not None
+        is_same = self._base.catalog.item_ids == catalog.item_ids
+        return is_same and self._base.recommender_config == config
+
+    def publish_base(self, directory: Path, watermark: str, *, now_ms: int) -> None:
+        """Publish a whole release and point to it."""
+        self._check_pointer()
+        release = self.folder.publish_base(directory)
+        self._take(LiveRelease.of(release))
+        self._point(watermark, now_ms)
+        self.folder.keep(self._keep_bases)
+
+    def publish_delta(
+        self, weights: Weights | None, lists: NeighbourLists | None, watermark: str, *, now_ms: int
+    ) -> int:
+        """Publish changed weights and changed lists as one delta; return its bytes.
+
+        0 if nothing changed, and then the pointer stays.
+        """
+        assert self.version is not None
+        self._check_pointer()
+        changed = between(self.weights, weights) if weights is not None else None
+        if changed is not None and not changed.dense and not changed.rows:
+            changed = None
+        counts = CountsDelta(*lists) if lists is not None and len(lists.row_R) else None
+        if changed is None and counts is None:
+            return 0
+        base, deltas, parent = self.version
+        header = DeltaHeader(
+            base=base, number=deltas + 1, parent=parent, watermark=watermark, made_ms=now_ms
+        )
+        self.version = self.folder.add_delta(Delta(header, counts, changed))
+        if weights is not None:
+            self.weights = weights
+        self._point(watermark, now_ms)
+        return self.folder.delta_file(base, deltas + 1).stat().st_size
+
+    def _check_pointer(self) -> None:
+        """Raise ManifestConflict if another process moved the pointer, as for a rollback."""
+        held = self.folder.pointer()
+        if held is not None and self.version is not None and held.version != self.version:
+            raise ManifestConflict(
+                f"{self.folder.path}: the pointer names {held.base}+{held.deltas}, expected "
+                f"{self.name}: nothing is published until the learner starts again"
+            )
+
+    def _point(self, watermark: str, now_ms: int) -> None:
+        assert self.version is not None
+        base, deltas, sha256 = self.version
+        held = self.folder.pointer()
+        epoch = 1 if held is None else held.epoch + 1
+        self.folder.move(
+            ModelPointer(
+                epoch=epoch,
+                base=base,
+                deltas=deltas,
+                sha256=sha256,
+                watermark=watermark,
+                written_ms=now_ms,
+            )
+        )
+
+    def _take(self, live: LiveRelease) -> None:
+        self.version, self.weights, self._base = live.version, live.weights, live.release
+
+
+def write_grown_release(
+    directory: Path,
+    parent: Release,
+    catalog: Catalog,
+    config: RecommenderConfig,
+    weights: Weights,
+    memory: Memory,
+    *,
+    updates: Mapping[str, Any],
+    popularity: Mapping[str, int],
+) -> None:
+    """Write a release with another catalog, weights and memory than its parent's.
+
+    Other files are linked. The precisions are the parent's.
+
+    Args:
+        updates: facts about the learning, for the recipe.
+        popularity: events by item, for the popular items and prefixes.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    for name in parent.manifest.files:
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link(parent.directory / name, target)
+    changed = ("catalog.parquet", ONLINE, NEIGHBOURS, "extend.onnx")
+    for name in changed:
+        (directory / name).unlink(missing_ok=True)
+    catalog.save(directory / "catalog.parquet")
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in weights.items()}, directory / ONLINE
+    )
+    memory.write(directory / NEIGHBOURS)
+    write_graph(directory, config)
+    files = dict(parent.manifest.files) | {name: digest(directory / name) for name in changed}
+    counted = catalog.with_popularity(popularity)
+    manifest = parent.manifest.model_copy(
+        update={
+            "recommender": config.to_json(),
+            "memory": memory.settings,
+            "files": files,
+            "recipe": {**parent.manifest.recipe, "updates": dict(updates)},
+            "global_prefixes": popular_prefixes(counted, NUM_GLOBAL_PREFIXES),
+            "popular": popular_items(counted, NUM_POPULAR),
+        }
+    )
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
+    (directory / "manifest.json").write_text(text + "\n")
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link a file, or copy it where a link cannot be made."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,92 @@
+"""The store's side of a learner: reads log, feed and erasures, and writes the model pointer.
+
+A store that is away is waited for: the log is in the stream until it is read.
+"""
+
+import logging
+from collections.abc import Callable
+
+from models.errors import ManifestConflict
+from models.log.tombstones import Tombstones
+from models.release.live import LiveFolder
+from models.store.contract import LearnerStore, Logged
+from models.store.model_pointer import ModelPointer
+from training.learn.follower import Follower
+
+logger = logging.getLogger(__name__)
+
+_PAGE = 5000  # events
+
+
+class ErasedUsers:
+    """Users that are not learnt: with a tombstone, or waiting to be erased."""
+
+    def __init__(self, tombstones: Callable[[], Tombstones]) -> None:
+        """tombstones: reads them again."""
+        self._read, self._tombstones = tombstones, tombstones()
+        self._waiting: frozenset[str] = frozenset()
+        self._last: str | None = None
+
+    def hides(self, logged: Logged) -> bool:
+        return logged.user_id in self._waiting or self._tombstones.hides(
+            logged.user_id, logged.arrived_ms
+        )
+
+    def hides_at(self, user_id: str, moment_ms: int) -> bool:
+        return self._tombstones.hides(user_id, moment_ms)
+
+    async def look(self, store: LearnerStore, follower: Follower) -> None:
+        """Read erasures since the last look; the learner forgets erased users."""
+        found = await store.read_erasures(self._last)
+        self._last, self._waiting = found.last, found.waiting
+        if found.erased:
+            self._tombstones = self._read()
+            follower.log.forget(found.erased)
+            follower.learner.admission.histories.forget(found.erased)
+
+
+async def read_events(follower: Follower, store: LearnerStore) -> int:
+    """Copy new events of the stream to the durable log, and learn them; return their number."""
+    num_events = 0
+    while True:
+        page = await store.read_log(follower.log_position, _PAGE)
+        if page.is_cut:
+            logger.error(
+                "events behind %s left the stream before they were read: the archive has them, "
+                "the next whole training learns them",
+                follower.log_position,
+            )
+        follower.log.append(page.events)
+        follower.take(page.events)
+        moved, follower.log_position = page.last != follower.log_position, page.last
+        num_events += len(page.events)
+        if not moved:
+            return num_events
+
+
+class StorePointer:
+    """The model pointer in the store, which follows that of the live folder."""
+
+    def __init__(self, folder: LiveFolder) -> None:
+        self._folder = folder
+        self._written: ModelPointer | None = None
+
+    async def follow(self, store: LearnerStore) -> None:
+        """Bring the store's pointer to the folder's version.
+
+        Raises ManifestConflict if another process moved the store's pointer, as for a rollback.
+        """
+        pointer = self._folder.pointer()
+        if pointer is None or (self._written and pointer.version == self._written.version):
+            return
+        held = await store.read_model()
+        if self._written is not None and held is not None and held != self._written:
+            raise ManifestConflict(
+                f"the store's model pointer names {held.base}+{held.deltas}, expected "
+                f"{self._written.base}+{self._written.deltas}: it stays until the learner starts "
+                "again"
+            )
+        epoch = max(pointer.epoch, 1 if held is None else held.epoch + 1)
+        new = pointer.model_copy(update={"epoch": epoch})
+        await store.swap_model(held, new)
+        self._written = new

@@ -1,0 +1,150 @@
+"""Micro-batches: steps of the online recommender on new events, with old histories among them.
+
+Only the positions of new events carry loss; the items before them are context. Of old histories
+every position does, so that their lessons are not forgotten. Knows nothing of logs or files.
+"""
+
+# B = users, H = items of the longest history, L = levels, N = targets, W = model width
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.catalog.catalog import Catalog
+from models.online.recommender import OnlineRecommender, pack_sids
+from training.history_batches import Batch, crop, pad
+from training.learn.lazy_adam import LazyAdam
+from training.sid_loss import SidLoss
+
+
+class NewEvents(NamedTuple):
+    """The new events of one user behind the history before them, as catalog rows."""
+
+    rows: tuple[int, ...]  # oldest first, the history's among them
+    weights: tuple[float, ...]  # of the new events, which are the last rows; 0 is context alone
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Settings of the steps on one slice."""
+
+    batch_events: int = 64  # new positions of a step, about
+    passes: int = 1  # over the new events
+    old_users: float = 1.0  # old histories beside each user with new events
+    old_share: float = 0.3  # of the loss
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.old_share < 1:
+            raise ValueError(f"old_share {self.old_share}, expected 0 to below 1")
+
+
+def learn_events(
+    recommender: OnlineRecommender,
+    optimizer: LazyAdam,
+    catalog: Catalog,
+    new: Sequence[NewEvents],
+    draw_old: Callable[[np.random.Generator], Sequence[int]] | None,
+    settings: StepSettings,
+    *,
+    seed: int,
+) -> list[float]:
+    """Take the steps on the new events of one slice, in place; return their losses.
+
+    Args:
+        draw_old: draws one old history as catalog rows; None without any.
+        seed: decides everything random.
+    """
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    loss_of = SidLoss(recommender, catalog.trie)
+    window, losses = recommender.config.window, []
+    recommender.train()
+    for _ in range(settings.passes):
+        for group in _groups(new, settings.batch_events, window, rng):
+            old = [] if draw_old is None else _draw(draw_old, group, settings, window, rng)
+            optimizer.zero_grad()
+            loss = _new_loss(recommender, loss_of, catalog, group)
+            if old:
+                share = settings.old_share
+                loss = (1 - share) * loss + share * _old_loss(recommender, loss_of, catalog, old)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            losses.append(loss.item())
+    recommender.eval()
+    return losses
+
+
+def _groups(
+    new: Sequence[NewEvents], batch_events: int, window: int, rng: np.random.Generator
+) -> Iterator[list[NewEvents]]:
+    """Yield users in random order, cut to windows, until a group has enough new positions."""
+    group: list[NewEvents] = []
+    for at in rng.permutation(len(new)).tolist():
+        for part in _windows(new[at], window):
+            if not any(part.weights):
+                continue
+            group.append(part)
+            if sum(len(each.weights) for each in group) >= batch_events:
+                yield group
+                group = []
+    if group:
+        yield group
+
+
+def _windows(events: NewEvents, window: int) -> Iterator[NewEvents]:
+    """Yield the new positions at most half a window at a time, each behind its newest items."""
+    rows, weights = events
+    first = len(rows) - len(weights)
+    for start in range(0, len(weights), max(window // 2, 1)):
+        part = weights[start : start + max(window // 2, 1)]
+        end = first + start + len(part)
+        yield NewEvents(rows[max(end - window, 0) : end], part)
+
+
+def _draw(
+    draw_old: Callable[[np.random.Generator], Sequence[int]],
+    group: Sequence[NewEvents],
+    settings: StepSettings,
+    window: int,
+    rng: np.random.Generator,
+) -> list[Sequence[int]]:
+    num = round(settings.old_users * len(group)) if settings.old_share else 0
+    drawn = (crop(draw_old(rng), window, rng) for _ in range(num))
+    return [history for history in drawn if history]
+
+
+def _new_loss(
+    recommender: OnlineRecommender, loss_of: SidLoss, catalog: Catalog, group: Sequence[NewEvents]
+) -> Tensor:
+    """Return the weighted mean loss of the new positions."""
+    batch = pad([events.rows for events in group], catalog)
+    weight_BH = torch.zeros(batch.rows_BH.shape)
+    for user, (rows, weights) in enumerate(group):
+        weight_BH[user, len(rows) - len(weights) : len(rows)] = torch.tensor(weights)
+    states_BHW = _states(recommender, batch)
+    total = states_BHW.new_zeros(())
+    for weight in weight_BH.unique().tolist():
+        if weight:
+            is_asked_BH = weight_BH == weight
+            targets_N = pack_sids(batch.sids_BHL[is_asked_BH], recommender.config.sizes)
+            total = total + weight * len(targets_N) * loss_of(states_BHW[is_asked_BH], targets_N)
+    return total / weight_BH.sum()
+
+
+def _old_loss(
+    recommender: OnlineRecommender, loss_of: SidLoss, catalog: Catalog, old: Sequence[Sequence[int]]
+) -> Tensor:
+    """Return the mean loss of all positions of old histories."""
+    batch = pad(old, catalog)
+    is_real_BH = batch.is_real()
+    states_NW = _states(recommender, batch)[is_real_BH]
+    return loss_of(states_NW, pack_sids(batch.sids_BHL[is_real_BH], recommender.config.sizes))
+
+
+def _states(recommender: OnlineRecommender, batch: Batch) -> Tensor:
+    """Encode the history before each item of a batch: (B, H, W)."""
+    return recommender.encode(recommender.embed_items(batch.sids_BHL[:, :-1]))
