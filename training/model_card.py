@@ -53,6 +53,7 @@ The events of a user of fewer than three items are all learnt.
 | `catalog.parquet` | items, semantic ids, popularity |
 | `online.safetensors` | online recommender, {metrics["online"]["parameters"]:,} parameters |
 | `neighbours.safetensors` | {_MEMORY} |
+| `codebooks.safetensors` | centroids that give new items their semantic ids |
 | `extend.onnx` | its graph, without weights |
 | `reasoner/` | {_reasoner(recipe)}, {metrics["reasoner"]["parameters"]:,} parameters, bfloat16 |
 | `manifest.json` | SHA-256 of every file, SID space, recipe, metrics |

@@ -52,6 +52,7 @@ def publish_run(
         card=model_card(name, run.data, run.dataset, recipe, metrics, run.learns),
         learnt=run.learns,
         memory=run.memory(),
+        codebooks=run.codebooks(),
     )
     logger.info("published %s version %s at %s", release.name, release.version, out)
     return release

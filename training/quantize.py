@@ -14,6 +14,7 @@ from scipy.sparse import coo_matrix, csr_matrix, diags
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 
+from models.catalog.catalog import Catalog
 from models.catalog.sid import SidSpace
 from models.errors import InvalidDataset
 from training.split import Split
@@ -24,11 +25,10 @@ _COOCCURRENCE_WINDOW = 5
 
 
 class Quantized(NamedTuple):
-    """Result of quantizing. N = items, L = levels, V = codes of a level, E = vector width."""
+    """Result of quantizing. N = items, L = levels."""
 
     space: SidSpace
     sids: NDArray[np.int32]  # (N, L), in the order of the given items
-    codebooks: list[FloatArray]  # (V, E) per level
 
 
 def embed_items(
@@ -110,9 +110,18 @@ def quantize(
         codebooks.append(centroids)
         residual = residual - centroids[chosen]
     digest = hashlib.sha256(b"".join(book.tobytes() for book in codebooks)).hexdigest()
-    return Quantized(
-        SidSpace(tuple(sizes), prefix_depth, digest), np.stack(codes, axis=1), codebooks
-    )
+    return Quantized(SidSpace(tuple(sizes), prefix_depth, digest), np.stack(codes, axis=1))
+
+
+def count_sids(catalog: Catalog) -> dict[str, float]:
+    """Count the items of a catalog, their SIDs and prefixes, for the report of a release."""
+    num_prefixes = len(catalog.trie.prefixes())
+    return {
+        "items": len(catalog),
+        "sids": len(catalog.trie),
+        "prefixes": num_prefixes,
+        "items_per_prefix": round(len(catalog) / num_prefixes, 2),
+    }
 
 
 def _spread(

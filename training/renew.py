@@ -1,8 +1,9 @@
 """Renew a release with a fresh online recommender, or with another reasoner over its SIDs.
 
-Catalog and SIDs stay, so the records of past nights stay valid and a service can reload the release
-without a new night. With the old weights, the release is only published again, which updates an
-older format. The memory is counted again.
+SIDs stay, so the records of past nights stay valid and a service can reload the release without a
+new night. Items that are new in the data get SIDs of their own; items that are gone leave. With the
+old weights, the release is only published again, which updates an older format. The memory is
+counted again.
 """
 
 import json
@@ -13,17 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.catalog.catalog import load_catalog
-from models.catalog.dataset import Dataset, load_dataset
+from models.catalog.catalog import Catalog, load_catalog
+from models.catalog.dataset import load_dataset
+from models.catalog.trie import CatalogTrie
 from models.errors import InvalidInput, InvalidRelease
+from models.online.grown_recommender import grow_recommender
 from models.online.memory.memory import Memory
-from models.online.memory.similar_items import SimilarItems
+from models.online.recommender import OnlineRecommender
 from models.online.torch_runtime import load_recommender
 from models.release.publish import publish
 from models.release.release import Learns, Release
-from training.item_text import embed_texts
+from training.catalog_changes import FollowedCatalog, TextVectors
 from training.learn_online import learn_online
 from training.model_card import model_card
+from training.quantize import count_sids
 from training.recipe import Recipe
 from training.run import HELD_OUT
 from training.split import data_digest, split_dataset, training_histories
@@ -65,17 +69,21 @@ def renew(
     if reasoner_work is None:
         _check_reasoner(release, learns)
     split = split_dataset(dataset, learns)
-    catalog = release.catalog
-    if not keep_weights:
-        catalog = catalog.with_popularity(split.popularity)
+    followed = FollowedCatalog(release, dataset, recipe, TextVectors(dataset.items))
+    catalog, same_items = followed.grown.catalog, followed.has_same_items
     described, metrics = dict(release.manifest.recipe), dict(release.manifest.metrics)
+    if not same_items:
+        metrics["quantize"] = metrics.get("quantize", {}) | count_sids(catalog)
+    if not (keep_weights and same_items):
+        catalog = catalog.with_popularity(split.popularity)
+        metrics.pop(HELD_OUT, None)  # the table is of other models or items
     histories = training_histories(catalog, split)
-    similar = _similar_items(release, dataset, recipe.memory.num_similar)
-    memory = Memory.counted(histories, similar, recipe.memory)
+    memory = Memory.counted(histories, followed.similar(recipe.memory.num_similar), recipe.memory)
     if keep_weights:
-        made = OnlineResult(
-            load_recommender(release.directory, release.recommender_config), metrics["online"]
-        )
+        recommender = load_recommender(release.directory, release.recommender_config)
+        if not same_items:
+            recommender = _grow(recommender, catalog)
+        made = OnlineResult(recommender, metrics["online"])
     else:
         sha256 = data_digest(data)
         made = learn_online(
@@ -98,9 +106,8 @@ def renew(
         tables = results.pop("recipe").items()
         described |= {name: table for name, table in tables if name not in _OF_THE_CATALOG}
         metrics["reasoner"] = results
+        metrics.pop(HELD_OUT, None)
         described["reasoner_learnt"] = Learns.HELD_OUT.value
-    if reasoner_work is not None or not keep_weights:
-        metrics.pop(HELD_OUT, None)  # the table is of other models
     parameters = sum(weight.numel() for weight in made.recommender.parameters())
     metrics["online"] = {"parameters": parameters, **made.metrics}
     target = out or directory
@@ -117,6 +124,7 @@ def renew(
         card=model_card(target.name, data, dataset, described, metrics, learns),
         learnt=learns,
         memory=memory,
+        codebooks=followed.codebooks,
     )
 
 
@@ -129,13 +137,10 @@ def _check_reasoner(release: Release, learns: Learns) -> None:
         )
 
 
-def _similar_items(release: Release, dataset: Dataset, num_similar: int) -> SimilarItems:
-    """Take the similar items of the release, or find them if it has another number."""
-    memory = release.load_memory()
-    if memory is not None and memory.similar.row_NS.shape[1] == num_similar:
-        return memory.similar
-    texts = {item: dataset.items[item] for item in release.catalog.item_ids}
-    return SimilarItems.of(embed_texts(texts), num_similar)
+def _grow(recommender: OnlineRecommender, catalog: Catalog) -> OnlineRecommender:
+    """Give every node a row, at first zero, if an item below it had an event."""
+    known = CatalogTrie(catalog.space, catalog.sids[catalog.popularity > 0])
+    return grow_recommender(recommender, known.packed[2:], trie=catalog.trie)
 
 
 def _read_results(work: Path, release: Release) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from models.catalog.catalog import Catalog, load_catalog
+from models.catalog.codebooks import Codebooks
 from models.catalog.dataset import Dataset, load_dataset
 from models.catalog.sid import SidSpace
 from models.online.memory.memory import Memory
@@ -132,14 +133,24 @@ class Run:
         made: NDArray[np.float32] = load_file(file)["vectors"].numpy()
         return made
 
+    def codebooks(self) -> Codebooks:
+        """Return the codebooks of the catalog's SIDs."""
+        catalog = self.catalog()
+        vectors_NE = self.item_vectors()[self._places(catalog)]
+        return Codebooks.of_items(vectors_NE, catalog.sids, catalog.space.sizes)
+
     def memory(self) -> Memory:
         """Count the training histories, and find the items with similar texts."""
         catalog = self.catalog()
-        at = {item: place for place, item in enumerate(self.dataset.items)}
-        vectors_NE = self.text_vectors()[[at[item] for item in catalog.item_ids]]
+        vectors_NE = self.text_vectors()[self._places(catalog)]
         similar = SimilarItems.of(vectors_NE, self.recipe.memory.num_similar)
         histories = training_histories(catalog, self.split)
         return Memory.counted(histories, similar, self.recipe.memory)
+
+    def _places(self, catalog: Catalog) -> list[int]:
+        """Return the places of the catalog's rows in the data set."""
+        at = {item: place for place, item in enumerate(self.dataset.items)}
+        return [at[item] for item in catalog.item_ids]
 
     def teacher_dir(self, learns: Learns) -> Path:
         """Return the folder of the online recommender's teacher, which has learnt `learns`."""

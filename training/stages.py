@@ -19,7 +19,7 @@ from models.catalog.catalog import build_catalog
 from training.judging import judge
 from training.learn_online import learn_online
 from training.publishing import publish_run
-from training.quantize import quantize
+from training.quantize import count_sids, quantize
 from training.reasoner_stages import reasoner_stage
 from training.run import HELD_OUT
 from training.run import Run as Run
@@ -40,7 +40,7 @@ def run_stage(run: Run, stage: str) -> None:
 
 
 def quantize_stage(run: Run) -> dict[str, Any]:
-    """Assign SIDs to items; writes `catalog.parquet` and `codebooks.safetensors`."""
+    """Assign SIDs to items; writes `catalog.parquet`."""
     recipe, items = run.recipe.quantize, run.dataset.items
     made = quantize(
         run.item_vectors(),
@@ -51,19 +51,13 @@ def quantize_stage(run: Run) -> dict[str, Any]:
     sids = {item: tuple(sid) for item, sid in zip(items, made.sids.tolist(), strict=True)}
     catalog = build_catalog(made.space, sids, items, run.split.popularity)
     catalog.save(run.work / "catalog.parquet")
-    books = {f"level_{level}": torch.from_numpy(book) for level, book in enumerate(made.codebooks)}
-    save_file(books, run.work / "codebooks.safetensors")
-    num_prefixes = len(catalog.trie.prefixes())
     return {
         "space": {
             "sizes": list(made.space.sizes),
             "prefix_depth": made.space.prefix_depth,
             "codebook": made.space.codebook,
         },
-        "items": len(catalog),
-        "sids": len(catalog.trie),
-        "prefixes": num_prefixes,
-        "items_per_prefix": round(len(catalog) / num_prefixes, 2),
+        **count_sids(catalog),
     }
 
 

@@ -54,6 +54,13 @@ class Codebooks:
             residual_NE -= mean_VE[code_N]
         return cls(tuple(levels))
 
+    def sums(self, sids_NL: NDArray[np.integer]) -> FloatArray:
+        """Return the sum of the centroids of each SID, (N, E): about the vector of its item."""
+        total = np.zeros((len(sids_NL), self.width), dtype=np.float32)
+        for level, book in enumerate(self.levels):
+            total += np.nan_to_num(book)[sids_NL[:, level]]
+        return total
+
     def write(self, file: Path) -> None:
         save_file({f"codebook_{level}": book for level, book in enumerate(self.levels)}, file)
 

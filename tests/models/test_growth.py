@@ -35,6 +35,8 @@ from tests.fakes.toy import (
     toy_vectors,
 )
 
+NOTHING = np.empty(0, dtype=np.int64)
+
 
 def new_items(count: int) -> list[FedItem]:
     return [FedItem(item_id=f"new-{number}", title=f"New {number}") for number in range(count)]
@@ -184,15 +186,28 @@ def test_new_texts_of_an_item_leave_its_row_and_sid() -> None:
     assert told.row("item-3") == row
 
 
-def test_vectors_of_new_items_are_their_weighted_texts_and_zeros() -> None:
+def test_what_a_new_item_lacks_is_guessed_from_items_like_it() -> None:
+    """By zeros in its place, and not by a guess, far fewer items get the prefix of their like."""
+    catalog = toy_catalog()
+    books, vectors = toy_codebooks(catalog), toy_vectors(catalog)
+    part = vectors[:, :20]
+    zeros = np.concatenate([part, np.zeros((len(part), 380), dtype=np.float32)], axis=1)
+    same = [
+        float((assign_sids(given, books, catalog)[:, :2] == catalog.sids[:, :2]).all(axis=1).mean())
+        for given in (vectors, part, zeros)
+    ]
+    assert same[0] > 0.95
+    assert same[1] > same[2] + 0.2
+
+
+def test_vectors_of_new_items_are_their_weighted_texts() -> None:
     books = toy_codebooks(toy_catalog())
     texts = np.ones((2, 384), dtype=np.float32)
     vectors = item_vectors(texts, books, text_weight=0.25)
-    assert vectors.shape == (2, 400)
-    assert (vectors[:, :384] == 0.5).all()
-    assert not vectors[:, 384:].any()
-    with pytest.raises(InvalidRelease, match="know no texts"):
-        item_vectors(np.ones((2, 401), dtype=np.float32), books, text_weight=0.25)
+    assert vectors.shape == (2, 384)
+    assert (vectors == 0.5).all()
+    too_wide = np.ones((2, 401), dtype=np.float32)  # these codebooks were made without texts
+    assert not item_vectors(too_wide, books, text_weight=0.25).any()
 
 
 @pytest.mark.parametrize("precision", ["torch-float64", "onnx-float32", "native-float32"])
@@ -226,6 +241,23 @@ def test_growing_moves_the_rows_of_known_nodes_and_adds_zeros() -> None:
         others = np.setdiff1d(np.arange(len(new)), row_of_old)
         assert len(others)
         assert not new[torch.from_numpy(others)].any()
+
+
+def test_rows_of_withdrawn_items_are_dropped_so_that_a_heir_of_their_sid_begins_at_zero() -> None:
+    catalog = toy_catalog()
+    recommender = toy_recommender(catalog)
+    known = set(recommender.state_dict()["node_embeddings.1.known"].tolist())
+    packed = catalog.space.pack(catalog.sids)
+    row = next(row for row, node in enumerate(packed.tolist()) if node in known)
+    holders = [catalog.item_ids[at] for at in np.flatnonzero(packed == packed[row])]
+    left = withdraw(catalog, holders).catalog
+    smaller = grow_recommender(recommender, [NOTHING, NOTHING], trie=left.trie)
+    kept = set(smaller.state_dict()["node_embeddings.1.known"].tolist())
+    assert kept == known - {int(packed[row])}
+    assert (rows_of_old(recommender, smaller)[1] == -1).sum() == 1
+    again = grow_recommender(smaller, [NOTHING, packed[row : row + 1]])
+    at = again.state_dict()["node_embeddings.1.known"].tolist().index(int(packed[row]))
+    assert not again.state_dict()["node_embeddings.1.own.weight"][at].any()
 
 
 def lists(memory: Memory, names: tuple[str, ...]) -> dict[str, list[tuple[str, float]]]:

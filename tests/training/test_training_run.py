@@ -30,6 +30,7 @@ from models.release.release import Learns, Release
 from models.release.searchers import load_finisher, load_searcher
 from tests.fakes.service_harness import ServiceProcess
 from training.cli import main
+from training.item_text import WIDTH
 from training.split import split_dataset, training_histories
 
 pytestmark = pytest.mark.timeout(900)
@@ -263,6 +264,11 @@ def test_a_renewed_release_keeps_catalog_and_reasoner(
     assert main(arguments("renew", data, copy, "--keep-weights")) == 0
     again = Release.load(copy)
     assert again.manifest.memory == trained.manifest.memory
+    found, expected = again.load_codebooks(), trained.load_codebooks()
+    assert found is not None
+    assert expected is not None
+    for ours, theirs in zip(found.levels, expected.levels, strict=True):
+        np.testing.assert_allclose(ours[:, :WIDTH], theirs[:, :WIDTH], atol=1e-5)
     same = "catalog.parquet", "online.safetensors", "reasoner/model.safetensors", "extend.onnx"
     assert [again.manifest.files[name] == trained.manifest.files[name] for name in same] == [
         True
@@ -273,6 +279,66 @@ def test_a_renewed_release_keeps_catalog_and_reasoner(
     assert changed == ["online.safetensors"]
     served_by = "onnx-float32" if built_library() is None else "native-float32"
     assert load_searcher(other).precision == served_by
+
+
+def with_other_items(data: Path, target: Path) -> Path:
+    """The data with one more item, that everybody takes last, and without the item of the first
+    event."""
+    items = pq.read_table(data / "items.parquet")
+    events = pq.read_table(data / "interactions.parquet")
+    gone = events["item_id"][0].as_py()
+    fresh = {"item_id": "fresh", "title": "A fresh nail polish", "brand": "New"}
+    items = items.filter(pc.not_equal(items["item_id"], gone))
+    row = {name: [fresh.get(name)] for name in items.column_names}
+    more = [
+        {"user_id": user, "item_id": "fresh", "pos": 10_000}
+        for user in pc.unique(events["user_id"]).to_pylist()
+    ]
+    last = {name: [event.get(name, 0) for event in more] for name in events.column_names}
+    target.mkdir()
+    items = pa.concat_tables([items, pa.table(row, schema=items.schema)])
+    pq.write_table(items, target / "items.parquet")
+    kept = events.filter(pc.not_equal(events["item_id"], gone))
+    kept = pa.concat_tables([kept, pa.table(last, schema=events.schema)])
+    pq.write_table(kept, target / "interactions.parquet")
+    return target
+
+
+def test_a_renewed_release_takes_new_items_and_drops_those_that_are_gone(
+    whole: Release, data: Path, tmp_path: Path
+) -> None:
+    newer = with_other_items(data, tmp_path / "newer")
+    copy = Path(shutil.copytree(whole.directory, tmp_path / "copy"))
+    assert main(arguments("renew", newer, copy, "--keep-weights")) == 0
+    again = Release.load(copy)
+    (gone,) = set(whole.catalog.item_ids) - set(again.catalog.item_ids)
+    assert set(again.catalog.item_ids) - set(whole.catalog.item_ids) == {"fresh"}
+    sid_of = dict(zip(whole.catalog.item_ids, whole.catalog.sids.tolist(), strict=True))
+    for item_id, sid in zip(again.catalog.item_ids, again.catalog.sids.tolist(), strict=True):
+        assert sid_of.get(item_id, sid) == sid
+    assert again.space.fingerprint == whole.space.fingerprint
+    fresh = again.catalog.row("fresh")
+    assert fresh is not None
+    assert again.catalog.popularity[fresh] == NUM_USERS
+    assert again.manifest.metrics["quantize"]["items"] == len(whole.catalog)
+    finisher = load_finisher(again)
+    state = finisher.encode([0, 1, 2])
+    assert len(finisher.finish(state, finisher.own_prefixes(state, count=20), k=10)) == 10
+    assert finisher.encode([fresh]).num_items == 1
+    assert gone not in again.popular
+
+
+def test_other_data_are_no_newer_data(
+    whole: Release, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_slice(data, tmp_path / "other")
+    for name in ("interactions", "items"):
+        table = pq.read_table(other / f"{name}.parquet")
+        at = table.column_names.index("item_id")
+        strange = pa.array([f"other-{item}" for item in table["item_id"].to_pylist()])
+        pq.write_table(table.set_column(at, "item_id", strange), other / f"{name}.parquet")
+    assert main(arguments("renew", other, whole.directory, "--keep-weights")) == 78
+    assert "none of its items is in the data" in capsys.readouterr().err
 
 
 def test_a_release_learns_everything_after_its_epochs_were_chosen(
@@ -292,12 +358,14 @@ def test_a_release_learns_everything_after_its_epochs_were_chosen(
 
 
 def forget(directory: Path) -> None:
-    """Take the memory out of a release, as one of an earlier version has none."""
+    """Take memory and codebooks out of a release, as one of an earlier version has none."""
     file = directory / "manifest.json"
     manifest = json.loads(file.read_text())
     del manifest["memory"], manifest["files"]["neighbours.safetensors"]
-    file.write_text(json.dumps(manifest))
+    del manifest["files"]["codebooks.safetensors"]
+    file.write_text(json.dumps(manifest | {"format": 4}))
     (directory / "neighbours.safetensors").unlink()
+    (directory / "codebooks.safetensors").unlink()
 
 
 def test_the_memory_has_counted_the_training_split(trained: Release, data: Path) -> None:
