@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 
 from models.errors import InvalidDataset
 
-_INTERACTIONS = {"user_id": True, "item_id": True, "pos": True, "timestamp": False, "t_rel": False}
+_INTERACTIONS = {
+    "user_id": True,
+    "item_id": True,
+    "pos": True,
+    "timestamp": False,
+    "t_rel": False,
+    "event_id": False,
+    "type": False,
+    "value": False,
+}
 _ITEMS = {
     "item_id": True,
     "title": False,
@@ -33,6 +42,9 @@ class Interaction(NamedTuple):
     item_id: str
     timestamp: int  # unix seconds; `pos` if the data have no such column
     pos: int  # orders the events of a user
+    event_id: str | None = None  # None: an import derives it from item and time
+    type: str = ""  # kind of the interaction, such as "click" or "purchase"
+    value: float | None = None  # amount that belongs to it, such as a price
 
     @property
     def day(self) -> int:
@@ -95,6 +107,8 @@ def _read_histories(
     timestamps = (
         _integers(file, table, "timestamp") if "timestamp" in table.column_names else positions
     )
+    event_ids, types = _texts(table, "event_id"), _texts(table, "type")
+    values = _numbers(file, table, "value")
     histories: dict[str, list[Interaction]] = {}
     seen: dict[tuple[str, int], int] = {}
     for row, (user_id, item_id, pos) in enumerate(zip(user_ids, item_ids, positions, strict=True)):
@@ -107,7 +121,10 @@ def _read_histories(
                 f"{file}:{row}: user {user_id!r} has pos {pos} already in row {earlier}, "
                 "expected each position once"
             )
-        histories.setdefault(user_id, []).append(Interaction(item_id, timestamps[row], pos))
+        interaction = Interaction(
+            item_id, timestamps[row], pos, event_ids[row], types[row] or "", values[row]
+        )
+        histories.setdefault(user_id, []).append(interaction)
     for history in histories.values():
         history.sort(key=lambda interaction: interaction.pos)
     return histories
@@ -134,6 +151,17 @@ def _texts(table: pa.Table, name: str) -> list[str | None]:
         return [None] * table.num_rows
     values = pc.cast(table[name], pa.string()).to_pylist()
     return [(value.strip() or None) if value is not None else None for value in values]
+
+
+def _numbers(file: Path, table: pa.Table, name: str) -> list[float | None]:
+    """Return a column as floats; a null or absent value becomes None."""
+    if name not in table.column_names:
+        return [None] * table.num_rows
+    try:
+        values: list[float | None] = pc.cast(table[name], pa.float64()).to_pylist()
+    except pa.ArrowInvalid as exc:
+        raise InvalidDataset(f"{file}: column {name!r} is no column of numbers ({exc})") from exc
+    return values
 
 
 def _integers(file: Path, table: pa.Table, name: str) -> list[int]:

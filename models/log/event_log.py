@@ -18,15 +18,16 @@ from models.log.tombstones import Tombstones
 from models.store.contract import BEGINNING, Logged, order_of
 from models.store.records import hash_user
 
-_LOOSE_PARTS = 64  # merged when there are so many
 _SEALED_ROWS = 100_000  # a part of so many events is never merged again
 
 
 class EventLog:
     """A folder of parts with one writer; readers may look at any time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, max_loose: int = 64) -> None:
+        """max_loose: appends after which the small parts are merged."""
         self._folder = folder
+        self._max_loose = max_loose
         self._num_appended = 0  # since the parts were merged
 
     @property
@@ -47,7 +48,7 @@ class EventLog:
         self._folder.mkdir(parents=True, exist_ok=True)
         write_table(self._folder / _name(newer[-1].entry), to_table(newer))
         self._num_appended += 1
-        if self._num_appended == _LOOSE_PARTS:
+        if self._num_appended == self._max_loose:
             self._merge()
             self._num_appended = 0
 

@@ -5,19 +5,25 @@ An error after which the work can continue names the command for it. `exits` has
 """
 
 import argparse
+import json
 import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 
+from models.release.release import Release
+from models.store.embedded import state_folder
 from offline.commands import nightly
 from offline.commands.exits import exit_of, signals_raise
 from offline.commands.live_commands import add_live_commands
 from offline.commands.options import Parser, add_redis_argument, open_store
+from offline.plan.exporter import export_dataset, read_feed
 from offline.plan.importer import import_dataset
 from offline.progress import make_progress
 
@@ -61,6 +67,42 @@ def _import(options: argparse.Namespace, console: Console) -> None:
     print(counts.model_dump_json())
 
 
+def _export(options: argparse.Namespace, console: Console) -> None:
+    out_dir = options.archive or state_folder(None) / "generations"
+    catalog = Release.load(options.release).catalog if options.release else None
+    with open_store(options.redis) as (store, runner):
+        fed = runner.run(read_feed(store))
+    counts = export_dataset(
+        out_dir,
+        options.out,
+        base=options.data,
+        catalog=catalog,
+        fed=fed,
+        until_s=options.until,
+    )
+    print(json.dumps(counts._asdict()))
+
+
+def _start_of_day(text: str) -> int:
+    """Return the unix seconds at which a day begins, UTC."""
+    try:
+        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected YYYY-MM-DD") from None
+
+
+def _add_export(commands: Any) -> None:
+    exporting = commands.add_parser("export", help="write base data and archive as a data folder")
+    add = exporting.add_argument
+    add("--data", type=Path, metavar="DIR", help="data folder to begin with")
+    add("--release", type=Path, metavar="DIR", help="catalog of items that the data folder lacks")
+    add("--out", type=Path, required=True, metavar="NEW", help="data folder to be made")
+    add("--archive", type=Path, metavar="DIR", help="folder of generations (default: state folder)")
+    add("--until", type=_start_of_day, metavar="YYYY-MM-DD", help="only events before this UTC day")
+    add_redis_argument(exporting)
+    exporting.set_defaults(run=_export)
+
+
 def _parser() -> Parser:
     """Build the parser; every command sets `run`."""
     parser = Parser(prog="python -m offline", description="The offline tier.", allow_abbrev=False)
@@ -72,6 +114,7 @@ def _parser() -> Parser:
     )
     importing.set_defaults(run=_import)
     add_redis_argument(importing)
+    _add_export(commands)
     nightly.add_commands(commands)
     add_live_commands(commands, open_store)
     return parser

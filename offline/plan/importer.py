@@ -76,17 +76,20 @@ def _digest(data_dir: Path) -> str:
 def to_events(history: Sequence[Interaction]) -> list[Event]:
     """Convert interactions to events, in the order of `pos`.
 
-    An event id depends only on item and time, and on a number if both repeat. So a longer export
-    of the same data adds only the new events. Histories are ordered by time, but the order of
-    `pos` must stay: a time before its predecessor's is raised to that.
+    An event id that the data give is kept. Any other depends only on item and time, and on a
+    number if both repeat. So a longer export of the same data adds only the new events. Histories
+    are ordered by time, but the order of `pos` must stay: a time before its predecessor's is raised
+    to that.
     """
     events: list[Event] = []
     seen: dict[tuple[str, int], int] = {}
     latest = 0
-    for item_id, timestamp, _ in history:
-        repeat = seen[item_id, timestamp] = seen.get((item_id, timestamp), -1) + 1
+    for item_id, timestamp, _, event_id, kind, value in history:
         latest = max(latest, timestamp)
-        events.append(Event(item_id, latest, _event_id(item_id, timestamp, repeat)))
+        if event_id is None:
+            repeat = seen[item_id, timestamp] = seen.get((item_id, timestamp), -1) + 1
+            event_id = _event_id(item_id, timestamp, repeat)
+        events.append(Event(item_id, latest, event_id, kind, value))
     return events
 
 
