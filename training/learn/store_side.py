@@ -86,6 +86,9 @@ class StorePointer:
                 f"{self._written.base}+{self._written.deltas}: it stays until the learner starts "
                 "again"
             )
+        if held is not None and held.version == pointer.version:
+            self._written = held
+            return
         epoch = max(pointer.epoch, 1 if held is None else held.epoch + 1)
         new = pointer.model_copy(update={"epoch": epoch})
         await store.swap_model(held, new)

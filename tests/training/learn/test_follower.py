@@ -11,6 +11,7 @@ from models.release.release import Release
 from tests.fakes.toy_learner import (
     ToyWork,
     finish,
+    logged,
     pages,
     toy_events,
     weights_of,
@@ -51,3 +52,86 @@ def test_a_learner_that_starts_again_learns_the_same(
         follower.take(part)
     finish(follower)
     assert weights_of(follower) == weights_of(whole)
+
+
+def test_an_event_that_came_twice_is_learnt_once(work: ToyWork, release: Release) -> None:
+    events = toy_events(release.catalog, 20)
+    again = [
+        each._replace(entry=f"{each.arrived_ms + 30_000}-0") for each in events[:10]
+    ]  # a client tried again
+    known = work.dataset.histories["user-3"][0]
+    stale = logged(1_029_000, "user-3", known.item_id)
+    stale = stale._replace(event=stale.event._replace(timestamp=known.timestamp))
+    twice = work.learn([*events, stale, *again])
+    assert twice.learner.popularity.total() - int(release.catalog.popularity.sum()) == 20
+    assert sum(line["events"] for line in work.lines) == 20
+
+
+def test_erased_users_are_never_learnt(work: ToyWork, release: Release, tmp_path: Path) -> None:
+    """Neither their events nor their histories: as if they had never been."""
+    events, erased = toy_events(release.catalog, 40), {"user-3", "user-4", "user-5"}
+    without = ToyWork(release, tmp_path / "without")
+    for user_id in erased:
+        del without.dataset.histories[user_id]
+    kept = [each for each in events if each.user_id not in erased]
+    assert len(kept) < len(events)
+    found = work.learn(events, erased=tuple(erased))
+    assert weights_of(found) == weights_of(without.learn(kept))
+
+
+def test_ticks_and_slices_at_once_learn_the_same(
+    work: ToyWork, release: Release, tmp_path: Path
+) -> None:
+    """Counts that are published every second change no weight."""
+    events = toy_events(release.catalog, 40)
+    other = ToyWork(release, tmp_path / "other")
+    follower = other.follower()
+    follower.start()
+    for at, page in enumerate(pages(events, 1)):
+        follower.log.append(page)
+        follower.take(page)
+        follower.settle(page[0].arrived_ms)
+        if at % 4 == 0:
+            follower.publish()
+    finish(follower)
+    assert weights_of(follower) == weights_of(work.learn(events))
+
+
+def test_a_pointer_that_was_rolled_back_stays(work: ToyWork, release: Release) -> None:
+    follower = work.learn(toy_events(release.catalog, 40))
+    pointer = work.live.pointer()
+    assert pointer is not None
+    base, deltas, sha256 = work.live.version(pointer.base, 1)
+    back = pointer.model_copy(
+        update={"epoch": pointer.epoch + 1, "base": base, "deltas": deltas, "sha256": sha256}
+    )
+    work.live.move(back)
+    events = toy_events(release.catalog, 20, seed=1, start_ms=2_000_000)
+    follower.log.append(events)
+    follower.take(events)
+    finish(follower)
+    assert work.live.pointer() == back
+    assert "the pointer names" in work.lines[-1]["failure"]
+
+
+def test_a_full_disk_loses_nothing(
+    work: ToyWork, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    follower = work.follower()
+    follower.start()
+    events = toy_events(release.catalog, 40)
+    with monkeypatch.context() as patch:
+        patch.setattr(work.live, "add_delta", full)
+        follower.log.append(events)
+        follower.take(events)
+        assert not list(work.folder.glob("live/deltas/*/*"))
+    finish(follower)
+    pointer = work.live.pointer()
+    assert pointer is not None
+    live = load_live(work.live, pointer.version)
+    learnt = follower.learner.accepted.arrays()
+    assert all((live.weights[name] == value).all() for name, value in learnt.items())
+    assert any("No space left" in line.get("failure", "") for line in work.lines)

@@ -1,0 +1,171 @@
+"""`python -m training learn` as a command: with a real Redis, once and following."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.catalog.fed_items import FedItem
+from models.release.live import LiveFolder, load_live
+from models.release.release import Release
+from models.store.events import Event
+from models.store.model_pointer import ModelPointer
+from models.store.redis_store import RedisStore
+from tests import ROOT
+from tests.fakes.service_harness import RedisServer
+from tests.fakes.toy_learner import toy_dataset, write_toy_data
+from training.learn.cli import main
+from training.learn.one_learner import held_alone
+
+NUM = 30
+
+
+@pytest.fixture
+def options(release: Release, tmp_path: Path, server: RedisServer) -> list[str]:
+    server.flush()
+    write_toy_data(toy_dataset(release.catalog), tmp_path / "data")
+    (tmp_path / "settings.toml").write_text(
+        "[gates]\nleast_events = 5\nold_users = 20\nslice_margin = 1.0\nforget_margin = 1.0\n"
+        "slowdown = 1e9\n[types]\nview = 0.0\n"
+    )
+    return [
+        *("--release", str(release.directory), "--data", str(tmp_path / "data")),
+        *("--live", str(tmp_path / "live"), "--work", str(tmp_path / "work")),
+        *("--settings", str(tmp_path / "settings.toml"), "--redis", server.url),
+        *("--slice-s", "1", "--tick-s", "0.1"),
+    ]
+
+
+def on_store(server: RedisServer, call: Any) -> Any:
+    async def run() -> Any:
+        store = RedisStore(server.url, 5000)
+        try:
+            return await call(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def append(server: RedisServer, release: Release, *, first: int = 0, item: str = "") -> None:
+    events = {
+        f"user-{at}": [Event(item or release.catalog.item_ids[7 * at % 200], 10**9 + at, f"e{at}")]
+        for at in range(first, first + NUM)
+    }
+    on_store(server, lambda store: store.append_histories(events))
+
+
+def pointer_of(server: RedisServer) -> ModelPointer | None:
+    pointer: ModelPointer | None = on_store(server, lambda store: store.read_model())
+    return pointer
+
+
+def test_once_learns_the_log_and_points_to_it(
+    release: Release, server: RedisServer, options: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    append(server, release)
+    views = {"user-1": [Event(release.catalog.item_ids[0], 10**9, "view", "view")]}
+    on_store(server, lambda store: store.append_histories(views))
+    assert main(["--once", *options]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum(line["events"] for line in lines) == NUM + 1
+    assert lines[-1]["outcome"] == "accepted"
+    live, pointer = LiveFolder(tmp_path / "live"), pointer_of(server)
+    in_folder = live.pointer()
+    assert pointer is not None
+    assert in_folder is not None
+    assert pointer.version == in_folder.version
+    assert pointer.deltas > 0
+    load_live(live, pointer.version)
+    assert main(["--once", *options]) == 0  # nothing new: nothing is published
+    assert pointer_of(server) == pointer
+
+
+def test_once_exits_65_if_a_gate_fails(
+    release: Release, server: RedisServer, options: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "settings.toml").write_text("[gates]\nnorm_growth = 1e-6\nold_users = 20\n")
+    append(server, release)
+    assert main(["--once", *options]) == 65
+    assert "norm" in capsys.readouterr().err
+
+
+def test_two_learners_do_not_share_a_live_folder(
+    options: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    with held_alone(tmp_path / "live"):
+        assert main(["--once", *options]) == 75
+    assert "another learner is running" in capsys.readouterr().err
+
+
+def test_a_bad_setting_is_named(options: list[str], tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "settings.toml").write_text("[steps]\nold_share = 2.0\n")
+    assert main(["--once", *options]) == 78
+    assert "[steps] old_share 2.0" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def following(options: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "training", "learn", "--follow", *options]
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err, env=environment)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for(is_so: Any, *, seconds: float = 60.0) -> None:
+    ends = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < ends, "too late"
+        time.sleep(0.1)
+
+
+@pytest.mark.system
+def test_following_learns_an_item_of_the_feed(
+    release: Release, server: RedisServer, options: list[str], tmp_path: Path
+) -> None:
+    live = LiveFolder(tmp_path / "live")
+    new = FedItem(item_id="new", title="Title of item-3", categories=("Beauty", "Hair"))
+    no_text = FedItem(item_id="plain")
+
+    def published(item_id: str) -> bool:
+        pointer = pointer_of(server)
+        found = pointer and load_live(live, pointer.version).release.catalog.row(item_id)
+        return found is not None
+
+    def watermark() -> str:
+        pointer = pointer_of(server)
+        return "" if pointer is None else pointer.watermark
+
+    with following(options, tmp_path) as process:
+        wait_for(lambda: pointer_of(server) is not None)
+        append(server, release)
+        end = on_store(server, lambda store: store.log_end())
+        wait_for(lambda: watermark() == end)
+        on_store(server, lambda store: store.offer_items([no_text, new]))
+        wait_for(lambda: published("plain"))
+        append(server, release, first=NUM, item="plain")
+        end = on_store(server, lambda store: store.log_end())
+        wait_for(lambda: watermark() == end)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    pointer = pointer_of(server)
+    assert pointer is not None
+    found = load_live(live, pointer.version)
+    row = found.release.catalog.row("plain")
+    assert row is not None
+    assert found.neighbours is not None
+    assert found.neighbours.first[row + 1] > found.neighbours.first[row]
