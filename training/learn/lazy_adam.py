@@ -24,8 +24,8 @@ Tensors = dict[str, Tensor]
 class Rates:
     """Rates of learning."""
 
-    rows: float = 1e-3  # of the rows of tables
-    dense: float = 1e-4  # of all other weights
+    rows: float = 2e-3  # of the rows of tables
+    dense: float = 3e-4  # of all other weights
     pull: float = 1e-3  # share of the way to the anchor that touched weights go back in a step
 
 

@@ -30,10 +30,13 @@ class NewEvents(NamedTuple):
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Settings of the steps on one slice."""
+    """Settings of the steps on one slice.
+
+    They and the rates were chosen on the first 20 of 71 replayed days of Beauty.
+    """
 
     batch_events: int = 64  # new positions of a step, about
-    passes: int = 1  # over the new events
+    passes: int = 3  # over the new events
     old_users: float = 1.0  # old histories beside each user with new events
     old_share: float = 0.3  # of the loss
 

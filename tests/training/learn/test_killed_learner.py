@@ -15,9 +15,9 @@ from models.release.release import Release
 from models.store.contract import Logged, order_of
 from tests.fakes.toy_learner import ToyWork, finish, pages, toy_events, weights_of
 
-NUM_EVENTS = 60
+NUM_EVENTS = 40
 PAGE = 6  # events a tick
-_CPU_S = 1.6  # of a whole run, about: points are drawn from it
+_CPU_S = 1.2  # of a whole run, about: points are drawn from it
 
 
 def follow(work: ToyWork, events: list[Logged]) -> bytes:

@@ -15,7 +15,7 @@ from training.learn.lazy_adam import Rates, is_table
 from training.learn.weight_steps import NewEvents, StepSettings, learn_events
 
 RATES = Rates(rows=1e-3, dense=1e-4, pull=0.01)
-ALONE = StepSettings(old_share=0.0)
+ALONE = StepSettings(passes=1, old_share=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_rows_that_no_event_needs_stay_as_they_are(catalog: Catalog) -> None:
     steps = candidate.optimizer.state()["steps/node_embeddings.1.own.weight"]
     assert 0 < int(leaves.sum()) < len(leaves) / 2
     assert steps.tolist() == leaves.to(torch.int64).tolist()
-    assert float((candidate.weights["start"] - before["weight/start"]).abs().max()) < 2e-4
+    assert float((candidate.weights["start"] - before["weight/start"]).abs().max()) < 4e-4
 
 
 def test_learnt_weights_are_pulled_back_to_the_anchor(catalog: Catalog) -> None:
@@ -100,7 +100,7 @@ def test_long_days_are_learnt_in_parts(catalog: Catalog) -> None:
     window = candidate.recommender.config.window
     rows = tuple(range(window + 10))
     new = [NewEvents(rows, (1.0,) * (window + 5))]
-    settings = StepSettings(old_share=0.0, batch_events=1)
+    settings = StepSettings(passes=1, old_share=0.0, batch_events=1)
     losses = learn_events(
         candidate.recommender, candidate.optimizer, catalog, new, None, settings, seed=0
     )
