@@ -7,7 +7,7 @@ A tombstone hides everything that is older than itself. If the user returns, new
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from models.errors import InvalidInput
@@ -44,9 +44,14 @@ class Tombstones:
 
 def write_tombstone(out_dir: Path, user_id: str, *, now_ms: int) -> None:
     """Write a tombstone and sync it to disk."""
+    write_tombstones(out_dir, [hash_user(user_id)], now_ms=now_ms)
+
+
+def write_tombstones(out_dir: Path, users: Iterable[int], *, now_ms: int) -> None:
+    """Write tombstones of users, given by `hash_user`, and sync them to disk."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"user": f"{hash_user(user_id):016x}", "erased_ms": now_ms})
+    lines = [json.dumps({"user": f"{user:016x}", "erased_ms": now_ms}) for user in users]
     with (out_dir / _FILE).open("a") as stream:
-        stream.write(line + "\n")
+        stream.writelines(line + "\n" for line in lines)
         stream.flush()
         os.fsync(stream.fileno())

@@ -30,7 +30,6 @@ from models.errors import (
     ThinkAheadError,
     one_line,
 )
-from models.log.tombstones import Tombstones
 from models.release.live import LiveFolder
 from models.release.release import Release
 from models.store.redis_store import RedisStore
@@ -188,7 +187,7 @@ def make_follower(options: argparse.Namespace) -> tuple[Follower, FeedBatches, E
     settings = load_settings(options.settings, seed=options.seed)
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
-    erased = ErasedUsers(lambda: Tombstones.load(options.erased or work))
+    erased = ErasedUsers(work, options.erased)
     histories = Histories(load_dataset(options.data), is_erased=erased.hides_at)
     slice_ms = round(1000 * options.slice_s)
     feed = FeedBatches(work / "items", options.items)

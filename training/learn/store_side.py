@@ -4,12 +4,14 @@ A store that is away is waited for: the log is in the stream until it is read.
 """
 
 import logging
-from collections.abc import Callable
+import time
+from pathlib import Path
 
+from models.durable import write_durably
 from models.errors import ManifestConflict
-from models.log.tombstones import Tombstones
+from models.log.tombstones import Tombstones, write_tombstones
 from models.release.live import LiveFolder
-from models.store.contract import LearnerStore, Logged
+from models.store.contract import BEGINNING, LearnerStore, Logged
 from models.store.model_pointer import ModelPointer
 from training.learn.follower import Follower
 
@@ -21,28 +23,34 @@ _PAGE = 5000  # events
 class ErasedUsers:
     """Users that are not learnt: with a tombstone, or waiting to be erased."""
 
-    def __init__(self, tombstones: Callable[[], Tombstones]) -> None:
-        """tombstones: reads them again."""
-        self._read, self._tombstones = tombstones, tombstones()
+    def __init__(self, work: Path, night: Path | None) -> None:
+        """work: keeps tombstones of its own. night: folder of the night, with its tombstones."""
+        self._folders = [work] if night is None else [work, night]
+        self._seen_file = work / "erasures_seen"  # where the last look at the store ended
+        self._tombstones = self._load()
         self._waiting: frozenset[str] = frozenset()
-        self._last: str | None = None
 
     def hides(self, logged: Logged) -> bool:
-        return logged.user_id in self._waiting or self._tombstones.hides(
-            logged.user_id, logged.arrived_ms
-        )
+        return logged.user_id in self._waiting or self.hides_at(logged.user_id, logged.arrived_ms)
 
     def hides_at(self, user_id: str, moment_ms: int) -> bool:
-        return self._tombstones.hides(user_id, moment_ms)
+        return any(each.hides(user_id, moment_ms) for each in self._tombstones)
 
     async def look(self, store: LearnerStore, follower: Follower) -> None:
         """Read erasures since the last look; the learner forgets erased users."""
-        found = await store.read_erasures(self._last)
-        self._last, self._waiting = found.last, found.waiting
+        last = self._seen_file.read_text() if self._seen_file.exists() else BEGINNING
+        found = await store.read_erasures(last)
+        self._waiting = found.waiting
         if found.erased:
-            self._tombstones = self._read()
+            write_tombstones(self._folders[0], found.erased, now_ms=int(1000 * time.time()))
+            self._tombstones = self._load()
             follower.log.forget(found.erased)
             follower.learner.admission.histories.forget(found.erased)
+        if found.last != last:
+            write_durably(self._seen_file, found.last.encode())
+
+    def _load(self) -> list[Tombstones]:
+        return [Tombstones.load(folder) for folder in self._folders]
 
 
 async def read_events(follower: Follower, store: LearnerStore) -> int:

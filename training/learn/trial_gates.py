@@ -20,8 +20,8 @@ class GateSettings:
 
     least_events: int = 100  # tested before a candidate is published ...
     most_slices: int = 3  # ... unless it has waited for as many slices
-    events_a_slice: int = 200  # tested, drawn at random
-    old_users: int = 300  # of the fixed sample that measures forgetting
+    events_a_slice: int = 100  # tested, drawn at random
+    old_users: int = 200  # of the fixed sample that measures forgetting
     slice_margin: float = 0.01  # recall@10 that the slices may cost, beyond chance
     forget_margin: float = 0.02  # recall@10 that the old sample may cost, beyond chance
     norm_growth: float = 4.0  # of the largest row of a table, of a whole dense weight

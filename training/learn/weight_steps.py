@@ -36,6 +36,9 @@ class StepSettings:
     """
 
     batch_events: int = 64  # new positions of a step, about
+    # New positions of a slice, about; of more, a random part is learnt, so that a slice takes
+    # seconds. Counts take all.
+    most_events: int = 512
     passes: int = 3  # over the new events
     old_users: float = 1.0  # old histories beside each user with new events
     old_share: float = 0.3  # of the loss
@@ -63,6 +66,7 @@ def learn_events(
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
+    new = _at_most(new, settings.most_events, rng)
     loss_of = SidLoss(recommender, catalog.trie)
     window, losses = recommender.config.window, []
     recommender.train()
@@ -79,6 +83,18 @@ def learn_events(
             losses.append(loss.item())
     recommender.eval()
     return losses
+
+
+def _at_most(
+    new: Sequence[NewEvents], most_events: int, rng: np.random.Generator
+) -> Sequence[NewEvents]:
+    """Return users drawn at random until their new positions are enough."""
+    num_new = np.array([len(events.weights) for events in new])
+    if num_new.sum() <= most_events:
+        return new
+    order = rng.permutation(len(new))
+    num_drawn = 1 + int((num_new[order].cumsum() < most_events).sum())
+    return [new[at] for at in order[:num_drawn].tolist()]
 
 
 def _groups(

@@ -71,5 +71,6 @@ def test_three_killed_learners_learn_the_same(release: Release, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_fifty_killed_learners_learn_the_same(release: Release, tmp_path: Path) -> None:
     check_points(release, tmp_path, num=50)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from models.catalog.fed_items import FedItem
+from models.log.event_log import EventLog
 from models.release.live import LiveFolder, load_live
 from models.release.release import Release
 from models.store.events import Event
@@ -25,6 +26,7 @@ from tests.fakes.service_harness import RedisServer
 from tests.fakes.toy_learner import toy_dataset, write_toy_data
 from training.learn.cli import main
 from training.learn.one_learner import held_alone
+from training.learn.store_side import ErasedUsers
 
 NUM = 30
 
@@ -88,6 +90,26 @@ def test_once_learns_the_log_and_points_to_it(
     load_live(live, pointer.version)
     assert main(["--once", *options]) == 0  # nothing new: nothing is published
     assert pointer_of(server) == pointer
+
+
+def test_a_user_erased_by_the_night_is_forgotten_for_good(
+    release: Release, server: RedisServer, options: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    append(server, release)
+    assert main(["--once", *options]) == 0
+
+    async def erase(store: RedisStore) -> None:
+        await store.request_erasure("user-7")
+        erasures = await store.take_erasures("worker", count=1, idle_ms=1000)
+        await store.settle_erasures(erasures)
+
+    on_store(server, erase)
+    assert main(["--once", *options]) == 0
+    log = EventLog(tmp_path / "work" / "log")
+    assert {each.user_id for each in log.read()} == {f"user-{at}" for at in range(NUM)} - {"user-7"}
+    erased = ErasedUsers(tmp_path / "work", None)  # as a new process reads it
+    assert erased.hides_at("user-7", 1000 * 10**9)
+    assert not erased.hides_at("user-8", 1000 * 10**9)
 
 
 def test_once_exits_65_if_a_gate_fails(

@@ -121,3 +121,13 @@ def test_replayed_histories_are_part_of_the_loss(catalog: Catalog) -> None:
     alone, among, again = learn(None), learn([5, 6, 7]), learn([5, 6, 7])
     assert any(not torch.equal(alone[name], among[name]) for name in alone)
     assert all(torch.equal(again[name], among[name]) for name in among)
+
+
+def test_a_big_slice_teaches_the_weights_a_part(catalog: Catalog) -> None:
+    candidate = begin(catalog)
+    new = [NewEvents((user, user + 1, user + 2), (1.0, 1.0)) for user in range(50)]
+    settings = StepSettings(passes=1, old_share=0.0, batch_events=4, most_events=20)
+    losses = learn_events(
+        candidate.recommender, candidate.optimizer, catalog, new, None, settings, seed=0
+    )
+    assert len(losses) == 5
