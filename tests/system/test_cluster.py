@@ -13,9 +13,12 @@ import pytest
 import redis
 
 from bench.chaos.faults.redis_cluster import RedisCluster
+from models.catalog.fed_items import FedItem
 from models.errors import InvalidSettings, StoreUnavailable
+from models.store.contract import BEGINNING, LogPage
 from models.store.events import Event
-from models.store.keys import record_key
+from models.store.keys import LOG_KEY, history_key, record_key
+from models.store.model_pointer import ModelPointer
 from models.store.redis_store import RedisStore
 from offline.live.go_live import go_live
 from tests.fakes.night_world import NightWorld, names
@@ -77,6 +80,42 @@ def test_a_user_is_read_in_one_round_trip_from_one_master(
     assert min(world.ask(read)) == 1  # replicas that report once a second are counted as well
     for client in clients:
         client.close()
+
+
+def test_events_are_logged_and_the_model_is_pointed_at_from_any_slot(
+    world: NightWorld, cluster: RedisCluster
+) -> None:
+    """The log lies in a slot of its own: the event goes to two masters."""
+
+    async def use(store: RedisStore) -> LogPage:
+        for user in USERS[:5]:
+            await store.append_events(user, [Event("item-1", 1, "e")])
+        many = {user: [Event("item-2", 2, "f"), Event("item-3", 3, "g")] for user in USERS[:9]}
+        await store.append_each(many)
+        await store.append_histories({USERS[9]: many[USERS[0]]}, is_logged=False)
+        await store.offer_items([FedItem(item_id="new")])
+        assert (await store.read_items(BEGINNING, 9)).items == (FedItem(item_id="new"),)
+        pointer = ModelPointer(epoch=1, base="0123456789ab", written_ms=1)
+        await store.swap_model(None, pointer)
+        assert await store.read_model() == pointer
+        await store.erase_user(USERS[0])
+        return await store.read_log(BEGINNING, 99)
+
+    page = world.ask(use)
+    assert not page.is_cut
+    assert [(each.user_id, each.event.event_id) for each in page.events] == [
+        *((user, "e") for user in USERS[1:5]),
+        *((user, each) for user in USERS[1:9] for each in "fg"),
+    ]
+
+    async def append_without_the_log(store: RedisStore) -> tuple[int, int]:
+        cluster.kill(cluster.master_of(LOG_KEY))
+        users = [user for user in USERS if cluster.master_of(history_key(user)) != victim]
+        alone = await store.append_events(users[20], [Event("item-4", 4, "h")])
+        return alone, len((await store.read_histories([users[20]]))[users[20]])
+
+    victim = cluster.master_of(LOG_KEY)
+    assert world.ask(append_without_the_log) == (1, 1)
 
 
 def test_a_master_that_dies_during_the_load_costs_seconds_and_no_record(
