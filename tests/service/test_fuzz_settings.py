@@ -127,7 +127,7 @@ EXPERIMENT = entries_of(
 CLIENT = entries_of(
     {
         "client": LABELS,
-        "scopes": st.lists(st.sampled_from(["recommend", "events", "users"]), min_size=1),
+        "scopes": st.lists(st.sampled_from(["recommend", "events", "users", "items"]), min_size=1),
         "keys": named(
             entries_of(
                 {"sha256": st.sampled_from([64 * digit for digit in "0123456789"])},
