@@ -407,6 +407,7 @@ def test_a_repaired_store_equals_the_original(world: NightWorld, server: RedisSe
     world.append(USERS[0], "item-9")
     world.said("archive")
     before = everything(server)
+    del before[b"ta:log"]  # its events are in the archive, and a learner has its own copy
     server.flush()
     restored = world.said("repair")
     after = everything(server)
