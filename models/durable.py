@@ -42,3 +42,9 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file(file: Path) -> None:
+    """Sync the content of a file that another function wrote."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from models.durable import sync_folder, write_durably
+from models.durable import sync_file, sync_folder, write_durably
 from models.errors import InvalidRecord, InvalidRelease, ManifestConflict, one_line
 from models.online.memory.neighbours import Neighbours
 from models.release.delta import (
@@ -61,15 +61,17 @@ class LiveFolder:
     def publish_base(self, directory: Path) -> Release:
         """Verify a release, and copy it into `bases` under its version; it serves no one yet.
 
-        Files are linked where the file system can: a release never changes a file in place.
+        Files that the last base has too are linked to it, so that a large reasoner is there once.
         """
         release = Release.load(directory)
         target = self.base_dir(release.version)
         draft = target.with_name(target.name + ".draft")
         if not target.exists():
+            held = self._files_of_last_base()
             shutil.rmtree(draft, ignore_errors=True)
-            draft.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(directory, draft, copy_function=_link)
+            for name, sha256 in release.manifest.files.items():
+                _place(directory / name, draft / name, like=held.get(sha256))
+            _place(directory / "manifest.json", draft / "manifest.json", like=None)
             draft.replace(target)
         os.utime(target)
         sync_folder(target.parent)
@@ -157,6 +159,15 @@ class LiveFolder:
             shutil.rmtree(self.delta_file(base, 1).parent, ignore_errors=True)
             shutil.rmtree(self.base_dir(base))
         return removed
+
+    def _files_of_last_base(self) -> dict[str, Path]:
+        """Return the files of the last published base by their SHA-256."""
+        for base in self.bases()[:1]:
+            with suppress(InvalidRelease):
+                release = Release.load(self.base_dir(base))
+                files = release.manifest.files.items()
+                return {sha256: release.directory / name for name, sha256 in files}
+        return {}
 
     def _served(self) -> frozenset[LiveVersion]:
         pointer = self.pointer()
@@ -273,9 +284,12 @@ def _read_steps(live: LiveRelease, folder: LiveFolder, version: LiveVersion) -> 
         parent = step.sha256
 
 
-def _link(source: str, target: str) -> None:
-    """Link a file, or copy it where a link cannot be made."""
-    with suppress(OSError):
-        os.link(source, target)
-        return
-    shutil.copy2(source, target)
+def _place(source: Path, target: Path, *, like: Path | None) -> None:
+    """Copy a file durably, or link it to one with the same bytes where the file system can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if like is not None:
+        with suppress(OSError):
+            os.link(like, target)
+            return
+    shutil.copyfile(source, target)
+    sync_file(target)

@@ -370,6 +370,10 @@ def test_a_base_is_published_once_and_old_ones_leave(
         )
         versions.append(folder.publish_base(other).version)
     assert folder.publish_base(tmp_path / "other-0").version == versions[1]
+    weights = [folder.base_dir(base) / "reasoner/model.safetensors" for base in versions]
+    assert len({file.stat().st_ino for file in weights}) == 1  # there once
+    theirs = release.directory / "reasoner/model.safetensors"
+    assert not weights[0].samefile(theirs)  # who changes it in place changes no base
     assert folder.bases()[:2] == [versions[1], versions[3]]
     version = add_toy_deltas(folder, live, "c")
     folder.move(pointer_to(version, epoch=1))
