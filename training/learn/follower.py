@@ -160,6 +160,7 @@ class Follower:
     def _close(self, cut: Cut) -> None:
         """Test, learn, grow, publish and save at the end of a slice."""
         started, learner = time.process_time(), self.learner
+        self.publish()  # counts do not wait for the weights
         events = learner.admission.end_slice()
         verdict = learner.test(events)
         losses = learner.learn(events, cut.last)

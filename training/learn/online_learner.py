@@ -78,6 +78,7 @@ class OnlineLearner:
         self.accepted = Candidate.new(anchor, settings.rates)
         self.candidate = Candidate.new(anchor, settings.rates)
         self.neighbours: Neighbours = counts.neighbours()  # of the end of the slice before
+        self._counted_rows: set[int] = set()  # since the end of the slice before
         self.is_waiting = False  # the candidate differs from the accepted weights
         self.pool = Pool()
         self.num_slices = 0
@@ -117,7 +118,9 @@ class OnlineLearner:
         weight = self.settings.weight_of(logged.event.type)
         if row is not None and weight:
             window = self.counts.settings.window
-            self.counts.add(self.catalog.rows(before[-window:]), row, weight)
+            history = self.catalog.rows(before[-window:])
+            self.counts.add(history, row, weight)
+            self._counted_rows.update([*history, row])
             self.popularity[logged.event.item_id] += 1
 
     def test(self, events: SliceEvents) -> Verdict:
@@ -154,9 +157,10 @@ class OnlineLearner:
                 seed=self._seed(),
             )
             self.is_waiting = True
-        lists = self.counts.neighbours_of(self.counts.touched())
-        if len(lists.row_R):
+        if self._counted_rows:
+            lists = self.counts.neighbours_of(sorted(self._counted_rows))
             self.neighbours = self.neighbours.patched(*lists)
+            self._counted_rows.clear()
         self.position = last
         self.num_slices += 1
         return losses
@@ -186,6 +190,7 @@ class OnlineLearner:
         self.catalog = catalog
         self.counts = self.counts.grow(row_of_old, similar)
         self.neighbours = self.counts.neighbours()
+        self._counted_rows.clear()
         moved = (int(row_of_old[row]) for row in self.fed_rows)
         self.fed_rows = {row for row in moved if row >= 0}
 

@@ -17,7 +17,6 @@ from tests.fakes.toy_learner import ToyWork, finish, pages, toy_events, weights_
 
 NUM_EVENTS = 40
 PAGE = 6  # events a tick
-_CPU_S = 1.2  # of a whole run, about: points are drawn from it
 
 
 def follow(work: ToyWork, events: list[Logged]) -> bytes:
@@ -50,13 +49,15 @@ def killed(run: Callable[[], object], *, after_s: float) -> bool:
 
 def check_points(release: Release, folder: Path, *, num: int) -> None:
     events = toy_events(release.catalog, NUM_EVENTS)
+    started = os.times().user
     whole = follow(ToyWork(release, folder / "whole"), events)
+    cpu_s = os.times().user - started
     rng = np.random.default_rng(0)
     num_killed = 0
     for point in range(num):
         work = ToyWork(release, folder / str(point))
         for _ in range(1 + point % 3):  # some are killed again and again
-            after_s = float(rng.uniform(0.02, _CPU_S))
+            after_s = float(rng.uniform(0.02, max(cpu_s, 0.1)))
             num_killed += killed(partial(follow, work, events), after_s=after_s)
         assert follow(work, events) == whole, f"point {point}"
         pointer = work.live.pointer()
