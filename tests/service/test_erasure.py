@@ -176,6 +176,7 @@ async def test_the_service_needs_to_read_ping_and_append_only(tmp_path: Path) ->
                 ("/v1/events:batch", {"events": [{"user_id": "user", "item_id": "y"}]}),
                 ("/v1/users/user/think", {}),
                 ("/v1/recommend", {"user_id": "user"}),
+                ("/v1/items", {"items": [{"item_id": "x"}]}),
             ]
             for path, body in posts:
                 answer = await service.client.post(path, json=body)
@@ -189,5 +190,7 @@ async def test_the_service_needs_to_read_ping_and_append_only(tmp_path: Path) ->
             assert (await service.recommend("user"))["source"] == "global"
             with redis.Redis.from_url(server.url) as admin:
                 left = sorted(key.decode() for key in admin.keys("*"))
-            assert left == ["ta:erased", "ta:erasures", "ta:manifest", "ta:requests"]
+            streams = ["ta:erased", "ta:erasures", "ta:items", "ta:log"]
+            assert left == [*streams, "ta:manifest", "ta:requests"]
+            assert (await night.read_log("0-0", 99)).events == ()
         await night.close()
