@@ -19,6 +19,7 @@ from models.release.release import Release
 from models.store.contract import NightStore
 from models.store.manifest import Manifest
 from offline.check.validate import validate
+from offline.disk.bases import load_base
 from offline.disk.generation import open_generation
 from offline.disk.lease import Lease
 from offline.live.go_live import Launch, LiveSettings, go_live
@@ -59,8 +60,8 @@ def refresh(
     watch = Stopwatch()
     with night_lease(settings.out_dir) as lease:
         with watch("plan"):
-            release = Release.load(settings.release_dir)
             plan = _resumed_plan(settings, store, runner) if settings.is_resumed else None
+            release = load_base(settings.release_dir, plan.release if plan else None)
             if plan is None:
                 agenda = make_night_agenda(settings, release, store, runner, now_ms=now_ms)
                 plan = write_agenda(settings, agenda)

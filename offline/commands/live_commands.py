@@ -20,11 +20,11 @@ from typing import Any
 
 from rich.console import Console
 
-from models.release.release import Release
 from models.store.contract import NightStore
 from models.store.embedded import state_folder
 from offline.check.gates import read_limits
 from offline.disk.archive import drain
+from offline.disk.bases import load_base
 from offline.disk.generation import find_generation
 from offline.live.activate import check_percent, rollback
 from offline.live.compact import compact
@@ -36,7 +36,7 @@ from offline.live.repair import repair
 from offline.live.status import read_status, render_status
 from offline.progress import Stopwatch, make_progress
 from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings
-from offline.think.engines import add_engine_arguments, engine_settings, load_engine
+from offline.think.engines import Thinkers, add_engine_arguments, engine_settings
 from offline.think.micro_batch import in_use
 
 Opened = AbstractContextManager[tuple[NightStore, asyncio.Runner]]
@@ -126,7 +126,7 @@ def out_folder(options: argparse.Namespace) -> Path:
 
 
 def _load(options: argparse.Namespace, console: Console, open_store: OpenStore) -> None:
-    space = Release.load(options.release).space
+    space = load_base(options.release).space
     generation = find_generation(out_folder(options), options.generation)
     with open_store(options.redis) as (store, runner), make_progress(console) as progress:
         loaded = runner.run(
@@ -141,7 +141,7 @@ def _load(options: argparse.Namespace, console: Console, open_store: OpenStore) 
 
 
 def _verify(options: argparse.Namespace, _console: Console, open_store: OpenStore) -> None:
-    space = Release.load(options.release).space
+    space = load_base(options.release).space
     generation = find_generation(out_folder(options), options.generation)
     with open_store(options.redis) as (store, runner):
         num_found = runner.run(verify(generation, store, space=space))
@@ -149,7 +149,7 @@ def _verify(options: argparse.Namespace, _console: Console, open_store: OpenStor
 
 
 def _activate(options: argparse.Namespace, console: Console, open_store: OpenStore) -> None:
-    release = Release.load(options.release)
+    release = load_base(options.release)
     generation = find_generation(out_folder(options), options.generation)
     settings = replace(live_settings(options), is_loaded=True)
     with open_store(options.redis) as (store, runner), make_progress(console) as progress:
@@ -159,7 +159,7 @@ def _activate(options: argparse.Namespace, console: Console, open_store: OpenSto
 
 
 def _compact(options: argparse.Namespace, console: Console, open_store: OpenStore) -> None:
-    release, settings = Release.load(options.release), live_settings(options)
+    release, settings = load_base(options.release), live_settings(options)
     now_ms = time.time_ns() // 1_000_000
     with open_store(options.redis) as (store, runner), make_progress(console) as progress:
         held = runner.run(store.read_manifest())
@@ -204,18 +204,21 @@ def _status(options: argparse.Namespace, _console: Console, open_store: OpenStor
 
 def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore) -> None:
     with console.status("starting"):  # importing torch and transformers takes seconds
+        from offline.live.base_follower import BaseFollower
         from offline.live.worker import Worker
 
-    release, out_dir = Release.load(options.release), out_folder(options)
+    release, out_dir = load_base(options.release), out_folder(options)
     settings = RefreshSettings(options.release, out_dir, paths=options.paths, width=options.width)
+    thinkers = Thinkers(settings, engine_settings(options))
     with (
-        in_use(load_engine(release, settings, engine_settings(options))) as think,
+        in_use(thinkers.load(release)) as think,
         open_store(options.redis) as (store, runner),
         _stopped_by_sigterm() as is_stopped,
     ):
         worker = Worker(store, release, out_dir, think, runner, idle_ms=options.idle_ms)
         logging.getLogger(__name__).warning("waiting for requests")
-        served = worker.serve_once() if options.once else worker.run(is_stopped)
+        look = BaseFollower(options.release, thinkers.load).look
+        served = worker.serve_once() if options.once else worker.run(is_stopped, look)
     _print(**served._asdict())
 
 

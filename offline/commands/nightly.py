@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from models.errors import InvalidInput
-from models.release.release import Release
 from offline.check.report import render_table
 from offline.check.validate import validate
 from offline.commands.live_commands import add_gate_arguments, live_settings
@@ -32,6 +31,7 @@ from offline.commands.options import (
     open_store,
     to_settings,
 )
+from offline.disk.bases import load_base
 from offline.disk.shards import is_finished, read_failed
 from offline.plan.make_plan import write_agenda
 from offline.plan.plan_file import Plan, newest_plan, read_plan
@@ -101,7 +101,7 @@ def _plan(options: argparse.Namespace, console: Console) -> None:
     if options.dry_run:
         _dry_run(settings, options, console)
         return
-    release = Release.load(settings.release_dir)
+    release = load_base(settings.release_dir)
     with night_lease(settings.out_dir), open_store(options.redis) as (store, runner):
         agenda = make_night_agenda(settings, release, store, runner, now_ms=_now_ms())
         plan = write_agenda(settings, agenda)
@@ -121,7 +121,7 @@ def _describe(plan: Plan, out_dir: Path) -> dict[str, Any]:
 
 
 def _dry_run(settings: RefreshSettings, options: argparse.Namespace, console: Console) -> None:
-    release = Release.load(settings.release_dir)
+    release = load_base(settings.release_dir)
     with open_store(options.redis) as (store, runner):
         agenda = make_night_agenda(settings, release, store, runner, now_ms=_now_ms())
     with console.status("thinking about a sample"):
@@ -141,7 +141,7 @@ def _think(options: argparse.Namespace, console: Console) -> None:
     settings, watch = to_settings(options), Stopwatch()
     folder = _plan_folder(settings, options.generation)
     plan = read_plan(folder)
-    release = Release.load(settings.release_dir)
+    release = load_base(settings.release_dir, plan.release)
     with make_progress(console) as progress:
         meter = think_night(
             settings,
@@ -160,9 +160,10 @@ def _think(options: argparse.Namespace, console: Console) -> None:
 def _validate(options: argparse.Namespace, _console: Console) -> None:
     settings = to_settings(options)
     folder = _plan_folder(settings, options.generation)
-    catalog = Release.load(settings.release_dir).catalog
+    plan = read_plan(folder)
+    catalog = load_base(settings.release_dir, plan.release).catalog
     with night_lease(settings.out_dir) as lease:
-        success = validate(folder, read_plan(folder), catalog, guard=lease.check)
+        success = validate(folder, plan, catalog, guard=lease.check)
     print(json.dumps({name: value for name, value in success.items() if name != "parts"}))
 
 

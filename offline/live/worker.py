@@ -60,12 +60,18 @@ class Worker:
     idle_ms: int = _IDLE_MS
     wait_ms: int = _WAIT_MS
 
-    def run(self, is_over: Callable[[], bool]) -> Served:
-        """Serve until `is_over()`; wait while the store is away."""
-        total = Served(0, 0)
+    def run(
+        self, is_over: Callable[[], bool], look: "Callable[[Worker], Worker] | None" = None
+    ) -> Served:
+        """Serve until `is_over()`; wait while the store is away.
+
+        look: returns the worker of the next requests, asked before each micro-batch.
+        """
+        total, worker = Served(0, 0), self
         while not is_over():
+            worker = look(worker) if look is not None else worker
             try:
-                served = self.serve_once()
+                served = worker.serve_once()
             except (StoreUnavailable, ManifestConflict) as exc:
                 logger.warning("%s", exc)
                 time.sleep(_RETRY_S)

@@ -11,6 +11,7 @@ from models.errors import InvalidInput
 from models.reasoner.think import MAX_HISTORY, UserHistory
 from models.release.release import Release
 from models.store.events import Event
+from offline.disk.bases import reasoner_files
 from offline.plan.carried_rows import LiveRow
 from offline.plan.plan_file import PlannedUser, to_history
 from offline.settings import MAX_PREFIXES, RefreshSettings
@@ -63,11 +64,7 @@ def thinking_key(release: Release, settings: RefreshSettings) -> str:
 
     These are the reasoner's files, the SID space, the sampling settings and the prompt rules.
     """
-    files = {
-        name: digest
-        for name, digest in release.manifest.files.items()
-        if name.startswith("reasoner/")
-    }
+    files = reasoner_files(release)
     sampling = [settings.paths, settings.width, settings.seed, MAX_PREFIXES, _RULES]
     return json.dumps([files, release.manifest.space.fingerprint, sampling], sort_keys=True)
 

@@ -9,14 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from models.errors import InvalidRelease
 from models.extras import needs_extras
 from models.reasoner.think import Reasoner, UserHistory, UserThoughts
 from models.release.release import Release
+from offline.disk.bases import reasoner_files
 from offline.settings import RefreshSettings
 from offline.think.micro_batch import Think, bind_think
+
+if TYPE_CHECKING:
+    from models.reasoner.vllm_engine import VllmReasoner
 
 LocalEngine = Literal["transformers", "vllm"]
 Engine = Literal["transformers", "vllm", "ray"]
@@ -36,25 +40,49 @@ class EngineSettings:
     address: str | None = None  # of the Ray cluster; None: this machine
 
 
-def load_engine(release: Release, settings: RefreshSettings, choice: EngineSettings) -> Think:
-    """Load an engine, ready for micro-batches.
+class Thinkers:
+    """Loads the engine of one release after another, and keeps a reasoner that stays the same."""
 
-    Raises:
-        InvalidSettings: a library of the engine is not installed.
-        InvalidRelease: there is no reasoner, or it cannot be loaded.
-    """
-    if not (release.reasoner_dir / "config.json").is_file():
-        # transformers would take `beauty/reasoner`, if it is no folder, for a repository on the Hub
-        raise InvalidRelease(f"{release.reasoner_dir}: no config.json, expected a reasoner")
-    try:
-        with needs_extras(_EXTRAS[choice.engine]):
-            if choice.engine == "ray":
-                return RayThink(release.directory, settings, choice)
-            reasoner = _load_reasoner(choice.engine, release, settings, choice)
-    except (OSError, ValueError, KeyError, RuntimeError) as exc:
-        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
-        raise InvalidRelease(f"{release.reasoner_dir}: {reason}") from exc
-    return bind_think(reasoner, release.catalog, settings)
+    def __init__(self, settings: RefreshSettings, choice: EngineSettings) -> None:
+        self._settings = settings
+        self._choice = choice
+        self._reasoner: Reasoner | None = None
+        self._files: dict[str, str] = {}  # of that reasoner: SHA-256 by name
+
+    def load(self, release: Release) -> Think:
+        """Load an engine, ready for micro-batches.
+
+        Raises:
+            InvalidSettings: a library of the engine is not installed.
+            InvalidRelease: there is no reasoner, or it cannot be loaded.
+        """
+        if not (release.reasoner_dir / "config.json").is_file():
+            # transformers would take `beauty/reasoner`, if it is no folder, for a repository on the
+            # Hub
+            raise InvalidRelease(f"{release.reasoner_dir}: no config.json, expected a reasoner")
+        try:
+            with needs_extras(_EXTRAS[self._choice.engine]):
+                if self._choice.engine == "ray":
+                    return RayThink(release.directory, self._settings, self._choice)
+                reasoner = self._reasoner_of(self._choice.engine, release)
+        except (OSError, ValueError, KeyError, RuntimeError) as exc:
+            reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
+            raise InvalidRelease(f"{release.reasoner_dir}: {reason}") from exc
+        return bind_think(reasoner, release.catalog, self._settings)
+
+    def _reasoner_of(self, engine: LocalEngine, release: Release) -> Reasoner:
+        files = reasoner_files(release)
+        if self._reasoner is None or files != self._files:
+            self._reasoner = _load_reasoner(engine, release, self._settings, self._choice)
+            self._files = files
+        elif engine == "vllm":
+            cast("VllmReasoner", self._reasoner).trie = release.catalog.trie
+        return self._reasoner
+
+
+def load_engine(release: Release, settings: RefreshSettings, choice: EngineSettings) -> Think:
+    """Load the engine of one release. Raises as `Thinkers.load` does."""
+    return Thinkers(settings, choice).load(release)
 
 
 def _load_reasoner(
