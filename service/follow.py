@@ -163,11 +163,12 @@ class ModelWatch:
     def _take(self, pointer: ModelPointer, made: Made) -> None:
         before = self._place.served()[0]
         self._place.take(made.own, made.canary)
+        if self.pointer is not None:  # at the start nobody has waited for it
+            self._metrics.observe_swap_delay(time.time() - pointer.written_ms / 1000)
         self.pointer, self.refusal = pointer, None
         for role, changed in made.changes:
             if changed != "nothing":
                 self._metrics.count_swap(role, changed)
-        self._metrics.observe_swap_delay(time.time() - pointer.written_ms / 1000)
         only_counts = made.canary is None and made.changes[0][1] == "counts"
         share = f", {made.canary.engine.label} for its canary" if made.canary is not None else ""
         logger.log(

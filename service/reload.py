@@ -37,17 +37,19 @@ class Renewal(NamedTuple):
 def load_configured(settings: ServiceSettings) -> Engine:
     """Load what the settings name: the version of a live folder's pointer, or a release directory.
 
-    The directory also serves where the pointer's version does not load. Raises InvalidRelease.
+    The directory serves while the folder has no pointer, and where the pointer's version does not
+    load. Raises InvalidRelease.
     """
     if settings.live_dir is None:
         return _load_directory(settings, settings.release_dir)
     try:
-        return _load(settings, settings.live_dir)
+        engine = _load_pointed(settings, settings.live_dir)
     except InvalidRelease as exc:
         if settings.release_dir is None:
             raise
         logger.error("%s serves instead of the live folder: %s", settings.release_dir, exc)
-    return _load_directory(settings, settings.release_dir)
+        engine = None
+    return engine or _load_directory(settings, settings.release_dir)
 
 
 def is_live_folder(path: Path) -> bool:
@@ -55,12 +57,11 @@ def is_live_folder(path: Path) -> bool:
     return LiveFolder(path).pointer() is not None
 
 
-def _load(settings: ServiceSettings, path: Path) -> Engine:
-    """Load a release directory, or the version that the pointer of a live folder names."""
+def _load_pointed(settings: ServiceSettings, path: Path) -> Engine | None:
+    """Load the version that the pointer of a live folder names; None without a pointer."""
     folder = LiveFolder(path)
-    if (pointer := folder.pointer()) is not None:
-        return load_version(settings, folder, pointer.version)
-    return _load_directory(settings, path)
+    pointer = folder.pointer()
+    return load_version(settings, folder, pointer.version) if pointer is not None else None
 
 
 def _load_directory(settings: ServiceSettings, release_dir: Path | None) -> Engine:
@@ -129,7 +130,10 @@ def load_arms(settings: ServiceSettings, engine: Engine) -> dict[Path, Engine]:
     Raises InvalidRelease, and ReleaseMismatch for a release of another SID space than `engine`.
     """
     named = {arm.release for each in settings.experiments for arm in each.arms if arm.release}
-    arms = {path: _load(settings, path) for path in sorted(named)}
+    arms = {
+        path: _load_pointed(settings, path) or _load_directory(settings, path)
+        for path in sorted(named)
+    }
     for arm in arms.values():
         _check_space(arm, engine)
         self_test(arm)

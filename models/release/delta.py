@@ -283,8 +283,8 @@ def _check_lists(counts: CountsDelta, num_items: int, num_neighbours: int) -> No
     if (np.diff(counts.first) > num_neighbours).any():
         raise ValueError(f"counts.first: expected at most {num_neighbours} neighbours an item")
     item_P = np.repeat(counts.row_R, np.diff(counts.first))
-    pair_P = item_P * num_items + counts.neighbour_P
-    if len(np.unique(pair_P)) < len(pair_P):
+    pair_P = np.sort(item_P * num_items + counts.neighbour_P)  # np.unique takes 20 times as long
+    if (np.diff(pair_P) == 0).any():
         raise ValueError("counts.neighbour: an item has a neighbour twice")
 
 

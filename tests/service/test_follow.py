@@ -210,18 +210,20 @@ def assert_each_is_of_one_release(load: Load, publisher: Publisher) -> set[str]:
 
 
 def test_two_hundred_versions_under_load(world: World, new_release: Path) -> None:
-    """Counts change by every delta, weights by some, the catalog at the end."""
+    """Counts change by every delta, weights by some, the catalog at the end and back."""
     publisher, _, client = world
+    first = publisher.live.version
     with Load(str(client.base_url)) as load:
         for number in range(200):
             publisher.add("w" if number % 50 == 49 else "c")
             publisher.point()
             if number % 20 == 19:
                 until_served(client, publisher.live.label)
-        publisher.new_base(new_release)
-        publisher.point()
-        until_served(client, publisher.live.label)
-        load.wait_for(5)
+        for version in (publisher.new_base(new_release).version, first):
+            publisher.point(version)
+            until_served(client, publisher.label(version))
+            load.wait_for(5)
+    publisher.live = load_live(publisher.folder, first)
     assert len(assert_each_is_of_one_release(load, publisher)) > 20
 
 
@@ -309,10 +311,10 @@ def test_the_canary_takes_its_share_and_takes_over(world: World) -> None:
     assert set(served().values()) == {new.label}
 
 
-def test_an_arm_follows_its_own_live_folder(server: RedisServer, tmp_path: Path) -> None:
+def test_an_arm_follows_its_own_live_folder(own_server: RedisServer, tmp_path: Path) -> None:
     publisher, of_arm = Publisher(tmp_path / "live"), Publisher(tmp_path / "of-arm")
-    server.flush()
-    with following(publisher, server, "--config", str(half_on(of_arm.folder.path))) as (_, client):
+    config = str(half_on(of_arm.folder.path))
+    with following(publisher, own_server, "--config", config) as (_, client):
         main = publisher.live.label
         assert releases_by_arm(client) == {"new": {main}, "old": {main}}
         of_arm.add("c")

@@ -26,6 +26,11 @@ def test_arguments_win_over_the_environment_and_that_over_defaults(
     assert (settings.port, settings.host, settings.redis_timeout_ms) == (9002, "::1", 20)
 
 
+def test_a_live_folder_needs_no_release() -> None:
+    settings = load_settings(["--live", "somewhere"], {})
+    assert (settings.live_dir, settings.release_dir) == (Path("somewhere"), None)
+
+
 def test_a_misspelt_environment_variable_is_refused_with_a_hint() -> None:
     with pytest.raises(InvalidSettings, match=r"REDIS_TIMEOUT is not.*THINKAHEAD_REDIS_TIMEOUT_MS"):
         load_settings(["--release", "somewhere"], {"THINKAHEAD_REDIS_TIMEOUT": "20"})
