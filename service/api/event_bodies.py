@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.params import (
+    ANY_NUMBER,
     WHOLE_NUMBER,
     EventIdText,
     EventType,
@@ -88,7 +89,9 @@ class BatchedEvent(BaseModel):
     ] = None
     event_id: Annotated[str | None, Field(description="As in a single event.")] = None
     type: Annotated[str | None, Field(description="As in a single event.")] = None
-    value: Annotated[float | None, Field(description="As in a single event.")] = None
+    value: Annotated[
+        Annotated[float, ANY_NUMBER] | None, Field(description="As in a single event.")
+    ] = None
 
 
 class EventBatch(BaseModel):

@@ -1,5 +1,6 @@
 """Types of ids, times and counts; parameters of routes: serving process, user id, timeout."""
 
+import math
 from functools import cache
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -50,7 +51,21 @@ EventIdText = Annotated[
     Field(max_length=MAX_EVENT_ID_CHARS, json_schema_extra=ID_SCHEMA | {"maxLength": 128}),
 ]
 EventType = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,32}$")]
-EventValue = Annotated[float, Field(allow_inf_nan=False)]
+MAX_EVENT_VALUE = 1e15
+EventValue = Annotated[float, Field(ge=-MAX_EVENT_VALUE, le=MAX_EVENT_VALUE)]
+
+
+def _to_float(value: object) -> object:
+    """Accept integers of any size, as JSON Schema does; beyond all floats they are infinite."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+ANY_NUMBER = BeforeValidator(_to_float)
 
 _ID = "{user_id}"
 
