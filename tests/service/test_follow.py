@@ -215,8 +215,8 @@ def test_two_hundred_versions_under_load(world: World, new_release: Path) -> Non
     first = publisher.live.version
     with Load(str(client.base_url)) as load:
         for number in range(200):
-            publisher.add("w" if number % 50 == 49 else "c")
-            publisher.point()
+            live = publisher.add("w" if number % 50 == 49 else "c")
+            publisher.swap(publisher.next_pointer(live.version))
             if number % 20 == 19:
                 until_served(client, publisher.live.label)
         for version in (publisher.new_base(new_release).version, first):
