@@ -16,7 +16,7 @@ SIMPLE_ROWS = {
     "faithfulness": {"empty", "shuffled"},
     "frontier": {*RANKING, f"T=1 m=3{SILENT}", f"T=2 m=3{SILENT}"},
     "staleness": {*RANKING, f"0 ago{SILENT}", f"4 ago{SILENT}"},
-    "time-split": {"popularity", "counts_frozen", "counts_fresh"},
+    "time-split": {"popularity", "counts_frozen", "counts"},
     "understanding": {"item: random", "user: random", "persona: random"},
     "baseline": RANKING,
     "table1": RANKING,

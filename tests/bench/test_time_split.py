@@ -69,8 +69,8 @@ def test_the_split_is_at_a_day_and_a_users_day_is_predicted_from_the_days_before
     assert split.last_day == 2
     assert split.learnt == [(0, 1), (4, 5, 6, 7), ()]
     assert split.days == [
-        [UserDay("a", (0, 1), 2, (2,))],
-        [UserDay("a", (0, 1, 2), 2, (3, 1)), UserDay("c", (), 0, (8,))],
+        [UserDay("a", (0, 1), 2, (2,), 5)],
+        [UserDay("a", (0, 1, 2), 2, (3, 1), 6), UserDay("c", (), 0, (8,), 6)],
     ]
     assert [day.targets for days in split.days for day in days] == [(2,), (3,), ()]
     assert split.times_learnt().tolist() == [1, 1, 0, 0, 1, 1, 1, 1, 0]
@@ -93,7 +93,7 @@ def rank_by_loops(split: TimeSplit) -> Ranks:
     daily = [list(history) for history in split.learnt]
     event = [list(history) for history in split.learnt]
     number = {user: at for at, user in enumerate(sorted(random_dataset().histories))}
-    ranks: Ranks = {"popularity": [], "counts_frozen": [], "counts_fresh": []}
+    ranks: Ranks = {"popularity": [], "counts_frozen": [], "counts": []}
     ranks |= {"counts_daily": [], "counts_event": []}
     for days in split.days:
         for day in days:
@@ -101,7 +101,7 @@ def rank_by_loops(split: TimeSplit) -> Ranks:
             for target in day.targets:
                 ranks["popularity"].append(place(frozen, (), day, target))
                 ranks["counts_frozen"].append(place(frozen, old, day, target))
-                ranks["counts_fresh"].append(place(frozen, day.history, day, target))
+                ranks["counts"].append(place(frozen, day.history, day, target))
                 ranks["counts_daily"].append(place(daily, day.history, day, target))
                 ranks["counts_event"].append(place(event, day.history, day, target))
             event[number[day.user_id]] += day.items
@@ -136,7 +136,7 @@ def replay_all(split: TimeSplit) -> Judged:
     arms: dict[str, Arm] = {
         "popularity": PopularityArm(frozen),
         "counts_frozen": CountsArm(frozen, is_fresh=False),
-        "counts_fresh": CountsArm(frozen, is_fresh=True),
+        "counts": CountsArm(frozen, is_fresh=True),
         "counts_daily": CountsArm(daily, is_fresh=True),
         "counts_event": CountsArm(event, is_fresh=True),
     }
@@ -148,7 +148,7 @@ def test_the_replay_equals_loops_that_count_anew() -> None:
     judged = replay_all(split)
     assert {name: rank_E.tolist() for name, rank_E in judged.rank_E.items()} == rank_by_loops(split)
     assert len(judged.user_E) > 20
-    names = ("counts_frozen", "counts_fresh", "counts_daily", "counts_event")
+    names = ("counts_frozen", "counts", "counts_daily", "counts_event")
     assert len({tuple(judged.rank_E[name]) for name in names}) == 4
 
 
@@ -195,7 +195,7 @@ def test_the_online_arm_ranks_as_the_finish_does(is_fresh: bool) -> None:
     arm = OnlineArm(toy_finisher(catalog), catalog, item_ids, is_fresh=is_fresh)
     expected = [place.get(last - 1 - item, math.inf) for item in items]
     assert expected[2:] == [1, 5]
-    assert arm.rank(UserDay("u", (3, last + 1, 9, 4), 1, items)) == expected
+    assert arm.rank(UserDay("u", (3, last + 1, 9, 4), 1, items, 6)) == expected
 
 
 def test_a_release_trained_on_later_events_is_refused(release: Release) -> None:
@@ -203,7 +203,7 @@ def test_a_release_trained_on_later_events_is_refused(release: Release) -> None:
     times = np.maximum(catalog.popularity, 0).tolist()
     learnt = [(row,) * number for row, number in enumerate(times)]
     split = TimeSplit(catalog.item_ids, 5, learnt, [])
-    assert set(online_arms(release, split)) == {"online_frozen", "online_fresh"}
+    assert set(online_arms(release, split)) == {"frozen", "history_only"}
     most = int(np.argmax(catalog.popularity))
     learnt[most] = (most,) * (times[most] - 1)
     with pytest.raises(ReleaseMismatch, match=repr(catalog.item_ids[most])):
@@ -219,7 +219,7 @@ def test_time_split_writes_every_arm_and_group(tmp_path: Path) -> None:
         "popularity",
         "popularity_daily",
         "counts_frozen",
-        "counts_fresh",
+        "counts",
         "counts_daily",
         "counts_event",
     ]
@@ -228,7 +228,7 @@ def test_time_split_writes_every_arm_and_group(tmp_path: Path) -> None:
         assert row["recall@10_low"] <= row["recall@10"] <= row["recall@10_high"]
     events = table["meta"]["events"]
     assert events["all"] == sum(events.values()) - events["all"] > 0
-    assert "recall@10" in table["meta"]["differences"]["counts_event minus counts_fresh"]
+    assert "recall@10" in table["meta"]["differences"]["counts_event minus counts"]
 
 
 def test_a_share_outside_0_and_1_and_data_without_times_are_bad_input(

@@ -63,7 +63,7 @@ class PopularityArm:
 
     def rank(self, day: UserDay) -> list[float]:
         popularity_N = self._state.popularity_N
-        return _rank_unseen(popularity_N.astype(np.float64), day, popularity_N)
+        return rank_unseen(popularity_N.astype(np.float64), day, popularity_N)
 
 
 class CountsArm:
@@ -75,7 +75,7 @@ class CountsArm:
 
     def rank(self, day: UserDay) -> list[float]:
         evidence_N = self._state.counts.evidence(_visible(day, is_fresh=self._is_fresh))
-        return _rank_unseen(evidence_N, day, self._state.popularity_N)
+        return rank_unseen(evidence_N, day, self._state.popularity_N)
 
 
 class OnlineArm:
@@ -119,8 +119,8 @@ def online_arms(release: Release, split: TimeSplit) -> dict[str, Arm]:
             )
     finisher = load_finisher(release)
     return {
-        f"online_{name}": OnlineArm(finisher, release.catalog, split.item_ids, is_fresh=is_fresh)
-        for name, is_fresh in (("frozen", False), ("fresh", True))
+        name: OnlineArm(finisher, release.catalog, split.item_ids, is_fresh=is_fresh)
+        for name, is_fresh in (("frozen", False), ("history_only", True))
     }
 
 
@@ -128,7 +128,7 @@ def _visible(day: UserDay, *, is_fresh: bool) -> tuple[int, ...]:
     return day.history if is_fresh else day.history[: day.num_old]
 
 
-def _rank_unseen(
+def rank_unseen(
     scores_N: NDArray[np.float64], day: UserDay, tie_N: NDArray[np.int64]
 ) -> list[float]:
     """Rank the day's targets among the items outside the history. Changes `scores_N`."""

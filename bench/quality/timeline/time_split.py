@@ -2,6 +2,9 @@
 
 Everything up to a day is learnt. A user's day is predicted whole from the state before it. Arms are
 frozen, have a fresh history, or learn on; popularity and counts are always among them.
+
+With --live the arms of a learner are judged: `python -m training learn --replay` leaves one version
+a day in a live folder. Releases of --refit have learnt everything up to their day.
 """
 
 import argparse
@@ -11,22 +14,44 @@ from pathlib import Path
 from bench.common.command_line import add_data, add_json, add_seed, make_parser
 from bench.common.results import open_console, open_progress, print_table, write_json
 from bench.quality.ranking.paired_differences import print_differences, to_json
-from bench.quality.timeline.arms import Arm, CountsArm, CountState, PopularityArm, online_arms
+from bench.quality.timeline.arms import (
+    Arm,
+    CountsArm,
+    CountState,
+    Learner,
+    PopularityArm,
+    online_arms,
+)
+from bench.quality.timeline.live_arms import LiveState, learning_arms
+from bench.quality.timeline.live_past import LivePast
 from bench.quality.timeline.replay import FEW, METRICS, NEVER, OFTEN, Judged, replay, summarise_arms
 from bench.quality.timeline.user_days import TimeSplit, split_time
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidSettings
+from models.release.live import LiveFolder
 from models.release.release import Release
 
 _COMPARED = (
-    ("counts_event", "counts_fresh"),
-    ("counts_daily", "counts_fresh"),
+    ("counts_event", "counts"),
+    ("counts_daily", "counts"),
     ("counts_event", "counts_daily"),
-    ("counts_fresh", "counts_frozen"),
+    ("counts", "counts_frozen"),
     ("counts_event", "popularity_daily"),
-    ("online_fresh", "online_frozen"),
-    ("online_fresh", "counts_fresh"),
-    ("counts_event", "online_fresh"),
+    ("history_only", "frozen"),
+    ("history_only", "counts"),
+    ("counts_event", "history_only"),
+    ("memory_live", "counts_event"),
+    ("counts_live", "history_only"),
+    ("counts_live", "counts_event"),
+    ("daily", "frozen"),
+    ("micro_batch", "frozen"),
+    ("micro_batch", "history_only"),
+    ("micro_batch", "counts_event"),
+    ("micro_batch", "memory_live"),
+    ("micro_batch", "counts_live"),
+    ("micro_batch", "daily"),
+    ("refit", "counts_live"),
+    ("refit", "micro_batch"),
 )
 _GROUPS = ("", f"_{OFTEN}", f"_{FEW}", f"_{NEVER}")
 
@@ -72,13 +97,19 @@ def _replay_all(split: TimeSplit, release: Release | None, options: argparse.Nam
         "popularity": PopularityArm(frozen),
         "popularity_daily": PopularityArm(daily),
         "counts_frozen": CountsArm(frozen, is_fresh=False),
-        "counts_fresh": CountsArm(frozen, is_fresh=True),
+        "counts": CountsArm(frozen, is_fresh=True),
         "counts_daily": CountsArm(daily, is_fresh=True),
         "counts_event": CountsArm(event, is_fresh=True),
         **(online_arms(release, split) if release else {}),
     }
+    immediate: list[Learner] = [event]
+    if options.live:
+        past = LivePast(LiveFolder(options.live))
+        state = LiveState(past, split)
+        arms |= learning_arms(state, past, split.item_ids, dict(options.refit))
+        immediate.append(state)
     with open_progress(open_console(), "days", len(split.days)) as on_progress:
-        return replay(split, arms, daily=[daily], immediate=[event], on_progress=on_progress)
+        return replay(split, arms, daily=[daily], immediate=immediate, on_progress=on_progress)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -92,6 +123,20 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="release that was trained up to the day of the split; adds its online model",
     )
     add(
+        "--live",
+        type=Path,
+        metavar="DIR",
+        help="live folder of a replay; adds the arms that learn on",
+    )
+    add(
+        "--refit",
+        type=_day_and_release,
+        action="append",
+        default=[],
+        metavar="DAY=DIR",
+        help="with --live: release that was trained up to DAY, in days since 1970; may be repeated",
+    )
+    add(
         "--share",
         type=float,
         default=0.9,
@@ -103,4 +148,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 < options.share < 1:
         raise InvalidSettings(f"--share {options.share}, expected between 0 and 1")
+    if options.refit and not options.live:
+        raise InvalidSettings("--refit without --live, expected both")
     return options
+
+
+def _day_and_release(text: str) -> tuple[int, Path]:
+    day, equals, directory = text.partition("=")
+    if not equals or not day.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}, expected DAY=DIR")
+    return int(day), Path(directory)

@@ -27,6 +27,7 @@ class UserDay:
     history: tuple[int, ...]  # of all days before
     num_old: int  # items of `history` that are not after the split
     items: tuple[int, ...]  # of this day
+    day: int  # days since 1970
 
     @property
     def targets(self) -> tuple[int, ...]:
@@ -84,6 +85,7 @@ def _split_user(
     first = num_old
     for at in range(num_old + 1, len(events) + 1):
         if at == len(events) or events[at].day != events[first].day:
-            found[events[first].day] = UserDay(user_id, rows[:first], num_old, rows[first:at])
+            day = events[first].day
+            found[day] = UserDay(user_id, rows[:first], num_old, rows[first:at], day)
             first = at
     return rows[:num_old], found
