@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.quality.ranking.quality_rows import CUTOFFS
 from bench.quality.timeline.arms import Arm, rank_unseen
-from bench.quality.timeline.live_past import LivePast, PastWalk
+from bench.quality.timeline.live_past import LivePast
 from bench.quality.timeline.user_days import TimeSplit, UserDay
 from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
