@@ -2,6 +2,7 @@
 #
 #   make demo    the whole system on this machine, with real users
 #   make serve   the service on 127.0.0.1:8000 over the same store
+#   make learn   the learner beside it: counts, weights and new items from the event log
 #   make test    lint, types, tests
 #   make test-all  the tests that need vLLM, Ray or a Redis Cluster, in an environment of their own
 #   make train   a release of DATA at RELEASE; CONFIG=fast for small models in minutes
@@ -21,6 +22,7 @@ SEED ?= 0
 HOST ?= 127.0.0.1
 PORT ?= 8000
 RESULTS ?= bench/results
+LIVE ?= .state/live
 URL ?=
 CONFIG ?= auto
 # The bundled release is judged on the test items, so its models must not learn them.
@@ -42,7 +44,7 @@ BASELINES_VENV := .venv-baselines
 BASELINES := $(BASELINES_VENV)/.baselines
 MODELS ?= gru4rec hgn sasrec_recbole bert4rec hstu rearec tiger
 
-.PHONY: help demo serve test test-all lint types train dev bench baselines chaos locust docs docs-serve map clean
+.PHONY: help demo serve learn test test-all lint types train dev bench baselines chaos locust docs docs-serve map clean
 .DELETE_ON_ERROR:
 
 help:
@@ -53,7 +55,11 @@ demo: $(BASE) $(KERNEL)
 
 serve: $(BASE) $(KERNEL)
 	$(PY) -m offline import --data $(DATA)
-	$(PY) -m service --release $(RELEASE) --host $(HOST) --port $(PORT)
+	$(PY) -m service --release $(RELEASE) --live $(LIVE) --host $(HOST) --port $(PORT)
+
+learn: $(DEV)
+	$(PY) -m training learn --follow --release $(RELEASE) --data $(DATA) --live $(LIVE) \
+		--work $(LIVE).learner --erased .state/generations
 
 # Tests that measure time or start services run alone, the others two at a time. One needs MkDocs.
 test: lint types $(KERNEL) $(DOCS)

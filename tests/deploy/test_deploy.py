@@ -49,7 +49,7 @@ def test_published_ports_stay_on_the_loopback_interface(compose: dict[str, Any])
     assert ports == ["127.0.0.1:8000:8000"]
 
 
-@pytest.mark.parametrize("name", ["Dockerfile.service", "Dockerfile.offline"])
+@pytest.mark.parametrize("name", ["Dockerfile.service", "Dockerfile.offline", "Dockerfile.learner"])
 def test_an_image_copies_paths_that_exist_and_reach_the_build(name: str) -> None:
     lines = (ROOT / "deploy" / name).read_text().splitlines()
     copies = [line.split()[1] for line in lines if line.startswith("COPY ")]

@@ -227,6 +227,30 @@ def test_the_words_of_the_offline_pods_are_those_of_its_command_line(overlay: st
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_learner_writes_the_folder_that_the_services_read(overlay: str) -> None:
+    learner = named(overlay, "Deployment", "think-ahead-learner")["spec"]
+    assert learner["replicas"] == 1
+    assert learner["strategy"] == {"type": "Recreate"}
+    (container,) = learner["template"]["spec"]["containers"]
+    asked = parse_learn(container["args"])
+    assert asked.follow
+    assert (ROOT / asked.release).is_dir()
+    assert (ROOT / asked.data).is_dir()
+    (settings,) = of_kind(overlay, "ConfigMap")
+    assert settings["data"][f"{ENV_PREFIX}LIVE_DIR"] == str(asked.live)
+    service = named(overlay, "Deployment", "think-ahead")["spec"]["template"]["spec"]
+    (mount,) = (m for m in service["containers"][0]["volumeMounts"] if m["name"] == "live")
+    assert mount == {"name": "live", "mountPath": str(asked.live), "readOnly": True}
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for template in (learner["template"]["spec"], service)
+        for volume in template["volumes"]
+        if volume["name"] == "live"
+    }
+    assert claims == {"live": "think-ahead-live"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_pods_of_a_night_divide_all_of_its_shards(overlay: str) -> None:
     job = named(overlay, "CronJob", "think-ahead-think")["spec"]["jobTemplate"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
