@@ -231,6 +231,23 @@ def test_time_split_writes_every_arm_and_group(tmp_path: Path) -> None:
     assert "recall@10" in table["meta"]["differences"]["counts_event minus counts"]
 
 
+def test_days_before_the_first_judged_one_are_learnt() -> None:
+    split = split_time(random_dataset(), share=0.5)
+    state = CountState(split)
+    last = split.days[-1][0].day
+    judged = replay(
+        split,
+        {"counts": CountsArm(state, is_fresh=True)},
+        daily=[state],
+        immediate=[],
+        on_progress=lambda _: None,
+        first_day=last,
+    )
+    whole = rank_by_loops(split)["counts_daily"]
+    assert 0 < len(judged.rank_E["counts"]) < len(whole)
+    assert judged.rank_E["counts"].tolist() == whole[-len(judged.rank_E["counts"]) :]
+
+
 def test_a_share_outside_0_and_1_and_data_without_times_are_bad_input(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

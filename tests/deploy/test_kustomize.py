@@ -21,6 +21,7 @@ from service.settings import ENV_PREFIX, load_settings
 from tests import ROOT
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import serving
+from training.learn.cli import _parse as parse_learn
 
 TREE = ROOT / "deploy" / "kustomize"
 OVERLAYS = ("base", "overlays/single", "overlays/production")

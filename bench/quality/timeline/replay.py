@@ -52,10 +52,12 @@ def replay(
     daily: Sequence[Learner],
     immediate: Sequence[Learner],
     on_progress: Callable[[int], None],
+    first_day: int = 0,
 ) -> Judged:
     """Predict every user's day in order.
 
     Args:
+        first_day: days before it are learnt and not judged.
         daily: learn the events of a day when all its users are judged.
         immediate: learn a user's events of a day when they are judged, before the next user.
         on_progress: gets the number of days done so far.
@@ -65,7 +67,7 @@ def replay(
     targets: list[int] = []
     for num_done, days in enumerate(split.days, start=1):
         for day in days:
-            if day.targets:
+            if day.targets and day.day >= first_day:
                 for name, arm in arms.items():
                     ranks[name] += arm.rank(day)
                 users += [day.user_id] * len(day.targets)

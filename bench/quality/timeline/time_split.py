@@ -62,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     split = split_time(load_dataset(options.data), share=options.share)
     release = Release.load(options.release) if options.release else None
     judged = _replay_all(split, release, options)
+    if not len(judged.user_E):
+        raise InvalidSettings(f"--judge-from {options.judge_from}: no event on later days")
     rows, differences = summarise_arms(judged, _COMPARED, seed=options.seed)
     events = {group: int(is_in_E.sum()) for group, is_in_E in judged.groups().items()}
     meta = {
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         "users": len(set(judged.user_E.tolist())),
         "share": options.share,
         "last_day": split.last_day,
+        **({"judged_from": options.judge_from} if options.judge_from else {}),
         "days": len(split.days),
         "events": events,
         "differences": to_json(differences),
@@ -109,7 +112,14 @@ def _replay_all(split: TimeSplit, release: Release | None, options: argparse.Nam
         arms |= learning_arms(state, past, split.item_ids, dict(options.refit))
         immediate.append(state)
     with open_progress(open_console(), "days", len(split.days)) as on_progress:
-        return replay(split, arms, daily=[daily], immediate=immediate, on_progress=on_progress)
+        return replay(
+            split,
+            arms,
+            daily=[daily],
+            immediate=immediate,
+            on_progress=on_progress,
+            first_day=options.judge_from,
+        )
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -135,6 +145,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=[],
         metavar="DAY=DIR",
         help="with --live: release that was trained up to DAY, in days since 1970; may be repeated",
+    )
+    add(
+        "--judge-from",
+        type=int,
+        default=0,
+        metavar="DAY",
+        help="learn the days before DAY, since 1970, and judge the later ones alone",
     )
     add(
         "--share",
