@@ -1,4 +1,4 @@
-"""`python -m training STAGE ...`, `python -m training learn ...`; `--help` lists all stages."""
+"""`python -m training STAGE ...`, `... learn ...`, `... roll-back ...`; `--help` lists all stages."""
 
 import os
 import sys
@@ -14,6 +14,10 @@ if __name__ == "__main__":
                 from training.learn.cli import main as learn
 
                 sys.exit(learn(sys.argv[2:]))
+            if sys.argv[1:2] == ["roll-back"]:
+                from training.learn.roll_back import main as roll_back
+
+                sys.exit(roll_back(sys.argv[2:]))
             from training.cli import main
 
             sys.exit(main())

@@ -32,6 +32,7 @@ from models.errors import (
 )
 from models.release.live import LiveFolder
 from models.release.release import Release
+from models.store.embedded import resolve
 from models.store.redis_store import RedisStore
 from training.learn.day_learner import DayLearner
 from training.learn.feed import FeedBatches
@@ -63,7 +64,8 @@ def main(arguments: list[str]) -> int:
             if options.replay is not None:
                 _replay(options)
             else:
-                asyncio.run(_follow(options))
+                with resolve(options.redis, None) as server:
+                    asyncio.run(_follow(options, server.url))
         return 0
     except GatesFailed as exc:
         return _fail(exc, _GATE_FAILED)
@@ -101,9 +103,9 @@ def _replay(options: argparse.Namespace) -> None:
     ).run(_print)
 
 
-async def _follow(options: argparse.Namespace) -> None:
+async def _follow(options: argparse.Namespace, redis_url: str) -> None:
     follower, feed, erased = make_follower(options)
-    store = None if options.redis is None else RedisStore(options.redis, _REDIS_TIMEOUT_MS)
+    store = RedisStore(redis_url, _REDIS_TIMEOUT_MS)
     pointer = StorePointer(LiveFolder(options.live))
     follower.start()
     try:
@@ -112,28 +114,25 @@ async def _follow(options: argparse.Namespace) -> None:
         else:
             await _learn_on(follower, feed, erased, store, pointer, options)
     finally:
-        if store is not None:
-            await store.close()
+        await store.close()
 
 
 async def _learn_once(
     follower: Follower,
     feed: FeedBatches,
     erased: ErasedUsers,
-    store: RedisStore | None,
+    store: RedisStore,
     pointer: StorePointer,
 ) -> None:
-    if store is not None:
-        await erased.look(store, follower)
-        await read_events(follower, store)
+    await erased.look(store, follower)
+    await read_events(follower, store)
     await feed.look(store)
     follower.settle(None)
     while follower.wait_out():
         pass
     follower.publish()
     follower.save()
-    if store is not None:
-        await pointer.follow(store)
+    await pointer.follow(store)
     if follower.refusals:
         raise GatesFailed(
             f"nothing published of {len(follower.refusals)} slices: {follower.refusals[-1]}"
@@ -144,7 +143,7 @@ async def _learn_on(
     follower: Follower,
     feed: FeedBatches,
     erased: ErasedUsers,
-    store: RedisStore | None,
+    store: RedisStore,
     pointer: StorePointer,
     options: argparse.Namespace,
 ) -> None:
@@ -155,10 +154,8 @@ async def _learn_on(
     while not stopped.is_set():
         started = time.monotonic()
         try:
-            num_events = 0
-            if store is not None:
-                await erased.look(store, follower)
-                num_events = await read_events(follower, store)
+            await erased.look(store, follower)
+            num_events = await read_events(follower, store)
             await feed.look(store)
             follower.settle(int(1000 * time.time()))
             if num_events:
@@ -167,8 +164,7 @@ async def _learn_on(
                 quiet_since = time.monotonic()
                 follower.wait_out()
             follower.publish()
-            if store is not None:
-                await pointer.follow(store)
+            await pointer.follow(store)
             last_failure = ""
         except (StoreUnavailable, ManifestConflict, OSError) as exc:
             if (line := one_line(exc)) != last_failure:
@@ -250,7 +246,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add(
         "--from-day", type=int, metavar="D", help="with --replay: last day, since 1970, of the base"
     )
-    add("--redis", metavar="URL", help="store of log, feed and pointer (default: files alone)")
+    add("--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, or the embedded server")
     add("--items", type=Path, metavar="DIR", help="folder of new items, *.jsonl and *.parquet")
     add("--erased", type=Path, metavar="DIR", help="folder of the night, with its erased.jsonl")
     add("--settings", type=Path, metavar="FILE", help="TOML of guard, rates, steps, gates, types")
