@@ -69,9 +69,10 @@ def has_help(words: tuple[str, ...]) -> bool:
 
 
 def command_of(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Module and subcommand; training has one parser for all stages."""
-    has_subcommand = words[0] != "training" and words[1:] and not words[1].startswith("-")
-    return words[: 2 if has_subcommand else 1]
+    """Module and subcommand; training has one parser for all of its stages."""
+    has_subcommand = words[1:] and not words[1].startswith("-")
+    is_stage = words[0] == "training" and words[1:2] not in (("learn",), ("roll-back",))
+    return words[: 2 if has_subcommand and not is_stage else 1]
 
 
 def test_the_readme_has_the_front_door() -> None:

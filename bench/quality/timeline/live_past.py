@@ -1,4 +1,4 @@
-"""What a learner left behind in a live folder, day by day.
+"""Versions that a learner left behind in a live folder, by day.
 
 A base names the last event that it has learnt in its manifest, a delta in its header. Knows days;
 knows nothing of arms.
