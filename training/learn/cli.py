@@ -135,7 +135,7 @@ async def _learn_once(
     await pointer.follow(store)
     if follower.refusals:
         raise GatesFailed(
-            f"nothing published of {len(follower.refusals)} slices: {follower.refusals[-1]}"
+            f"weights of {len(follower.refusals)} slices not published: {follower.refusals[-1]}"
         )
 
 

@@ -91,11 +91,15 @@ class Follower:
         self.learner.admission.end_slice()
         self._last = self.learner.position
         self._publisher.begin(self._release)
+        # Deltas of a learner whose state is lost may hold lists that this one never touches.
+        self._needs_base = fed is None and self._publisher.has_deltas
         self.take(behind)
         while (cut := self._recorded()) is not None:
             self._close(cut)
         self._has_caught_up = True
-        self._needs_base |= not self._publisher.fits(self.learner.catalog, self._config())
+        self._needs_base |= not self._publisher.fits(
+            self._release, self.learner.catalog, self._config()
+        )
         self._owes_weights = True
         self.publish()
 

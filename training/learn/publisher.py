@@ -47,6 +47,10 @@ class Publisher:
         """Return the published version in short: its base and its number of deltas."""
         return "" if self.version is None else f"{self.version.base}+{self.version.deltas}"
 
+    @property
+    def has_deltas(self) -> bool:
+        return self.version is not None and self.version.deltas > 0
+
     def begin(self, release: Release) -> None:
         """Go on from the folder's pointer if it is of this learner, otherwise publish a base."""
         pointer = self.folder.pointer()
@@ -55,11 +59,16 @@ class Publisher:
         else:
             self._take(load_live(self.folder, pointer.version))
 
-    def fits(self, catalog: Catalog, config: RecommenderConfig) -> bool:
-        """Tell if deltas of a learner with this catalog and shape fit the published base."""
+    def fits(self, release: Release, catalog: Catalog, config: RecommenderConfig) -> bool:
+        """Tell if deltas of a learner fit the published base.
+
+        release: that the learner went on from. catalog, config: as they are now.
+        """
         assert self._base is not None
+        parent = self._base.manifest.recipe.get("updates", {}).get("parent", self._base.version)
         is_same = self._base.catalog.item_ids == catalog.item_ids
-        return is_same and self._base.recommender_config == config
+        is_of_release = release.version in (parent, self._base.version)
+        return is_of_release and is_same and self._base.recommender_config == config
 
     def publish_base(self, directory: Path, watermark: str, *, now_ms: int) -> None:
         """Publish a whole release and point to it."""

@@ -138,3 +138,22 @@ def test_a_full_disk_loses_nothing(
     learnt = follower.learner.accepted.arrays()
     assert all((live.weights[name] == value).all() for name, value in learnt.items())
     assert any("No space left" in line.get("failure", "") for line in work.lines)
+
+
+def test_a_lost_work_folder_and_another_release_begin_with_a_base(
+    work: ToyWork, release: Release, tmp_path: Path
+) -> None:
+    """The published lists must not stay those of a learner that is gone."""
+    work.learn(toy_events(release.catalog, 30))
+    lost = ToyWork(release, tmp_path / "lost")
+    lost.live = work.live
+    follower = lost.follower()
+    follower.start()
+    pointer = work.live.pointer()
+    assert pointer is not None
+    assert pointer.deltas == 0
+    live = load_live(work.live, pointer.version)
+    assert live.neighbours is not None
+    expected = follower.learner.counts.neighbours()
+    assert live.neighbours.neighbour_P.tolist() == expected.neighbour_P.tolist()
+    assert live.neighbours.first.tolist() == expected.first.tolist()
