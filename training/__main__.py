@@ -1,4 +1,4 @@
-"""`python -m training STAGE ...`, `... learn ...`, `... roll-back ...`; `--help` lists all stages."""
+"""`python -m training STAGE ...`, `... learn ...`, `... roll-back ...`; `--help` lists all."""
 
 import os
 import sys
