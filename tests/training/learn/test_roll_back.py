@@ -88,6 +88,4 @@ def test_it_is_a_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "training", "roll-back", "--live", str(tmp_path), "--to", "x"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 78
-    assert done.stderr == (
-        "training roll-back: --to 'x', expected BASE+N, as in 0123456789ab+17\n"
-    )
+    assert done.stderr == ("training roll-back: --to 'x', expected BASE+N, as in 0123456789ab+17\n")
