@@ -11,6 +11,7 @@ Killed anywhere and started again, it learns the same from the same log.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from models.errors import ManifestConflict, one_line
 from models.log.event_log import EventLog
 from models.release.release import Release
 from models.store.contract import BEGINNING, Logged, order_of
+from training.learn.background import in_background
 from training.learn.feed import FeedBatches
 from training.learn.new_items import ItemGrower
 from training.learn.online_learner import ACCEPTED, REFUSED, OnlineLearner, Verdict
@@ -67,6 +69,7 @@ class Follower:
         self._states, self._feed, self._settings = states, feed, settings
         self._make_grower = grower
         self._grower: ItemGrower | None = None
+        self._growing: Future[ItemGrower] | None = None  # while a thread makes the grower
         self._is_erased, self._report = is_erased, report
         self._fed = 0  # batches applied
         self._last = BEGINNING  # the last event that was offered
@@ -124,8 +127,8 @@ class Follower:
         """
         slice_ms = self._settings.slice_ms
         is_over = now_ms is None or (self._open is not None and now_ms // slice_ms > self._open)
-        has_fed = self._feed.num_batches > self._fed
-        if (self._open is not None and is_over) or (self._open is None and has_fed):
+        num_fed = self._num_fed(waits=now_ms is None)
+        if (self._open is not None and is_over) or (self._open is None and num_fed > self._fed):
             self._close(self._new_cut())
 
     def wait_out(self) -> bool:
@@ -253,8 +256,21 @@ class Follower:
         cuts, number = self._journal.cuts, self.learner.num_slices
         return cuts[number] if number < len(cuts) else None
 
+    def _num_fed(self, *, waits: bool = False) -> int:
+        """Return how many batches of the feed a slice may end with.
+
+        The first item needs a grower, which embeds the texts of the whole catalog if that was never
+        done. A thread does it while events are counted.
+        """
+        if self._grower is None and self._feed.num_batches > self._fed:
+            self._growing = self._growing or in_background(self._make_grower)
+            if not waits and not self._growing.done():
+                return self._fed
+            self._grower = self._growing.result()
+        return self._feed.num_batches
+
     def _new_cut(self) -> Cut:
-        cut = Cut(self._last, self._feed.num_batches)
+        cut = Cut(self._last, self._num_fed())
         self._journal.add(cut)
         return cut
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from models.online.memory.similar_items import SimilarItems
 from models.online.torch_runtime import fastest_searcher
 from models.release.live import load_live
 from models.release.release import Release
-from tests.fakes.toy_learner import ToyWork, finish, logged, toy_events
+from tests.fakes.toy_learner import SLICE_MS, ToyWork, finish, logged, toy_events
 from training.learn.feed import FeedBatches
 from training.learn.item_growth import grow_similar
+from training.learn.new_items import ItemGrower
 from training.learn.online_learner import OnlineLearner
 
 NEW = FedItem(item_id="new", title="Title of item-3", categories=("Beauty",))
@@ -64,7 +66,7 @@ def test_a_fed_item_is_served_and_learnt(release: Release, tmp_path: Path) -> No
     follower = work.follower()
     follower.start()
     asyncio.run(work.feed.look(None))
-    follower.settle(1_000_000)
+    follower.settle(None)
     pointer = work.live.pointer()
     assert pointer is not None
     live = load_live(work.live, pointer.version)
@@ -142,3 +144,30 @@ def test_a_batch_is_on_disk_as_it_was_fed(tmp_path: Path) -> None:
     asyncio.run(feed.look(None))
     assert json.loads((tmp_path / "work" / "000001.json").read_text())["read"]["files"]
     assert feed.batch(1) == [NEW]
+
+
+def test_events_are_counted_while_the_first_item_waits_for_its_grower(
+    release: Release, tmp_path: Path
+) -> None:
+    work = ToyWork(release, tmp_path)
+    (work.items / "today.jsonl").write_bytes(NEW.encode() + b"\n")
+    follower, is_ready = work.follower(), threading.Event()
+    make = follower._make_grower
+
+    def make_slowly() -> ItemGrower:
+        assert is_ready.wait(30)
+        return make()
+
+    follower._make_grower = make_slowly
+    follower.start()
+    asyncio.run(work.feed.look(None))
+    events = toy_events(release.catalog, 20)
+    follower.log.append(events)
+    follower.take(events)
+    end_ms = events[-1].arrived_ms + 10 * SLICE_MS
+    follower.settle(end_ms)
+    assert follower.learner.counts.touched().size or follower.learner.num_slices
+    assert follower.learner.catalog.row("new") is None
+    is_ready.set()
+    while follower.learner.catalog.row("new") is None:
+        follower.settle(end_ms)
