@@ -21,11 +21,11 @@ from bench.quality.timeline.arms import (
     online_arms,
 )
 from bench.quality.timeline.replay import Judged, replay, summarise_arms
-from bench.quality.timeline.time_split import main
+from bench.quality.timeline.time_split import main, reported_cpu_s
 from bench.quality.timeline.user_days import TimeSplit, UserDay, split_time
 from models.catalog.candidates import Candidates
 from models.catalog.dataset import Dataset, Interaction, ItemText, load_dataset
-from models.errors import InvalidDataset, InvalidSettings, ReleaseMismatch
+from models.errors import InvalidDataset, InvalidInput, InvalidSettings, ReleaseMismatch
 from models.online.memory.live_counts import LiveCounts
 from models.release.release import Release
 from tests.bench.test_protocol import DAY, HISTORIES, SETTINGS, evidence_by_loops
@@ -224,11 +224,22 @@ def test_time_split_writes_every_arm_and_group(tmp_path: Path) -> None:
         "counts_event",
     ]
     assert_simple_rows("time-split", table["rows"])
+    learning = {row["name"] for row in table["rows"] if "cpu_s" in row}
+    assert learning == {"counts_daily", "counts_event"}
     for row in table["rows"]:
         assert row["recall@10_low"] <= row["recall@10"] <= row["recall@10_high"]
     events = table["meta"]["events"]
     assert events["all"] == sum(events.values()) - events["all"] > 0
     assert "recall@10" in table["meta"]["differences"]["counts_event minus counts"]
+
+
+def test_the_cpu_of_a_learner_is_that_of_its_lines(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"day": 1, "cpu_s": 0.5}\n{"day": 2}\n{"day": 3, "cpu_s": 1.25}\n')
+    assert reported_cpu_s(file) == 1.75
+    file.write_text("no lines\n")
+    with pytest.raises(InvalidInput, match="not the lines of a learner"):
+        reported_cpu_s(file)
 
 
 def test_days_before_the_first_judged_one_are_learnt() -> None:

@@ -5,6 +5,7 @@ Knows arms and ranks. Knows nothing of models or the disk.
 
 # E = judged events
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from bench.quality.ranking.rank_metrics import (
     recall_at,
 )
 from bench.quality.timeline.arms import Arm, Learner
-from bench.quality.timeline.user_days import TimeSplit
+from bench.quality.timeline.user_days import TimeSplit, UserDay
 
 ALL, OFTEN, FEW, NEVER = "all", "5_and_more", "1_to_4", "never"  # times before the split
 _OFTEN = 5
@@ -43,6 +44,19 @@ class Judged:
             FEW: (self.times_E > 0) & (self.times_E < _OFTEN),
             NEVER: self.times_E == 0,
         }
+
+
+class Timed:
+    """A learner, and the CPU time that its learning took."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self.cpu_s = 0.0
+
+    def learn(self, day: UserDay) -> None:
+        started = time.process_time()
+        self._learner.learn(day)
+        self.cpu_s += time.process_time() - started
 
 
 def replay(

@@ -8,6 +8,7 @@ a day in a live folder. Releases of --refit have learnt everything up to their d
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,16 +19,24 @@ from bench.quality.timeline.arms import (
     Arm,
     CountsArm,
     CountState,
-    Learner,
     PopularityArm,
     online_arms,
 )
 from bench.quality.timeline.live_arms import LiveState, learning_arms
 from bench.quality.timeline.live_past import LivePast
-from bench.quality.timeline.replay import FEW, METRICS, NEVER, OFTEN, Judged, replay, summarise_arms
+from bench.quality.timeline.replay import (
+    FEW,
+    METRICS,
+    NEVER,
+    OFTEN,
+    Judged,
+    Timed,
+    replay,
+    summarise_arms,
+)
 from bench.quality.timeline.user_days import TimeSplit, split_time
 from models.catalog.dataset import load_dataset
-from models.errors import InvalidSettings
+from models.errors import InvalidInput, InvalidSettings, one_line
 from models.release.live import LiveFolder
 from models.release.release import Release
 
@@ -61,10 +70,13 @@ def main(arguments: Sequence[str]) -> int:
     console = open_console()
     split = split_time(load_dataset(options.data), share=options.share)
     release = Release.load(options.release) if options.release else None
-    judged = _replay_all(split, release, options)
+    judged, cpu_s = _replay_all(split, release, options)
     if not len(judged.user_E):
         raise InvalidSettings(f"--judge-from {options.judge_from}: no event on later days")
     rows, differences = summarise_arms(judged, _COMPARED, seed=options.seed)
+    for row in rows:
+        if (name := str(row["name"])) in cpu_s:
+            row["cpu_s"] = round(cpu_s[name], 3)
     events = {group: int(is_in_E.sum()) for group, is_in_E in judged.groups().items()}
     meta = {
         "command": "time-split",
@@ -94,8 +106,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _replay_all(split: TimeSplit, release: Release | None, options: argparse.Namespace) -> Judged:
+def _replay_all(
+    split: TimeSplit, release: Release | None, options: argparse.Namespace
+) -> tuple[Judged, dict[str, float]]:
+    """Return the ranks, and the CPU seconds of learning by arm, where they are known."""
     frozen, daily, event = (CountState(split) for _ in range(3))
+    timed = {"counts_daily": Timed(daily), "counts_event": Timed(event)}
     arms: dict[str, Arm] = {
         "popularity": PopularityArm(frozen),
         "popularity_daily": PopularityArm(daily),
@@ -105,21 +121,35 @@ def _replay_all(split: TimeSplit, release: Release | None, options: argparse.Nam
         "counts_event": CountsArm(event, is_fresh=True),
         **(online_arms(release, split) if release else {}),
     }
-    immediate: list[Learner] = [event]
+    immediate = [timed["counts_event"]]
     if options.live:
         past = LivePast(LiveFolder(options.live))
         state = LiveState(past, split)
         arms |= learning_arms(state, past, split.item_ids, dict(options.refit))
-        immediate.append(state)
+        timed["counts_live"] = timed["memory_live"] = Timed(state)
+        immediate.append(timed["counts_live"])
     with open_progress(open_console(), "days", len(split.days)) as on_progress:
-        return replay(
+        judged = replay(
             split,
             arms,
-            daily=[daily],
+            daily=[timed["counts_daily"]],
             immediate=immediate,
             on_progress=on_progress,
             first_day=options.judge_from,
         )
+    cpu_s = {name: learner.cpu_s for name, learner in timed.items() if name in arms}
+    if options.report:
+        cpu_s["daily"] = cpu_s["micro_batch"] = reported_cpu_s(options.report)
+    return judged, cpu_s
+
+
+def reported_cpu_s(report: Path) -> float:
+    """Sum the CPU seconds in the lines that a learner printed. Raises InvalidInput."""
+    try:
+        lines = [json.loads(line) for line in report.read_text().splitlines()]
+        return sum(float(line.get("cpu_s", 0.0)) for line in lines)
+    except (OSError, ValueError, AttributeError) as exc:
+        raise InvalidInput(f"{report}: not the lines of a learner ({one_line(exc)})") from exc
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -147,6 +177,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="with --live: release that was trained up to DAY, in days since 1970; may be repeated",
     )
     add(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="with --live: the lines that the replay printed; adds its CPU time",
+    )
+    add(
         "--judge-from",
         type=int,
         default=0,
@@ -165,8 +201,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 < options.share < 1:
         raise InvalidSettings(f"--share {options.share}, expected between 0 and 1")
-    if options.refit and not options.live:
-        raise InvalidSettings("--refit without --live, expected both")
+    if (options.refit or options.report) and not options.live:
+        raise InvalidSettings("--refit or --report without --live, expected both")
     return options
 
 
