@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.params import ID_SCHEMA
+
 MAX_OFFERED = 1000
 
 
@@ -15,7 +17,7 @@ class OfferedItem(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    item_id: str
+    item_id: Annotated[str, Field(json_schema_extra={"format": ID_SCHEMA["format"]})]
     title: Annotated[str | None, Field(description="At most 1,000 characters.")] = None
     brand: Annotated[str | None, Field(description="At most 1,000 characters.")] = None
     categories: Annotated[

@@ -33,7 +33,7 @@ enabled = false
 # Where nothing can stand in for the store, a 503 with the time to retry is the right answer.
 _WITHOUT_A_STORE = """
 [[operations]]
-include-path-regex = "(/events/|/v1/users/)"
+include-path-regex = "(/events/|/v1/users/|/v1/items)"
 checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "503"]
 """
 

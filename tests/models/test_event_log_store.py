@@ -115,6 +115,7 @@ async def test_a_log_that_starts_again_is_cut(
     await redis_store.append_events("ann", make_events(3))
     end = await redis_store.log_end()
     await client.flushall()
+    await asyncio.sleep(0.005)  # entries of one millisecond would have the same ids
     await redis_store.append_events("ann", make_events(3))
     assert (await redis_store.read_log(end, 10)).is_cut
 
