@@ -223,7 +223,7 @@ def advance(live: LiveRelease, folder: LiveFolder, version: LiveVersion) -> Adva
     """Bring a live release to another version; `live` itself goes on serving unchanged.
 
     Later deltas of the same base are applied on top. Fewer ones, or others, are applied to the base
-    anew; another base is loaded. Raises InvalidRelease.
+    again; another base is loaded. Raises InvalidRelease.
     """
     if version == live.version:
         return Advanced(live, "nothing")

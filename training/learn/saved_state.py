@@ -6,7 +6,6 @@ A restored learner goes on bit for bit. Histories are not in it: they follow fro
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from models.catalog.catalog import load_catalog
+from models.durable import sync_file, sync_folder
 from models.online.memory.live_counts import LiveCounts
 from models.online.memory.neighbours import Neighbours
 from models.online.recommender import KnownNodes
@@ -55,11 +55,11 @@ class SavedStates:
         }
         (draft / "state.json").write_text(json.dumps(facts))
         for file in draft.iterdir():
-            _sync(file)
+            sync_file(file)
         target = self._folder / f"{learner.num_slices:08d}"
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
-        _sync(self._folder)
+        sync_folder(self._folder)
         for older in self._states()[:-_KEPT]:
             shutil.rmtree(older)
 
@@ -126,11 +126,3 @@ def _below(arrays: Arrays, part: str) -> Arrays:
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value) for name, value in arrays.items()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -78,29 +78,39 @@ class CountsArm:
         return rank_unseen(evidence_N, day, self._state.popularity_N)
 
 
+class Items:
+    """Rows of one catalog for the items of the data set, both ways."""
+
+    def __init__(self, catalog: Catalog, item_ids: Sequence[str]) -> None:
+        self.catalog = catalog
+        self.whole = Candidates(catalog.trie)
+        self._row_of = [catalog.row(item_id) for item_id in item_ids]
+        known = [(row, at) for at, row in enumerate(self._row_of) if row is not None]
+        self.item_of_N = np.full(len(catalog), -1, dtype=np.int64)
+        for row, at in known:
+            self.item_of_N[row] = at
+
+    def rows(self, items: Sequence[int]) -> list[int]:
+        """Return the rows of the items that the catalog holds."""
+        return [row for row in self.places(items) if row is not None]
+
+    def places(self, items: Sequence[int]) -> list[int | None]:
+        """Return the row of each item; None where the catalog does not hold it."""
+        return [self._row_of[item] for item in items]
+
+
 class OnlineArm:
     """Ranks by the finish over the whole catalog of a release that was trained up to the split."""
 
     def __init__(
         self, finisher: Finisher, catalog: Catalog, item_ids: Sequence[str], *, is_fresh: bool
     ) -> None:
-        self._finisher, self._whole = finisher, Candidates(catalog.trie)
-        self._row_of = [catalog.row(item_id) for item_id in item_ids]
+        self._finisher, self._items = finisher, Items(catalog, item_ids)
         self._is_fresh = is_fresh
 
     def rank(self, day: UserDay) -> list[float]:
-        rows = self._known(_visible(day, is_fresh=self._is_fresh))
-        state = self._finisher.encode(rows[window_start(len(rows), self._finisher.window) :])
-        seen = self._known(day.history)
-        found = self._finisher.finish(state, self._whole, k=max(CUTOFFS), exclude=seen)
-        place = {item.row: at + 1.0 for at, item in enumerate(found)}
-        targets = [self._row_of[row] for row in day.targets]
-        return [np.inf if row is None else place.get(row, np.inf) for row in targets]
-
-    def _known(self, items: Sequence[int]) -> list[int]:
-        """Return the catalog rows of the items that the catalog holds."""
-        rows = [self._row_of[item] for item in items]
-        return [row for row in rows if row is not None]
+        rows = self._items.rows(_visible(day, is_fresh=self._is_fresh))
+        return rank_finished(self._finisher, self._items, rows, day)
 
 
 def online_arms(release: Release, split: TimeSplit) -> dict[str, Arm]:
@@ -126,6 +136,17 @@ def online_arms(release: Release, split: TimeSplit) -> dict[str, Arm]:
 
 def _visible(day: UserDay, *, is_fresh: bool) -> tuple[int, ...]:
     return day.history if is_fresh else day.history[: day.num_old]
+
+
+def rank_finished(
+    finisher: Finisher, items: Items, rows: Sequence[int], day: UserDay
+) -> list[float]:
+    """Rank the targets of a day among the first items of a finish over the whole catalog."""
+    state = finisher.encode(rows[window_start(len(rows), finisher.window) :])
+    found = finisher.finish(state, items.whole, k=max(CUTOFFS), exclude=items.rows(day.history))
+    place = {item.row: at + 1.0 for at, item in enumerate(found)}
+    targets = items.places(day.targets)
+    return [np.inf if row is None else place.get(row, np.inf) for row in targets]
 
 
 def rank_unseen(

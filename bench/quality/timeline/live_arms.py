@@ -14,15 +14,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.quality.ranking.quality_rows import CUTOFFS
-from bench.quality.timeline.arms import Arm, rank_unseen
+from bench.quality.timeline.arms import Arm, Items, rank_finished, rank_unseen
 from bench.quality.timeline.live_past import LivePast
 from bench.quality.timeline.user_days import TimeSplit, UserDay
-from models.catalog.candidates import Candidates
-from models.catalog.catalog import Catalog
 from models.errors import InvalidRelease, ReleaseMismatch
 from models.online.finish import Finisher, Searcher
-from models.online.history_cache import window_start
 from models.online.memory.live_counts import LiveCounts
 from models.online.memory.memory import Memory
 from models.online.memory.neighbours import Neighbours
@@ -31,27 +27,6 @@ from models.release.release import Release
 from models.release.searchers import load_searcher
 
 Floats = NDArray[np.float64]
-
-
-class Items:
-    """Rows of one catalog for the items of the data set, both ways."""
-
-    def __init__(self, catalog: Catalog, item_ids: Sequence[str]) -> None:
-        self.catalog = catalog
-        self.whole = Candidates(catalog.trie)
-        self._row_of = [catalog.row(item_id) for item_id in item_ids]
-        known = [(row, at) for at, row in enumerate(self._row_of) if row is not None]
-        self.item_of_N = np.full(len(catalog), -1, dtype=np.int64)
-        for row, at in known:
-            self.item_of_N[row] = at
-
-    def rows(self, items: Sequence[int]) -> list[int]:
-        """Return the rows of the items that the catalog holds."""
-        return [row for row in self.places(items) if row is not None]
-
-    def places(self, items: Sequence[int]) -> list[int | None]:
-        """Return the row of each item; None where the catalog does not hold it."""
-        return [self._row_of[item] for item in items]
 
 
 class LiveState:
@@ -203,17 +178,6 @@ class DailyArm:
             searcher = load_searcher(live.release, weights=live.weights)
             self._finisher = Finisher(searcher, live.release.catalog, live.neighbours)
         return rank_finished(self._finisher, self._items, self._items.rows(day.history), day)
-
-
-def rank_finished(
-    finisher: Finisher, items: Items, rows: Sequence[int], day: UserDay
-) -> list[float]:
-    """Rank the targets of a day among the first items of a finish over the whole catalog."""
-    state = finisher.encode(rows[window_start(len(rows), finisher.window) :])
-    found = finisher.finish(state, items.whole, k=max(CUTOFFS), exclude=rows)
-    place = {item.row: at + 1.0 for at, item in enumerate(found)}
-    targets = items.places(day.targets)
-    return [np.inf if row is None else place.get(row, np.inf) for row in targets]
 
 
 def learning_arms(
