@@ -22,15 +22,21 @@ class AveragedWeights:
         """
         self._parameters: list[Tensor] = list(model.parameters())
         self._averages = [weight.detach().clone() for weight in self._parameters]
-        self._num_steps, self._step = num_steps, 0
+        self._num_steps, self._step = num_steps, torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights after one more step; the first steps are averaged over fewer."""
         self._step += 1
         share = 0.0 if not self._num_steps else 1 - 1 / self._num_steps
-        share = min(share, self._step / (self._step + _FIRST_STEPS))
+        step = int(self._step)
+        share = min(share, step / (step + _FIRST_STEPS))
         torch._foreach_lerp_(self._averages, self._parameters, 1 - share)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the averages and the number of steps, to save or to overwrite in place."""
+        averages = {str(at): average for at, average in enumerate(self._averages)}
+        return averages | {"steps": self._step}
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from models.catalog.catalog import Catalog
 from models.online.memory.memory import Memory
 from models.release.release import Learns
+from training.checkpoint import Checkpoint
 from training.recipe import Recipe
 from training.sasrec_folder import is_made, make_sasrec, read_sasrec
 from training.split import Split
@@ -25,6 +26,7 @@ def learn_online(
     learns: Learns,
     teacher_dir: Path,
     chosen: Mapping[str, float] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> OnlineResult:
     """Train by a recipe; the metrics have those of the teacher too, as `teacher_...`.
 
@@ -33,11 +35,14 @@ def learn_online(
         learns: part of each history that the split has.
         teacher_dir: folder of the teacher; trained into it if it holds none yet.
         chosen: metrics of an earlier training; train for as many epochs, without validation.
+        checkpoint: of the recommender, not of its teacher, which has its own.
     """
     config = recipe.recommender.to_config(catalog.space.sizes)
     settings = replace(recipe.online, seed=recipe.seed)
     if not recipe.teacher.share:
-        return train_online(config, settings, catalog, split, memory, chosen=chosen)
+        return train_online(
+            config, settings, catalog, split, memory, chosen=chosen, checkpoint=checkpoint
+        )
     if is_made(teacher_dir):
         model, facts = read_sasrec(teacher_dir, catalog, data_digest=data_digest, learns=learns)
     else:
@@ -51,7 +56,16 @@ def learn_online(
             chosen=chosen and _of_teacher(chosen),
         )
     teacher = Teacher(model, recipe.teacher)
-    made = train_online(config, settings, catalog, split, memory, teacher=teacher, chosen=chosen)
+    made = train_online(
+        config,
+        settings,
+        catalog,
+        split,
+        memory,
+        teacher=teacher,
+        chosen=chosen,
+        checkpoint=checkpoint,
+    )
     figures = {_OF_TEACHER + name: facts[name] for name in ("recall@10", "ndcg@10", "epoch")}
     return OnlineResult(made.recommender, made.metrics | figures)
 

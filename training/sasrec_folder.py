@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from models.baselines.sasrec import SasRec, load_sasrec, save_sasrec
 from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
 from models.release.release import Learns, Release
+from training.checkpoint import Checkpoint
 from training.model_card import sasrec_card
 from training.recipe import Recipe
 from training.run import Run
@@ -69,19 +71,27 @@ def make_sasrec(
     """
     settings = replace(recipe.online, seed=recipe.seed)
     figures = chosen and {name: chosen[name] for name in ("recall@10", "ndcg@10", "epoch")}
-    model, metrics = train_sasrec(recipe.sasrec, settings, catalog, split, chosen=figures)
-    facts = {
-        **metrics,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
+    inputs = {
         "learnt": learns.value,
         "data_sha256": data_digest,
         "torch": torch.__version__,
         "recipe": asdict(recipe.sasrec) | {"fit": asdict(settings)},
     }
     folder.mkdir(parents=True, exist_ok=True)
+    of = json.dumps([inputs, figures, sha256("\n".join(catalog.item_ids).encode()).hexdigest()])
+    checkpoint = Checkpoint(folder / "model.checkpoint", of)
+    model, metrics = train_sasrec(
+        recipe.sasrec, settings, catalog, split, chosen=figures, checkpoint=checkpoint
+    )
+    facts = {
+        **metrics,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        **inputs,
+    }
     save_sasrec(model, folder / _WEIGHTS, catalog.item_ids)
     (folder / "README.md").write_text(sasrec_card(facts))
     (folder / _FACTS).write_text(json.dumps(facts, indent=1) + "\n")  # last: it marks the end
+    checkpoint.remove()
     logger.info("sasrec: wrote %s, made %s", folder, json.dumps(facts))
     return model, facts
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.catalog.catalog import build_catalog
+from training.checkpoint import Checkpoint
 from training.judging import judge
 from training.learn_online import learn_online
 from training.publishing import publish_run
@@ -63,6 +64,7 @@ def quantize_stage(run: Run) -> dict[str, Any]:
 
 def online_stage(run: Run) -> dict[str, Any]:
     """Train the online recommender; writes `online.safetensors`."""
+    checkpoint = Checkpoint(run.work / "online.checkpoint", run.inputs("online"))
     result = learn_online(
         run.recipe,
         run.catalog(),
@@ -72,8 +74,10 @@ def online_stage(run: Run) -> dict[str, Any]:
         learns=run.learns,
         teacher_dir=run.teacher_dir(run.learns),
         chosen=run.chosen,
+        checkpoint=checkpoint,
     )
     save_file(result.recommender.state_dict(), run.work / "online.safetensors")
+    checkpoint.remove()
     return {**result.metrics, "parameters": _count(result.recommender)}
 
 

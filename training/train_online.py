@@ -6,7 +6,7 @@ itself for a sum with the memory. Test targets are never seen here.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,8 @@ from models.online.memory.neighbours import Neighbours
 from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import fastest_searcher
-from training.fit import FitRecipe, Scores, fit, refit
+from training.checkpoint import Checkpoint
+from training.fit import FitRecipe, Losses, Scores, fit, refit
 from training.history_batches import Step, steps
 from training.sid_loss import SidLoss
 from training.split import Split, UserSplit, sample_users, training_histories
@@ -54,6 +55,7 @@ def train_online(
     *,
     teacher: Teacher | None = None,
     chosen: Mapping[str, float] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> OnlineResult:
     """Train until the validation NDCG@10 stops rising; return the best weights.
 
@@ -61,12 +63,14 @@ def train_online(
         memory: of the histories of the split.
         teacher: trained on the same split; None learns from the histories alone.
         chosen: metrics of an earlier training; train for as many epochs, without validation.
+        checkpoint: written after every epoch; the training continues from it.
     """
     torch.manual_seed(recipe.seed)
     recommender = new_recommender(config, catalog)
     losses = _losses(recommender, recipe, catalog, split, teacher)
     if chosen is not None:
-        refit("online", recommender, recipe, losses, epochs=int(chosen["epoch"]))
+        epochs = int(chosen["epoch"])
+        refit("online", recommender, recipe, losses, epochs=epochs, checkpoint=checkpoint)
         return OnlineResult(recommender, dict(chosen))
     validation = sample_users(split, recipe.num_validation_users, recipe.seed)
     neighbours = memory.neighbours()
@@ -76,6 +80,7 @@ def train_online(
         recipe,
         losses,
         lambda: validate(recommender, catalog, validation, neighbours),
+        checkpoint=checkpoint,
     )
     alone = validate(recommender, catalog, validation)
     figures = {"recall@10_no_memory": alone.recall, "ndcg@10_no_memory": alone.ndcg}
@@ -88,9 +93,7 @@ def _losses(
     catalog: Catalog,
     split: Split,
     teacher: Teacher | None,
-) -> Callable[[], Iterator[Tensor]]:
-    """Return what yields the losses of one more epoch."""
-    rng, users = np.random.default_rng(recipe.seed), recipe.batch_users
+) -> Losses:
     histories, window = training_histories(catalog, split), recommender.config.window
     sid_loss = SidLoss(recommender, catalog.trie)
     share = 0.0 if teacher is None else teacher.recipe.share
@@ -98,7 +101,8 @@ def _losses(
         teacher.model, recommender, catalog, teacher.recipe.positions
     )
 
-    def losses() -> Iterator[Tensor]:
+    def losses(epoch: int) -> Iterator[Tensor]:
+        rng, users = np.random.default_rng([recipe.seed, epoch]), recipe.batch_users
         for step in steps(histories, catalog, window=window, batch_users=users, rng=rng):
             states = encode_before(recommender, step)
             loss = next_sid_loss(sid_loss, step, states, recommender.config.sizes)

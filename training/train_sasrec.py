@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from models.baselines.sasrec import SasRec, SasRecConfig
 from models.catalog.catalog import Catalog
+from training.checkpoint import Checkpoint
 from training.fit import FitRecipe, Scores, fit, refit
 from training.history_batches import Step, steps
 from training.split import Split, UserSplit, sample_users, training_histories
@@ -30,29 +31,38 @@ def train_sasrec(
     split: Split,
     *,
     chosen: Mapping[str, float] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[SasRec, dict[str, float]]:
     """Train until the validation NDCG@10 stops rising; return the best weights and figures.
 
     Args:
         chosen: figures of an earlier training; train for as many epochs, without validation.
+        checkpoint: written after every epoch; the training continues from it.
     """
     torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
     config = SasRecConfig(
         len(catalog), recipe.width, recipe.heads, recipe.layers, dropout=recipe.dropout
     )
     model, histories = SasRec(config), training_histories(catalog, split)
     validation = sample_users(split, settings.num_validation_users, settings.seed)
 
-    def losses() -> Iterator[Tensor]:
-        users = settings.batch_users
+    def losses(epoch: int) -> Iterator[Tensor]:
+        rng, users = np.random.default_rng([settings.seed, epoch]), settings.batch_users
         for step in steps(histories, catalog, window=config.window, batch_users=users, rng=rng):
             yield next_item_loss(model, step)
 
     if chosen is not None:
-        refit("sasrec", model, settings, losses, epochs=int(chosen["epoch"]))
+        epochs = int(chosen["epoch"])
+        refit("sasrec", model, settings, losses, epochs=epochs, checkpoint=checkpoint)
         return model, dict(chosen)
-    metrics = fit("sasrec", model, settings, losses, lambda: validate(model, catalog, validation))
+    metrics = fit(
+        "sasrec",
+        model,
+        settings,
+        losses,
+        lambda: validate(model, catalog, validation),
+        checkpoint=checkpoint,
+    )
     return model, metrics
 
 
