@@ -237,7 +237,11 @@ class Follower:
             self._config(),
             learner.accepted.arrays(),
             learner.counts.memory(),
-            updates={"parent": self._release.version, "watermark": self._last},
+            updates={
+                "parent": self._release.version,
+                "watermark": self._last,
+                "epoch": self._publisher.next_epoch,
+            },
             popularity=learner.popularity,
         )
         self._publisher.publish_base(draft, self._last, now_ms=now_ms)

@@ -39,6 +39,7 @@ class Publisher:
         self.folder = folder
         self._keep_bases = keep_bases
         self.version: LiveVersion | None = None  # None before the first base
+        self._pointed: LiveVersion | None = None  # by this process; behind `version` on a full disk
         self.weights: Weights = {}  # as published
         self._base: Release | None = None
 
@@ -51,6 +52,12 @@ class Publisher:
     def has_deltas(self) -> bool:
         return self.version is not None and self.version.deltas > 0
 
+    @property
+    def next_epoch(self) -> int:
+        """Return the epoch of the next pointer. In a base, it makes the base's version unique."""
+        held = self.folder.pointer()
+        return 1 if held is None else held.epoch + 1
+
     def begin(self, release: Release) -> None:
         """Go on from the folder's pointer if it is of this learner, otherwise publish a base."""
         pointer = self.folder.pointer()
@@ -58,17 +65,23 @@ class Publisher:
             self.publish_base(release.directory, BEGINNING, now_ms=0)
         else:
             self._take(load_live(self.folder, pointer.version))
+            self._pointed = self.version
 
     def fits(self, release: Release, catalog: Catalog, config: RecommenderConfig) -> bool:
-        """Tell if deltas of a learner fit the published base.
+        """Tell if deltas of a learner fit the published base, under labels that nothing had before.
+
+        Behind a rollback they do not: deltas of the same numbers have served.
 
         release: that the learner went on from. catalog, config: as they are now.
         """
         assert self._base is not None
+        assert self.version is not None
         parent = self._base.manifest.recipe.get("updates", {}).get("parent", self._base.version)
         is_same = self._base.catalog.item_ids == catalog.item_ids
         is_of_release = release.version in (parent, self._base.version)
-        return is_of_release and is_same and self._base.recommender_config == config
+        is_newest = self.folder.num_deltas(self.version.base) == self.version.deltas
+        is_alike = is_same and self._base.recommender_config == config
+        return is_of_release and is_alike and is_newest
 
     def publish_base(self, directory: Path, watermark: str, *, now_ms: int) -> None:
         """Publish a whole release and point to it."""
@@ -83,7 +96,7 @@ class Publisher:
     ) -> int:
         """Publish changed weights and changed lists as one delta; return its bytes.
 
-        0 if nothing changed, and then the pointer stays.
+        0 if nothing changed; then the pointer moves only if the last time it could not.
         """
         assert self.version is not None
         self._check_pointer()
@@ -92,6 +105,8 @@ class Publisher:
             changed = None
         counts = CountsDelta(*lists) if lists is not None and len(lists.row_R) else None
         if changed is None and counts is None:
+            if self._pointed != self.version:
+                self._point(watermark, now_ms)
             return 0
         base, deltas, parent = self.version
         header = DeltaHeader(
@@ -106,20 +121,19 @@ class Publisher:
     def _check_pointer(self) -> None:
         """Raise ManifestConflict if another process moved the pointer, as for a rollback."""
         held = self.folder.pointer()
-        if held is not None and self.version is not None and held.version != self.version:
+        if held is not None and self._pointed is not None and held.version != self._pointed:
             raise ManifestConflict(
                 f"{self.folder.path}: the pointer names {held.base}+{held.deltas}, expected "
-                f"{self.name}: nothing is published until the learner starts again"
+                f"{self._pointed.base}+{self._pointed.deltas}: nothing is published until the "
+                "learner starts again"
             )
 
     def _point(self, watermark: str, now_ms: int) -> None:
         assert self.version is not None
         base, deltas, sha256 = self.version
-        held = self.folder.pointer()
-        epoch = 1 if held is None else held.epoch + 1
         self.folder.move(
             ModelPointer(
-                epoch=epoch,
+                epoch=self.next_epoch,
                 base=base,
                 deltas=deltas,
                 sha256=sha256,
@@ -127,6 +141,7 @@ class Publisher:
                 written_ms=now_ms,
             )
         )
+        self._pointed = self.version
 
     def _take(self, live: LiveRelease) -> None:
         self.version, self.weights, self._base = live.version, live.weights, live.release

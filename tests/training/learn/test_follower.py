@@ -100,7 +100,10 @@ def test_ticks_and_slices_at_once_learn_the_same(
     assert found.weight_P.tobytes() == expected.weight_P.tobytes()  # what trials rank with
 
 
-def test_a_pointer_that_was_rolled_back_stays(work: ToyWork, release: Release) -> None:
+def test_a_pointer_that_was_rolled_back_stays_until_a_new_start(
+    work: ToyWork, release: Release
+) -> None:
+    """The new start publishes a base, because deltas of the next numbers have served already."""
     follower = work.learn(toy_events(release.catalog, 40))
     pointer = work.live.pointer()
     assert pointer is not None
@@ -115,10 +118,20 @@ def test_a_pointer_that_was_rolled_back_stays(work: ToyWork, release: Release) -
     finish(follower)
     assert work.live.pointer() == back
     assert "the pointer names" in work.lines[-1]["failure"]
+    work.follower().start()
+    anew = work.live.pointer()
+    assert anew is not None
+    assert (anew.base != base, anew.deltas) == (True, 0)
+    work.live.move(back.model_copy(update={"epoch": anew.epoch + 1}))
+    work.follower().start()  # of the same state
+    again = work.live.pointer()
+    assert again is not None
+    assert again.base not in {base, anew.base}
 
 
+@pytest.mark.parametrize("step", ["add_delta", "move"])
 def test_a_full_disk_loses_nothing(
-    work: ToyWork, release: Release, monkeypatch: pytest.MonkeyPatch
+    work: ToyWork, release: Release, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -127,10 +140,11 @@ def test_a_full_disk_loses_nothing(
     follower.start()
     events = toy_events(release.catalog, 40)
     with monkeypatch.context() as patch:
-        patch.setattr(work.live, "add_delta", full)
+        before = work.live.pointer()
+        patch.setattr(work.live, step, full)
         follower.log.append(events)
         follower.take(events)
-        assert not list(work.folder.glob("live/deltas/*/*"))
+        assert work.live.pointer() == before
     finish(follower)
     pointer = work.live.pointer()
     assert pointer is not None
