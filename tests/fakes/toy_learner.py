@@ -153,7 +153,10 @@ def finish(follower: Follower) -> None:
 def weights_of(follower: Follower) -> bytes:
     """Return all weights, the state of the optimizer and the counts as bytes."""
     learner = follower.learner
-    tensors = [*learner.accepted.tensors().items(), *learner.candidate.tensors().items()]
+    tensors = [
+        *learner.weights.accepted.tensors().items(),
+        *learner.weights.candidate.tensors().items(),
+    ]
     arrays = sorted(learner.counts.arrays().items())
     return b"".join(
         [

@@ -139,6 +139,21 @@ def moved_pairs(counts: PairCounts, *, by: int = -1) -> list[tuple[int, int]]:
     return [(item + by, later + by) for item, later in pairs]
 
 
+def test_moved_neighbours_are_the_same_items() -> None:
+    old = grown_by_events(some_similar()).neighbours()
+    row_of_old = np.random.default_rng(1).permutation(NUM_ITEMS + 2)[:NUM_ITEMS]
+    row_of_old[7] = -1
+    place = row_of_old.tolist()
+    expected: list[dict[int, float]] = [{} for _ in range(NUM_ITEMS + 2)]
+    for item, found in enumerate(lists(old)):
+        if item != 7:
+            kept = {place[other]: weight for other, weight in found.items() if other != 7}
+            expected[place[item]] = kept
+    moved = old.moved(row_of_old, NUM_ITEMS + 2)
+    assert lists(moved) == expected
+    assert [list(each) for each in lists(moved)] == [list(each) for each in expected]  # in order
+
+
 def test_a_restored_state_goes_on_bit_for_bit() -> None:
     counts = grown_by_events(some_similar())
     restored = LiveCounts.from_arrays(counts.arrays(), SETTINGS)

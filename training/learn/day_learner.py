@@ -12,9 +12,10 @@ from models.release.release import Release
 from training.learn.histories import Histories
 from training.learn.learn_settings import LearnSettings
 from training.learn.new_items import ItemGrower
-from training.learn.online_learner import ACCEPTED, OnlineLearner, Verdict
+from training.learn.online_learner import OnlineLearner
 from training.learn.publisher import Publisher, write_grown_release
 from training.learn.replay_days import DAY_MS, Day, SplitByDay, fed_item
+from training.learn.weight_learner import ACCEPTED, Verdict
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -45,8 +46,9 @@ class DayLearner:
             self._publisher.begin(self._release)
         for day in self._split.days if days is None else days:
             report({"day": day.number, **self._run_day(day)})
-        while self.learner.is_waiting:
-            verdict = self.learner.test(self.learner.admission.end_slice())
+        weights = self.learner.weights
+        while weights.is_waiting:
+            verdict = weights.test(self.learner.exam(self.learner.admission.end_slice()))
             report({"day": "end", **verdict.to_json(), **self._publish(verdict)})
         report({"day": "end", **self._publish(Verdict(ACCEPTED))})
 
@@ -54,7 +56,7 @@ class DayLearner:
         learner, started = self.learner, time.process_time()
         offered = [(logged, learner.admission.offer(logged)) for logged in day.events]
         events = learner.admission.end_slice()
-        verdict = learner.test(events)
+        verdict = learner.weights.test(learner.exam(events))
         published = self._publish(verdict)
         new = dict.fromkeys(logged.event.item_id for logged in day.events)
         unknown = [item_id for item_id in new if learner.catalog.row(item_id) is None]
@@ -64,7 +66,8 @@ class DayLearner:
         for logged, before in offered:
             if before is not None:
                 learner.count(logged, before)
-        losses = learner.learn(events, day.events[-1].entry)
+        losses = learner.weights.learn(learner.lesson(events))
+        learner.end_slice(day.events[-1].entry)
         return {
             "events": events.num_seen,
             "held": events.held.describe(),
@@ -82,7 +85,7 @@ class DayLearner:
             return {}
         watermark = learner.position
         now_ms = int(watermark.partition("-")[0])
-        accepted = learner.accepted
+        accepted = learner.weights.accepted
         if self._has_grown:
             draft = self._work / "draft"
             write_grown_release(

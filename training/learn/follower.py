@@ -1,5 +1,7 @@
 """Follows the event log: counts every event, learns slice by slice, and publishes.
 
+A slice is tested and learnt in a thread of its own, from copies, while the next one is counted.
+
     WORK/log/           durable copy of the log; only its events are learnt
     WORK/slices.jsonl   ends of slices
     WORK/items/         batches of the item feed
@@ -25,10 +27,12 @@ from models.store.contract import BEGINNING, Logged, order_of
 from training.learn.background import in_background
 from training.learn.feed import FeedBatches
 from training.learn.new_items import ItemGrower
-from training.learn.online_learner import ACCEPTED, REFUSED, OnlineLearner, Verdict
+from training.learn.online_learner import OnlineLearner
 from training.learn.publisher import Publisher, write_grown_release
-from training.learn.saved_state import SavedStates
+from training.learn.saved_state import SavedStates, counted_arrays
+from training.learn.slice_lesson import Learnt, begin_lesson
 from training.learn.slices import Cut, SliceJournal
+from training.learn.weight_learner import ACCEPTED, REFUSED, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +81,7 @@ class Follower:
         self._needs_base = self._owes_weights = False
         self._has_caught_up = False
         self._last_failure = ""
+        self._lesson: tuple[dict[str, Any], Future[Learnt]] | None = None  # and facts of its slice
         self.refusals: list[str] = []  # lines of gates that failed in this process
 
     def start(self) -> None:
@@ -99,6 +104,7 @@ class Follower:
         self.take(behind)
         while (cut := self._recorded()) is not None:
             self._close(cut)
+        self._end_lesson()
         self._has_caught_up = True
         self._needs_base |= not self._publisher.fits(
             self._release, self.learner.catalog, self._config()
@@ -125,6 +131,8 @@ class Follower:
 
         now_ms: None closes it at once.
         """
+        if self._lesson is not None and self._lesson[1].done():
+            self._end_lesson()
         slice_ms = self._settings.slice_ms
         is_over = now_ms is None or (self._open is not None and now_ms // slice_ms > self._open)
         num_fed = self._num_fed(waits=now_ms is None)
@@ -136,7 +144,10 @@ class Follower:
 
         Return whether there was something to decide.
         """
-        if self._open is not None or not self.learner.is_waiting:
+        if self._open is not None:
+            return False
+        self._end_lesson()
+        if not self.learner.weights.is_waiting:
             return False
         self._close(self._new_cut())
         return True
@@ -157,7 +168,7 @@ class Follower:
         if self._needs_base:
             self._publish_base(now_ms)
             return {"published": publisher.name, "watermark": self._last}
-        weights = learner.accepted.arrays() if self._owes_weights else None
+        weights = learner.weights.accepted.arrays() if self._owes_weights else None
         lists = learner.counts.neighbours_of(learner.counts.touched())
         num_bytes = publisher.publish_delta(weights, lists, self._last, now_ms=now_ms)
         self._owes_weights = False
@@ -165,43 +176,60 @@ class Follower:
         return {"published": publisher.name, "watermark": self._last, "bytes": num_bytes}
 
     def _close(self, cut: Cut) -> None:
-        """Test, learn, grow, publish and save at the end of a slice."""
-        started, learner = time.process_time(), self.learner
-        self.publish()  # counts do not wait for the weights
+        """Grow, and begin the lesson of a slice at its end."""
+        self._end_lesson()
+        started, learner = time.thread_time(), self.learner
         events = learner.admission.end_slice()
-        verdict = learner.test(events)
-        losses = learner.learn(events, cut.last)
         num_items = self._grow(cut.fed)
+        if self._needs_base:
+            self.publish()
+        exam, lesson = learner.exam(events), learner.lesson(events)
+        learner.end_slice(cut.last)
         self._open = None
-        self._note(verdict)
+        is_due = not learner.num_slices % self._settings.states_every
+        facts = {
+            "slice": learner.num_slices,
+            "until": cut.last,
+            "events": events.num_seen,
+            "held": events.held.describe(),
+            "items": num_items,
+        }
+        begun = begin_lesson(learner.weights, exam, lesson, self._saving() if is_due else None)
+        self._lesson = facts | {"cpu_s": time.thread_time() - started}, begun
+
+    def _end_lesson(self) -> None:
+        """Wait for the lesson of the last slice, and publish and report what came of it."""
+        if self._lesson is None:
+            return
+        (facts, begun), self._lesson = self._lesson, None
+        learnt = begun.result()
+        self._note(learnt.verdict)
+        failed = self._failed("saved", learnt.failure) if learnt.failure else {}
         published = self.publish()
-        if not learner.num_slices % self._settings.states_every:
-            published |= self._save()
         self._report(
             {
-                "slice": learner.num_slices,
-                "until": cut.last,
-                "events": events.num_seen,
-                "held": events.held.describe(),
-                "items": num_items,
-                "loss": round(float(np.mean(losses)), 4) if losses else None,
-                **verdict.to_json(),
+                **facts,
+                "loss": round(float(np.mean(learnt.losses)), 4) if learnt.losses else None,
+                **learnt.verdict.to_json(),
+                **failed,
                 **published,
-                "cpu_s": round(time.process_time() - started, 3),
+                "cpu_s": round(facts["cpu_s"] + learnt.cpu_s, 3),
             }
         )
 
     def save(self) -> None:
         """Save the state, unless a slice is open: its events would be counted again."""
+        self._end_lesson()
         if self._open is None:
-            self._save()
+            try:
+                self._saving()()
+            except OSError as exc:
+                self._failed("saved", exc)
 
-    def _save(self) -> dict[str, Any]:
-        try:
-            self._states.save(self.learner, fed=self._fed)
-        except OSError as exc:
-            return self._failed("saved", exc)
-        return {}
+    def _saving(self) -> Callable[[], None]:
+        """Copy what counting changes; return what writes the state of now."""
+        counted, fed = counted_arrays(self.learner), self._fed
+        return lambda: self._states.save(self.learner, counted, fed=fed)
 
     def _failed(self, what: str, exc: Exception) -> dict[str, Any]:
         """Log a failure, once for as long as it is the same; return it as a fact."""
@@ -235,7 +263,7 @@ class Follower:
             self._release,
             learner.catalog,
             self._config(),
-            learner.accepted.arrays(),
+            learner.weights.accepted.arrays(),
             learner.counts.memory(),
             updates={
                 "parent": self._release.version,
@@ -279,4 +307,4 @@ class Follower:
         return cut
 
     def _config(self) -> Any:
-        return self.learner.accepted.recommender.config
+        return self.learner.weights.accepted.recommender.config

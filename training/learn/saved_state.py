@@ -22,7 +22,8 @@ from models.online.memory.live_counts import LiveCounts
 from models.online.memory.neighbours import Neighbours
 from models.online.recommender import KnownNodes
 from training.learn.candidate import Candidate, anchor_knowing
-from training.learn.online_learner import OnlineLearner, Pool
+from training.learn.online_learner import OnlineLearner
+from training.learn.weight_learner import Pool, WeightLearner
 
 _KEPT = 2  # states
 Arrays = dict[str, NDArray[Any]]
@@ -35,23 +36,25 @@ class SavedStates:
         """of: digest of release, data and settings; states of others are ignored."""
         self._folder, self._of = folder, of
 
-    def save(self, learner: OnlineLearner, *, fed: int) -> None:
-        """Write the state behind the last learnt slice.
+    def save(self, learner: OnlineLearner, counted: Arrays, *, fed: int) -> None:
+        """Write the state behind the last slice.
 
-        fed: batches of the item feed that the learner has applied.
+        Args:
+            counted: of `counted_arrays`, taken before the first event behind that slice.
+            fed: batches of the item feed that the learner has applied.
         """
         draft = self._folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         learner.catalog.save(draft / "catalog.parquet")
-        save_file(_arrays(learner), draft / "state.safetensors")
+        save_file(counted | _weight_arrays(learner.weights), draft / "state.safetensors")
         facts = {
             "of": self._of,
             "fed": fed,
             "num_slices": learner.num_slices,
             "position": learner.position,
-            "is_waiting": learner.is_waiting,
-            "pool": vars(learner.pool),
+            "is_waiting": learner.weights.is_waiting,
+            "pool": vars(learner.weights.pool),
         }
         (draft / "state.json").write_text(json.dumps(facts))
         for file in draft.iterdir():
@@ -79,40 +82,46 @@ class SavedStates:
         return sorted(self._folder.glob("[0-9]" * 8))
 
 
-def _arrays(learner: OnlineLearner) -> Arrays:
+def counted_arrays(learner: OnlineLearner) -> Arrays:
+    """Copy all that counting changes."""
     arrays: Arrays = {f"counts/{name}": value for name, value in learner.counts.arrays().items()}
     for name in ("first", "neighbour_P", "weight_P"):
         arrays[f"neighbours/{name}"] = getattr(learner.neighbours, name)
-    for version in ("accepted", "candidate"):
-        tensors = getattr(learner, version).tensors()
-        arrays |= {f"{version}/{name}": value.numpy() for name, value in tensors.items()}
-    for at, nodes in enumerate(learner.candidate.recommender.node_embeddings):
-        arrays[f"known/{at}"] = cast("KnownNodes", nodes).known[:-1].numpy()
     item_ids = learner.catalog.item_ids
     arrays["popularity"] = np.array([learner.popularity[item] for item in item_ids], dtype=np.int64)
     arrays["fed_rows"] = np.array(sorted(learner.fed_rows), dtype=np.int64)
+    return arrays
+
+
+def _weight_arrays(weights: WeightLearner) -> Arrays:
+    arrays: Arrays = {}
+    for version in ("accepted", "candidate"):
+        tensors = getattr(weights, version).tensors()
+        arrays |= {f"{version}/{name}": value.numpy() for name, value in tensors.items()}
+    for at, nodes in enumerate(weights.candidate.recommender.node_embeddings):
+        arrays[f"known/{at}"] = cast("KnownNodes", nodes).known[:-1].numpy()
     return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
 
 
 def _restore(learner: OnlineLearner, state: Path, facts: dict[str, Any]) -> None:
     arrays = load_file(state / "state.safetensors")
-    settings = learner.settings
+    weights = learner.weights
     learner.catalog = load_catalog(state / "catalog.parquet", learner.catalog.space)
-    num_tables = len(learner.anchor.recommender.node_embeddings)
+    num_tables = len(weights.anchor.recommender.node_embeddings)
     known = [arrays[f"known/{at}"] for at in range(num_tables)]
-    learner.anchor = anchor_knowing(learner.anchor.recommender, known)
+    weights.anchor = anchor_knowing(weights.anchor.recommender, known)
     learner.counts = LiveCounts.from_arrays(_below(arrays, "counts"), learner.counts.settings)
     learner.neighbours = Neighbours(learner.counts.settings, **_below(arrays, "neighbours"))
     for version in ("accepted", "candidate"):
-        made = Candidate.new(learner.anchor, settings.rates)
+        made = Candidate.new(weights.anchor, weights.settings.rates)
         made.restore(_tensors(_below(arrays, version)))
-        setattr(learner, version, made)
+        setattr(weights, version, made)
     counted = zip(learner.catalog.item_ids, arrays["popularity"].tolist(), strict=True)
     learner.popularity.clear()
     learner.popularity.update(dict(counted))
     learner.fed_rows = set(arrays["fed_rows"].tolist())
     learner.num_slices, learner.position = facts["num_slices"], facts["position"]
-    learner.is_waiting, learner.pool = facts["is_waiting"], Pool(**facts["pool"])
+    weights.is_waiting, weights.pool = facts["is_waiting"], Pool(**facts["pool"])
 
 
 def _below(arrays: Arrays, part: str) -> Arrays:

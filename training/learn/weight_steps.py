@@ -6,8 +6,10 @@ every position does, so that their lessons are not forgotten. Knows nothing of l
 
 # B = users, H = items of the longest history, L = levels, N = targets, W = model width
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -47,13 +49,18 @@ class StepSettings:
         if not 0 <= self.old_share < 1:
             raise ValueError(f"old_share {self.old_share}, expected 0 to below 1")
 
+    def num_old(self, new: Sequence[NewEvents]) -> int:
+        """Return how many old histories all steps on the new events want, about."""
+        num_users = min(len(new), self.most_events)
+        return math.ceil(self.passes * self.old_users * num_users) if self.old_share else 0
+
 
 def learn_events(
     recommender: OnlineRecommender,
     optimizer: LazyAdam,
     catalog: Catalog,
     new: Sequence[NewEvents],
-    draw_old: Callable[[np.random.Generator], Sequence[int]] | None,
+    old: Sequence[Sequence[int]],
     settings: StepSettings,
     *,
     seed: int,
@@ -61,7 +68,7 @@ def learn_events(
     """Take the steps on the new events of one slice, in place; return their losses.
 
     Args:
-        draw_old: draws one old history as catalog rows; None without any.
+        old: histories to repeat in turn, as catalog rows; may be empty.
         seed: decides everything random.
     """
     rng = np.random.default_rng(seed)
@@ -69,15 +76,20 @@ def learn_events(
     new = _at_most(new, settings.most_events, rng)
     loss_of = SidLoss(recommender, catalog.trie)
     window, losses = recommender.config.window, []
+    turn = cycle(old)
     recommender.train()
     for _ in range(settings.passes):
         for group in _groups(new, settings.batch_events, window, rng):
-            old = [] if draw_old is None else _draw(draw_old, group, settings, window, rng)
+            num_old = round(settings.old_users * len(group)) if settings.old_share else 0
+            repeated = [crop(rows, window, rng) for rows in islice(turn, num_old)]
             optimizer.zero_grad()
             loss = _new_loss(recommender, loss_of, catalog, group)
-            if old:
-                share = settings.old_share
-                loss = (1 - share) * loss + share * _old_loss(recommender, loss_of, catalog, old)
+            if repeated:
+                again, share = (
+                    _old_loss(recommender, loss_of, catalog, repeated),
+                    settings.old_share,
+                )
+                loss = (1 - share) * loss + share * again
             torch.autograd.backward(loss)
             optimizer.step()
             losses.append(loss.item())
@@ -122,18 +134,6 @@ def _windows(events: NewEvents, window: int) -> Iterator[NewEvents]:
         part = weights[start : start + max(window // 2, 1)]
         end = first + start + len(part)
         yield NewEvents(rows[max(end - window, 0) : end], part)
-
-
-def _draw(
-    draw_old: Callable[[np.random.Generator], Sequence[int]],
-    group: Sequence[NewEvents],
-    settings: StepSettings,
-    window: int,
-    rng: np.random.Generator,
-) -> list[Sequence[int]]:
-    num = round(settings.old_users * len(group)) if settings.old_share else 0
-    drawn = (crop(draw_old(rng), window, rng) for _ in range(num))
-    return [history for history in drawn if history]
 
 
 def _new_loss(

@@ -181,8 +181,8 @@ class LiveCounts:
         return {
             "pair": self._table.pair_P,
             "count": self._table.count_P,
-            "item_total": self._item_total_N,
-            "later_total": self._later_total_N,
+            "item_total": self._item_total_N.copy(),
+            "later_total": self._later_total_N.copy(),
             "similar": self.similar.row_NS,
             "cosine": self.similar.cosine_NS,
             "since_item": np.array(columns[0], dtype=np.int64),

@@ -96,6 +96,22 @@ class Neighbours:
             np.concatenate([*weights, self.weight_P[at:]]),
         )
 
+    def moved(self, row_of_old: Ints, num_items: int) -> "Neighbours":
+        """Return the neighbours over `num_items` other rows; new items have none.
+
+        row_of_old: the new row of each old one; -1 for an item that has left.
+        """
+        item_P = row_of_old[np.repeat(np.arange(len(self)), np.diff(self.first))]
+        other_P = row_of_old[self.neighbour_P]
+        kept = np.flatnonzero((item_P >= 0) & (other_P >= 0))
+        kept = kept[np.argsort(item_P[kept], kind="stable")]
+        return Neighbours(
+            self.settings,
+            np.searchsorted(item_P[kept], np.arange(num_items + 1)).astype(np.int64),
+            other_P[kept].astype(np.int32),
+            self.weight_P[kept],
+        )
+
     def evidence(self, recent: NDArray[np.integer]) -> tuple[Ints, Counts]:
         """Return the items that a history gives evidence for, ascending, and how much.
 

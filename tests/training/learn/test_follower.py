@@ -1,5 +1,6 @@
 """A learner that follows a log: slices, restarts, growth and what it publishes."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.fakes.toy_learner import (
     toy_events,
     weights_of,
 )
+from training.learn.weight_learner import Lesson, WeightLearner
 
 
 @pytest.fixture
@@ -29,14 +31,14 @@ def test_what_is_published_is_what_was_learnt(work: ToyWork, release: Release) -
     assert pointer is not None
     assert pointer.watermark == "1044000-0"
     live = load_live(work.live, pointer.version)
-    learnt = follower.learner.accepted.arrays()
+    learnt = follower.learner.weights.accepted.arrays()
     assert all(np.array_equal(live.weights[name], value) for name, value in learnt.items())
     assert any((live.weights[name] != value).any() for name, value in base_weights(work).items())
     assert [line["outcome"] for line in work.lines][-1] == "accepted"
 
 
 def base_weights(work: ToyWork) -> dict[str, NDArray[np.float32]]:
-    return work.follower().learner.accepted.arrays()
+    return work.follower().learner.weights.accepted.arrays()
 
 
 def test_a_learner_that_starts_again_learns_the_same(
@@ -100,6 +102,32 @@ def test_ticks_and_slices_at_once_learn_the_same(
     assert found.weight_P.tobytes() == expected.weight_P.tobytes()  # what trials rank with
 
 
+def test_counts_are_published_while_a_slice_is_learnt(
+    work: ToyWork, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end, learn = threading.Event(), WeightLearner.learn
+
+    def learn_late(weights: WeightLearner, lesson: Lesson) -> list[float]:
+        assert may_end.wait(10)
+        return learn(weights, lesson)
+
+    monkeypatch.setattr(WeightLearner, "learn", learn_late)
+    events = toy_events(release.catalog, 15)  # the slice of the first ten ends
+    follower = work.follower()
+    follower.start()
+    follower.log.append(events)
+    follower.take(events)
+    follower.publish()
+    pointer = work.live.pointer()
+    assert pointer is not None
+    assert pointer.watermark == events[-1].entry
+    assert not work.lines
+    may_end.set()
+    finish(follower)
+    at_once = ToyWork(release, work.folder / "at once").learn(events)
+    assert weights_of(follower) == weights_of(at_once)
+
+
 def test_a_pointer_that_was_rolled_back_stays_until_a_new_start(
     work: ToyWork, release: Release
 ) -> None:
@@ -149,7 +177,7 @@ def test_a_full_disk_loses_nothing(
     pointer = work.live.pointer()
     assert pointer is not None
     live = load_live(work.live, pointer.version)
-    learnt = follower.learner.accepted.arrays()
+    learnt = follower.learner.weights.accepted.arrays()
     assert all((live.weights[name] == value).all() for name, value in learnt.items())
     assert any("No space left" in line.get("failure", "") for line in work.lines)
 

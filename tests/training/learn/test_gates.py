@@ -77,13 +77,13 @@ def strict(release: Release, tmp_path: Path) -> ToyWork:
 def test_a_refused_candidate_is_dropped_and_nothing_of_it_is_published(
     strict: ToyWork, release: Release
 ) -> None:
-    before = strict.follower().learner.accepted.weights
+    before = strict.follower().learner.weights.accepted.weights
     follower = strict.learn(toy_events(release.catalog, 40))
     refused = [line for line in strict.lines if line["outcome"] == "refused"]
     assert len(refused) > 1
     assert "norm" in refused[0]["failed"][0]
     assert follower.refusals
-    after = follower.learner.candidate.weights
+    after = follower.learner.weights.candidate.weights
     assert all(torch.equal(value, before[name]) for name, value in after.items())
     pointer = strict.live.pointer()
     assert pointer is not None
@@ -109,5 +109,5 @@ def test_a_slow_candidate_is_kept_but_not_published(release: Release, tmp_path: 
     pointer = work.live.pointer()
     assert pointer is not None
     live = load_live(work.live, pointer.version)
-    base = work.follower().learner.accepted.arrays()
+    base = work.follower().learner.weights.accepted.arrays()
     assert all((live.weights[name] == value).all() for name, value in base.items())

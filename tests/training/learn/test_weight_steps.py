@@ -51,7 +51,7 @@ def test_the_loss_is_that_of_the_new_positions_alone(catalog: Catalog) -> None:
     ]
     new = [NewEvents((3, 9, 4, 11), (1.0, 0.5)), NewEvents((8, 2), (2.0,))]
     losses = learn_events(
-        candidate.recommender, candidate.optimizer, catalog, new, None, ALONE, seed=0
+        candidate.recommender, candidate.optimizer, catalog, new, [], ALONE, seed=0
     )
     weighted = expected[0] + 0.5 * expected[1] + 2 * expected[2]
     assert losses == [pytest.approx(-weighted / 3.5, rel=1e-5)]
@@ -60,14 +60,14 @@ def test_the_loss_is_that_of_the_new_positions_alone(catalog: Catalog) -> None:
 def test_an_event_that_weighs_nothing_moves_nothing(catalog: Catalog) -> None:
     candidate, before = begin(catalog), begin(catalog).tensors()
     new = [NewEvents((3, 9, 4), (0.0,))]
-    learn_events(candidate.recommender, candidate.optimizer, catalog, new, None, ALONE, seed=0)
+    learn_events(candidate.recommender, candidate.optimizer, catalog, new, [], ALONE, seed=0)
     assert all(torch.equal(value, before[name]) for name, value in candidate.tensors().items())
 
 
 def test_rows_that_no_event_needs_stay_as_they_are(catalog: Catalog) -> None:
     candidate, before = begin(catalog), begin(catalog).tensors()
     new = [NewEvents((3, 9, 4), (1.0,))]
-    learn_events(candidate.recommender, candidate.optimizer, catalog, new, None, ALONE, seed=0)
+    learn_events(candidate.recommender, candidate.optimizer, catalog, new, [], ALONE, seed=0)
     moved = {
         name: (value != before[f"weight/{name}"]).any(dim=1)
         for name, value in candidate.weights.items()
@@ -86,9 +86,7 @@ def test_learnt_weights_are_pulled_back_to_the_anchor(catalog: Catalog) -> None:
         start = begin(catalog).weights
         new = [NewEvents((3, 9, 4), (1.0,))] * 4
         settings = StepSettings(old_share=0.0, passes=30)
-        learn_events(
-            candidate.recommender, candidate.optimizer, catalog, new, None, settings, seed=0
-        )
+        learn_events(candidate.recommender, candidate.optimizer, catalog, new, [], settings, seed=0)
         return sum(float((value - start[name]).norm()) for name, value in candidate.weights.items())
 
     assert distance(0.2) < 0.5 * distance(0.0)
@@ -102,23 +100,22 @@ def test_long_days_are_learnt_in_parts(catalog: Catalog) -> None:
     new = [NewEvents(rows, (1.0,) * (window + 5))]
     settings = StepSettings(passes=1, old_share=0.0, batch_events=1)
     losses = learn_events(
-        candidate.recommender, candidate.optimizer, catalog, new, None, settings, seed=0
+        candidate.recommender, candidate.optimizer, catalog, new, [], settings, seed=0
     )
     assert len(losses) == 3
 
 
 def test_replayed_histories_are_part_of_the_loss(catalog: Catalog) -> None:
-    def learn(old: Sequence[int] | None) -> dict[str, Tensor]:
+    def learn(old: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         candidate = begin(catalog)
         new = [NewEvents((3, 9, 4), (1.0,))]
         settings = StepSettings(old_share=0.5)
-        draw = None if old is None else lambda rng: old
         learn_events(
-            candidate.recommender, candidate.optimizer, catalog, new, draw, settings, seed=0
+            candidate.recommender, candidate.optimizer, catalog, new, old, settings, seed=0
         )
         return candidate.tensors()
 
-    alone, among, again = learn(None), learn([5, 6, 7]), learn([5, 6, 7])
+    alone, among, again = learn([]), learn([[5, 6, 7]]), learn([[5, 6, 7]])
     assert any(not torch.equal(alone[name], among[name]) for name in alone)
     assert all(torch.equal(again[name], among[name]) for name in among)
 
@@ -128,6 +125,6 @@ def test_a_big_slice_teaches_the_weights_a_part(catalog: Catalog) -> None:
     new = [NewEvents((user, user + 1, user + 2), (1.0, 1.0)) for user in range(50)]
     settings = StepSettings(passes=1, old_share=0.0, batch_events=4, most_events=20)
     losses = learn_events(
-        candidate.recommender, candidate.optimizer, catalog, new, None, settings, seed=0
+        candidate.recommender, candidate.optimizer, catalog, new, [], settings, seed=0
     )
     assert len(losses) == 5
