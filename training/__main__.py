@@ -1,4 +1,4 @@
-"""`python -m training STAGE ...`, `... learn ...`, `... roll-back ...`; `--help` lists all."""
+"""`python -m training STAGE ...`, `learn`, `roll-back` or `canary ...`; `--help` lists stages."""
 
 import os
 import sys
@@ -18,6 +18,10 @@ if __name__ == "__main__":
                 from training.learn.roll_back import main as roll_back
 
                 sys.exit(roll_back(sys.argv[2:]))
+            if sys.argv[1:2] == ["canary"]:
+                from training.learn.canary import main as canary
+
+                sys.exit(canary(sys.argv[2:]))
             from training.cli import main
 
             sys.exit(main())

@@ -14,6 +14,7 @@ from models.catalog.dataset import load_dataset
 from tests import ROOT
 from tests.docs.pages import GENERATED, PAGES, commands, inline, lines, name_of
 
+LEARNER = (("learn",), ("roll-back",), ("canary",))  # commands of training with a parser each
 OURS = ("models", "offline", "service", "training", "bench")
 PYTHON = ".venv/bin/python"
 MAKE_TARGETS = sorted(
@@ -71,7 +72,7 @@ def has_help(words: tuple[str, ...]) -> bool:
 def command_of(words: tuple[str, ...]) -> tuple[str, ...]:
     """Module and subcommand; training has one parser for all of its stages."""
     has_subcommand = words[1:] and not words[1].startswith("-")
-    is_stage = words[0] == "training" and words[1:2] not in (("learn",), ("roll-back",))
+    is_stage = words[0] == "training" and words[1:2] not in LEARNER
     return words[: 2 if has_subcommand and not is_stage else 1]
 
 

@@ -130,15 +130,14 @@ class Publisher:
 
     def _point(self, watermark: str, now_ms: int) -> None:
         assert self.version is not None
-        base, deltas, sha256 = self.version
+        held = self.folder.pointer()
         self.folder.move(
             ModelPointer(
                 epoch=self.next_epoch,
-                base=base,
-                deltas=deltas,
-                sha256=sha256,
+                **self.version._asdict(),
                 watermark=watermark,
                 written_ms=now_ms,
+                canary=held.canary if held is not None else None,
             )
         )
         self._pointed = self.version

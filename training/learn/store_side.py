@@ -85,19 +85,24 @@ class StorePointer:
         Raises ManifestConflict if another process moved the store's pointer, as for a rollback.
         """
         pointer = self._folder.pointer()
-        if pointer is None or (self._written and pointer.version == self._written.version):
+        if pointer is None or (self._written and _is_alike(pointer, self._written)):
             return
         held = await store.read_model()
-        if self._written is not None and held is not None and held != self._written:
+        if self._written and held and held.version not in (self._written.version, pointer.version):
             raise ManifestConflict(
                 f"the store's model pointer names {held.base}+{held.deltas}, expected "
                 f"{self._written.base}+{self._written.deltas}: it stays until the learner starts "
                 "again"
             )
-        if held is not None and held.version == pointer.version:
+        if held is not None and _is_alike(held, pointer):
             self._written = held
             return
         epoch = max(pointer.epoch, 1 if held is None else held.epoch + 1)
         new = pointer.model_copy(update={"epoch": epoch})
         await store.swap_model(held, new)
         self._written = new
+
+
+def _is_alike(one: ModelPointer, other: ModelPointer) -> bool:
+    """Tell if two pointers name the same versions, for the same users."""
+    return (one.version, one.canary) == (other.version, other.canary)

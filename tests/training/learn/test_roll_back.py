@@ -1,22 +1,18 @@
 """Rolling back: the pointers of folder and store name an older version, and only one that loads."""
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from models.errors import InvalidSettings
 from models.release.live import LiveFolder, LiveRelease
 from models.release.release import Release
 from models.store.model_pointer import LiveVersion, ModelPointer
 from models.store.redis_store import RedisStore
-from tests import ROOT
 from tests.fakes.service_harness import RedisServer
 from tests.fakes.toy_live import add_toy_deltas, pointer_to
-from training.learn.roll_back import main, read_version
+from training.learn.roll_back import main
 
 
 @pytest.fixture
@@ -75,17 +71,9 @@ def test_a_version_that_is_not_there_or_does_not_load_changes_nothing(
         (f"{newest.base}+4", "no such delta"),
         ("0123456789ab", "no such base"),
         (f"{newest.base}+2", "not a delta"),
+        ("the last one", "version 'the last one', expected BASE+N, as in 0123456789ab+17"),
     ):
         assert main([*options, target]) == 78
         assert said in capsys.readouterr().err
     assert folder.pointer() == before
     assert stored_pointer(server) is None
-    with pytest.raises(InvalidSettings, match="expected BASE"):
-        read_version("the last one")
-
-
-def test_it_is_a_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training", "roll-back", "--live", str(tmp_path), "--to", "x"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 78
-    assert done.stderr == ("training roll-back: --to 'x', expected BASE+N, as in 0123456789ab+17\n")

@@ -1,0 +1,94 @@
+"""`python -m training canary --live DIR ...`: another version for a share of the users.
+
+    --base BASE+N --percent P   a version in the live folder, as answers name it
+    --release DIR --percent P   a release that is not in the folder yet, as a refit
+    --end promote|drop          for all users, or for none
+
+A learner goes on publishing beside a canary, and stops behind a promotion as behind a rollback.
+"""
+
+import argparse
+from pathlib import Path
+
+from models.errors import InvalidInput, ReleaseMismatch
+from models.release.live import LiveFolder, load_live
+from models.release.release import Release
+from models.store.model_pointer import LiveVersion, ModelCanary, ModelPointer
+from training.learn.both_pointers import Change, move_both, now_ms, run_command
+from training.learn.roll_back import read_version, roll_back
+
+
+def main(arguments: list[str]) -> int:
+    options = _parse(arguments)
+
+    def run() -> str:
+        pointer = move_both(options.live, options.redis, _change(options))
+        share = pointer.canary
+        beside = f", {share.base}+{share.deltas} for {share.percent:g}% of users" if share else ""
+        return f"{pointer.base}+{pointer.deltas} serves{beside}, epoch {pointer.epoch}"
+
+    return run_command("canary", run)
+
+
+def _change(options: argparse.Namespace) -> Change:
+    folder = LiveFolder(options.live)
+    held = _served(folder, folder.pointer())
+    if options.end == "drop":
+        return lambda now, epoch: _with_canary(_served(folder, now), epoch, None)
+    if options.end == "promote":
+        if held.canary is None:
+            raise InvalidInput(f"{folder.path}: no canary serves, expected one to promote")
+        return roll_back(folder, held.canary.base, held.canary.deltas)
+    if options.release is not None:
+        target = LiveVersion(folder.publish_base(options.release).version, 0, "")
+    else:
+        target = folder.version(*read_version(options.base))
+    _check(folder, target, held)
+    canary = ModelCanary(**target._asdict(), percent=options.percent)
+    return lambda now, epoch: _with_canary(_served(folder, now), epoch, canary)
+
+
+def _served(folder: LiveFolder, pointer: ModelPointer | None) -> ModelPointer:
+    if pointer is None:
+        raise InvalidInput(f"{folder.path}: no pointer.json, expected a version that serves")
+    return pointer
+
+
+def _check(folder: LiveFolder, target: LiveVersion, held: ModelPointer) -> None:
+    """Load the version of a canary. Raises InvalidRelease, or ReleaseMismatch as services do."""
+    found = load_live(folder, target).release.space.fingerprint
+    expected = Release.load(folder.base_dir(held.base)).space.fingerprint
+    if found != expected:
+        raise ReleaseMismatch(
+            f"{target.base}: SID space fingerprint {found:016x}, expected {expected:016x}"
+        )
+
+
+def _with_canary(held: ModelPointer, epoch: int, canary: ModelCanary | None) -> ModelPointer:
+    return held.model_copy(update={"epoch": epoch, "written_ms": now_ms(), "canary": canary})
+
+
+def _percent(text: str) -> float:
+    if not 0 < (percent := float(text)) < 100:
+        raise ValueError
+    return percent
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training canary",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--live", type=Path, required=True, metavar="DIR", help="live folder")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--base", metavar="BASE+N", help="version, as answers name it")
+    what.add_argument("--release", type=Path, metavar="DIR", help="release to add as a base")
+    what.add_argument("--end", choices=["promote", "drop"], help="end the canary")
+    add("--percent", type=_percent, metavar="P", help="of the users, above 0 and below 100")
+    add("--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, or the embedded server")
+    options = parser.parse_args(arguments)
+    if (options.end is None) != (options.percent is not None):
+        parser.error("--percent comes with --base or --release")
+    return options
