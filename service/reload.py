@@ -18,7 +18,6 @@ from service.recommend.engine import (
     MIB,
     Engine,
     Kept,
-    limit_garbage_collection,
     load_engine,
     self_test,
 )
@@ -105,7 +104,6 @@ def engine_at(
         engine = load_version(settings, folder, version)
         _check_space(engine, nearest)
         self_test(engine)
-        limit_garbage_collection()
         return engine, "base"
     live, changed = advance(nearest.live, folder, version)
     if changed == "nothing":
@@ -152,7 +150,6 @@ def renew(settings: ServiceSettings, current: Engine, release_dir: Path) -> Rene
             return Renewal(current, "unchanged")
         _check_space(engine, current)
         self_test(engine)
-        limit_garbage_collection()
     except InvalidRelease as exc:
         logger.error("reload of %s refused, %s stays: %s", release_dir, current.label, exc)
         return Renewal(current, "refused")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,8 @@ from models.catalog.dataset import ItemText
 from models.catalog.sid import Prefix, SidSpace
 from models.catalog.trie import CatalogTrie
 from models.errors import InvalidCatalog, InvalidSid
+
+_PIECE = 100  # rows that are converted at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +140,7 @@ def popular_items(catalog: Catalog, count: int) -> tuple[str, ...]:
 def load_catalog(file: Path, space: SidSpace) -> Catalog:
     """Read a file of `Catalog.save`. Raises InvalidCatalog, which names file and row."""
     try:
-        columns = pq.read_table(file).to_pydict()
+        columns = _to_lists(pq.read_table(file))
         sids = np.array(
             [columns[f"code_{level}"] for level in range(space.levels)], dtype=np.int32
         ).T
@@ -154,6 +157,15 @@ def load_catalog(file: Path, space: SidSpace) -> Catalog:
         raise InvalidCatalog(f"{file}: not a catalog ({type(exc).__name__}: {exc})") from exc
     _check_order(file, catalog)
     return catalog
+
+
+def _to_lists(table: "pa.Table") -> dict[str, list[Any]]:
+    """Convert a table a piece at a time: other threads of a service wait for each piece."""
+    columns: dict[str, list[Any]] = {name: [] for name in table.column_names}
+    for batch in table.to_batches(max_chunksize=_PIECE):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            columns[name] += column.to_pylist()
+    return columns
 
 
 def _check_order(file: Path, catalog: Catalog) -> None:

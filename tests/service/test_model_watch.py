@@ -1,5 +1,6 @@
 """Pointers that are followed, refused and tried again, and what a start serves; no process."""
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,24 @@ async def test_a_refused_pointer_is_tried_again_less_and_less_often(
     assert await world.watch.look() == "unchanged"
     assert await world.watch.look(is_forced=True) == "taken"
     assert world.watch.refusal is None
+
+
+async def test_a_base_takes_over_without_a_full_collection_of_garbage(world: World) -> None:
+    """One stopped requests for 100 ms."""
+    generations = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        generations.append(info["generation"])
+
+    await world.swap(pointer_to(world.base.version, epoch=1))
+    gc.disable()
+    gc.callbacks.append(note)
+    try:
+        assert await world.watch.look() == "taken"
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
+    assert generations == []
 
 
 async def test_an_epoch_that_does_not_rise_is_refused(world: World) -> None:
