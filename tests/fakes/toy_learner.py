@@ -115,7 +115,7 @@ class ToyWork:
         self.lines: list[dict[str, Any]] = []
         self.dataset = toy_dataset(release.catalog)
 
-    def follower(self, *, states_every: int = 2, erased: Sequence[str] = ()) -> Follower:
+    def follower(self, *, erased: Sequence[str] = (), **settings: Any) -> Follower:
         """Make a learner, as a new process would."""
         histories = Histories(self.dataset, is_erased=lambda user, _: user in erased)
         self.feed = FeedBatches(self.work / "feed", self.items)
@@ -127,7 +127,7 @@ class ToyWork:
             SavedStates(self.work / "states", of="toy"),
             self.feed,
             lambda: make_grower(self.release, self.work, toy_vectors),
-            FollowSettings(slice_ms=SLICE_MS, states_every=states_every),
+            FollowSettings(**{"slice_ms": SLICE_MS, "states_every": 2, **settings}),
             is_erased=lambda each: each.user_id in erased,
             report=self.lines.append,
         )

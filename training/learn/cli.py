@@ -195,7 +195,12 @@ def make_follower(options: argparse.Namespace) -> tuple[Follower, FeedBatches, E
         SavedStates(work / "states", of=_inputs(release, options.data, settings)),
         feed,
         lambda: make_grower(release, work),
-        FollowSettings(slice_ms=slice_ms, states_every=options.states_every),
+        FollowSettings(
+            slice_ms=slice_ms,
+            states_every=options.states_every,
+            items_every_s=options.items_every_s,
+            most_deltas=options.most_deltas,
+        ),
         is_erased=erased.hides,
         report=_print,
     )
@@ -253,6 +258,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--slice-s", type=float, default=10.0, help="length of a slice (default: %(default)s)")
     add("--tick-s", type=float, default=1.0, help="between two looks (default: %(default)s)")
     add("--states-every", type=int, default=6, metavar="N", help="slices (default: %(default)s)")
+    add("--items-every-s", type=float, default=10.0, help="new items wait (default: %(default)s)")
+    add("--most-deltas", type=int, default=1000, metavar="N", help="a base (default: %(default)s)")
     add("--keep-bases", type=int, default=5, metavar="N", help="(default: %(default)s)")
     add("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

@@ -11,6 +11,7 @@ Killed anywhere and started again, it learns the same from the same log.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -46,6 +47,8 @@ class FollowSettings:
 
     slice_ms: int = 10_000  # length of a slice
     states_every: int = 6  # slices between two saved states
+    items_every_s: float = 10.0  # least time between two batches of new items, as each makes a base
+    most_deltas: int = 1000  # on one base, so that a starting service reads little
 
 
 class Follower:
@@ -76,6 +79,7 @@ class Follower:
         self._growing: Future[ItemGrower] | None = None  # while a thread makes the grower
         self._is_erased, self._report = is_erased, report
         self._fed = 0  # batches applied
+        self._fed_at = -math.inf  # monotonic clock
         self._last = BEGINNING  # the last event that was offered
         self._open: int | None = None  # number of the open slice; None without events in it
         self._needs_base = self._owes_weights = False
@@ -100,7 +104,7 @@ class Follower:
         self._last = self.learner.position
         self._publisher.begin(self._release)
         # Deltas of a learner whose state is lost may hold lists that this one never touches.
-        self._needs_base = fed is None and self._publisher.has_deltas
+        self._needs_base = fed is None and self._publisher.num_deltas > 0
         self.take(behind)
         while (cut := self._recorded()) is not None:
             self._close(cut)
@@ -137,7 +141,7 @@ class Follower:
         is_over = now_ms is None or (self._open is not None and now_ms // slice_ms > self._open)
         num_fed = self._num_fed(waits=now_ms is None)
         if (self._open is not None and is_over) or (self._open is None and num_fed > self._fed):
-            self._close(self._new_cut())
+            self._close(self._new_cut(waits=now_ms is None))
 
     def wait_out(self) -> bool:
         """Close a slice without events, so that a candidate is decided when the log is quiet.
@@ -165,6 +169,7 @@ class Follower:
         """Publish a base, or a delta."""
         learner, publisher = self.learner, self._publisher
         now_ms = int(1000 * time.time())
+        self._needs_base |= publisher.num_deltas >= self._settings.most_deltas
         if self._needs_base:
             self._publish_base(now_ms)
             return {"published": publisher.name, "watermark": self._last}
@@ -253,6 +258,7 @@ class Follower:
             self._grower = self._grower or self._make_grower()
             self._needs_base |= self._grower.apply(self.learner, batch)
             num_items += len(batch)
+            self._fed_at = time.monotonic()
         self._fed = max(fed, self._fed)
         return num_items
 
@@ -291,9 +297,14 @@ class Follower:
     def _num_fed(self, *, waits: bool = False) -> int:
         """Return how many batches of the feed a slice may end with.
 
-        The first item needs a grower, which embeds the texts of the whole catalog if that was never
+        Batches that come soon after others wait, so that one base is published for all of them. The
+        first item needs a grower, which embeds the texts of the whole catalog if that was never
         done. A thread does it while events are counted.
+
+        waits: for batches and grower, however soon they come; False leaves them for a later slice.
         """
+        if not waits and time.monotonic() < self._fed_at + self._settings.items_every_s:
+            return self._fed
         if self._grower is None and self._feed.num_batches > self._fed:
             self._growing = self._growing or in_background(self._make_grower)
             if not waits and not self._growing.done():
@@ -301,8 +312,8 @@ class Follower:
             self._grower = self._growing.result()
         return self._feed.num_batches
 
-    def _new_cut(self) -> Cut:
-        cut = Cut(self._last, self._num_fed())
+    def _new_cut(self, *, waits: bool = False) -> Cut:
+        cut = Cut(self._last, self._num_fed(waits=waits))
         self._journal.add(cut)
         return cut
 

@@ -49,8 +49,9 @@ class Publisher:
         return "" if self.version is None else f"{self.version.base}+{self.version.deltas}"
 
     @property
-    def has_deltas(self) -> bool:
-        return self.version is not None and self.version.deltas > 0
+    def num_deltas(self) -> int:
+        """Return the number of deltas on the published base."""
+        return 0 if self.version is None else self.version.deltas
 
     @property
     def next_epoch(self) -> int:

@@ -182,6 +182,18 @@ def test_a_full_disk_loses_nothing(
     assert any("No space left" in line.get("failure", "") for line in work.lines)
 
 
+def test_a_long_chain_ends_with_a_base(work: ToyWork, release: Release) -> None:
+    follower = work.learn(toy_events(release.catalog, 40), most_deltas=3)
+    pointer = work.live.pointer()
+    assert pointer is not None
+    assert len(work.live.bases()) > 1
+    assert all(work.live.num_deltas(base) <= 3 for base in work.live.bases())
+    live = load_live(work.live, pointer.version)
+    assert live.neighbours is not None
+    expected = follower.learner.counts.neighbours()
+    assert live.neighbours.neighbour_P.tolist() == expected.neighbour_P.tolist()
+
+
 def test_a_lost_work_folder_and_another_release_begin_with_a_base(
     work: ToyWork, release: Release, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +179,40 @@ def test_events_are_counted_while_the_first_item_waits_for_its_grower(
     is_ready.set()
     while follower.learner.catalog.row("new") is None:
         follower.settle(end_ms)
+
+
+def test_items_that_come_soon_after_others_share_a_base(release: Release, tmp_path: Path) -> None:
+    """Counts go on as deltas meanwhile."""
+    work = ToyWork(release, tmp_path)
+    follower = work.follower(items_every_s=1e9)
+    follower.start()
+    feed(work, "first")
+    follower.settle(None)
+    assert follower.learner.catalog.row("first") is not None
+    base = base_of(work)
+    for name in ("second", "third"):
+        feed(work, name)
+        follower.settle(1)
+    events = toy_events(release.catalog, 5)
+    follower.log.append(events)
+    follower.take(events)
+    follower.publish()
+    assert follower.learner.catalog.row("second") is None
+    assert base_of(work) == base
+    follower._settings = replace(follower._settings, items_every_s=0.0)
+    follower.settle(events[-1].arrived_ms + SLICE_MS)
+    finish(follower)
+    assert follower.learner.catalog.row("third") is not None
+    assert len(work.live.bases()) == 3  # the release, and one for each turn
+
+
+def feed(work: ToyWork, name: str) -> None:
+    item = NEW.model_copy(update={"item_id": name})
+    (work.items / f"{name}.jsonl").write_bytes(item.encode() + b"\n")
+    asyncio.run(work.feed.look(None))
+
+
+def base_of(work: ToyWork) -> str:
+    pointer = work.live.pointer()
+    assert pointer is not None
+    return pointer.base
