@@ -106,7 +106,7 @@ class OnlineLearner:
         num_old = self.settings.steps.num_old(new) if self.admission.histories.has_old else 0
         drawn = (self.admission.histories.draw_old(rng) for _ in range(num_old))
         old = [rows for items in drawn if (rows := self.catalog.rows(items))]
-        return Lesson(self.catalog, new, old, seed)
+        return Lesson(self.catalog, new, old, seed, self._unripe())
 
     def end_slice(self, last: str) -> None:
         """End a slice at log entry `last`: the next exam has its counts."""
@@ -136,6 +136,8 @@ class OnlineLearner:
         """Remove items from catalog and counts; the weights keep their rows."""
         shrunk = withdraw(self.catalog, item_ids)
         self._move(shrunk.catalog, shrunk.row_of_old, similar)
+        for item_id in item_ids:
+            self.popularity.pop(item_id, None)
 
     def _move(self, catalog: Catalog, row_of_old: NDArray[np.int64], similar: SimilarItems) -> None:
         self.catalog, self._has_moved = catalog, True
@@ -178,6 +180,23 @@ class OnlineLearner:
             if any(weights):
                 new.append(NewEvents(tuple(rows), tuple(weights)))
         return new
+
+    def _unripe(self) -> list[NDArray[np.int64]]:
+        """Return the packed prefixes, by depth from two codes on, with new items alone below them.
+
+        New are items of the feed with too few events for a row of their own.
+        """
+        least, item_ids = self.settings.steps.own_after, self.catalog.item_ids
+        is_new_N = np.zeros(len(item_ids), dtype=bool)
+        is_new_N[[row for row in self.fed_rows if self.popularity[item_ids[row]] < least]] = True
+        num_new = np.append(0, is_new_N.cumsum())
+        found = []
+        for depth in range(2, self.catalog.space.levels + 1):
+            packed_N = self.catalog.space.pack(self.catalog.sids[:, :depth])  # ascending
+            packed = np.unique(packed_N[is_new_N])
+            first, end = (np.searchsorted(packed_N, packed, side) for side in ("left", "right"))
+            found.append(packed[num_new[end] - num_new[first] == end - first])
+        return found
 
     def _seed(self) -> int:
         return self.settings.seed * 1_000_003 + self.num_slices

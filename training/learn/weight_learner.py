@@ -40,6 +40,7 @@ class Lesson(NamedTuple):
     new: Sequence[NewEvents]  # empty where nothing is to be learnt
     old: Sequence[Sequence[int]]  # histories to repeat, as catalog rows
     seed: int  # decides everything random
+    unripe: Sequence[NDArray[np.int64]]  # packed prefixes without rows of their own, by depth
 
 
 @dataclass
@@ -107,6 +108,7 @@ class WeightLearner:
             lesson.old,
             self.settings.steps,
             seed=lesson.seed,
+            unripe=lesson.unripe,
         )
 
     def grow(self, known: Sequence[NDArray[np.int64]]) -> None:

@@ -10,17 +10,20 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.catalog.catalog import Catalog
-from models.online.recommender import OnlineRecommender, pack_sids
+from models.online.recommender import KnownNodes, OnlineRecommender, pack_sids
 from training.history_batches import Batch, crop, pad
 from training.learn.lazy_adam import LazyAdam
 from training.sid_loss import SidLoss
+
+Ints = NDArray[np.int64]
 
 
 class NewEvents(NamedTuple):
@@ -44,6 +47,7 @@ class StepSettings:
     passes: int = 3  # over the new events
     old_users: float = 1.0  # old histories beside each user with new events
     old_share: float = 0.3  # of the loss
+    own_after: int = 5  # events of a new item, before its prefixes learn rows of their own
 
     def __post_init__(self) -> None:
         if not 0 <= self.old_share < 1:
@@ -64,12 +68,14 @@ def learn_events(
     settings: StepSettings,
     *,
     seed: int,
+    unripe: Sequence[Ints] = (),
 ) -> list[float]:
     """Take the steps on the new events of one slice, in place; return their losses.
 
     Args:
         old: histories to repeat in turn, as catalog rows; may be empty.
         seed: decides everything random.
+        unripe: packed prefixes, by depth from two codes on, whose rows stay as they are.
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -91,10 +97,19 @@ def learn_events(
                 )
                 loss = (1 - share) * loss + share * again
             torch.autograd.backward(loss)
+            _drop_gradients(recommender, unripe)
             optimizer.step()
             losses.append(loss.item())
     recommender.eval()
     return losses
+
+
+def _drop_gradients(recommender: OnlineRecommender, unripe: Sequence[Ints]) -> None:
+    """Drop the gradients of the rows of prefixes; all of them are known ones."""
+    tables = cast("Sequence[KnownNodes]", recommender.node_embeddings)
+    for nodes, packed in zip(tables, unripe, strict=False):
+        if nodes.own.weight.grad is not None:
+            nodes.own.weight.grad[torch.searchsorted(nodes.known, torch.from_numpy(packed))] = 0
 
 
 def _at_most(

@@ -5,17 +5,20 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from models.catalog.candidates import Candidates
 from models.catalog.fed_items import FedItem
 from models.online.finish import Finisher
 from models.online.memory.similar_items import SimilarItems
+from models.online.recommender import KnownNodes
 from models.online.torch_runtime import fastest_searcher
 from models.release.live import load_live
 from models.release.release import Release
@@ -91,6 +94,32 @@ def test_a_fed_item_is_served_and_learnt(release: Release, tmp_path: Path) -> No
     assert mean_score_of_buyers(work, follower.learner) > before + 0.1
     assert follower.learner.popularity["new"] == 9
     assert len(follower.learner.counts.neighbours_of([row]).neighbour_P)
+
+
+def test_a_new_item_has_a_row_of_its_own_after_its_fifth_event(
+    release: Release, tmp_path: Path
+) -> None:
+    work = ToyWork(release, tmp_path)
+    follower = work.follower()
+    follower.start()
+    feed(work, "new")
+    follower.settle(None)
+    for num_events, has_own in ((4, False), (1, True)):
+        start_ms = 1_000_000 + SLICE_MS * num_events
+        events = [
+            logged(start_ms + at, f"user-{at}", "new" if at < num_events else "item-5")
+            for at in range(10)
+        ]
+        follower.log.append(events)
+        follower.take(events)
+        finish(follower)
+        learner = follower.learner
+        row = learner.catalog.row("new")
+        assert row is not None
+        nodes = cast("KnownNodes", learner.weights.candidate.recommender.node_embeddings[-1])
+        packed = learner.catalog.space.pack(learner.catalog.sids[[row]])
+        assert bool(nodes(torch.from_numpy(packed)).any()) == has_own
+        assert nodes(torch.from_numpy(learner.catalog.space.pack(learner.catalog.sids))).any()
 
 
 def test_growing_changes_no_probability_of_other_paths(release: Release, tmp_path: Path) -> None:
