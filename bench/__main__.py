@@ -81,6 +81,10 @@ COMMANDS = {
     "million": Command(
         "load.million", "a night of a million users goes live while the service answers"
     ),
+    "freshness": Command(
+        "freshness.freshness",
+        "seconds from an event to the answers that know of it, beside a learner",
+    ),
     "footprint": Command("load.footprint", "bytes per user in Redis, memory of a service"),
     "sizing": Command(
         "load.sizing", "pods, shards, GPUs and costs for a number of users, from the results"

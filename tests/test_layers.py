@@ -45,7 +45,7 @@ LAYERS = {
     "bench": (
         {"common"},
         {"load", "quality", "ab", "tables", "demo"},
-        {"finish", "night", "chaos", "table1"},
+        {"finish", "night", "chaos", "table1", "freshness"},
         {"__main__"},
     ),
 }

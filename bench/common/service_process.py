@@ -33,37 +33,42 @@ def run_module(module: str, *arguments: str) -> None:
         raise StepFailedError(f"python -m {module} {arguments[0]} ended with exit code {code}")
 
 
-class ServiceProcess:
-    """A service process on a free loopback port; runs inside a `with` block."""
+class ModuleProcess:
+    """A process of `python -m MODULE ...`; runs inside a `with` block."""
 
     def __init__(
         self,
+        module: str,
         arguments: Sequence[str],
         *,
         log: Path,
+        output: Path | None = None,
         core: int | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare the process.
 
         Args:
-            arguments: of `python -m service`.
             log: file for the output of the process.
+            output: file for its standard output alone; None writes it into the log too.
             core: the only CPU core it may run on (Linux); None allows all.
             environ: environment variables added to those of this process.
         """
-        self.port = free_port()
-        self.url = f"http://{HOST}:{self.port}"
-        self._command = [sys.executable, "-m", "service", *arguments, "--port", str(self.port)]
-        self._log = log
+        self._command = [sys.executable, "-m", module, *arguments]
+        self._log, self._output = log, output or log
         self._core = core
         self._environ = {**os.environ, **(environ or {})}
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("wb") as stream, _inherited_core(self._core):
+        self._log.write_bytes(b"")
+        with (
+            self._log.open("ab") as errors,
+            self._output.open("ab") as output,
+            _inherited_core(self._core),
+        ):
             self._process = subprocess.Popen(
-                self._command, stdout=stream, stderr=subprocess.STDOUT, env=self._environ
+                self._command, stdout=output, stderr=errors, env=self._environ
             )
         self.started_at = time.monotonic()
         return self
@@ -110,21 +115,40 @@ class ServiceProcess:
             self._process.kill()
             self._process.wait()
 
+    def last_line(self) -> str:
+        """Return the last line of the log, and where the log is."""
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1] if lines else 'it said nothing'} (see {self._log})"
+
+
+class ServiceProcess(ModuleProcess):
+    """A service process on a free loopback port."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        core: int | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Prepare the process; `arguments`: of `python -m service`."""
+        self.port = free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        words = [*arguments, "--port", str(self.port)]
+        super().__init__("service", words, log=log, core=core, environ=environ)
+
     def wait_until_ready(self, *, poll_s: float = _POLL_S) -> None:
         """Poll the readiness route. Raises StepFailedError if the process ends or 60 s pass."""
         deadline = time.monotonic() + _READY_TIMEOUT_S
-        while time.monotonic() < deadline and self._process.poll() is None:
+        while time.monotonic() < deadline and self.wait(0) is None:
             try:
                 if httpx.get(f"{self.url}/health/ready").status_code == httpx.codes.OK:
                     return
             except httpx.TransportError:
                 pass  # not listening yet
             time.sleep(poll_s)
-        raise StepFailedError(f"the service is not ready: {self._last_line()} (see {self._log})")
-
-    def _last_line(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        raise StepFailedError(f"the service is not ready: {self.last_line()}")
 
 
 @contextmanager

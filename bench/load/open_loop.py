@@ -35,13 +35,17 @@ def run_open_loop(
     *,
     num_connections: int = NUM_CONNECTIONS,
     patience_s: float = _PATIENCE_S,
+    keeps_bodies: bool = True,
 ) -> list[Outcome]:
     """Send every request at its time; return outcomes in the order of `requests` (by due_s).
+
+    keeps_bodies: False drops the bodies of answers as they come, for a long run.
 
     Raises OSError if no connection can be opened.
     """
     with _no_collections(), asyncio.Runner(loop_factory=precise_loop) as runner:
-        return runner.run(_Run(address, requests).run(num_connections, patience_s))
+        run = _Run(address, requests, keeps_bodies=keeps_bodies)
+        return runner.run(run.run(num_connections, patience_s))
 
 
 @contextmanager
@@ -63,8 +67,11 @@ def precise_loop() -> asyncio.AbstractEventLoop:
 
 
 class _Run:
-    def __init__(self, address: Address, requests: Sequence[Request]) -> None:
+    def __init__(
+        self, address: Address, requests: Sequence[Request], *, keeps_bodies: bool
+    ) -> None:
         self._address = address
+        self._keeps_bodies = keeps_bodies
         self._requests = requests
         self._lag_s = [0.0] * len(requests)
         self._outcomes: list[Outcome | None] = [None] * len(requests)
@@ -98,6 +105,8 @@ class _Run:
         while True:
             index = await self._due.get()
             answer = await connection.exchange(self._requests[index].payload)
+            if answer is not None and not self._keeps_bodies:
+                answer = answer._replace(body=b"")
             self._outcomes[index] = self._outcome(index, answer)
             self._due.task_done()
 

@@ -88,6 +88,36 @@ _LATENCY = pick(
     Column("personal", "share_personal", 1, scale=100, unit="%"),
     Column("CPU ms per request", "cpu_ms", 2),
 )
+_FRESHNESS = pick(
+    "from ... to an answer of every service",
+    {
+        "counts": "POST of an event, to its counts",
+        "weights": "POST of an event, to weights that have learnt it",
+        "item_fed": "feed line of a new item, to its first recommendation",
+        "item_fifth_event": "fifth event of a new item, to its first recommendation",
+    },
+    Column("events", "events", 0),
+    Column("seen", "seen", 0),
+    Column("dropped by a gate", "dropped", 0),
+    Column("p50 s", "p50_s", 1),
+    Column("p99 s", "p99_s", 1),
+    Column("max s", "max_s", 1),
+    Column("bar s", "bar_s", 0),
+)
+_FRESH_REQUESTS = pick(
+    "meanwhile",
+    {
+        "requests": "recommendations, open loop",
+        "posts": "posts of events",
+        "looks": "looks at the version",
+    },
+    Column("requests", "requests", 0),
+    Column("p50 ms", "p50_ms", 1),
+    Column("p95 ms", "p95_ms", 1),
+    Column("p99 ms", "p99_ms", 1),
+    Column("within 100 ms", "in_budget", 1, scale=100, unit="%"),
+    Column("5xx or none", "failed", 0),
+)
 _PATH = pick(
     "part",
     {
@@ -154,6 +184,8 @@ SPEED_TABLES = {
     "trie": Table("trie", _TRIE),
     "latency": Table("latency", _LATENCY),
     "path": Table("path", _PATH),
+    "freshness": Table("freshness", _FRESHNESS, is_awaited=True),
+    "freshness-requests": Table("freshness", _FRESH_REQUESTS, is_awaited=True),
     "refresh": Table("refresh", _REFRESH),
     "footprint": Table("footprint", _FOOTPRINT),
     "million": Table("million", _MILLION),
