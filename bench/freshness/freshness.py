@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.command_line import add_data, add_json, add_release, add_seed, make_parser
-from bench.common.results import Row, open_console, report
+from bench.common.results import Row, open_console, print_table, write_json, write_markdown
 from bench.common.service_process import HOST
 from bench.freshness.event_delays import Seen, count_delays, weight_delays
 from bench.freshness.fresh_watch import Plan, Watched, watch
@@ -38,9 +38,10 @@ COUNTS_BAR_S, WEIGHTS_BAR_S, ITEM_BAR_S = 5.0, 60.0, 60.0
 _TAIL_S = WEIGHTS_BAR_S + 15.0  # load and events go on until the last measured event is due
 _TIMEOUT_MS = 10_000
 _PAGE = 5000  # entries of the log
-_GROUPS = (
-    ("name", "events", "seen", "dropped", "p50_s", "p99_s", "max_s", "bar_s", "holds"),
-    ("name", "requests", "p50_ms", "p95_ms", "p99_ms", "max_ms", "in_budget", "failed", "holds"),
+_DELAYS = ("name", "events", "seen", "dropped", "p50_s", "p99_s", "max_s", "bar_s", "holds")
+_REQUESTS = (
+    *("name", "requests", "p50_ms", "p95_ms", "p99_ms", "max_ms", "in_budget", "failed"),
+    "holds",
 )
 
 
@@ -78,9 +79,14 @@ def main(arguments: Sequence[str]) -> int:
         ) as system:
             run = measure(system, server.url, release, user_ids, options)
             rows = describe(run, system.versions)
-    meta = _meta(options, release, run)
     title = f"{options.rate} requests/s and {options.events_rate:g} events/s, beside a learner"
-    report(open_console(), options.json, title, meta, rows, _GROUPS)
+    console = open_console()
+    print_table(console, title, [row for row in rows if "events" in row], _DELAYS)
+    print_table(console, title, [row for row in rows if "requests" in row], _REQUESTS)
+    if options.json:
+        meta, columns = _meta(options, release, run), dict.fromkeys((*_DELAYS, *_REQUESTS))
+        write_json(options.json, meta, rows)
+        write_markdown(options.json.with_suffix(".md"), title, meta, rows, list(columns))
     return int(any(row["holds"] == "NO" for row in rows))
 
 
