@@ -29,6 +29,7 @@ from models.release.publish import publish
 from models.store.contract import ServingStore, UserStore
 from models.store.events import Event
 from models.store.keys import UserRow
+from models.store.log_stream import log_command
 from models.store.manifest import Layer, Manifest
 from models.store.records import PrefixRecord, RecordedPrefix
 from models.store.redis_store import RedisStore
@@ -278,6 +279,12 @@ class RedisServer:
         """Set a key to raw bytes, in place of any value."""
         with redis.Redis.from_url(self.url) as client:
             client.set(key, value)
+
+    def log(self, entry: str, user_id: str, event: Event) -> None:
+        """Log an event that arrived at another time than now."""
+        command = log_command(user_id, event, 100_000)
+        with redis.Redis.from_url(self.url) as client:
+            client.execute_command(*(entry if part == "*" else part for part in command))
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

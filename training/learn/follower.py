@@ -13,6 +13,7 @@ Killed anywhere and started again, it learns the same from the same log.
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ class Follower:
         self._fed_at = -math.inf  # monotonic clock
         self._last = BEGINNING  # the last event that was offered
         self._open: int | None = None  # number of the open slice; None without events in it
+        self._opened_at = 0.0  # monotonic clock
+        self._is_clock_off = False
         self._needs_base = self._owes_weights = False
         self._has_caught_up = False
         self._last_failure = ""
@@ -94,8 +97,11 @@ class Follower:
         fed = self._states.restore(self.learner)
         self._fed = 0 if fed is None else fed
         position = order_of(self.learner.position)
-        behind = []
+        behind, cuts = [], deque(self._journal.cuts)
         for logged in self.log.read():
+            while cuts and order_of(logged.entry) > order_of(cuts[0].last):
+                cuts.popleft()
+                self.learner.admission.end_slice()
             if order_of(logged.entry) > position:
                 behind.append(logged)
             elif not self._is_erased(logged):
@@ -123,7 +129,9 @@ class Follower:
                 self._close(cut)
             self._last = logged.entry
             number = logged.arrived_ms // self._settings.slice_ms
-            self._open = number if self._open is None else max(number, self._open)
+            if self._open is None:
+                self._open, self._opened_at = number, time.monotonic()
+            self._open = max(number, self._open)
             if self._is_erased(logged):
                 continue
             before = self.learner.admission.offer(logged)
@@ -137,11 +145,31 @@ class Follower:
         """
         if self._lesson is not None and self._lesson[1].done():
             self._end_lesson()
-        slice_ms = self._settings.slice_ms
-        is_over = now_ms is None or (self._open is not None and now_ms // slice_ms > self._open)
+        is_over = now_ms is None or self._is_over(now_ms)
         num_fed = self._num_fed(waits=now_ms is None)
         if (self._open is not None and is_over) or (self._open is None and num_fed > self._fed):
             self._close(self._new_cut(waits=now_ms is None))
+
+    def _is_over(self, now_ms: int) -> bool:
+        """Tell if the time of the open slice is over.
+
+        A clock that jumped, here or in the store, would keep it open for as long as it jumped.
+        """
+        slice_ms = self._settings.slice_ms
+        if self._open is None or now_ms // slice_ms > self._open:
+            self._is_clock_off &= self._open is None
+            return self._open is not None
+        if time.monotonic() < self._opened_at + 2 * slice_ms / 1000:
+            return False
+        if not self._is_clock_off:
+            ahead_s = (self._open * slice_ms - now_ms) / 1000
+            logger.warning(
+                "arrivals in the log are %.0f s ahead of this clock: slices end by the time that "
+                "passes here",
+                ahead_s,
+            )
+        self._is_clock_off = True
+        return True
 
     def wait_out(self) -> bool:
         """Close a slice without events, so that a candidate is decided when the log is quiet.

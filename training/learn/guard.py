@@ -65,6 +65,7 @@ class Guard:
     def __init__(self, settings: GuardSettings, slice_ms: int) -> None:
         self._settings, self._slice_ms = settings, slice_ms
         self._window = Window()
+        self._num_ended = 0  # slices since the window began
         self._held = Held()
 
     def admits(self, logged: Logged) -> bool:
@@ -82,15 +83,23 @@ class Guard:
         return True
 
     def take_held(self) -> Held:
-        """Return the events held back since the last call."""
+        """End a slice: return the events held back since the last call."""
+        self._num_ended += 1
         held, self._held = self._held, Held()
         return held
 
     def _turn_to(self, number: int) -> None:
-        """Begin a new slice with the first event behind the present one."""
-        if number > self._window.number:
-            is_next = number == self._window.number + 1
-            self._window = Window(number, self._window.num_events if is_next else 0)
+        """Begin a new window with the first event behind the present one.
+
+        A store whose clock jumped ahead gives all events one time of arrival until its clock is
+        there again. Then a window ends with the second slice: late events may make one more.
+        """
+        stands_still = number <= self._window.number and self._num_ended > 1
+        if number > self._window.number or stands_still:
+            is_next = stands_still or number == self._window.number + 1
+            num_before = self._window.num_events if is_next else 0
+            self._window = Window(max(number, self._window.number), num_before)
+            self._num_ended = 0
 
     def _most_of_an_item(self) -> float:
         return max(self._settings.item_events, self._settings.item_share * self._window.num_before)

@@ -36,6 +36,20 @@ def test_a_clock_that_jumps_back_opens_no_new_slice() -> None:
     assert admitted([*events, logged(START, "user", "a")])[-1] is False
 
 
+def test_a_clock_that_stands_still_opens_a_new_slice_after_the_second() -> None:
+    """All events have one time of arrival while a store waits for its clock."""
+    guard, events = (
+        Guard(SETTINGS, SLICE_MS),
+        [logged(START, "user", "a", number=at) for at in range(4)],
+    )
+    assert [guard.admits(each) for each in events] == [True, True, True, False]
+    guard.take_held()
+    assert not guard.admits(events[0])
+    guard.take_held()
+    assert guard.admits(events[0])
+    assert guard.take_held().num_events == 0
+
+
 @pytest.mark.parametrize("is_one_user", [True, False])
 def test_ten_thousand_events_on_one_item_are_held_back_in_one_line(
     release: Release, tmp_path: Path, *, is_one_user: bool

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from models.catalog.fed_items import FedItem
 from models.log.event_log import EventLog
-from models.release.live import LiveFolder, load_live
+from models.release.live import LiveFolder, LiveRelease, load_live
 from models.release.release import Release
 from models.store.events import Event
 from models.store.model_pointer import ModelPointer
@@ -25,7 +26,6 @@ from tests import ROOT
 from tests.fakes.service_harness import RedisServer
 from tests.fakes.toy_learner import toy_dataset, write_toy_data
 from training.learn.cli import main
-from training.learn.one_learner import held_alone
 from training.learn.store_side import ErasedUsers
 
 NUM = 30
@@ -121,14 +121,6 @@ def test_once_exits_65_if_a_gate_fails(
     assert "norm" in capsys.readouterr().err
 
 
-def test_two_learners_do_not_share_a_live_folder(
-    options: list[str], tmp_path: Path, capsys: Any
-) -> None:
-    with held_alone(tmp_path / "live"):
-        assert main(["--once", *options]) == 75
-    assert "another learner is running" in capsys.readouterr().err
-
-
 def test_a_bad_setting_is_named(options: list[str], tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "settings.toml").write_text("[steps]\nold_share = 2.0\n")
     assert main(["--once", *options]) == 78
@@ -155,39 +147,90 @@ def wait_for(is_so: Any, *, seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+JUMPED_MS = 4_000_000_000_000  # 2096
+NEW = FedItem(item_id="new", title="Title of item-3", categories=("Beauty", "Hair"))
+
+
 @pytest.mark.system
-def test_following_learns_an_item_of_the_feed(
-    release: Release, server: RedisServer, options: list[str], tmp_path: Path
+def test_faults_around_a_learner_that_follows_lose_nothing_and_change_nothing(
+    release: Release, own_server: RedisServer, options: list[str], tmp_path: Path, capsys: Any
 ) -> None:
-    live = LiveFolder(tmp_path / "live")
-    new = FedItem(item_id="new", title="Title of item-3", categories=("Beauty", "Hair"))
-    no_text = FedItem(item_id="plain")
+    """A store that is away, a full disk, a clock that jumps, a second learner; each in one line.
 
-    def published(item_id: str) -> bool:
-        pointer = pointer_of(server)
-        found = pointer and load_live(live, pointer.version).release.catalog.row(item_id)
-        return found is not None
+    The learner follows all the time, and learns an item of the feed first.
+    """
+    options[options.index("--redis") + 1] = own_server.url
+    live, log = LiveFolder(tmp_path / "live"), EventLog(tmp_path / "work" / "log")
+    num_appended = 0
 
-    def watermark() -> str:
-        pointer = pointer_of(server)
-        return "" if pointer is None else pointer.watermark
+    def post(item: str = "") -> str:
+        nonlocal num_appended
+        append(own_server, release, first=num_appended, item=item)
+        num_appended += NUM
+        end: str = on_store(own_server, lambda store: store.log_end())
+        return end
+
+    def served() -> LiveRelease:
+        pointer = live.pointer()
+        assert pointer is not None
+        return load_live(live, pointer.version)
+
+    def row_of(item_id: str) -> int | None:
+        return served().release.catalog.row(item_id)
+
+    def counted(entry: str) -> None:
+        wait_for(lambda: (found := pointer_of(own_server)) and found.watermark == entry)
+
+    def said(words: str) -> int:
+        return (tmp_path / "err").read_text().count(words)
 
     with following(options, tmp_path) as process:
-        wait_for(lambda: pointer_of(server) is not None)
-        append(server, release)
-        end = on_store(server, lambda store: store.log_end())
-        wait_for(lambda: watermark() == end)
-        on_store(server, lambda store: store.offer_items([no_text, new]))
-        wait_for(lambda: published("plain"))
-        append(server, release, first=NUM, item="plain")
-        end = on_store(server, lambda store: store.log_end())
-        wait_for(lambda: watermark() == end)
+        wait_for(lambda: pointer_of(own_server) is not None)
+        counted(post())
+        on_store(own_server, lambda store: store.offer_items([FedItem(item_id="plain"), NEW]))
+        wait_for(lambda: row_of("plain") is not None)
+        counted(post("plain"))
+        assert main(["--once", *options]) == 75
+        assert "another learner is running" in capsys.readouterr().err
+
+        own_server.kill()
+        wait_for(lambda: said("waiting: "))
+        before = live.pointer()
+        time.sleep(1)  # ten ticks
+        own_server.start()
+        assert live.pointer() == before
+        assert said("waiting: ") <= 2  # a lost connection, and then refused ones
+        counted(post())
+
+        before, files = live.pointer(), sorted(live.path.rglob("*"))
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
+        end = post()
+        wait_for(lambda: said("File too large"))
+        time.sleep(0.5)
+        assert (said("File too large"), live.pointer()) == (1, before)
+        assert sorted(live.path.rglob("*")) == files
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        counted(end)
+
+        jump = Event(release.catalog.item_ids[3], 4_000_000_000, "from tomorrow")
+        own_server.log(f"{JUMPED_MS}-0", "user-1", jump)
+        own_server.log(f"{JUMPED_MS}-1", "user-2", jump._replace(timestamp=1))
+        end = post()  # its arrivals do not go back
+        counted(end)
+        assert end.startswith(f"{JUMPED_MS}-")
+        wait_for(lambda: said("ahead of this clock"))
+        wait_for(lambda: lines_of(tmp_path)[-1]["until"] == end)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
-    pointer = pointer_of(server)
-    assert pointer is not None
-    found = load_live(live, pointer.version)
-    row = found.release.catalog.row("plain")
+    assert said("ahead of this clock") == 1
+    assert sum(line["events"] for line in lines_of(tmp_path)) == num_appended + 2
+    entries = [each.entry for each in log.read()]
+    assert len(entries) == len(set(entries)) == num_appended + 2
+    row, neighbours = row_of("plain"), served().neighbours
     assert row is not None
-    assert found.neighbours is not None
-    assert found.neighbours.first[row + 1] > found.neighbours.first[row]
+    assert neighbours is not None
+    assert neighbours.first[row + 1] > neighbours.first[row]
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "out").read_text().splitlines()]
