@@ -44,10 +44,10 @@ def to_table(events: Sequence[Logged]) -> "pa.Table":
     return pa.table(columns, schema=SCHEMA)
 
 
-def read_table(part: Path) -> "pa.Table":
+def read_table(part: Path, *, columns: Sequence[str] | None = None) -> "pa.Table":
     """Read a part; columns that it lacks are null. Raises InvalidInput for a damaged one."""
     try:
-        return pq.read_table(part, schema=SCHEMA)
+        return pq.read_table(part, schema=SCHEMA, columns=columns)
     except (pa.ArrowException, OSError) as exc:
         raise InvalidInput(f"{part}: not a readable part of events ({type(exc).__name__})") from exc
 
@@ -72,12 +72,15 @@ def write_table(part: Path, table: "pa.Table") -> None:
 
 
 def forget_users(part: Path, is_forgotten: Callable[[str], bool]) -> int:
-    """Rewrite a part without some users, if it holds any; return the number of removed events."""
-    table = read_table(part)
-    users = table["user_id"].unique().to_pylist()
+    """Rewrite a part without some users, if it holds any; return the number of removed events.
+
+    Of a part without them the column of users alone is read.
+    """
+    users = read_table(part, columns=["user_id"])["user_id"].unique().to_pylist()
     forgotten = pa.array([user_id for user_id in users if is_forgotten(user_id)], pa.string())
     if not len(forgotten):
         return 0
+    table = read_table(part)
     kept = table.filter(pc.invert(pc.is_in(table["user_id"], forgotten)))
     write_table(part, kept)
     return int(table.num_rows - kept.num_rows)

@@ -3,13 +3,16 @@
     bases/<version>/                         whole releases
     deltas/<version>/000001.safetensors ...  what learning changed since: a chain
     pointer.json                             base and number of deltas that serve
+    readers/<host>-<process>                 the base that a worker or a night reads
 
-One learner writes it; any number of services read it. Everything appears by renaming, and the
+One learner writes it; any number of services read it. Everything else appears by renaming, and the
 pointer moves last. Knows nothing of Redis or HTTP.
 """
 
 import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +41,7 @@ from models.store.model_pointer import LiveVersion, ModelPointer
 
 Changed = Literal["nothing", "counts", "weights", "base"]  # each one includes those before it
 _POINTER = "pointer.json"
+_HELD_S = 24 * 3600  # a reader's base stays for so long after the reader's last look
 
 
 class LiveFolder:
@@ -151,14 +155,35 @@ class LiveFolder:
     def keep(self, num_bases: int) -> list[str]:
         """Remove all but the last bases, with their deltas; return the removed ones.
 
-        A base that the pointer names stays.
+        A base that the pointer names stays, and one that a reader holds.
         """
-        served = {version.base for version in self._served()}
-        removed = [base for base in self.bases()[num_bases:] if base not in served]
+        used = {version.base for version in self._served()} | self._held()
+        removed = [base for base in self.bases()[num_bases:] if base not in used]
         for base in removed:
             shutil.rmtree(self.delta_file(base, 1).parent, ignore_errors=True)
             shutil.rmtree(self.base_dir(base))
         return removed
+
+    def hold(self, base: str) -> None:
+        """Keep a base for a day, instead of the one that this process held before.
+
+        For readers that go on reading its files; a folder that they cannot write holds nothing.
+        """
+        file = self.path / "readers" / f"{socket.gethostname()}-{os.getpid()}"
+        with suppress(OSError):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(base)
+
+    def _held(self) -> set[str]:
+        """Return the bases that readers hold, and forget readers that have ended."""
+        bases = set()
+        for file in self.path.glob("readers/*"):
+            with suppress(OSError):
+                if time.time() < file.stat().st_mtime + _HELD_S:
+                    bases.add(file.read_text())
+                else:
+                    file.unlink()
+        return bases
 
     def _files_of_last_base(self) -> dict[str, Path]:
         """Return the files of the last published base by their SHA-256."""
@@ -236,9 +261,16 @@ def advance(live: LiveRelease, folder: LiveFolder, version: LiveVersion) -> Adva
 
 
 def resolve_release(path: Path) -> Path:
-    """Return the directory of the base that a live folder points to; other paths as they are."""
-    pointer = LiveFolder(path).pointer()
-    return path if pointer is None else LiveFolder(path).base_dir(pointer.base)
+    """Return the directory of the base that a live folder points to, and hold it for reading.
+
+    Other paths are returned as they are.
+    """
+    folder = LiveFolder(path)
+    pointer = folder.pointer()
+    if pointer is None:
+        return path
+    folder.hold(pointer.base)
+    return folder.base_dir(pointer.base)
 
 
 def _leads_to(held: LiveVersion, folder: LiveFolder, version: LiveVersion) -> bool:

@@ -17,12 +17,12 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
-from models.release.release import Release
 from models.store.embedded import state_folder
 from offline.commands import nightly
 from offline.commands.exits import exit_of, signals_raise
 from offline.commands.live_commands import add_live_commands
 from offline.commands.options import Parser, add_redis_argument, open_store
+from offline.disk.bases import load_base
 from offline.plan.exporter import export_dataset, read_feed
 from offline.plan.importer import import_dataset
 from offline.progress import make_progress
@@ -69,7 +69,7 @@ def _import(options: argparse.Namespace, console: Console) -> None:
 
 def _export(options: argparse.Namespace, console: Console) -> None:
     out_dir = options.archive or state_folder(None) / "generations"
-    catalog = Release.load(options.release).catalog if options.release else None
+    catalog = load_base(options.release).catalog if options.release else None
     with open_store(options.redis) as (store, runner):
         fed = runner.run(read_feed(store))
     counts = export_dataset(
@@ -95,7 +95,12 @@ def _add_export(commands: Any) -> None:
     exporting = commands.add_parser("export", help="write base data and archive as a data folder")
     add = exporting.add_argument
     add("--data", type=Path, metavar="DIR", help="data folder to begin with")
-    add("--release", type=Path, metavar="DIR", help="catalog of items that the data folder lacks")
+    add(
+        "--release",
+        type=Path,
+        metavar="DIR",
+        help="catalog of items that the data folder lacks; a release or a live folder",
+    )
     add("--out", type=Path, required=True, metavar="NEW", help="data folder to be made")
     add("--archive", type=Path, metavar="DIR", help="folder of generations (default: state folder)")
     add("--until", type=_start_of_day, metavar="YYYY-MM-DD", help="only events before this UTC day")

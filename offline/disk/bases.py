@@ -17,9 +17,10 @@ def load_base(path: Path, label: str | None = None) -> Release:
     not hold it any more gives the pointer's base.
     """
     if label is not None:
-        wanted = LiveFolder(path).base_dir(label.rpartition("@")[2])
-        if wanted.is_dir():
-            return Release.load(wanted)
+        folder, base = LiveFolder(path), label.rpartition("@")[2]
+        if folder.base_dir(base).is_dir():
+            folder.hold(base)
+            return Release.load(folder.base_dir(base))
     return Release.load(resolve_release(path))
 
 

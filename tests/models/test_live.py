@@ -1,6 +1,7 @@
 """Live folders: deltas in a chain, the pointer, and what a service loads from them."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -382,6 +383,23 @@ def test_a_base_is_published_once_and_old_ones_leave(
     assert folder.num_deltas(release.version) == 1
     moved, changed = advance(live, folder, LiveVersion(versions[1], 0, ""))
     assert (changed, moved.label) == ("base", f"toy-0@{versions[1]}")
+
+
+def test_a_base_that_a_reader_holds_stays_for_a_day(
+    release: Release, live: LiveRelease, folder: LiveFolder, tmp_path: Path
+) -> None:
+    folder.move(pointer_to(live.version, epoch=1))
+    assert resolve_release(folder.path) == folder.base_dir(release.version)
+    other = Path(shutil.copytree(release.directory, tmp_path / "other"))
+    text = (other / "manifest.json").read_text()
+    (other / "manifest.json").write_text(text.replace('"name": "toy"', '"name": "other"'))
+    folder.move(pointer_to(LiveVersion(folder.publish_base(other).version, 0, ""), epoch=2))
+    assert folder.keep(1) == []
+    (mark,) = (folder.path / "readers").iterdir()
+    yesterday = mark.stat().st_mtime - 24 * 3600
+    os.utime(mark, (yesterday, yesterday))
+    assert folder.keep(1) == [release.version]
+    assert not mark.exists()
 
 
 def test_a_live_folder_stands_for_the_base_of_its_pointer(

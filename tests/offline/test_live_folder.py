@@ -54,6 +54,7 @@ def test_a_night_keeps_the_base_of_its_plan(
     codes = [call(command, "--release", live.path)[0] for command in ("think", "validate")]
     assert (code, codes) == (0, [0, 0])
     assert load_base(live.path).version == other.version
+    assert call("export", "--release", live.path, "--out", tmp_path / "new")[0] == 0
 
 
 def test_a_worker_takes_the_new_base_and_refuses_a_damaged_one(
