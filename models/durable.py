@@ -1,6 +1,7 @@
 """Files that appear complete or not at all, and survive a power cut."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +49,17 @@ def sync_file(file: Path) -> None:
     """Sync the content of a file that another function wrote."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """Copy a file and sync the copy."""
+    shutil.copyfile(source, target)
+    sync_file(target)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Link a file that nobody changes in place, or copy it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        copy_durably(source, target)

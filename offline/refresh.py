@@ -15,13 +15,13 @@ from typing import Any
 from rich.progress import Progress
 
 from models.errors import ReleaseMismatch
+from models.lease import Lease
 from models.release.release import Release
 from models.store.contract import NightStore
 from models.store.manifest import Manifest
 from offline.check.validate import validate
 from offline.disk.bases import load_base
 from offline.disk.generation import open_generation
-from offline.disk.lease import Lease
 from offline.live.go_live import Launch, LiveSettings, go_live
 from offline.plan.make_plan import Agenda, FolderHistories, make_agenda, write_agenda
 from offline.plan.plan_file import Plan, newest_plan, read_plan

@@ -14,7 +14,7 @@ from tests import ROOT
 LAYERS = {
     "models": (
         {"errors"},
-        {"extras", "machine", "durable", "catalog"},
+        {"extras", "machine", "durable", "lease", "catalog"},
         {"store", "online", "reasoner", "baselines"},
         {"release", "log"},
     ),

@@ -24,7 +24,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from models.durable import sync_file, sync_folder, write_durably
+from models.durable import copy_durably, link_or_copy, sync_folder, write_durably
 from models.errors import InvalidRecord, InvalidRelease, ManifestConflict, one_line
 from models.online.memory.neighbours import Neighbours
 from models.release.delta import (
@@ -74,8 +74,12 @@ class LiveFolder:
             held = self._files_of_last_base()
             shutil.rmtree(draft, ignore_errors=True)
             for name, sha256 in release.manifest.files.items():
-                _place(directory / name, draft / name, like=held.get(sha256))
-            _place(directory / "manifest.json", draft / "manifest.json", like=None)
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                if sha256 in held:
+                    link_or_copy(held[sha256], draft / name)
+                else:
+                    copy_durably(directory / name, draft / name)
+            copy_durably(directory / "manifest.json", draft / "manifest.json")
             draft.replace(target)
         os.utime(target)
         sync_folder(target.parent)
@@ -314,14 +318,3 @@ def _read_steps(live: LiveRelease, folder: LiveFolder, version: LiveVersion) -> 
         )
         yield step
         parent = step.sha256
-
-
-def _place(source: Path, target: Path, *, like: Path | None) -> None:
-    """Copy a file durably, or link it to one with the same bytes where the file system can."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if like is not None:
-        with suppress(OSError):
-            os.link(like, target)
-            return
-    shutil.copyfile(source, target)
-    sync_file(target)

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 from models.catalog.catalog import Catalog, popular_items, popular_prefixes
 from models.catalog.codebooks import Codebooks
+from models.durable import link_or_copy
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher, Scored, Searcher
@@ -22,6 +25,7 @@ from models.online.native_runtime import NativeRuntime
 from models.online.onnx_graph import write_graph
 from models.online.onnx_runtime import OnnxRuntime, Runtime
 from models.online.recommender import OnlineRecommender
+from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import DTYPES, TorchRuntime, copy_recommender
 from models.release.release import (
     CODEBOOKS,
@@ -101,12 +105,64 @@ def publish(
         files={str(file.relative_to(draft)): digest(file) for file in _files(draft)},
         learnt=learnt,
     )
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
-    (draft / "manifest.json").write_text(text + "\n")
+    _write_manifest(draft, manifest)
     Release.load(draft)
     shutil.rmtree(directory, ignore_errors=True)
     draft.replace(directory)
     return Release.load(directory)
+
+
+def write_grown_release(
+    directory: Path,
+    parent: Release,
+    catalog: Catalog,
+    config: RecommenderConfig,
+    weights: Mapping[str, NDArray[Any]],
+    memory: Memory,
+    *,
+    updates: Mapping[str, Any],
+    popularity: Mapping[str, int],
+) -> None:
+    """Write a release with another catalog, weights and memory than its parent's.
+
+    Other files are linked. The precisions are the parent's. The caller verifies the release.
+
+    Args:
+        updates: facts about the learning, for the recipe.
+        popularity: events by item, for the popular items and prefixes.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    for name in parent.manifest.files:
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(parent.directory / name, target)
+    changed = ("catalog.parquet", ONLINE, NEIGHBOURS, "extend.onnx")
+    for name in changed:
+        (directory / name).unlink(missing_ok=True)
+    catalog.save(directory / "catalog.parquet")
+    arrays = {name: np.ascontiguousarray(value) for name, value in weights.items()}
+    save_arrays(arrays, directory / ONLINE)
+    memory.write(directory / NEIGHBOURS)
+    write_graph(directory, config)
+    files = dict(parent.manifest.files) | {name: digest(directory / name) for name in changed}
+    counted = catalog.with_popularity(popularity)
+    manifest = parent.manifest.model_copy(
+        update={
+            "recommender": config.to_json(),
+            "memory": memory.settings,
+            "files": files,
+            "recipe": {**parent.manifest.recipe, "updates": dict(updates)},
+            "global_prefixes": popular_prefixes(counted, NUM_GLOBAL_PREFIXES),
+            "popular": popular_items(counted, NUM_POPULAR),
+        }
+    )
+    _write_manifest(directory, manifest)
+
+
+def _write_manifest(directory: Path, manifest: ReleaseManifest) -> None:
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
+    (directory / "manifest.json").write_text(text + "\n")
 
 
 def judge_precisions(

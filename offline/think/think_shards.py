@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from models.lease import Lease
 from models.reasoner.think import UserHistory
-from offline.disk.lease import Lease
 from offline.disk.outcome import Outcome
 from offline.disk.segment import Batch, Segment, count_batches
 from offline.disk.shards import ShardRow, part_file, read_outcome, write_part

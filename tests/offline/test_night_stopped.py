@@ -24,12 +24,12 @@ from models.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from models.lease import Lease
 from models.reasoner.think import UserHistory, UserThoughts
 from models.release.release import Release
 from offline.check.gates import GateLimits
 from offline.check.validate import validate
 from offline.commands.exits import exit_of
-from offline.disk.lease import Lease
 from offline.disk.outcome import Outcome
 from offline.disk.shards import part_file, read_rows, write_part
 from offline.live.go_live import LiveSettings

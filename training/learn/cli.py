@@ -60,12 +60,15 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)
     try:
-        with held_alone(options.live):
+        with held_alone(options.live) as lease:
+            publisher = Publisher(
+                LiveFolder(options.live), keep_bases=options.keep_bases, guard=lease.check
+            )
             if options.replay is not None:
-                _replay(options)
+                _replay(options, publisher)
             else:
                 with resolve(options.redis, None) as server:
-                    asyncio.run(_follow(options, server.url))
+                    asyncio.run(_follow(options, publisher, server.url))
         return 0
     except GatesFailed as exc:
         return _fail(exc, _GATE_FAILED)
@@ -87,7 +90,7 @@ def _print(line: dict[str, Any]) -> None:
     )
 
 
-def _replay(options: argparse.Namespace) -> None:
+def _replay(options: argparse.Namespace, publisher: Publisher) -> None:
     dataset = load_dataset(options.replay)
     split = SplitByDay.of(dataset, options.from_day)
     release = Release.load(options.release)
@@ -98,15 +101,15 @@ def _replay(options: argparse.Namespace) -> None:
         split,
         load_settings(options.settings, seed=options.seed),
         make_grower(release, options.work),
-        Publisher(LiveFolder(options.live), keep_bases=options.keep_bases),
+        publisher,
         options.work,
     ).run(_print)
 
 
-async def _follow(options: argparse.Namespace, redis_url: str) -> None:
-    follower, feed, erased = make_follower(options)
+async def _follow(options: argparse.Namespace, publisher: Publisher, redis_url: str) -> None:
+    follower, feed, erased = make_follower(options, publisher)
     store = RedisStore(redis_url, _REDIS_TIMEOUT_MS)
-    pointer = StorePointer(LiveFolder(options.live))
+    pointer = StorePointer(publisher.folder)
     follower.start()
     try:
         if options.once:
@@ -178,7 +181,9 @@ async def _learn_on(
     follower.save()
 
 
-def make_follower(options: argparse.Namespace) -> tuple[Follower, FeedBatches, ErasedUsers]:
+def make_follower(
+    options: argparse.Namespace, publisher: Publisher
+) -> tuple[Follower, FeedBatches, ErasedUsers]:
     release = Release.load(options.release)
     settings = load_settings(options.settings, seed=options.seed)
     work: Path = options.work
@@ -190,7 +195,7 @@ def make_follower(options: argparse.Namespace) -> tuple[Follower, FeedBatches, E
     follower = Follower(
         OnlineLearner.begin(release, histories, settings, slice_ms=slice_ms),
         release,
-        Publisher(LiveFolder(options.live), keep_bases=options.keep_bases),
+        publisher,
         work,
         SavedStates(work / "states", of=_inputs(release, options.data, settings)),
         feed,

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from models.catalog.dataset import Dataset
+from models.release.publish import write_grown_release
 from models.release.release import Release
 from training.learn.histories import Histories
 from training.learn.learn_settings import LearnSettings
 from training.learn.new_items import ItemGrower
 from training.learn.online_learner import OnlineLearner
-from training.learn.publisher import Publisher, write_grown_release
+from training.learn.publisher import Publisher
 from training.learn.replay_days import DAY_MS, Day, SplitByDay, fed_item
 from training.learn.weight_learner import ACCEPTED, Verdict
 

@@ -24,13 +24,14 @@ import numpy as np
 
 from models.errors import ManifestConflict, one_line
 from models.log.event_log import EventLog
+from models.release.publish import write_grown_release
 from models.release.release import Release
 from models.store.contract import BEGINNING, Logged, order_of
 from training.learn.background import in_background
 from training.learn.feed import FeedBatches
 from training.learn.new_items import ItemGrower
 from training.learn.online_learner import OnlineLearner
-from training.learn.publisher import Publisher, write_grown_release
+from training.learn.publisher import Publisher
 from training.learn.saved_state import SavedStates, counted_arrays
 from training.learn.slice_lesson import Learnt, begin_lesson
 from training.learn.slices import Cut, SliceJournal
@@ -156,9 +157,11 @@ class Follower:
         A clock that jumped, here or in the store, would keep it open for as long as it jumped.
         """
         slice_ms = self._settings.slice_ms
-        if self._open is None or now_ms // slice_ms > self._open:
-            self._is_clock_off &= self._open is None
-            return self._open is not None
+        if self._open is None:
+            return False
+        if now_ms // slice_ms > self._open:
+            self._is_clock_off = False
+            return True
         if time.monotonic() < self._opened_at + 2 * slice_ms / 1000:
             return False
         if not self._is_clock_off:

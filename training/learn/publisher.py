@@ -5,27 +5,19 @@ version that is not there. A step that failed is made up for by the next one. Kn
 learning.
 """
 
-import json
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
-from models.catalog.catalog import Catalog, popular_items, popular_prefixes
+from models.catalog.catalog import Catalog
 from models.errors import ManifestConflict
 from models.online.memory.live_counts import NeighbourLists
-from models.online.memory.memory import Memory
-from models.online.onnx_graph import write_graph
 from models.online.shape import RecommenderConfig
 from models.release.delta import CountsDelta, Delta, DeltaHeader, between
 from models.release.live import LiveFolder, LiveRelease, load_live
-from models.release.publish import NUM_GLOBAL_PREFIXES, NUM_POPULAR
-from models.release.release import NEIGHBOURS, ONLINE, Release, digest
+from models.release.release import Release
 from models.store.contract import BEGINNING
 from models.store.model_pointer import LiveVersion, ModelPointer
 
@@ -35,9 +27,12 @@ Weights = Mapping[str, NDArray[Any]]
 class Publisher:
     """Writes one live folder; there is one of it at a time."""
 
-    def __init__(self, folder: LiveFolder, *, keep_bases: int) -> None:
+    def __init__(
+        self, folder: LiveFolder, *, keep_bases: int, guard: Callable[[], None] = lambda: None
+    ) -> None:
+        """guard: called before each publication; it raises if another learner has taken over."""
         self.folder = folder
-        self._keep_bases = keep_bases
+        self._keep_bases, self._guard = keep_bases, guard
         self.version: LiveVersion | None = None  # None before the first base
         self._pointed: LiveVersion | None = None  # by this process; behind `version` on a full disk
         self.weights: Weights = {}  # as published
@@ -121,6 +116,7 @@ class Publisher:
 
     def _check_pointer(self) -> None:
         """Raise ManifestConflict if another process moved the pointer, as for a rollback."""
+        self._guard()
         held = self.folder.pointer()
         if held is not None and self._pointed is not None and held.version != self._pointed:
             raise ManifestConflict(
@@ -145,61 +141,3 @@ class Publisher:
 
     def _take(self, live: LiveRelease) -> None:
         self.version, self.weights, self._base = live.version, live.weights, live.release
-
-
-def write_grown_release(
-    directory: Path,
-    parent: Release,
-    catalog: Catalog,
-    config: RecommenderConfig,
-    weights: Weights,
-    memory: Memory,
-    *,
-    updates: Mapping[str, Any],
-    popularity: Mapping[str, int],
-) -> None:
-    """Write a release with another catalog, weights and memory than its parent's.
-
-    Other files are linked. The precisions are the parent's.
-
-    Args:
-        updates: facts about the learning, for the recipe.
-        popularity: events by item, for the popular items and prefixes.
-    """
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    for name in parent.manifest.files:
-        target = directory / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _link(parent.directory / name, target)
-    changed = ("catalog.parquet", ONLINE, NEIGHBOURS, "extend.onnx")
-    for name in changed:
-        (directory / name).unlink(missing_ok=True)
-    catalog.save(directory / "catalog.parquet")
-    save_file(
-        {name: np.ascontiguousarray(value) for name, value in weights.items()}, directory / ONLINE
-    )
-    memory.write(directory / NEIGHBOURS)
-    write_graph(directory, config)
-    files = dict(parent.manifest.files) | {name: digest(directory / name) for name in changed}
-    counted = catalog.with_popularity(popularity)
-    manifest = parent.manifest.model_copy(
-        update={
-            "recommender": config.to_json(),
-            "memory": memory.settings,
-            "files": files,
-            "recipe": {**parent.manifest.recipe, "updates": dict(updates)},
-            "global_prefixes": popular_prefixes(counted, NUM_GLOBAL_PREFIXES),
-            "popular": popular_items(counted, NUM_POPULAR),
-        }
-    )
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
-    (directory / "manifest.json").write_text(text + "\n")
-
-
-def _link(source: Path, target: Path) -> None:
-    """Link a file, or copy it where a link cannot be made."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

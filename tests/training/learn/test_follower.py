@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.errors import LeaseTaken
 from models.release.live import load_live
 from models.release.release import Release
 from tests.fakes.toy_learner import (
@@ -17,6 +18,7 @@ from tests.fakes.toy_learner import (
     toy_events,
     weights_of,
 )
+from training.learn.one_learner import held_alone
 from training.learn.weight_learner import Lesson, WeightLearner
 
 
@@ -180,6 +182,22 @@ def test_a_full_disk_loses_nothing(
     learnt = follower.learner.weights.accepted.arrays()
     assert all((live.weights[name] == value).all() for name, value in learnt.items())
     assert any("No space left" in line.get("failure", "") for line in work.lines)
+
+
+def test_a_learner_whose_lease_was_taken_publishes_no_more(work: ToyWork, release: Release) -> None:
+    """Some file systems carry no locks from host to host."""
+    follower = work.learn(toy_events(release.catalog, 20))
+    before, file = work.live.pointer(), work.live.path / "learner.lock"
+    with held_alone(work.live.path) as mine:
+        follower._publisher._guard = mine.check
+        file.rename(file.with_suffix(".gone"))
+        with held_alone(work.live.path):
+            events = toy_events(release.catalog, 5, seed=1, start_ms=2_000_000)
+            follower.log.append(events)
+            follower.take(events)
+            with pytest.raises(LeaseTaken, match="another job took over"):
+                follower.publish()
+    assert work.live.pointer() == before
 
 
 def test_a_long_chain_ends_with_a_base(work: ToyWork, release: Release) -> None:

@@ -191,7 +191,7 @@ def test_faults_around_a_learner_that_follows_lose_nothing_and_change_nothing(
         wait_for(lambda: row_of("plain") is not None)
         counted(post("plain"))
         assert main(["--once", *options]) == 75
-        assert "another learner is running" in capsys.readouterr().err
+        assert "another job is running here" in capsys.readouterr().err
 
         own_server.kill()
         wait_for(lambda: said("waiting: "))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import LeaseTaken
-from offline.disk.lease import Lease
+from models.lease import Lease
 
 
 @pytest.fixture
