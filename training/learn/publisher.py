@@ -118,11 +118,10 @@ class Publisher:
         """Raise ManifestConflict if another process moved the pointer, as for a rollback."""
         self._guard()
         held = self.folder.pointer()
-        if held is not None and self._pointed is not None and held.version != self._pointed:
+        if held and self._pointed and held.version not in (self._pointed, self.version):
             raise ManifestConflict(
                 f"{self.folder.path}: the pointer names {held.base}+{held.deltas}, expected "
-                f"{self._pointed.base}+{self._pointed.deltas}: nothing is published until the "
-                "learner starts again"
+                f"{self.name}: nothing is published until the learner starts again"
             )
 
     def _point(self, watermark: str, now_ms: int) -> None:
