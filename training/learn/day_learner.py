@@ -39,12 +39,12 @@ class DayLearner:
         )
         self._release, self._dataset, self._split = release, dataset, split
         self._grower, self._publisher, self._work = grower, publisher, work
-        self._has_grown = False
+        self._needs_base = False
 
     def run(self, report: Report, *, days: Sequence[Day] | None = None) -> None:
         """Learn the days; report one line a day."""
         if self._publisher is not None:
-            self._publisher.begin(self._release)
+            self._begin(self._publisher)
         for day in self._split.days if days is None else days:
             report({"day": day.number, **self._run_day(day)})
         weights = self.learner.weights
@@ -52,6 +52,13 @@ class DayLearner:
             verdict = weights.test(self.learner.exam(self.learner.admission.end_slice()))
             report({"day": "end", **verdict.to_json(), **self._publish(verdict)})
         report({"day": "end", **self._publish(Verdict(ACCEPTED))})
+
+    def _begin(self, publisher: Publisher) -> None:
+        """Go on from the folder's pointer; what others published on it needs a base of our own."""
+        publisher.begin(self._release)
+        config = self.learner.weights.accepted.recommender.config
+        fits = publisher.fits(self._release, self.learner.catalog, config)
+        self._needs_base = not fits or publisher.num_deltas > 0
 
     def _run_day(self, day: Day) -> dict[str, Any]:
         learner, started = self.learner, time.process_time()
@@ -63,7 +70,7 @@ class DayLearner:
         unknown = [item_id for item_id in new if learner.catalog.row(item_id) is None]
         if unknown:
             self._grower.apply(learner, [fed_item(self._dataset, item_id) for item_id in unknown])
-            self._has_grown = True
+            self._needs_base = True
         for logged, before in offered:
             if before is not None:
                 learner.count(logged, before)
@@ -87,7 +94,7 @@ class DayLearner:
         watermark = learner.position
         now_ms = int(watermark.partition("-")[0])
         accepted = learner.weights.accepted
-        if self._has_grown:
+        if self._needs_base:
             draft = self._work / "draft"
             write_grown_release(
                 draft,
@@ -96,11 +103,15 @@ class DayLearner:
                 accepted.recommender.config,
                 accepted.arrays(),
                 learner.counts.memory(),
-                updates={"watermark": watermark, "parent": self._release.version},
+                updates={
+                    "parent": self._release.version,
+                    "watermark": watermark,
+                    "epoch": publisher.next_epoch,
+                },
                 popularity=learner.popularity,
             )
             publisher.publish_base(draft, watermark, now_ms=now_ms)
-            self._has_grown = False
+            self._needs_base = False
             num_bytes = sum(file.stat().st_size for file in draft.iterdir() if file.is_file())
         else:
             weights = accepted.arrays() if verdict.outcome == ACCEPTED else None
