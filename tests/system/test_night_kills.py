@@ -11,9 +11,10 @@ from models.release.release import Release
 from tests import ROOT
 
 
-@pytest.mark.timeout(900)  # fifty processes are started, and other work may have the cores
-def test_a_night_killed_fifty_times_equals_one_that_was_not(
-    release: Release, tmp_path: Path
+@pytest.mark.timeout(900)  # as many processes are started, and other work may have the cores
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_night_killed_again_and_again_equals_one_that_was_not(
+    kills: int, release: Release, tmp_path: Path
 ) -> None:
     """Every file except those with times, and the store, are equal byte by byte.
 
@@ -21,7 +22,7 @@ def test_a_night_killed_fifty_times_equals_one_that_was_not(
     and segments torn in a write.
     """
     (tmp_path / "nights").mkdir()
-    arguments = (release.directory, tmp_path / "nights", 50, 7)
+    arguments = (release.directory, tmp_path / "nights", kills, 10)
     done = subprocess.run(
         [sys.executable, "-m", "tests.fakes.killed_nights", *map(str, arguments)],
         cwd=ROOT,
@@ -32,8 +33,8 @@ def test_a_night_killed_fifty_times_equals_one_that_was_not(
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout)
     assert found["wrong"] == []
-    assert found["kills"] == 50
-    assert found["torn"] >= 3
+    assert found["kills"] == kills
+    assert found["torn"] >= 1
     assert found["files"] > 12
     # A kill costs at most the micro-batch it struck.
     assert found["batches"] == 6
