@@ -5,7 +5,7 @@ or stores.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,7 @@ class OnlineLearner:
         self.weights, self.settings = weights, weights.settings
         self.catalog, self.counts, self.admission = catalog, counts, admission
         self.neighbours: Neighbours = counts.neighbours()  # of the end of the slice before
-        self._counted_rows: set[int] = set()  # since the end of the slice before
-        self._has_moved = False  # the rows of the catalog, since then
+        self._changed_rows: set[int] = set()  # rows whose neighbours changed since then
         self.num_slices = 0
         self.position = BEGINNING  # the last event of the last slice
         self.popularity = Counter(
@@ -85,7 +84,7 @@ class OnlineLearner:
             window = self.counts.settings.window
             history = self.catalog.rows(before[-window:])
             self.counts.add(history, row, weight)
-            self._counted_rows.update([*history, row])
+            self._changed_rows.update([*history, row])
             self.popularity[logged.event.item_id] += 1
 
     def exam(self, events: SliceEvents) -> Exam:
@@ -110,13 +109,10 @@ class OnlineLearner:
 
     def end_slice(self, last: str) -> None:
         """End a slice at log entry `last`: the next exam has its counts."""
-        if self._has_moved:
-            self.neighbours = self.counts.neighbours()
-        elif self._counted_rows:
-            lists = self.counts.neighbours_of(sorted(self._counted_rows))
+        if self._changed_rows:
+            lists = self.counts.neighbours_of(sorted(self._changed_rows))
             self.neighbours = self.neighbours.patched(*lists)
-        self._counted_rows.clear()
-        self._has_moved = False
+        self._changed_rows.clear()
         self.position = last
         self.num_slices += 1
 
@@ -140,11 +136,19 @@ class OnlineLearner:
             self.popularity.pop(item_id, None)
 
     def _move(self, catalog: Catalog, row_of_old: NDArray[np.int64], similar: SimilarItems) -> None:
-        self.catalog, self._has_moved = catalog, True
+        """Move everything to the rows of another catalog."""
+        self.catalog = catalog
         self.counts = self.counts.grow(row_of_old, similar)
+        bereft = self.neighbours.rows_beside(np.flatnonzero(row_of_old < 0))
         self.neighbours = self.neighbours.moved(row_of_old, len(catalog))
-        moved = (int(row_of_old[row]) for row in self.fed_rows)
-        self.fed_rows = {row for row in moved if row >= 0}
+        new = np.setdiff1d(np.arange(len(catalog)), row_of_old)
+        is_near = np.isin(similar.row_NS, new) & (similar.cosine_NS > 0)
+        self._changed_rows = {
+            *_moved([*self._changed_rows, *bereft.tolist()], row_of_old),
+            *new.tolist(),
+            *np.flatnonzero(is_near.any(axis=1)).tolist(),
+        }
+        self.fed_rows = set(_moved(self.fed_rows, row_of_old))
 
     def _questions(self, events: SliceEvents) -> list[Question]:
         """Return the questions of a slice: items that are new for users with a history."""
@@ -200,3 +204,10 @@ class OnlineLearner:
 
     def _seed(self) -> int:
         return self.settings.seed * 1_000_003 + self.num_slices
+
+
+def _moved(rows: Iterable[int], row_of_old: NDArray[np.int64]) -> Iterator[int]:
+    """Yield the new rows of those that stay."""
+    for row in rows:
+        if (new := int(row_of_old[row])) >= 0:
+            yield new

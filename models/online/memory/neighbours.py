@@ -96,6 +96,11 @@ class Neighbours:
             np.concatenate([*weights, self.weight_P[at:]]),
         )
 
+    def rows_beside(self, row_R: Ints) -> Ints:
+        """Return the rows that have one of these as a neighbour, ascending."""
+        places = np.flatnonzero(np.isin(self.neighbour_P, row_R))
+        return np.unique(np.searchsorted(self.first, places, side="right") - 1)
+
     def moved(self, row_of_old: Ints, num_items: int) -> "Neighbours":
         """Return the neighbours over `num_items` other rows; new items have none.
 

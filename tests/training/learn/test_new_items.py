@@ -155,6 +155,24 @@ def test_a_withdrawn_item_leaves_the_live_catalog(release: Release, tmp_path: Pa
     assert load_live(work.live, pointer.version).release.catalog.row("item-5") is None
 
 
+def test_the_neighbours_of_the_next_exam_know_what_came_and_left(
+    release: Release, tmp_path: Path
+) -> None:
+    work = ToyWork(release, tmp_path)
+    gone = FedItem(item_id="item-5", withdrawn=True)
+    (work.items / "today.jsonl").write_bytes(NEW.encode() + b"\n" + gone.encode() + b"\n")
+    follower = work.follower()
+    follower.start()
+    asyncio.run(work.feed.look(None))
+    follower.settle(None)
+    learner = follower.learner
+    assert learner.catalog.row("new") is not None
+    assert learner.catalog.row("item-5") is None
+    found, expected = learner.neighbours, learner.counts.neighbours()
+    assert found.first.tolist() == expected.first.tolist()
+    assert found.neighbour_P.tolist() == expected.neighbour_P.tolist()
+
+
 def test_a_feed_is_read_once_and_a_bad_line_is_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
