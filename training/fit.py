@@ -6,8 +6,9 @@ the recipe with which SASRec beats newer models (Time to Split, 2025; eSASRec, 2
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +44,15 @@ class Scores(NamedTuple):
 
     recall: float  # at 10
     ndcg: float  # at 10
+
+
+def scores_of(ranks: Sequence[int], *, num_users: int) -> Scores:
+    """Compute recall@10 and NDCG@10.
+
+    ranks: of the targets among the first ten, 0 is best; the other users missed theirs.
+    """
+    num = max(num_users, 1)
+    return Scores(len(ranks) / num, sum(1 / math.log2(rank + 2) for rank in ranks) / num)
 
 
 def fit(

@@ -33,8 +33,10 @@ def publish_run(
     if run.first is not None:
         metrics["reasoner"]["validation"] = run.first.outcome("reasoner")["validation"]
     metrics[HELD_OUT] = {**table, "forced": list(forced)}
+    memory = run.memory()
     recipe = {
         **run.recipe.to_json(),
+        "memory": memory.settings.to_json(),
         "data_sha256": run.data_digest,
         "torch": torch.__version__,
         "reasoner_learnt": run.learns.value,
@@ -51,7 +53,7 @@ def publish_run(
         metrics=metrics,
         card=model_card(name, run.data, run.dataset, recipe, metrics, run.learns),
         learnt=run.learns,
-        memory=run.memory(),
+        memory=memory,
         codebooks=run.codebooks(),
     )
     logger.info("published %s version %s at %s", release.name, release.version, out)

@@ -26,6 +26,7 @@ from models.release.publish import publish
 from models.release.release import Learns, Release
 from training.catalog_changes import FollowedCatalog, TextVectors
 from training.learn_online import learn_online
+from training.memory_choice import keep_choice
 from training.model_card import model_card
 from training.quantize import count_sids
 from training.recipe import Recipe
@@ -78,7 +79,8 @@ def renew(
         catalog = catalog.with_popularity(split.popularity)
         metrics.pop(HELD_OUT, None)  # the table is of other models or items
     histories = training_histories(catalog, split)
-    memory = Memory.counted(histories, followed.similar(recipe.memory.num_similar), recipe.memory)
+    settings = keep_choice(recipe.memory, release.manifest.memory)
+    memory = Memory.counted(histories, followed.similar(settings.num_similar), settings)
     if keep_weights:
         recommender = load_recommender(release.directory, release.recommender_config)
         if not same_items:
@@ -111,7 +113,7 @@ def renew(
     parameters = sum(weight.numel() for weight in made.recommender.parameters())
     metrics["online"] = {"parameters": parameters, **made.metrics}
     target = out or directory
-    described["memory"] = recipe.memory.to_json()
+    described["memory"] = settings.to_json()
     return publish(
         target,
         name=target.name,

@@ -17,14 +17,18 @@ from models.catalog.codebooks import Codebooks
 from models.catalog.dataset import Dataset, load_dataset
 from models.catalog.sid import SidSpace
 from models.online.memory.memory import Memory
+from models.online.memory.memory_settings import MemorySettings
 from models.online.memory.similar_items import SimilarItems
 from models.release.release import Learns
+from training.memory_choice import choose_memory
 from training.recipe import Recipe
 from training.recipe_choice import Size, choose_recipe
-from training.split import Split, data_digest, split_dataset, training_histories
+from training.split import Split, data_digest, sample_users, split_dataset, training_histories
 
+_MEMORY = "memory"  # its settings, chosen before the online model is trained
 _TABLES = {
     "quantize": ("quantize",),
+    _MEMORY: ("quantize", "memory"),
     "online": ("quantize", "recommender", "online", "sasrec", "teacher", "memory"),
 }
 _OF_TEACHER = ("quantize", "online", "sasrec")
@@ -145,7 +149,18 @@ class Run:
         vectors_NE = self.text_vectors()[self._places(catalog)]
         similar = SimilarItems.of(vectors_NE, self.recipe.memory.num_similar)
         histories = training_histories(catalog, self.split)
-        return Memory.counted(histories, similar, self.recipe.memory)
+        counted = Memory.counted(histories, similar, self.recipe.memory)
+        return Memory(counted.counts, similar, self._memory_settings(counted, catalog))
+
+    def _memory_settings(self, counted: Memory, catalog: Catalog) -> MemorySettings:
+        """Return the settings that the first round chose; chosen once."""
+        if self.first is not None:
+            return self.first.memory().settings
+        if not self.is_done(_MEMORY):
+            seed = self.recipe.seed
+            users = sample_users(self.split, self.recipe.online.num_validation_users, seed)
+            self.finish(_MEMORY, choose_memory(counted, catalog, users).to_json())
+        return MemorySettings(**self.outcome(_MEMORY))
 
     def _places(self, catalog: Catalog) -> list[int]:
         """Return the places of the catalog's rows in the data set."""

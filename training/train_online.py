@@ -5,7 +5,6 @@ the memory beside the model, as in service: its best epoch alone comes later, an
 itself for a sum with the memory. Test targets are never seen here.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import fastest_searcher
 from training.checkpoint import Checkpoint
-from training.fit import FitRecipe, Losses, Scores, fit, refit
+from training.fit import FitRecipe, Losses, Scores, fit, refit, scores_of
 from training.history_batches import Step, steps
 from training.sid_loss import SidLoss
 from training.split import Split, UserSplit, sample_users, training_histories
@@ -161,12 +160,3 @@ def validate(
         found = finisher.finish(finisher.encode(recent), everything, k=_TOP, exclude=seen)
         ranks += [rank for rank, item in enumerate(found) if item.row == target]
     return scores_of(ranks, num_users=len(users))
-
-
-def scores_of(ranks: Sequence[int], *, num_users: int) -> Scores:
-    """Compute recall@10 and NDCG@10.
-
-    ranks: of the targets among the first ten, 0 is best; the other users missed theirs.
-    """
-    num = max(num_users, 1)
-    return Scores(len(ranks) / num, sum(1 / math.log2(rank + 2) for rank in ranks) / num)

@@ -15,11 +15,10 @@ from torch.nn import functional
 from models.baselines.sasrec import SasRec, SasRecConfig
 from models.catalog.catalog import Catalog
 from training.checkpoint import Checkpoint
-from training.fit import FitRecipe, Scores, fit, refit
+from training.fit import FitRecipe, Scores, fit, refit, scores_of
 from training.history_batches import Step, steps
 from training.split import Split, UserSplit, sample_users, training_histories
 from training.teacher import SasRecRecipe
-from training.train_online import scores_of
 
 _TOP, _BATCH_USERS = 10, 256
 
