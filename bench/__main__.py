@@ -53,6 +53,10 @@ COMMANDS = {
         "quality.timeline.time_split",
         "each event after a day predicted in order, by arms that are frozen or learn on",
     ),
+    "reasoner-days": Command(
+        "quality.timeline.reasoner_days",
+        "next days predicted by a reasoner that learns day by day, beside a frozen one",
+    ),
     "understanding": Command(
         "quality.understanding", "BERTScore of a reasoner's texts about items and users"
     ),

@@ -1,4 +1,4 @@
-"""`python -m training STAGE ...`, `learn`, `roll-back` or `canary ...`; `--help` lists stages."""
+"""`python -m training STAGE`, `learn`, `roll-back`, `canary` or `reason-day`; all take --help."""
 
 import os
 import sys
@@ -22,6 +22,10 @@ if __name__ == "__main__":
                 from training.learn.canary import main as canary
 
                 sys.exit(canary(sys.argv[2:]))
+            if sys.argv[1:2] == ["reason-day"]:
+                from training.reasoner_day.cli import main as reason_day
+
+                sys.exit(reason_day(sys.argv[2:]))
             from training.cli import main
 
             sys.exit(main())

@@ -13,7 +13,7 @@ import numpy as np
 from training.batching import Row, TokenBatch, batch_rows, pack_rows
 from training.checkpoint import Checkpoint
 from training.language import LanguageRecipe, train_language
-from training.learner import Learner, fresh_rows_only, is_adapted
+from training.learner import Learner, is_adapted, token_rows_only
 from training.mixture import Mixture, mix
 from training.tasks import Tasks
 
@@ -73,7 +73,7 @@ def align(model: Any, tasks: Tasks, recipe: AlignRecipe) -> dict[str, float]:
 def warm_up(
     learner: Learner, tasks: Tasks, recipe: WarmupRecipe, checkpoint: Checkpoint | None = None
 ) -> dict[str, float]:
-    """First substage: train only the rows of the fresh tokens, on persona texts (4.1).
+    """First substage: train only the learner's token rows, on persona texts (4.1).
 
     Returns loss, tokens and seconds.
     """
@@ -81,7 +81,7 @@ def warm_up(
     rows = limit_tokens(personas, recipe.max_tokens)
     batches = pack_rows(rows, length=recipe.pack_tokens, batch_tokens=recipe.batch_tokens)
     schedule = LanguageRecipe(recipe.learning_rate, weight_decay=0.0)
-    with fresh_rows_only(learner):
+    with token_rows_only(learner):
         return train_language(
             learner.model, batches, schedule, stage="warmup", checkpoint=checkpoint
         )

@@ -1,11 +1,11 @@
 """A reasoner in training: any Hugging Face causal LM with the itemic tokens in its vocabulary.
 
-"full" trains all weights. "lora" trains LoRA's weights and the rows of fresh tokens, and needs
-peft. The exported model has plain weights. Knows bases, fresh token rows and adapters; knows
+"full" trains all weights. "lora" trains LoRA's weights and some rows of the token matrices, and
+needs peft. The exported model has plain weights. Knows bases, token rows and adapters; knows
 nothing of tasks.
 """
 
-# V = vocabulary, F = fresh tokens, W = width
+# V = vocabulary, F = tokens with trained rows, W = width
 
 import importlib.util
 from collections.abc import Iterable, Iterator
@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from models.catalog.sid import SidSpace
+from models.catalog.sid import ITEM_BEGIN, ITEM_END, SidSpace
 from models.errors import InvalidSettings
 from models.reasoner.prompts import SPECIAL_TOKENS
 from training.nano import NanoConfig, add_itemic_tokens, build_tokenizer, new_reasoner
 
 NANO, SMOLLM2 = "nano", "smollm2"
 TUNINGS = ("full", "lora")
+ROWS = ("fresh", "itemic")
 _ADAPTER, _ROWS = "adapter", "token_rows.safetensors"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -40,6 +41,9 @@ class ReasonerRecipe:
     stages: tuple[str, ...] = ("align", "activate")
     tuning: str = "full"  # one of TUNINGS
     lora_rank: int = 16
+    # Token rows that warm-up and LoRA train, one of ROWS: those of tokens that the base does not
+    # have, or of all itemic tokens, also where the base has them already.
+    rows: str = "fresh"
 
 
 @dataclass
@@ -48,17 +52,17 @@ class Learner:
 
     model: Any  # of transformers, or of peft around it
     tokenizer: PreTrainedTokenizerBase
-    fresh_ids: Tensor  # (F,), ids of the tokens that the base did not have
+    row_ids: Tensor  # (F,), ids of the tokens with rows that warm-up and LoRA train
 
     def save(self, directory: Path) -> None:
-        """Save all trained weights: the whole model, or only adapter and fresh rows."""
+        """Save all trained weights: the whole model, or only adapter and trained rows."""
         directory.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(directory)
-        rows = {"ids": self.fresh_ids}
+        rows = {"ids": self.row_ids}
         if is_adapted(self.model):
             self.model.save_pretrained(directory / _ADAPTER, save_embedding_layers=False)
             for at, weight in enumerate(token_weights(self.model)):
-                rows[f"{at}"] = weight.detach()[self.fresh_ids].contiguous()
+                rows[f"{at}"] = weight.detach()[self.row_ids].contiguous()
         else:
             self.model.save_pretrained(directory)
         save_file(rows, directory / _ROWS)
@@ -80,7 +84,7 @@ def new_learner(
     """Load the base and add the itemic tokens, before any training.
 
     texts: corpus for the tokenizer of a base from scratch. Raises InvalidSettings for a base that
-    cannot be loaded, or for "lora" without peft.
+    cannot be loaded, for unknown rows or tuning, or for "lora" without peft.
     """
     torch.manual_seed(seed)
     if recipe.base == NANO:
@@ -89,6 +93,7 @@ def new_learner(
         learner = Learner(new_reasoner(nano, tokenizer), tokenizer, torch.tensor(fresh))
     else:
         learner = _grow(*_load_base(recipe.base), space)
+    learner.row_ids = _chosen_rows(learner, recipe.rows, space)
     learner.model.to(_device())
     return _adapt(learner, recipe)
 
@@ -98,6 +103,7 @@ def load_learner(recipe: ReasonerRecipe, directory: Path, space: SidSpace) -> Le
     rows = load_file(directory / _ROWS)
     if (directory / _ADAPTER).is_dir():
         learner = _grow(*_load_base(recipe.base), space)
+        learner.row_ids = rows["ids"]
         _put_rows(learner, rows)
         learner.model.to(_device())
         return _adapt(learner, recipe, directory / _ADAPTER)
@@ -129,15 +135,15 @@ def token_weights(model: Any) -> list[Tensor]:
 
 
 @contextmanager
-def fresh_rows_only(learner: Learner) -> Iterator[None]:
-    """Within the block, train only the rows of the fresh tokens (Token Warm-up, 4.1).
+def token_rows_only(learner: Learner) -> Iterator[None]:
+    """Within the block, train only the learner's token rows (Token Warm-up, 4.1).
 
     The optimizer must not decay weights: that would move the other rows despite their zero
     gradient.
     """
     trained = {name for name, value in learner.model.named_parameters() if value.requires_grad}
     learner.model.requires_grad_(False)
-    hooks = _train_fresh_rows(learner)
+    hooks = _train_rows(learner)
     try:
         yield
     finally:
@@ -147,13 +153,13 @@ def fresh_rows_only(learner: Learner) -> Iterator[None]:
             value.requires_grad_(name in trained)
 
 
-def _train_fresh_rows(learner: Learner) -> list[Any]:
+def _train_rows(learner: Learner) -> list[Any]:
     hooks = []
     for weight in token_weights(learner.model):
-        is_fresh_V1 = torch.zeros(len(weight), 1, dtype=weight.dtype, device=weight.device)
-        is_fresh_V1[learner.fresh_ids] = 1
+        is_trained_V1 = torch.zeros(len(weight), 1, dtype=weight.dtype, device=weight.device)
+        is_trained_V1[learner.row_ids] = 1
         weight.requires_grad_(True)
-        hooks.append(weight.register_hook(lambda grad, kept=is_fresh_V1: grad * kept))
+        hooks.append(weight.register_hook(lambda grad, kept=is_trained_V1: grad * kept))
     return hooks
 
 
@@ -175,7 +181,7 @@ def _adapt(learner: Learner, recipe: ReasonerRecipe, directory: Path | None = No
             r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"
         )
         learner.model = peft.get_peft_model(learner.model, config)
-    _train_fresh_rows(learner)
+    _train_rows(learner)
     return learner
 
 
@@ -192,21 +198,32 @@ def _grow(model: Any, tokenizer: Any, space: SidSpace) -> Learner:
     )
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    fresh_ids = torch.arange(known, len(tokenizer))
+    row_ids = torch.arange(known, len(tokenizer))
     made = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in token_weights(model):
             text_VW = weight[:known].float()
-            noise_FW = torch.randn(len(fresh_ids), weight.shape[1], generator=made)
+            noise_FW = torch.randn(len(row_ids), weight.shape[1], generator=made)
             rows_FW = text_VW.mean(dim=0) + text_VW.std(dim=0) * noise_FW
-            weight[fresh_ids] = rows_FW.to(weight.dtype)
-    return Learner(model, tokenizer, fresh_ids)
+            weight[row_ids] = rows_FW.to(weight.dtype)
+    return Learner(model, tokenizer, row_ids)
+
+
+def _chosen_rows(learner: Learner, rows: str, space: SidSpace) -> Tensor:
+    """Return the ids of the tokens with trained rows. Raises InvalidSettings."""
+    if rows not in ROWS:
+        raise InvalidSettings(f"[reasoner] rows = {rows!r}, expected among {ROWS}")
+    if rows == "fresh":
+        return learner.row_ids
+    itemic = (ITEM_BEGIN, ITEM_END, *space.tokens())
+    known = learner.tokenizer.get_vocab()
+    return torch.tensor(sorted({*learner.row_ids.tolist(), *(known[name] for name in itemic)}))
 
 
 def _put_rows(learner: Learner, rows: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for at, weight in enumerate(token_weights(learner.model)):
-            weight[learner.fresh_ids] = rows[f"{at}"].to(weight.dtype)
+            weight[learner.row_ids] = rows[f"{at}"].to(weight.dtype)
 
 
 def _load_base(base: str) -> tuple[Any, Any]:

@@ -101,6 +101,17 @@ def load_recipe(file: Path, *, seed: int = 0) -> Recipe:
     return dataclasses.replace(Recipe(), seed=seed, **parts)
 
 
+def recipe_of_reasoner(file: Path, values: Mapping[str, Any]) -> Recipe:
+    """Read the recipe of a release's reasoner from its manifest; other tables keep the defaults.
+
+    Raises InvalidSettings naming the file and the key that is wrong.
+    """
+    default, made = Recipe(), {}
+    for name in ("reasoner", "align", "mixture", "thoughts"):
+        made[name] = fill_table(file, name, getattr(default, name), values.get(name, {}))
+    return dataclasses.replace(default, **made)
+
+
 def fill_table(file: Path, table: str, default: Any, values: Mapping[str, Any]) -> Any:
     """Return a dataclass with some fields replaced by those of a table of a TOML file.
 

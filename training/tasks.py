@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,10 +21,24 @@ class Tasks:
     """Draws rows of each task from training histories, which are catalog rows, oldest first."""
 
     def __init__(
-        self, catalog: Catalog, histories: Sequence[Sequence[int]], tokenizer: Any, seed: int
+        self,
+        catalog: Catalog,
+        histories: Sequence[Sequence[int]],
+        tokenizer: Any,
+        seed: int,
+        *,
+        firsts: Sequence[int] | None = None,
+        items: Sequence[int] | None = None,
     ) -> None:
+        """Args:
+        firsts: of each history, the position of the first event to learn; those before it are
+            context. By default all events are learnt.
+        items: catalog rows to describe; by default all.
+        """
         self._catalog = catalog
         self._histories = [list(history) for history in histories]
+        self._firsts = list(firsts) if firsts is not None else [0] * len(self._histories)
+        self._items = np.arange(len(catalog)) if items is None else np.array(items, dtype=np.int64)
         self._encoder = Encoder(tokenizer)
         self._rng = np.random.default_rng(seed)
 
@@ -33,19 +47,24 @@ class Tasks:
 
         item_dropout: probability of leaving an item out, as long as two items remain.
         """
-        for at, window in self._windows():
-            if item_dropout:
+        space = self._catalog.space
+        for at, window, num_context in self._windows():
+            if item_dropout and not num_context:
                 window = self._thin(window, item_dropout)
-            yield self._row("", prompts.sequence_text(self._catalog.space, self._sids(window)), at)
+            sids = self._sids(window)
+            context, learnt = sids[:num_context], sids[num_context:]
+            yield self._row(
+                prompts.sequence_text(space, context), prompts.sequence_text(space, learnt), at
+            )
 
     def captions(self) -> Iterator[Row]:
-        """Yield every item of the catalog once, in few words around its caption."""
-        for row in self._rng.permutation(len(self._catalog)).tolist():
+        """Yield every item once, in few words around its caption."""
+        for row in self._rng.permutation(self._items).tolist():
             yield self._row(*prompts.caption_example(self._catalog.space, self._catalog, row))
 
     def interleaved(self) -> Iterator[Row]:
         """Yield one window per user, with the topic beside every SID."""
-        for at, window in self._windows():
+        for at, window, _ in self._windows():
             text = prompts.interleaved_text(self._catalog.space, self._catalog, window)
             yield self._row("", text, at)
 
@@ -53,17 +72,22 @@ class Tasks:
         """Interleaved User Persona Grounding (A.3.1): yield each history in consecutive windows."""
         for at in self._order():
             history = self._histories[at]
-            for start in range(0, len(history), prompts.PERSONA_ITEMS):
-                window = history[start : start + prompts.PERSONA_ITEMS]
+            size = prompts.PERSONA_ITEMS
+            for start in range(self._firsts[at] // size * size, len(history), size):
+                window = history[start : start + size]
                 yield self._row("", prompts.persona_text(self._catalog, window), at)
 
     def preferences(self) -> Iterator[Row]:
         """Sequential Preference Modeling (A.3.1).
 
-        Each item but the first of every history is the target once, after the window of at most
-        `MAX_HISTORY` items before it.
+        Each learnt item but the first of every history is the target once, after the window of at
+        most `MAX_HISTORY` items before it.
         """
-        cuts = [(at, cut) for at, rows in enumerate(self._histories) for cut in range(1, len(rows))]
+        cuts = [
+            (at, cut)
+            for at, rows in enumerate(self._histories)
+            for cut in range(max(1, self._firsts[at]), len(rows))
+        ]
         for index in self._rng.permutation(len(cuts)).tolist():
             at, cut = cuts[index]
             before = self._histories[at][max(0, cut - MAX_HISTORY) : cut]
@@ -72,8 +96,8 @@ class Tasks:
             yield self._row(*example, at)
 
     def descriptions(self) -> Iterator[Row]:
-        """Itemic Dense Captioning (A.3.1): yield every item of the catalog once."""
-        for row in self._rng.permutation(len(self._catalog)).tolist():
+        """Itemic Dense Captioning (A.3.1): yield every item once."""
+        for row in self._rng.permutation(self._items).tolist():
             yield self._row(*prompts.description_example(self._catalog.space, self._catalog, row))
 
     def general(self) -> Iterator[Row]:
@@ -91,9 +115,10 @@ class Tasks:
         thinker = thinker or Thinker(ThoughtRecipe())
         for at in self._order():
             history = self._histories[at]
-            if len(history) < 2:
+            first = max(1, self._firsts[at])
+            if len(history) <= first:
                 continue
-            cut = thinker.cut(at) or int(self._rng.integers(1, len(history)))
+            cut = thinker.cut(at) or int(self._rng.integers(first, len(history)))
             before = history[max(0, cut - MAX_HISTORY) : cut]
             thought = thinker.think(self._catalog, before, history[cut], at)
             (sid,) = self._sids([history[cut]])
@@ -119,9 +144,18 @@ class Tasks:
         kept = [row for row in window if self._rng.random() >= item_dropout]
         return kept if len(kept) > 1 else window
 
-    def _windows(self) -> Iterator[tuple[int, list[int]]]:
-        """Yield (history index, at most `MAX_HISTORY` consecutive items) of every user."""
+    def _windows(self) -> Iterator["_Window"]:
+        """Yield a random window of every history; the last one, if its front is context."""
         for at in self._order():
-            history = self._histories[at]
-            start = int(self._rng.integers(max(1, len(history) - MAX_HISTORY + 1)))
-            yield at, history[start : start + MAX_HISTORY]
+            history, first = self._histories[at], self._firsts[at]
+            last = max(0, len(history) - MAX_HISTORY)
+            start = last if first else int(self._rng.integers(last + 1))
+            yield _Window(at, history[start : start + MAX_HISTORY], max(0, first - start))
+
+
+class _Window(NamedTuple):
+    """At most `MAX_HISTORY` consecutive items of a history."""
+
+    history: int  # its index
+    rows: list[int]
+    num_context: int  # items at the front that are not learnt

@@ -30,9 +30,11 @@ from models.online.memory.neighbours import Neighbours
 from models.release.delta import (
     ChangedLists,
     Delta,
+    DeltaHeader,
     ReadDelta,
     Weights,
     apply_weights,
+    between,
     check_delta,
     read_delta,
 )
@@ -264,6 +266,31 @@ def advance(live: LiveRelease, folder: LiveFolder, version: LiveVersion) -> Adva
     return Advanced(made, "counts" if same or _equal(made, live) else "weights")
 
 
+def carried_delta(
+    folder: LiveFolder, version: LiveVersion, base: Release, *, made_ms: int
+) -> Delta | None:
+    """Return all deltas of a version as the first delta of another base with the same online part.
+
+    None for a version without deltas. Raises InvalidRelease.
+    """
+    if not version.deltas:
+        return None
+    start = LiveRelease.of(Release.load(folder.base_dir(version.base)))
+    live, lists = _apply(start, folder, version), ChangedLists()
+    for delta, _ in _read_steps(start, folder, version):
+        if delta.counts is not None:
+            lists.add(delta.counts)
+    weights = between(LiveRelease.of(base).weights, live.weights)
+    header = DeltaHeader(
+        base=base.version,
+        number=1,
+        parent="",
+        watermark=live.watermark,
+        made_ms=made_ms,
+    )
+    return Delta(header, lists.merged() if len(lists) else None, weights)
+
+
 def resolve_release(path: Path) -> Path:
     """Return the directory of the base that a live folder points to, and hold it for reading.
 
@@ -275,6 +302,27 @@ def resolve_release(path: Path) -> Path:
         return path
     folder.hold(pointer.base)
     return folder.base_dir(pointer.base)
+
+
+def has_same_online_part(one: LiveRelease, other: LiveRelease) -> bool:
+    """Tell if two versions give every user the same answers: they differ in the reasoner alone."""
+    return (
+        one.version.base != other.version.base
+        and one.release.catalog.item_ids == other.release.catalog.item_ids
+        and np.array_equal(one.release.catalog.sids, other.release.catalog.sids)
+        and one.weights.keys() == other.weights.keys()
+        and _equal(one, other)
+        and _equal_lists(one.neighbours, other.neighbours)
+    )
+
+
+def _equal_lists(one: Neighbours | None, other: Neighbours | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.settings == other.settings and all(
+        np.array_equal(getattr(one, name), getattr(other, name))
+        for name in ("first", "neighbour_P", "weight_P")
+    )
 
 
 def _leads_to(held: LiveVersion, folder: LiveFolder, version: LiveVersion) -> bool:

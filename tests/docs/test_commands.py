@@ -14,7 +14,8 @@ from models.catalog.dataset import load_dataset
 from tests import ROOT
 from tests.docs.pages import GENERATED, PAGES, commands, inline, lines, name_of
 
-LEARNER = (("learn",), ("roll-back",), ("canary",))  # commands of training with a parser each
+# Commands of training with a parser each.
+LEARNER = (("learn",), ("roll-back",), ("canary",), ("reason-day",))
 OURS = ("models", "offline", "service", "training", "bench")
 PYTHON = ".venv/bin/python"
 MAKE_TARGETS = sorted(

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def test_the_warm_up_moves_the_fresh_token_rows_and_no_other_weight(
     warm_up(learner, tasks, WarmupRecipe(pack_tokens=640, batch_tokens=1280))
     (rows,) = moved(learner, before).values()
     seen = {token for row in tasks.personas() for token in row.ids}
-    fresh = set(learner.fresh_ids.tolist())
+    fresh = set(learner.row_ids.tolist())
     assert set(rows.nonzero().flatten().tolist()) <= fresh
     assert set(rows.nonzero().flatten().tolist()) >= fresh & seen
     assert all(value.requires_grad for value in learner.model.parameters())
@@ -245,7 +246,7 @@ def test_a_saved_learner_comes_back(catalog: Catalog, learner: Learner, tmp_path
     learner.save(tmp_path)
     again = load_learner(ReasonerRecipe(), tmp_path, catalog.space)
     assert moved(again, weights_of(learner)) == {}
-    assert again.fresh_ids.tolist() == learner.fresh_ids.tolist()
+    assert again.row_ids.tolist() == learner.row_ids.tolist()
 
 
 def test_lora_trains_adapters_and_fresh_rows_and_exports_plain_weights(
@@ -258,14 +259,14 @@ def test_lora_trains_adapters_and_fresh_rows_and_exports_plain_weights(
     known.export(tmp_path / "base")
     recipe = ReasonerRecipe(base=str(tmp_path / "base"), tuning="lora", lora_rank=2)
     learner = new_learner(recipe, NANO, catalog.space, [], seed=0)
-    assert len(learner.fresh_ids) == len(catalog.space.tokens()) - len(few.tokens())
+    assert len(learner.row_ids) == len(catalog.space.tokens()) - len(few.tokens())
     before = weights_of(learner)
     rows = list(Tasks(catalog, histories, learner.tokenizer, seed=0).preferences())[:40]
     batches = pack_rows(rows, length=640, batch_tokens=1280)
     train_language(learner.model, batches, language_recipe(learner, 1e-2), stage="t")
     changed = moved(learner, before)
     (embedding,) = (rows for name, rows in changed.items() if "lora_" not in name)
-    assert set(embedding.nonzero().flatten().tolist()) <= set(learner.fresh_ids.tolist())
+    assert set(embedding.nonzero().flatten().tolist()) <= set(learner.row_ids.tolist())
     assert embedding.any()
     learner.save(tmp_path / "adapted")
     again = load_learner(recipe, tmp_path / "adapted", catalog.space)
@@ -280,6 +281,45 @@ def test_lora_trains_adapters_and_fresh_rows_and_exports_plain_weights(
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)  # bfloat16 on disk
 
 
+@pytest.mark.parametrize("ties", [True, False])
+def test_lora_trains_known_itemic_rows_beside_its_adapters(
+    catalog: Catalog, histories: list[list[int]], tmp_path: Path, ties: bool
+) -> None:
+    """In embedding and head, and no other row of them; saving and exporting give them back."""
+    pytest.importorskip("peft")
+    known = new_learner(ReasonerRecipe(), NANO, catalog.space, captions(catalog), seed=0)
+    if not ties:
+        known.model.config.tie_word_embeddings = False
+        head = known.model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    known.export(tmp_path / "base")
+    frozen = ReasonerRecipe(base=str(tmp_path / "base"), tuning="lora", lora_rank=2)
+    assert not len(new_learner(frozen, NANO, catalog.space, [], seed=0).row_ids)
+    recipe = replace(frozen, rows="itemic")
+    learner = new_learner(recipe, NANO, catalog.space, [], seed=0)
+    before = weights_of(learner)
+    rows = list(Tasks(catalog, histories, learner.tokenizer, seed=0).preferences())[:40]
+    batches = pack_rows(rows, length=640, batch_tokens=1280)
+    train_language(learner.model, batches, language_recipe(learner, 1e-2), stage="t")
+    changed = moved(learner, before)
+    token_rows = [rows for name, rows in changed.items() if "lora_" not in name]
+    assert len(token_rows) == (1 if ties else 2)
+    itemic = {"<|item_begin|>", "<|item_end|>", *catalog.space.tokens()}
+    for is_moved in token_rows:
+        ids = is_moved.nonzero().flatten().tolist()
+        assert set(learner.tokenizer.convert_ids_to_tokens(ids)) <= itemic
+        assert len(ids) > 30
+    learner.save(tmp_path / "adapted")
+    again = load_learner(recipe, tmp_path / "adapted", catalog.space)
+    assert moved(again, weights_of(learner)) == {}
+    asked = batches[0].ids_RS.long()
+    expected = learner.model(input_ids=asked).logits
+    learner.export(tmp_path / "plain")
+    plain = ReasonerRecipe(base=str(tmp_path / "plain"))
+    found = new_learner(plain, NANO, catalog.space, [], seed=0).model(input_ids=asked).logits
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)  # bfloat16 on disk
+
+
 def test_a_grown_base_keeps_its_rows_and_no_two_fresh_ones_are_equal(
     catalog: Catalog, tmp_path: Path
 ) -> None:
@@ -290,8 +330,8 @@ def test_a_grown_base_keeps_its_rows_and_no_two_fresh_ones_are_equal(
     known = small.model.get_input_embeddings().weight
     rows = grown.model.get_input_embeddings().weight
     assert torch.equal(rows[: len(known)], known.float())
-    assert len(torch.unique(rows[grown.fresh_ids], dim=0)) == len(grown.fresh_ids)
-    assert grown.tokenizer.convert_ids_to_tokens(int(grown.fresh_ids[0])) == "<item_a_2>"
+    assert len(torch.unique(rows[grown.row_ids], dim=0)) == len(grown.row_ids)
+    assert grown.tokenizer.convert_ids_to_tokens(int(grown.row_ids[0])) == "<item_a_2>"
 
 
 @pytest.mark.parametrize(
@@ -299,6 +339,7 @@ def test_a_grown_base_keeps_its_rows_and_no_two_fresh_ones_are_equal(
     [
         (ReasonerRecipe(base="/nowhere"), r"base = '/nowhere': not 'nano', 'smollm2' or the dir"),
         (ReasonerRecipe(tuning="most"), r"tuning = 'most', expected among"),
+        (ReasonerRecipe(rows="all"), r"rows = 'all', expected among"),
     ],
 )
 def test_a_base_or_tuning_that_does_not_exist_is_named(
@@ -316,7 +357,7 @@ def test_smollm2_grows_the_itemic_tokens_and_keeps_its_language(catalog: Catalog
     learner = new_learner(ReasonerRecipe(base="smollm2"), NANO, catalog.space, [], seed=0)
     assert learner.model.num_parameters() > 134_000_000
     missing = {"<think>", "</think>", "<|item_begin|>", "<|item_end|>", *catalog.space.tokens()}
-    assert set(learner.tokenizer.convert_ids_to_tokens(learner.fresh_ids.tolist())) == missing
+    assert set(learner.tokenizer.convert_ids_to_tokens(learner.row_ids.tolist())) == missing
     asked = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     ids = torch.tensor([Encoder(learner.tokenizer).encode(asked)])
     told = learner.model.generate(input_ids=ids, max_new_tokens=12, do_sample=False)

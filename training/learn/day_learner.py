@@ -98,7 +98,7 @@ class DayLearner:
             draft = self._work / "draft"
             write_grown_release(
                 draft,
-                self._release,
+                publisher.source(self._release),
                 learner.catalog,
                 accepted.recommender.config,
                 accepted.arrays(),

@@ -297,7 +297,7 @@ class Follower:
         learner, draft = self.learner, self._work / "draft"
         write_grown_release(
             draft,
-            self._release,
+            self._publisher.source(self._release),
             learner.catalog,
             self._config(),
             learner.weights.accepted.arrays(),

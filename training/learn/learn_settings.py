@@ -59,10 +59,10 @@ def load_settings(file: Path | None, *, seed: int = 0) -> LearnSettings:
         name: fill_table(file, name, getattr(default, name), tables.get(name, {}))
         for name in _TABLES
     }
-    return LearnSettings(types=_read_types(file, tables.get("types", {})), seed=seed, **parts)
+    return LearnSettings(types=read_types(file, tables.get("types", {})), seed=seed, **parts)
 
 
-def _read_types(file: Path, table: dict[str, Any]) -> dict[str, float]:
+def read_types(file: Path, table: dict[str, Any]) -> dict[str, float]:
     for name, value in table.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 <= value < float("inf"):

@@ -16,10 +16,11 @@ from models.errors import ManifestConflict
 from models.online.memory.live_counts import NeighbourLists
 from models.online.shape import RecommenderConfig
 from models.release.delta import CountsDelta, Delta, DeltaHeader, between
-from models.release.live import LiveFolder, LiveRelease, load_live
+from models.release.live import LiveFolder, LiveRelease, has_same_online_part, load_live
 from models.release.release import Release
 from models.store.contract import BEGINNING
 from models.store.model_pointer import LiveVersion, ModelPointer
+from training.learn.one_learner import one_publication
 
 Weights = Mapping[str, NDArray[Any]]
 
@@ -72,20 +73,35 @@ class Publisher:
         """
         assert self._base is not None
         assert self.version is not None
-        parent = self._base.manifest.recipe.get("updates", {}).get("parent", self._base.version)
         is_same = self._base.catalog.item_ids == catalog.item_ids
-        is_of_release = release.version in (parent, self._base.version)
         is_newest = self.folder.num_deltas(self.version.base) == self.version.deltas
         is_alike = is_same and self._base.recommender_config == config
-        return is_of_release and is_alike and is_newest
+        return self.source(release) is self._base and is_alike and is_newest
+
+    def source(self, release: Release) -> Release:
+        """Return the release whose other files a new base takes.
+
+        That is the published base if it goes back to `release`: its reasoner may have learnt on.
+        """
+        if self._base is None:
+            return release
+        parent = self._base.manifest.recipe.get("updates", {}).get("parent", self._base.version)
+        return self._base if release.version in (parent, self._base.version) else release
 
     def publish_base(self, directory: Path, watermark: str, *, now_ms: int) -> None:
-        """Publish a whole release and point to it."""
-        self._check_pointer()
-        release = self.folder.publish_base(directory)
-        self._take(LiveRelease.of(release))
-        self._point(watermark, now_ms)
-        self.folder.keep(self._keep_bases)
+        """Publish a whole release and point to it.
+
+        Raises ManifestConflict if the pointer has moved; for another reasoner, once.
+        """
+        with one_publication(self.folder.path):
+            if self._follow_pointer():
+                raise ManifestConflict(
+                    f"{self.folder.path}: another reasoner was published, the base takes it over"
+                )
+            release = self.folder.publish_base(directory)
+            self._take(LiveRelease.of(release))
+            self._point(watermark, now_ms)
+            self.folder.keep(self._keep_bases)
 
     def publish_delta(
         self, weights: Weights | None, lists: NeighbourLists | None, watermark: str, *, now_ms: int
@@ -94,8 +110,14 @@ class Publisher:
 
         0 if nothing changed; then the pointer moves only if the last time it could not.
         """
+        with one_publication(self.folder.path):
+            self._follow_pointer()
+            return self._publish_delta(weights, lists, watermark, now_ms)
+
+    def _publish_delta(
+        self, weights: Weights | None, lists: NeighbourLists | None, watermark: str, now_ms: int
+    ) -> int:
         assert self.version is not None
-        self._check_pointer()
         changed = between(self.weights, weights) if weights is not None else None
         if changed is not None and not changed.dense and not changed.rows:
             changed = None
@@ -114,15 +136,26 @@ class Publisher:
         self._point(watermark, now_ms)
         return self.folder.delta_file(base, deltas + 1).stat().st_size
 
-    def _check_pointer(self) -> None:
-        """Raise ManifestConflict if another process moved the pointer, as for a rollback."""
+    def _follow_pointer(self) -> bool:
+        """Follow a pointer that moved for another reasoner alone; return whether it did.
+
+        Raises ManifestConflict if another process moved the pointer otherwise, as for a rollback.
+        """
         self._guard()
         held = self.folder.pointer()
-        if held and self._pointed and held.version not in (self._pointed, self.version):
-            raise ManifestConflict(
-                f"{self.folder.path}: the pointer names {held.base}+{held.deltas}, expected "
-                f"{self.name}: nothing is published until the learner starts again"
-            )
+        own = (self._pointed, self.version)
+        if held is None or self._pointed is None or held.version in own:
+            return False
+        live = load_live(self.folder, held.version)
+        before = (load_live(self.folder, version) for version in own if version)
+        if any(has_same_online_part(live, each) for each in before):
+            self._take(live)
+            self._pointed = live.version
+            return True
+        raise ManifestConflict(
+            f"{self.folder.path}: the pointer names {held.base}+{held.deltas}, expected "
+            f"{self.name}: nothing is published until the learner starts again"
+        )
 
     def _point(self, watermark: str, now_ms: int) -> None:
         assert self.version is not None

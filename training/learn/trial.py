@@ -67,14 +67,14 @@ def answer(
 
 
 class Paired(NamedTuple):
-    """Difference of recall@10, candidate minus old, over the same questions."""
+    """Difference of a figure, candidate minus old, over the same questions."""
 
     num: int
     mean: float
     half_width: float  # of the 95% interval
 
     @classmethod
-    def of(cls, candidate: Sequence[bool], old: Sequence[bool]) -> "Paired":
+    def of(cls, candidate: Sequence[float], old: Sequence[float]) -> "Paired":
         difference_Q = np.array(candidate, dtype=np.float64) - np.array(old, dtype=np.float64)
         if not len(difference_Q):
             return cls(0, 0.0, 0.0)
