@@ -1,9 +1,11 @@
 """Another reasoner in a live folder, beside a learner that goes on publishing."""
 
 import asyncio
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +13,12 @@ from models.catalog.fed_items import FedItem
 from models.errors import ManifestConflict
 from models.release.live import has_same_online_part, load_live, resolve_release
 from models.release.release import Release
-from models.store.model_pointer import LiveVersion
-from tests.fakes.toy_learner import ToyWork, finish, toy_events
+from models.store.model_pointer import LiveVersion, ModelPointer
+from models.store.redis_store import RedisStore
+from tests.fakes.service_harness import RedisServer
+from tests.fakes.toy_learner import ToyWork, finish, toy_events, write_toy_data
 from training.learn.follower import Follower
+from training.reasoner_day.cli import main
 from training.reasoner_day.reasoner_learner import reasoner_files
 from training.reasoner_day.reasoner_release import publish_base
 
@@ -108,3 +113,29 @@ def test_a_reasoner_that_another_one_overtook_is_not_published(
     with pytest.raises(ManifestConflict, match="another reasoner than"):
         swap(work, learnt_on, start=replace(start))
     assert work.live.pointer() == held
+
+
+def test_the_store_follows_the_folder_also_when_a_day_has_nothing_to_learn(
+    work: ToyWork, learnt_on: Path, tmp_path: Path, server: RedisServer, capsys: Any
+) -> None:
+    """As behind a kill between the two pointers."""
+    server.flush()
+    work.learn(toy_events(work.release.catalog, 20))
+    swap(work, learnt_on)
+    write_toy_data(work.dataset, tmp_path / "data")
+    options = ["--live", str(work.live.path), "--data", str(tmp_path / "data")]
+    options += ["--log", str(work.work / "log"), "--work", str(tmp_path / "day")]
+    assert main([*options, "--since", "1015000-0", "--redis", server.url]) == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "nothing"
+
+    async def stored() -> ModelPointer | None:
+        store = RedisStore(server.url, 5000)
+        try:
+            return await store.read_model()
+        finally:
+            await store.close()
+
+    pointer, held = asyncio.run(stored()), work.live.pointer()
+    assert pointer is not None
+    assert held is not None
+    assert pointer.version == held.version
