@@ -118,7 +118,7 @@ def test_a_reasoner_that_another_one_overtook_is_not_published(
 def test_the_store_follows_the_folder_also_when_a_day_has_nothing_to_learn(
     work: ToyWork, learnt_on: Path, tmp_path: Path, server: RedisServer, capsys: Any
 ) -> None:
-    """As behind a kill between the two pointers."""
+    """A kill between the two pointers leaves this behind."""
     server.flush()
     work.learn(toy_events(work.release.catalog, 20))
     swap(work, learnt_on)
