@@ -202,6 +202,24 @@ print(sorted({{"torch", "transformers", "onnx", "rich"}} & set(sys.modules)))
     assert run_python(code) == "[]"
 
 
+def test_the_learner_starts_without_transformers() -> None:
+    """The library takes seconds to load; only the texts of new items need it."""
+    found, waiting = set(), ["training.learn.cli"]
+    while waiting:
+        found.add(name := waiting.pop())
+        file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        waiting += (name for name in imports_at_the_top(file) if name not in found)
+    assert "training.learn.learn_settings" in found
+    assert {"transformers", "sklearn"} & {name.split(".")[0] for name in found} == set()
+
+
+def imports_at_the_top(file: Path) -> list[str]:
+    """Return the modules that a file of ours imports when it is imported; none for others."""
+    body = ast.parse(file.read_text()).body if file.is_file() else []
+    names = [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    return names + [node.module or "" for node in body if isinstance(node, ast.ImportFrom)]
+
+
 def test_only_the_graphs_import_onnx() -> None:
     found = [
         file.relative_to(ROOT).as_posix()

@@ -21,6 +21,7 @@ from training.learner import ReasonerRecipe
 from training.mixture import Mixture
 from training.nano import NanoConfig
 from training.rationale_writers import ThoughtRecipe
+from training.settings_table import fill_table
 from training.teacher import SasRecRecipe, TeacherRecipe
 
 
@@ -110,28 +111,3 @@ def recipe_of_reasoner(file: Path, values: Mapping[str, Any]) -> Recipe:
     for name in ("reasoner", "align", "mixture", "thoughts"):
         made[name] = fill_table(file, name, getattr(default, name), values.get(name, {}))
     return dataclasses.replace(default, **made)
-
-
-def fill_table(file: Path, table: str, default: Any, values: Mapping[str, Any]) -> Any:
-    """Return a dataclass with some fields replaced by those of a table of a TOML file.
-
-    Raises InvalidSettings for an unknown key, another type, or a value that it refuses.
-    """
-    expected = {entry.name: getattr(default, entry.name) for entry in dataclasses.fields(default)}
-    if unknown := sorted(set(values) - set(expected)):
-        raise InvalidSettings(
-            f"{file}: [{table}] has unknown keys {unknown}, expected {sorted(expected)}"
-        )
-    filled = {}
-    for key, value in values.items():
-        value = tuple(value) if isinstance(value, list) else value
-        wanted = type(expected[key])
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise InvalidSettings(
-                f"{file}: [{table}] {key} = {value!r}, expected {wanted.__name__}"
-            )
-        filled[key] = value
-    try:
-        return dataclasses.replace(default, **filled)
-    except ValueError as exc:
-        raise InvalidSettings(f"{file}: [{table}] {exc}") from exc

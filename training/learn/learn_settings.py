@@ -13,7 +13,7 @@ from training.learn.guard import GuardSettings
 from training.learn.lazy_adam import Rates
 from training.learn.trial_gates import GateSettings
 from training.learn.weight_steps import StepSettings
-from training.recipe import fill_table
+from training.settings_table import fill_table
 
 
 @dataclass(frozen=True)

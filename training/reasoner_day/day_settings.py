@@ -10,7 +10,7 @@ from pathlib import Path
 from models.errors import InvalidSettings
 from training.learn.guard import GuardSettings
 from training.learn.learn_settings import read_types
-from training.recipe import fill_table
+from training.settings_table import fill_table
 
 
 @dataclass(frozen=True)
