@@ -169,6 +169,7 @@ def test_faults_around_a_learner_that_follows_lose_nothing_and_change_nothing(
     The learner follows all the time, and learns an item of the feed first.
     """
     options[options.index("--redis") + 1] = own_server.url
+    options[options.index("--slice-s") + 1] = "0.4"
     # Vectors of the catalog as an earlier run left them, and an item without a text: so the
     # sentence model, seconds of CPU, stays out.
     (tmp_path / "work").mkdir()
@@ -209,7 +210,7 @@ def test_faults_around_a_learner_that_follows_lose_nothing_and_change_nothing(
         own_server.kill()
         wait_for(lambda: said("waiting: "))
         before = live.pointer()
-        time.sleep(1)  # ten ticks
+        time.sleep(0.5)  # five ticks
         own_server.start()
         assert live.pointer() == before
         assert said("waiting: ") <= 2  # a lost connection, and then refused ones
