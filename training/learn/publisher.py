@@ -36,6 +36,7 @@ class Publisher:
         self._keep_bases, self._guard = keep_bases, guard
         self.version: LiveVersion | None = None  # None before the first base
         self._pointed: LiveVersion | None = None  # by this process; behind `version` on a full disk
+        self._foreign: LiveVersion | None = None  # of others, and not followed
         self.weights: Weights = {}  # as published
         self._base: Release | None = None
 
@@ -146,12 +147,14 @@ class Publisher:
         own = (self._pointed, self.version)
         if held is None or self._pointed is None or held.version in own:
             return False
-        live = load_live(self.folder, held.version)
-        before = (load_live(self.folder, version) for version in own if version)
-        if any(has_same_online_part(live, each) for each in before):
-            self._take(live)
-            self._pointed = live.version
-            return True
+        if held.version != self._foreign:  # loading takes seconds
+            live = load_live(self.folder, held.version)
+            before = (load_live(self.folder, version) for version in own if version)
+            if any(has_same_online_part(live, each) for each in before):
+                self._take(live)
+                self._pointed = live.version
+                return True
+            self._foreign = held.version
         raise ManifestConflict(
             f"{self.folder.path}: the pointer names {held.base}+{held.deltas}, expected "
             f"{self.name}: nothing is published until the learner starts again"
