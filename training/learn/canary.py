@@ -8,6 +8,7 @@ A learner goes on publishing beside a canary, and stops behind a promotion as be
 """
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from models.errors import InvalidInput, ReleaseMismatch
@@ -69,9 +70,10 @@ def _with_canary(held: ModelPointer, epoch: int, canary: ModelCanary | None) -> 
 
 
 def _percent(text: str) -> float:
-    if not 0 < (percent := float(text)) < 100:
-        raise ValueError
-    return percent
+    with suppress(ValueError):
+        if 0 < (percent := float(text)) < 100:
+            return percent
+    raise argparse.ArgumentTypeError(f"{text!r}, expected above 0 and below 100")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

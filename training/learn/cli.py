@@ -272,6 +272,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         parser.error("--replay and --from-day come together")
     if options.replay is None and options.data is None:
         parser.error("--follow and --once need --data")
-    if options.slice_s <= 0 or options.tick_s <= 0 or options.states_every < 1:
-        parser.error("--slice-s, --tick-s and --states-every, expected above 0")
+    counts = (options.slice_s, options.tick_s, options.states_every, options.most_deltas)
+    if min(counts) <= 0:
+        parser.error("--slice-s, --tick-s, --states-every and --most-deltas, expected above 0")
     return options

@@ -50,6 +50,9 @@ def test_a_canary_begins_and_ends(
     ):
         assert main([*options, *wrong]) == 78
         assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*options, "--base", base, "--percent", "100"])
+    assert "'100', expected above 0 and below 100" in capsys.readouterr().err
     assert main([*options, "--base", f"toy@{base}+1", "--percent", "5"]) == 0
     assert capsys.readouterr().out == f"{base}+2 serves, {base}+1 for 5% of users, epoch 8\n"
     assert main([*options, "--end", "drop"]) == 0
