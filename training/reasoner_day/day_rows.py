@@ -37,7 +37,8 @@ def day_batches(
     """
     rng = np.random.default_rng(seed)
     new = Tasks(catalog, part.histories, tokenizer, seed, firsts=part.firsts, items=part.items)
-    old = Tasks(catalog, old_histories, tokenizer, seed + 1)
+    long = [rows for rows in old_histories if len(rows) > 1]  # each gives a row of every task
+    old = Tasks(catalog, long, tokenizer, seed + 1)
     thinker = Thinker(recipe.thoughts, seed=seed)
     batches: list[TokenBatch] = []
     for new_tasks, old_tasks in (
@@ -52,7 +53,7 @@ def day_batches(
             rows += (found := list(of_new))
             num_tokens = sum(len(row.ids) for row in found)
             most = round(num_tokens * steps.replay_share / (1 - steps.replay_share))
-            rows += limit_tokens(of_old, most) if old_histories else ()
+            rows += limit_tokens(of_old, most) if long else ()
         batches += batch_rows(rows, steps.batch_tokens, rng)
     return batches
 

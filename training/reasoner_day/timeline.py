@@ -127,10 +127,13 @@ def merged_events(
 ) -> list[Logged]:
     """Return the events of data folder and log by time, each once, without erased users.
 
-    An event that both have, equal in user, item and time, has the moment of the log. Events of a
-    type with weight 0 are left out.
+    An event that both have, equal in user, item and time, has the moment of the log. One that the
+    log has again, by its event id, has the first. Events of a type with weight 0 are left out.
     """
-    arrived = list(log)
+    by_id: dict[tuple[str, str], Logged] = {}
+    for each in log:
+        by_id.setdefault((each.user_id, each.event.event_id), each)
+    arrived = list(by_id.values())
     known = {(each.user_id, each.event.item_id, each.event.timestamp) for each in arrived}
     events = [each for each in _of_dataset(dataset) if _key(each) not in known] + arrived
     last = order_of(until) if until else None

@@ -12,8 +12,11 @@ from models.store.events import Event
 from tests.fakes.toy import toy_catalog
 from training.batching import Row
 from training.learn.guard import GuardSettings
+from training.learner import ReasonerRecipe
 from training.nano import build_tokenizer
 from training.rationale_writers import Thinker, ThoughtRecipe
+from training.reasoner_day.day_rows import day_batches
+from training.reasoner_day.day_settings import DaySteps
 from training.reasoner_day.timeline import (
     Part,
     Timeline,
@@ -22,6 +25,7 @@ from training.reasoner_day.timeline import (
     old_sample,
     read_moment,
 )
+from training.recipe import Recipe
 from training.tasks import Tasks
 
 DAY_S = 24 * 3600
@@ -50,6 +54,7 @@ def test_data_and_log_give_each_event_once_in_the_order_of_its_moment(catalog: C
     log = [
         logged("21000-0", "ann", 2, 20),  # the data have it too
         logged("30000-0", "ann", 5, 30),
+        logged("30000-0", "ann", 5, 30)._replace(entry="30500-0"),  # a client tried again
         logged("31000-0", "bob", 6, 31, "view"),
         logged("32000-0", "bob", 7, 32),
         logged("33000-0", "ann", 999, 33),  # not in the catalog
@@ -85,6 +90,24 @@ def test_one_client_does_not_fill_a_day() -> None:
     assert found.num_new == 100
     assert Counter(each.user_id for each in found.events) == {"bot": 1 + 10, "ann": 1}
     assert found.held.users == {"bot": 89}
+
+
+@pytest.mark.parametrize("stages", [("align", "activate"), ("integrate", "activate"), ("align",)])
+def test_half_of_the_tokens_are_old_if_there_are_old_ones(
+    catalog: Catalog, stages: tuple[str, ...]
+) -> None:
+    texts = [" ".join(filter(None, catalog.titles)), "The user likes; bought Next: "]
+    tokenizer = build_tokenizer(texts, catalog.space, text_tokens=300)
+    recipe = Recipe(reasoner=ReasonerRecipe(stages=stages))
+    part = Part(["ann", "bob"], [list(range(40)), [50, 51, 52]], [36, 1])
+
+    def num_tokens(old: list[list[int]]) -> int:
+        batches = day_batches(catalog, part, old, tokenizer, recipe, DaySteps(), seed=0)
+        return sum(int((batch.ids_RS != 0).sum()) for batch in batches)
+
+    alone = num_tokens([[1], [2]])
+    old = [list(range(at, at + 9)) for at in range(100)]
+    assert num_tokens(old) == pytest.approx(2 * alone, rel=0.2)
 
 
 def test_every_task_asks_for_new_events_alone(catalog: Catalog) -> None:
