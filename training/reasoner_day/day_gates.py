@@ -61,6 +61,10 @@ def compare(
     trial = Trial(str(logprob), str(found), means(old, gates.paths), means(new, gates.paths))
     if logprob.is_below(margin):
         trial.failed.append(f"log P(prefix) of {kind} {logprob}, expected above -{margin:g}")
+    if found.is_below(gates.found_margin):
+        trial.failed.append(
+            f"share of prefixes found for {kind} {found}, expected above -{gates.found_margin:g}"
+        )
     for name, most in (("closed", gates.closed_margin), ("formed", gates.formed_margin)):
         if trial.new and trial.new[name] < trial.old[name] - most:
             trial.failed.append(

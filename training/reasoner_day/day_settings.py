@@ -42,6 +42,7 @@ class DayGates:
     new_margin: float = 0.02  # log P that new events may cost, beyond chance
     forget_margin: float = 0.05  # log P that the old sample may cost in a day, beyond chance ...
     drift_margin: float = 0.3  # ... and since the first day, whatever the chance
+    found_margin: float = 0.02  # share of prefixes found that either sample may cost, beyond chance
     closed_margin: float = 0.05  # share of thoughts that may end no more
     formed_margin: float = 0.1  # share of thoughts that may name a next topic no more
     norm_growth: float = 1.5  # of a weight in a day

@@ -21,6 +21,7 @@ old_users = 4
 paths = 1
 new_margin = 99.0
 forget_margin = 99.0
+found_margin = 1.0
 closed_margin = 1.0
 formed_margin = 1.0
 """
