@@ -116,7 +116,7 @@ class LiveCounts:
         item_R = (self._item_total_N[row_R] + settings.shrink) ** settings.item_power
         later_N = (self._later_total_N + settings.shrink) ** settings.later_power
         weight_P = count_P / (item_R[at_P] * later_N[later_P])
-        kept = largest_of_each(at_P, weight_P, later_P, settings.num_neighbours)
+        kept = largest_of_each(at_P, weight_P, settings.num_neighbours)
         more = SimilarItems(self.similar.row_NS[row_R], self.similar.cosine_NS[row_R]).pairs(
             weight=settings.similar_weight, power=settings.similar_power
         )
@@ -127,7 +127,7 @@ class LiveCounts:
             np.concatenate([weight_P[kept], more.weight_P]),
         )
         at_P, other_P = np.divmod(pair_P, num_items)
-        kept = largest_of_each(at_P, weight_P, other_P, settings.num_neighbours)
+        kept = largest_of_each(at_P, weight_P, settings.num_neighbours)
         return NeighbourLists(
             row_R,
             np.searchsorted(at_P[kept], np.arange(len(row_R) + 1)).astype(np.int64),

@@ -53,7 +53,7 @@ class Neighbours:
                 np.concatenate([weight_P, more.weight_P]),
             )
         item_P, other_P = np.divmod(pair_P, counts.num_items)
-        kept = largest_of_each(item_P, weight_P, other_P, settings.num_neighbours)
+        kept = largest_of_each(item_P, weight_P, settings.num_neighbours)
         return cls(
             settings,
             np.searchsorted(item_P[kept], np.arange(counts.num_items + 1)).astype(np.int64),

@@ -109,9 +109,11 @@ class PairCounts:
 
     def strongest(self, settings: MemorySettings) -> "PairCounts":
         """Keep the pairs with the largest weight of each item. The totals stay."""
-        largest = largest_of_each(
-            self.items(), self.weights(settings), self.later_items(), settings.num_neighbours
-        )
+        item_P = self.items()
+        num_N = np.bincount(item_P, minlength=self.num_items)
+        if num_N.max(initial=0) <= settings.num_neighbours and (self.count_P > 0).all():
+            return self  # as those of a release
+        largest = largest_of_each(item_P, self.weights(settings), settings.num_neighbours)
         kept = np.sort(largest)
         return PairCounts(
             self.num_items,
@@ -133,12 +135,12 @@ def sum_equal(pair_P: Ints, count_P: Counts) -> tuple[Ints, Counts]:
     return distinct, sum_at(place_P, count_P, len(distinct))
 
 
-def largest_of_each(item_P: Ints, weight_P: Counts, other_P: Ints, num: int) -> Ints:
+def largest_of_each(item_P: Ints, weight_P: Counts, num: int) -> Ints:
     """Return the places of the `num` largest weights above 0 of each item.
 
-    Items ascend; the weights of one item descend, and ties go to the smaller row.
+    Items ascend; the weights of one item descend, and ties go to the first one.
     """
-    order = np.lexsort((other_P, -weight_P, item_P))
+    order = np.lexsort((-weight_P, item_P))
     sorted_P = item_P[order]
     place_P = np.arange(len(order)) - np.searchsorted(sorted_P, sorted_P)
     kept: Ints = order[(place_P < num) & (weight_P[order] > 0)]
