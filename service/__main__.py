@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
+# Seconds after which a thread that waits for the interpreter gets it. Requests change threads several
+# times, and would wait for the default of 5 ms each time while another thread reads a new base.
+_SWITCH_S = 0.0005
 _COMMANDS = {"check": "service.check", "keys": "service.auth.new_key"}  # no command: serve
 logger = logging.getLogger("service")
 
@@ -64,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 def _serve(effective: EffectiveSettings) -> None:
     """Serve until a signal arrives. Every error is raised before the first request is served."""
     settings = effective.settings
+    sys.setswitchinterval(_SWITCH_S)
     with ExitStack() as opened:
         listener = opened.enter_context(_bind(settings.host, settings.port))
         admin_listener = None
