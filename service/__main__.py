@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
-# Seconds after which a thread that waits for the interpreter gets it. Requests change threads several
-# times, and would wait for the default of 5 ms each time while another thread reads a new base.
+# Seconds after which a thread that waits for the interpreter gets it. Requests change threads
+# several times, and would wait 5 ms each time, the default, while another thread reads a new base.
 _SWITCH_S = 0.0005
 _COMMANDS = {"check": "service.check", "keys": "service.auth.new_key"}  # no command: serve
 logger = logging.getLogger("service")

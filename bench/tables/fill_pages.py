@@ -55,10 +55,7 @@ def fill_page(page: Path, text: str, results_dir: Path) -> str:
     def fill(place: re.Match[str]) -> str:
         if place[1] not in TABLES:
             raise InvalidInput(f"{page}: no table {place[1]!r}; there are {', '.join(TABLES)}")
-        table = TABLES[place[1]]
-        if not table.is_shown(results_dir):
-            return place[0]
-        return f"{place[1]}{place[2]}\n{table.render(results_dir)}\n\n"
+        return f"{place[1]}{place[2]}\n{TABLES[place[1]].render(results_dir)}\n\n"
 
     fresh, num_filled = _PLACE.subn(fill, text)
     if num_filled != len(_OPENING.findall(text)):

@@ -42,11 +42,6 @@ class Table:
 
     source: str  # name of its file in bench/results, without .json
     draw: Callable[[Results], Grid]
-    is_awaited: bool = False  # its file may be missing: the page then keeps what it has
-
-    def is_shown(self, results_dir: Path) -> bool:
-        """Tell if a page is to show it; a table that is not awaited always is."""
-        return not self.is_awaited or (results_dir / f"{self.source}.json").exists()
 
     def render(self, results_dir: Path) -> str:
         """Return the table and a line with its file, command, release, machine and date.

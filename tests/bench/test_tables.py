@@ -1,7 +1,6 @@
 """Results tables of the documents: rendering, pages, and agreement with the results files."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +69,6 @@ def test_a_results_file_of_another_shape_is_bad_input(tmp_path: Path, meta: dict
         TABLES["soak"].render(tmp_path)
     with pytest.raises(InvalidInput, match=r"nothing\.json"):
         Table("nothing", pick("row", {})).render(tmp_path)
-
-
-def test_the_place_of_an_awaited_table_stays_empty_until_its_results_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(TABLES, "soak", replace(TABLES["soak"], is_awaited=True))
-    assert fill_page(Path("page.md"), PAGE, tmp_path) == PAGE
-    assert "| run |" in fill_page(Path("page.md"), PAGE, RESULTS)
 
 
 def test_cells_have_thousands_units_and_intervals() -> None:
