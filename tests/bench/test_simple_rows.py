@@ -17,6 +17,7 @@ SIMPLE_ROWS = {
     "frontier": {*RANKING, f"T=1 m=3{SILENT}", f"T=2 m=3{SILENT}"},
     "staleness": {*RANKING, f"0 ago{SILENT}", f"4 ago{SILENT}"},
     "time-split": {"popularity", "counts_frozen", "counts"},
+    "reasoner-days": {*RANKING, "frozen", "popularity_recent"},
     "understanding": {"item: random", "user: random", "persona: random"},
     "baseline": RANKING,
     "table1": RANKING,
@@ -24,7 +25,7 @@ SIMPLE_ROWS = {
 # Commands that measure time, memory, promises, SIDs or an experiment with a control arm of its own.
 NO_RANKING = {
     *("refresh", "finish", "scale", "exact", "sids", "trie", "latency", "path", "ab", "million"),
-    *("footprint", "sizing", "chaos", "soak", "scenario", "tables", "demo"),
+    *("freshness", "footprint", "sizing", "chaos", "soak", "scenario", "tables", "demo"),
 }
 
 
