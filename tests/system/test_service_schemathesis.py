@@ -9,6 +9,7 @@ import random
 import re
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ import pytest
 from bench.chaos.faults.fault import Fault, Kind
 from bench.chaos.faults.proxy_process import ProxyProcess
 from bench.load.http_connection import Address
-from tests.fakes.api_fuzz import fuzz_api
+from tests.fakes.api_fuzz import PHASES, fuzz_api
 from tests.fakes.service_harness import (
     RedisServer,
     ServiceProcess,
@@ -93,7 +94,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
         asyncio.run(furnish_redis(server.url, (NAMED, SPARED)))
         arguments = ("--release", str(toy_release_dir()), "--redis", server.url)
         with ServiceProcess(*arguments, environ=PATIENCE) as service:
-            found = fuzz_api(service.url, tmp_path / "fuzz", max_examples=6)
+            found = fuzz_api(service.url, tmp_path / "fuzz", max_examples=3)
             assert found.is_clean, found.report
             assert re.search(rf"Tested: {num_routes(service.url)}\b", found.report), found.report
             assert service.stop() == 0
@@ -102,10 +103,12 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "max_examples", [2, pytest.param(30, marks=pytest.mark.slow)], ids=["short", "long"]
+    ("max_examples", "phases"),
+    [(3, ("fuzzing", "stateful")), pytest.param(30, PHASES, marks=pytest.mark.slow)],
+    ids=["short", "long"],
 )
 def test_schemathesis_finds_nothing_while_redis_fails_in_every_way(
-    max_examples: int, tmp_path: Path
+    max_examples: int, phases: Sequence[str], tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(RedisServer(tmp_path))
@@ -122,7 +125,11 @@ def test_schemathesis_finds_nothing_while_redis_fails_in_every_way(
         with Weather(proxy) as weather:
             while weather.num_faults < len(FAULTS):  # a fast machine is through before all faults
                 found = fuzz_api(
-                    service.url, tmp_path / "fuzz", max_examples=max_examples, has_faults=True
+                    service.url,
+                    tmp_path / "fuzz",
+                    max_examples=max_examples,
+                    has_faults=True,
+                    phases=phases,
                 )
                 assert found.is_clean, found.report
                 tested = rf"Tested: {num_routes(service.url)}\b"
