@@ -23,6 +23,7 @@ from models.store.events import check_user_id
 from models.store.manifest import Manifest, choose_target, go_to, promote, set_canary
 from service import problems
 from service.api.middleware import BodyLimit, RequestContext
+from service.api.query_names import StrictRoute
 from service.auth.api_keys import KeyRing, Scope
 from service.auth.key_middleware import ApiKeyMiddleware
 from service.follow import ModelWatch
@@ -232,7 +233,9 @@ def admin_beside(
 
 
 def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> APIRouter:
-    router = APIRouter(responses=problem_responses({409: "nothing is live"}))
+    router = APIRouter(
+        route_class=StrictRoute, responses=problem_responses({409: "nothing is live"})
+    )
 
     @router.get("/health", summary="Readiness of this process, and its release and epoch")
     async def health() -> dict[str, Any]:

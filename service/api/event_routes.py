@@ -19,6 +19,7 @@ from service.api.event_bodies import (
     TakenEvent,
 )
 from service.api.params import CurrentServing, UserId
+from service.api.query_names import StrictRoute
 from service.problems import (
     BAD_JSON,
     NOT_ACCEPTED,
@@ -29,8 +30,8 @@ from service.problems import (
 )
 from service.serving import Serving
 
-router = APIRouter()
-batch_router = APIRouter(prefix="/v1")
+router = APIRouter(route_class=StrictRoute)
+batch_router = APIRouter(prefix="/v1", route_class=StrictRoute)
 _PROBLEMS = problem_responses(
     {400: BAD_JSON, 404: NOT_FOUND, 413: TOO_LARGE, 422: NOT_ACCEPTED, 503: STORE_AWAY}
 )

@@ -5,10 +5,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from service.api.params import CurrentServing
+from service.api.query_names import StrictRoute
 from service.api.responses import Alive, Ready
 from service.problems import problem, problem_responses
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 @router.get(

@@ -7,9 +7,10 @@ from models.catalog.fed_items import FedItem
 from models.errors import InvalidRecord
 from service.api.item_bodies import ItemOffer, ItemResult, OfferedItem, TakenItems
 from service.api.params import CurrentServing
+from service.api.query_names import StrictRoute
 from service.problems import BAD_JSON, NOT_ACCEPTED, STORE_DOWN, TOO_LARGE, problem_responses
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 @router.post(

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from service.auth.key_middleware import document_keys
 from service.limits.connections import WHY_NOT_READ
 from service.limits.replies import FLOODED
-from service.problems import Problem, problem_responses
+from service.problems import NOT_ACCEPTED, Problem, problem_responses
 from service.telemetry.request_headers import CRITICALITY_HEADER
 
 _RECOMMENDATION = {
@@ -141,6 +141,7 @@ def install(app: FastAPI) -> None:
             return app.openapi_schema
         document = derived()
         _document_connections(document)
+        _document_query_names(document)
         _document_overload(document)
         document["components"]["schemas"].update(_problem_schemas())
         document_keys(document)
@@ -159,6 +160,14 @@ def _document_connections(document: dict[str, Any]) -> None:
     for operations in document["paths"].values():
         for operation in operations.values():
             for status, problem in problem_responses(WHY_NOT_READ).items():
+                operation["responses"].setdefault(str(status), problem)
+
+
+def _document_query_names(document: dict[str, Any]) -> None:
+    """Add status 422 to every route: it rejects a query parameter that it does not know."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, problem in problem_responses({422: NOT_ACCEPTED}).items():
                 operation["responses"].setdefault(str(status), problem)
 
 

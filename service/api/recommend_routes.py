@@ -27,6 +27,7 @@ from service.api.params import (
     UserIdInPath,
     read_user_id,
 )
+from service.api.query_names import StrictRoute, check_query_names
 from service.api.recommendation import server_timing, write_recommendation
 from service.api.requests import ForHistory, ForUser, ForUsers, RecommendQuery
 from service.api.responses import BatchEntry, Recommendation, RecommendationBatch
@@ -66,7 +67,7 @@ class _DirectRoute(APIRoute):
 
 
 hot_router = APIRouter(route_class=_DirectRoute)
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 @hot_router.get(
@@ -234,6 +235,7 @@ def _read_query(request: Request) -> RecommendQuery:
     try:
         return RecommendQuery.model_validate(params)
     except ValidationError as exc:
+        check_query_names(request, RecommendQuery.model_fields)
         raise _validation_error(exc, "query") from exc
 
 

@@ -70,6 +70,8 @@ class _PagedFields(_CommonFields):
 class RecommendQuery(_PagedFields):
     """Query parameters of a recommendation."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     exclude: Annotated[
         tuple[str, ...],
         Field(

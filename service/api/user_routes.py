@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from service.api.params import CurrentServing, UserId
+from service.api.query_names import StrictRoute
 from service.api.requests import ThinkRequest
 from service.api.responses import Accepted
 from service.problems import (
@@ -20,7 +21,7 @@ from service.problems import (
     problem_responses,
 )
 
-router = APIRouter(prefix="/v1/users")
+router = APIRouter(prefix="/v1/users", route_class=StrictRoute)
 
 
 @router.post(

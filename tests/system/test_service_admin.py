@@ -90,6 +90,7 @@ def test_rollback_and_activate_change_the_very_next_answer(both: Both) -> None:
         "application/problem+json",
     )
     assert "epochs that the store remembers: 3, 2, 1" in refused.json()["detail"]
+    assert both.admin.get("/manifest?epoch=2").status_code == 422  # not a route with parameters
 
 
 def test_a_canary_grows_ends_and_goes_live(both: Both) -> None:
