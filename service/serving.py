@@ -240,7 +240,7 @@ class Serving:
             events, patience_s=budget_s - waited_s - self.gate.settings.answer_reserve_s
         )
         for each in itertools.chain.from_iterable(appended.values()):
-            self.metrics.count_event(stored=each.stored)
+            self.metrics.count_event(each.reason)
         return appended
 
     def knows_item(self, item_id: str) -> bool:

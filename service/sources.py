@@ -57,3 +57,10 @@ class Reason(StrEnum):
     NO_TIME = "no_time"  # the deadline came first
     FINISH = "finish"  # the finish raised an exception: a bug, logged
     THOUGHTS = "thoughts"  # the reasoning texts of the record could not be read
+
+
+class NotStored(StrEnum):
+    """Reason why an accepted event is not in the history of the store."""
+
+    TOO_OLD = "too_old"  # the history is full, and the event is no newer than the oldest one there
+    WAITING = "waiting"  # in this process, for a store that is away

@@ -20,11 +20,12 @@ from models.store.events import (
     DEDUP_LIMIT,
     STREAM_LIMIT,
     Event,
-    are_fresh,
+    Fate,
     check_event,
     encode_event,
     is_within_a_day,
     stream_limit,
+    tell_fates,
 )
 from models.store.keys import history_key
 from models.store.log_stream import log_command
@@ -39,8 +40,8 @@ Entries = list[Any]  # [id, [event id, value]], oldest first
 class _Outcome(NamedTuple):
     """Outcome of the events appended for one user."""
 
-    fresh: list[bool]  # for each event: its id was not known at the read
-    written: list[bytes]  # entry id of each fresh event
+    fates: list[Fate]  # of each event, as of the read
+    written: list[bytes]  # entry id of each new event
     since: Entries  # entries since the read, those of other processes too; empty unless checked
 
 
@@ -55,17 +56,17 @@ class RedisAppends(RedisConnection):
     ) -> int:
         """Append events; if two processes append one event at the same time, both count it."""
         outcomes = await self._append(histories, is_logged=is_logged)
-        return sum(sum(outcome.fresh) for outcome in outcomes.values())
+        return sum(len(outcome.written) for outcome in outcomes.values())
 
-    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
+    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[Fate]]:
         outcomes = await self._append(histories, is_checked=True)
-        for user_id, (flags, written, since) in outcomes.items():
+        for user_id, (fates, written, since) in outcomes.items():
             firsts = _first_entries(since)
             left = iter(written)
             for at, event in enumerate(histories[user_id]):
-                if flags[at]:
-                    flags[at] = firsts.get(event.event_id.encode()) == next(left)
-        return {user_id: outcome.fresh for user_id, outcome in outcomes.items()}
+                if fates[at] is Fate.NEW and firsts.get(event.event_id.encode()) != next(left):
+                    fates[at] = Fate.REPEATED  # another process was faster
+        return {user_id: outcome.fates for user_id, outcome in outcomes.items()}
 
     async def _append(
         self,
@@ -74,20 +75,21 @@ class RedisAppends(RedisConnection):
         is_checked: bool = False,
         is_logged: bool = True,
     ) -> dict[str, _Outcome]:
-        """Append the fresh events of each user; `is_checked` to read the entries since the read."""
+        """Append the new events of each user; `is_checked` to read the entries since the read."""
         for events in histories.values():
             for event in events:
                 check_event(event)
         kept = await self._read_kept(list(histories))
         commands: list[Command] = []
         log: list[Command] = []
-        fresh, now_ms = {}, _now_ms()
+        fates, now_ms = {}, _now_ms()
         for user_id, events in histories.items():
             entries, key = kept[user_id], history_key(user_id)
-            fresh[user_id] = are_fresh(read_entries(entries)[0], events)
-            limit = stream_limit(_arrivals(entries), sum(fresh[user_id]), now_ms=now_ms)
-            for event, is_fresh in zip(events, fresh[user_id], strict=True):
-                if is_fresh:
+            fates[user_id] = tell_fates(read_entries(entries)[0], events)
+            num_new = fates[user_id].count(Fate.NEW)
+            limit = stream_limit(_arrivals(entries), num_new, now_ms=now_ms)
+            for event, fate in zip(events, fates[user_id], strict=True):
+                if fate is Fate.NEW:
                     field, value = encode_event(event)
                     commands.append(("XADD", key, "MAXLEN", limit, "*", field, value))
                     if is_logged and self._log_limit:
@@ -97,10 +99,10 @@ class RedisAppends(RedisConnection):
                 commands.append(("XRANGE", key, since, "+"))
         replies = iter(await self._write(commands, log, is_one_key=len(histories) == 1))
         outcomes = {}
-        for user_id, flags in fresh.items():
-            written = [next(replies) for is_fresh in flags if is_fresh]
+        for user_id, of_user in fates.items():
+            written = [next(replies) for fate in of_user if fate is Fate.NEW]
             since = sound_entries(next(replies)) if is_checked else []
-            outcomes[user_id] = _Outcome(flags, written, since)
+            outcomes[user_id] = _Outcome(of_user, written, since)
         return outcomes
 
     async def _write(

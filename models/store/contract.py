@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from models.catalog.fed_items import FedItem
 from models.catalog.sid import SidSpace
-from models.store.events import Event
+from models.store.events import Event, Fate
 from models.store.keys import UserRow
 from models.store.manifest import Manifest
 from models.store.model_pointer import ModelPointer
@@ -143,8 +143,8 @@ class UserStore(Protocol):
         """
         ...
 
-    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
-        """Append events of many users and tell for each event if it was new.
+    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[Fate]]:
+        """Append events of many users and tell what became of each event.
 
         An event that comes twice is new exactly once, even if two processes append it at the same
         time. Raises InvalidRecord for a bad event, before anything is written.

@@ -8,6 +8,7 @@ nothing of Redis.
 import math
 import re
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from typing import NamedTuple
 
 from models.catalog.ids import MAX_ID_BYTES, has_forbidden, id_problem
@@ -32,6 +33,14 @@ class Event(NamedTuple):
     event_id: str  # two events of one user with the same id are one event
     type: str = ""  # kind of the interaction, such as "click" or "purchase"; "" if nobody said
     value: float | None = None  # amount that belongs to it, such as a price
+
+
+class Fate(Enum):
+    """Fate of an event that is offered to a history."""
+
+    NEW = "new"
+    REPEATED = "repeated"  # its id is known
+    TOO_OLD = "too_old"  # the history is full, and the event is no newer than the oldest one there
 
 
 def check_user_id(user_id: str) -> None:
@@ -90,21 +99,25 @@ def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
     return tuple(sorted(first_of_id.values(), key=lambda event: event.timestamp)[-HISTORY_LIMIT:])
 
 
-def are_fresh(stored: Sequence[Event], offered: Iterable[Event]) -> list[bool]:
-    """Tell for each event of `offered` if it is new to a stream that holds `stored`.
+def tell_fates(stored: Sequence[Event], offered: Iterable[Event]) -> list[Fate]:
+    """Tell what becomes of each event of `offered` in a stream that holds `stored`.
 
-    An event is not new if its id is known. Nor is it if the history is full and the event is no
-    newer than the oldest one there: importing a long history twice adds nothing.
+    Only new events are added. Importing a long history twice adds nothing: the ids that were cut
+    off are unknown, but their events are too old.
     """
     known = {event.event_id for event in stored}
     history = merge_events(stored)
     floor = history[0].timestamp if len(history) == HISTORY_LIMIT else -1
-    fresh = []
+    fates = []
     for event in offered:
-        fresh.append(event.event_id not in known and event.timestamp > floor)
-        if fresh[-1]:
+        if event.event_id in known:
+            fates.append(Fate.REPEATED)
+        elif event.timestamp <= floor:
+            fates.append(Fate.TOO_OLD)
+        else:
+            fates.append(Fate.NEW)
             known.add(event.event_id)
-    return fresh
+    return fates
 
 
 def is_within_a_day(arrived_ms: int, *, now_ms: int) -> bool:

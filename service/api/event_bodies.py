@@ -14,6 +14,15 @@ from service.api.params import (
     UnixSeconds,
 )
 from service.api.requests import MAX_EVENTS
+from service.sources import NotStored
+
+WhyNotStored = Annotated[
+    NotStored | None,
+    Field(
+        description="Why the event is not stored. `too_old`: the history is full, and the event is "
+        "no newer than the oldest one there. `waiting`: the store is away."
+    ),
+]
 
 
 class NewEvent(BaseModel):
@@ -54,7 +63,7 @@ class NewEvent(BaseModel):
 
 
 class TakenEvent(BaseModel):
-    """An accepted event: 200 if it is stored, 202 if it waits in this process for the store."""
+    """An accepted event: 202 if it waits in this process for the store, otherwise 200."""
 
     request_id: str
     user_id: str
@@ -70,11 +79,12 @@ class TakenEvent(BaseModel):
             "the history too, because catalogs lag."
         ),
     ]
-    stored: bool
+    stored: Annotated[bool, Field(description="True if the history in the store has the event.")]
     new: Annotated[
         bool | None,
-        Field(description="False for a repeated event id; null while the event waits."),
+        Field(description="False for an event that adds nothing; null while it waits."),
     ]
+    reason: WhyNotStored = None
 
 
 class BatchedEvent(BaseModel):
@@ -121,11 +131,15 @@ class EventBatch(BaseModel):
 class EventResult(BaseModel):
     """The result of one event, as a single request would return it."""
 
-    status: Annotated[int, Field(description="200: stored; 202: waiting; 422, 503: rejected.")]
+    status: Annotated[
+        int, Field(description="200: see `stored`; 202: waiting; otherwise rejected.")
+    ]
     user_id: str
     event_id: str | None = None
     known: bool | None = None
+    stored: bool | None = None
     new: bool | None = None
+    reason: WhyNotStored = None
     detail: Annotated[str | None, Field(description="Reason of a rejection.")] = None
 
 

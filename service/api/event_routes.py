@@ -67,7 +67,7 @@ async def append_event(
         **(event._asdict() | {"type": event.type or None}),
         **appended._asdict(),
     )
-    status = 200 if appended.stored else 202
+    status = 202 if appended.new is None else 200
     return Response(taken.model_dump_json(), status, media_type="application/json")
 
 
@@ -117,11 +117,13 @@ async def _append_all(
     return {
         user_id: [
             EventResult(
-                status=200 if each.stored else 202,
+                status=202 if each.new is None else 200,
                 user_id=user_id,
                 event_id=event.event_id,
                 known=serving.knows_item(event.item_id),
+                stored=each.stored,
                 new=each.new,
+                reason=each.reason,
             )
             for event, each in zip(events[user_id], of_user, strict=True)
         ]

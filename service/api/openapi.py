@@ -62,7 +62,9 @@ _TAKEN_EVENT = {
     "known": True,
     "stored": True,
     "new": True,
+    "reason": None,
 }
+_WAITING_EVENT = _TAKEN_EVENT | {"stored": False, "new": None, "reason": "waiting"}
 _CRITICALITY = {
     "name": CRITICALITY_HEADER,
     "in": "header",
@@ -84,7 +86,14 @@ _BATCH = {
 _TAKEN_BATCH = {
     "request_id": "0b6f7c1d9a3e4f52",
     "results": [
-        {"status": 200, "user_id": "ann", "event_id": "click-1", "known": True, "new": True},
+        {
+            "status": 200,
+            "user_id": "ann",
+            "event_id": "click-1",
+            "known": True,
+            "stored": True,
+            "new": True,
+        },
         {"status": 422, "user_id": "", "detail": "user id '' has 0 bytes, expected 1..256"},
     ],
 }
@@ -103,9 +112,9 @@ EXAMPLES: dict[tuple[str, str, str], _Example] = {
     ("/v1/recommend", "post", "200"): _RECOMMENDATION,
     ("/v1/recommend:batch", "post", "200"): _BATCH,
     ("/events/{user_id}", "post", "200"): _TAKEN_EVENT,
-    ("/events/{user_id}", "post", "202"): _TAKEN_EVENT | {"stored": False, "new": None},
+    ("/events/{user_id}", "post", "202"): _WAITING_EVENT,
     ("/v1/events/{user_id}", "post", "200"): _TAKEN_EVENT,
-    ("/v1/events/{user_id}", "post", "202"): _TAKEN_EVENT | {"stored": False, "new": None},
+    ("/v1/events/{user_id}", "post", "202"): _WAITING_EVENT,
     ("/v1/events:batch", "post", "200"): _TAKEN_BATCH,
     ("/v1/items", "post", "200"): _TAKEN_ITEMS,
     ("/v1/users/{user_id}/think", "post", "202"): _ACCEPTED,

@@ -1,6 +1,7 @@
 """Types of ids, times and counts; parameters of routes: serving process, user id, timeout."""
 
 import math
+import time
 from functools import cache
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -16,7 +17,8 @@ from service.serving import Serving
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 MAX_EVENT_ID_CHARS = 128
-LAST_SECOND = 253_402_300_799  # end of the year 9999; rejects milliseconds sent as seconds
+LAST_SECOND = 253_402_300_799  # end of the year 9999: the largest time that the schema shows
+MAX_AHEAD_S = 24 * 3600  # of a client's clock
 TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
 
 
@@ -26,7 +28,25 @@ def _to_integer(value: object) -> object:
 
 
 WHOLE_NUMBER = BeforeValidator(_to_integer)  # after Field(...): before it, it hides the limits
-UnixSeconds = Annotated[int, Field(ge=0, le=LAST_SECOND), WHOLE_NUMBER]
+
+
+def _check_seconds(seconds: int) -> int:
+    """Reject a time in the future: such an event would stay the newest one of its history."""
+    latest = int(time.time()) + MAX_AHEAD_S
+    if seconds <= latest:
+        return seconds
+    units = [name for name, each in _FINER_UNITS.items() if seconds // each <= latest]
+    hint = f"; it looks like {units[0]}" if units else ""
+    raise ValueError(f"{seconds} is over a day ahead, expected unix seconds up to {latest}{hint}")
+
+
+_FINER_UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+UnixSeconds = Annotated[
+    int,
+    Field(ge=0, json_schema_extra={"maximum": LAST_SECOND}),
+    AfterValidator(_check_seconds),
+    WHOLE_NUMBER,
+]
 
 
 def _check_id(value: str) -> str:

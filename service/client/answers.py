@@ -96,18 +96,21 @@ class TakenEvent(_Answer):
     type: str | None = None
     value: float | None = None
     known: bool  # the item is in the catalog
-    stored: bool  # False: the event waits in the service for the store
-    new: bool | None = None  # False: the event id is repeated; None: not known yet
+    stored: bool  # the history in the store has the event
+    new: bool | None = None  # False: it adds nothing; None: not known yet
+    reason: str | None = None  # why it is not stored: "too_old" or "waiting"
 
 
 class EventResult(_Answer):
     """The result of one event of a batch."""
 
-    status: int  # 200: stored; 202: waiting in the service; otherwise rejected
+    status: int  # 200: see `stored`; 202: waiting in the service; otherwise rejected
     user_id: str
     event_id: str | None = None
     known: bool | None = None
+    stored: bool | None = None
     new: bool | None = None
+    reason: str | None = None  # why it is not stored: "too_old" or "waiting"
     detail: str | None = None  # reason of a rejection
 
 

@@ -17,13 +17,14 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from service.sources import Criticality, Reason, Source
+from service.sources import Criticality, NotStored, Reason, Source
 
 _LATENCY_BUCKETS_S = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015),
     *(0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 1),
 )
 _DELAY_BUCKETS_S = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300)
+_STORED = {None: "true", NotStored.WAITING: "false", NotStored.TOO_OLD: "too_old"}
 _AGE_BUCKETS_S = tuple(hours * 3600 for hours in (1, 3, 6, 12, 24, 36, 48, 72, 120))
 
 
@@ -76,7 +77,7 @@ class Metrics:
         )
         self._events = Counter(
             "thinkahead_events",
-            "Accepted events; stored: false while they wait for the store.",
+            "Accepted events; stored: true, false while they wait for the store, or too_old.",
             ["stored"],
             registry=self.registry,
         )
@@ -228,8 +229,8 @@ class Metrics:
             self._future_records.inc()
         self._record_age.observe(max(age_s, 0.0))
 
-    def count_event(self, *, stored: bool) -> None:
-        self._events.labels(str(stored).lower()).inc()
+    def count_event(self, reason: NotStored | None) -> None:
+        self._events.labels(_STORED[reason]).inc()
 
     def count_exposure(self, experiment: str, arm: str) -> None:
         self._exposures.labels(experiment, arm).inc()

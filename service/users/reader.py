@@ -15,10 +15,10 @@ from models.catalog.fed_items import FedItem
 from models.catalog.sid import SidSpace
 from models.errors import StoreUnavailable
 from models.store.contract import ServingStore
-from models.store.events import Event, merge_events
+from models.store.events import Event, Fate, merge_events
 from models.store.records import PrefixRecord
 from models.store.user_state import UserState
-from service.sources import Reason
+from service.sources import NotStored, Reason
 from service.users.breaker import Breaker
 from service.users.local_state import ErasureWatch, EventBuffer, LastGoodCache
 
@@ -37,8 +37,19 @@ _NOTHING_KNOWN = UserView((), None)
 
 
 class Appended(NamedTuple):
-    stored: bool  # False: the event waits in this process
+    """Result of one appended event."""
+
+    stored: bool  # the history in the store has it
     new: bool | None  # None: unknown, because the store has not answered
+    reason: NotStored | None = None  # why it is not stored
+
+
+_APPENDED = {
+    Fate.NEW: Appended(stored=True, new=True),
+    Fate.REPEATED: Appended(stored=True, new=False),
+    Fate.TOO_OLD: Appended(stored=False, new=False, reason=NotStored.TOO_OLD),
+}
+_WAITING = Appended(stored=False, new=None, reason=NotStored.WAITING)
 
 
 class Users:
@@ -109,7 +120,7 @@ class Users:
         if not self._breaker.is_open and patience_s > 0:
             try:
                 async with _within(patience_s):
-                    new = await self._store.append_each(events)
+                    fates = await self._store.append_each(events)
             except StoreUnavailable:
                 self._breaker.record_failure()
             except TimeoutError:
@@ -119,12 +130,11 @@ class Users:
                 for user_id, of_user in events.items():
                     self._remember(user_id, of_user)
                 return {
-                    user_id: [Appended(stored=True, new=is_new) for is_new in flags]
-                    for user_id, flags in new.items()
+                    user_id: [_APPENDED[fate] for fate in of_user]
+                    for user_id, of_user in fates.items()
                 }
         self._buffer.put(events)
-        waiting = Appended(stored=False, new=None)
-        return {user_id: [waiting] * len(of_user) for user_id, of_user in events.items()}
+        return {user_id: [_WAITING] * len(of_user) for user_id, of_user in events.items()}
 
     async def request_thinking(self, user_id: str, instruction: str | None) -> None:
         """Raises StoreUnavailable."""

@@ -23,8 +23,8 @@ request-timeout = 30.0
 [checks.negative_data_rejection]
 expected-statuses = ["400", "401", "403", "404", "405", "413", "414", "422", "429", "431"]
 
-# HTTP has headers and queries that a route does not know ignored. Of bodies, in which they are
-# refused, tests/service/test_posted.py and others make sure.
+# A header that a route does not know is ignored. Unknown fields of bodies and queries are refused,
+# which tests/service/test_posted.py, test_query_names.py and others make sure of.
 [generation]
 allow-extra-parameters = false
 

@@ -26,11 +26,12 @@ from models.store.contract import (
 from models.store.events import (
     STREAM_LIMIT,
     Event,
-    are_fresh,
+    Fate,
     check_event,
     check_user_id,
     merge_events,
     stream_limit,
+    tell_fates,
 )
 from models.store.keys import (
     MANIFEST_KEY,
@@ -107,24 +108,24 @@ class MemoryStore:
     async def append_histories(
         self, histories: Mapping[str, Sequence[Event]], *, is_logged: bool = True
     ) -> int:
-        flags = await self._append_all(histories, is_logged=is_logged)
-        return sum(map(sum, flags.values()))
+        fates = await self._append_all(histories, is_logged=is_logged)
+        return sum(of_user.count(Fate.NEW) for of_user in fates.values())
 
-    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[bool]]:
+    async def append_each(self, histories: Mapping[str, Sequence[Event]]) -> dict[str, list[Fate]]:
         return await self._append_all(histories, is_logged=True)
 
     async def _append_all(
         self, histories: Mapping[str, Sequence[Event]], *, is_logged: bool
-    ) -> dict[str, list[bool]]:
+    ) -> dict[str, list[Fate]]:
         await self.ping()
         for user_id, events in histories.items():
             check_user_id(user_id)
             for event in events:
                 check_event(event)
         found = {user_id: self._append(user_id, events) for user_id, events in histories.items()}
-        for user_id, flags in found.items() if is_logged else ():
-            for event, is_fresh in zip(histories[user_id], flags, strict=True):
-                if is_fresh:
+        for user_id, fates in found.items() if is_logged else ():
+            for event, fate in zip(histories[user_id], fates, strict=True):
+                if fate is Fate.NEW:
                     self._add_to_log(user_id, event)
         return found
 
@@ -135,16 +136,16 @@ class MemoryStore:
         while len(self._log) > self._log_limit:
             self._last_trimmed = self._log.pop(0).entry
 
-    def _append(self, user_id: str, events: Sequence[Event]) -> list[bool]:
+    def _append(self, user_id: str, events: Sequence[Event]) -> list[Fate]:
         stream = self._streams.get(history_key(user_id), [])
-        flags, now_ms = are_fresh(stream, events), time.time_ns() // 1_000_000
-        fresh = [event for event, is_fresh in zip(events, flags, strict=True) if is_fresh]
+        fates, now_ms = tell_fates(stream, events), time.time_ns() // 1_000_000
+        fresh = [event for event, fate in zip(events, fates, strict=True) if fate is Fate.NEW]
         if fresh:
             arrived_ms = [self._arrived_ms[user_id, each.event_id] for each in stream]
             limit = stream_limit(arrived_ms, len(fresh), now_ms=now_ms)
             self._streams[history_key(user_id)] = [*stream, *fresh][-limit:]
             self._arrived_ms |= {(user_id, each.event_id): now_ms for each in fresh}
-        return flags
+        return fates
 
     async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
         await self.ping()

@@ -20,7 +20,7 @@ from models.errors import (
 )
 from models.store.contract import UserStore
 from models.store.embedded import attach
-from models.store.events import DEDUP_LIMIT, HISTORY_LIMIT, STREAM_LIMIT, Event
+from models.store.events import DEDUP_LIMIT, HISTORY_LIMIT, STREAM_LIMIT, Event, Fate
 from models.store.keys import (
     MANIFEST_KEY,
     UserRow,
@@ -237,7 +237,7 @@ async def test_an_event_id_is_known_for_a_day_however_much_came_since(store: Use
     for start in range(0, 1500, 300):
         await store.append_events("ann", make_events(300, start=start))
     again = Event("item", 5000, "retried")  # a service dates it when it comes
-    assert await store.append_each({"ann": [again]}) == {"ann": [False]}
+    assert await store.append_each({"ann": [again]}) == {"ann": [Fate.REPEATED]}
     assert again.item_id not in [e.item_id for e in (await store.read_histories(["ann"]))["ann"]]
     assert await store.append_events("ann", make_events(1500)) == 0
 
@@ -246,7 +246,20 @@ async def test_each_event_is_told_whether_it_is_new(store: UserStore) -> None:
     one, two, three = make_events(3)
     await store.append_events("ann", [one])
     found = await store.append_each({"ann": [two, one, two, three], "bob": [one, one]})
-    assert found == {"ann": [True, False, False, True], "bob": [True, False]}
+    new, again = Fate.NEW, Fate.REPEATED
+    assert found == {"ann": [new, again, again, new], "bob": [new, again]}
+
+
+async def test_an_event_that_a_full_history_has_no_room_for_is_told_apart(
+    store: UserStore,
+) -> None:
+    """It was dropped, and the answer was that of a repeated event, which is stored."""
+    await store.append_events("ann", make_events(HISTORY_LIMIT, start=100))
+    early, late = Event("early", 99, "early"), Event("late", 1000, "late")
+    found = await store.append_each({"ann": [early, late, *make_events(1, start=100)]})
+    assert found == {"ann": [Fate.TOO_OLD, Fate.NEW, Fate.REPEATED]}
+    history = (await store.read_histories(["ann"]))["ann"]
+    assert (early in history, history[-1]) == (False, late)
 
 
 async def test_of_two_who_bring_one_event_at_once_one_is_told_that_it_is_new(
@@ -260,7 +273,10 @@ async def test_of_two_who_bring_one_event_at_once_one_is_told_that_it_is_new(
             found = await asyncio.gather(
                 *(each.append_each(events) for each in (redis_store, other) * 3)
             )
-            assert [sum(flags["ann"][at] for flags in found) for at in (0, 1)] == [1, 1]
+            assert [[fates["ann"][at] for fates in found].count(Fate.NEW) for at in (0, 1)] == [
+                1,
+                1,
+            ]
     finally:
         await other.close()
     assert len((await redis_store.read_histories(["ann"]))["ann"]) == 40

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from models.store.events import Event
+from models.store.events import HISTORY_LIMIT, Event
 from models.store.redis_store import RedisStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
@@ -19,6 +19,8 @@ from tests.fakes.service_harness import (
     item_ids,
     toy_release_dir,
 )
+
+FACTS = ("stored", "new", "reason")
 
 
 @pytest.fixture
@@ -75,6 +77,43 @@ async def test_a_bad_event_of_a_batch_fails_alone(service: InProcess) -> None:
     assert [result["status"] for result in results] == [422] * len(bad) + [200]
     assert all(result["detail"] for result in results[:-1])
     assert results[-1]["event_id"] == "good"
+
+
+async def test_a_full_history_says_that_an_old_event_is_not_stored(service: InProcess) -> None:
+    """It was dropped and answered `"stored": true, "new": false`."""
+    base: dict[str, Any] = {"user_id": "ann", "item_id": "x"}
+    await post(service, *({**base, "timestamp": 1000 + at} for at in range(HISTORY_LIMIT)))
+    old, new = {"item_id": "y", "timestamp": 999}, {"item_id": "z", "timestamp": 5000}
+    told = [(await service.client.post("/events/ann", json=event)) for event in (old, new)]
+    facts = [(each.status_code, *map(each.json().get, FACTS)) for each in told]
+    assert facts == [(200, False, False, "too_old"), (200, True, True, None)]
+    results = await post(service, *({"user_id": "ann", **event} for event in (old, new)))
+    assert [(each["status"], *map(each.get, FACTS)) for each in results] == [
+        *((200, False, False, "too_old"), (200, True, True, None)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unit", "hint"),
+    [(1000, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds"), (1.001, None)],
+)
+async def test_times_in_the_future_are_refused_by_name(
+    service: InProcess, store: MemoryStore, unit: float, hint: str | None
+) -> None:
+    """Events in milliseconds were newer than all later ones, which the store then dropped."""
+    wrong = {"item_id": "x", "timestamp": int(time.time() * unit)}
+    right = {"item_id": "x", "timestamp": int(time.time()) + 23 * 3600, "event_id": "right"}
+    alone = await service.client.post("/events/ann", json=wrong)
+    (error,) = alone.json()["errors"]
+    assert (alone.status_code, error["where"]) == (422, "body.timestamp")
+    results = await post(service, *({"user_id": "ann", **each} for each in (wrong, right)))
+    assert [each["status"] for each in results] == [422, 200]
+    for text in (error["what"], results[0]["detail"]):
+        assert "is over a day ahead, expected unix seconds up to" in text
+        assert text.endswith(f"it looks like {hint}") == (hint is not None)
+    for body in ({"user_id": "ann", "session": [wrong]}, {"history": [wrong]}):
+        assert (await service.client.post("/v1/recommend", json=body)).status_code == 422
+    assert [event.event_id for event in (await store.read_histories(["ann"]))["ann"]] == ["right"]
 
 
 async def test_an_event_may_have_a_type_and_a_value(service: InProcess, store: MemoryStore) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from models.errors import StoreUnavailable
-from models.store.events import HISTORY_LIMIT, Event
+from models.store.events import HISTORY_LIMIT, Event, Fate
 from models.store.user_state import UserState
 from service.users.breaker import FAILURES_TO_OPEN, Breaker
 from service.users.local_state import ErasureWatch, EventBuffer, LastGoodCache
@@ -98,6 +98,7 @@ async def test_an_unknown_item_is_kept_and_flagged(service: InProcess, store: Me
         ({"item_id": "a\nb"}, "body.item_id"),
         ({"item_id": "x", "timestamp": 1_700_000_000_000}, "body.timestamp"),
         ({"item_id": "x", "timestamp": -1}, "body.timestamp"),
+        ({"item_id": "x", "timestamp": 10**400}, "body.timestamp"),
         ({"item_id": "x", "event_id": ""}, "body.event_id"),
         ({"item_id": "x", "item": "y"}, "body.item"),
     ],
@@ -281,7 +282,7 @@ async def test_events_that_this_process_has_no_time_for_are_kept_and_no_fault_of
     class SlowStore(MemoryStore):
         async def append_each(
             self, histories: Mapping[str, Sequence[Event]]
-        ) -> dict[str, list[bool]]:
+        ) -> dict[str, list[Fate]]:
             await asyncio.sleep(1.0)
             return await super().append_each(histories)
 

@@ -29,7 +29,7 @@ from bench.chaos.faults.fault import Fault, Kind
 from bench.chaos.faults.fault_proxy import FaultProxy
 from bench.load.http_connection import Address
 from models.errors import StoreUnavailable
-from models.store.events import Event
+from models.store.events import Event, Fate
 from models.store.redis_store import RedisStore
 from models.store.wire import CONNECT_S, Wire, read_address
 from tests.fakes.service_harness import (
@@ -289,7 +289,7 @@ async def append(url: str) -> None:
     store = RedisStore(url, timeout_ms=5000)
     event = Event(item_ids(1)[0], 2000, "click")
     new = await store.append_each({user: [event] for user in USERS})
-    assert new == {user: [True] for user in USERS}
+    assert new == {user: [Fate.NEW] for user in USERS}
     await store.close()
 
 
