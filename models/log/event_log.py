@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.durable import make_private
 from models.errors import InvalidInput
 from models.log.event_parts import events_of, forget_users, read_table, to_table, write_table
 from models.log.tombstones import Tombstones
@@ -45,7 +46,7 @@ class EventLog:
         newer = [each for each in events if order_of(each.entry) > end]
         if not newer:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_private(self._folder)
         write_table(self._folder / _name(newer[-1].entry), to_table(newer))
         self._num_appended += 1
         if self._num_appended == self._max_loose:

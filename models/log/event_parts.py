@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from models.durable import write_durably
+from models.durable import PRIVATE, write_durably
 from models.errors import InvalidInput
 from models.store.contract import Logged
 from models.store.events import Event
@@ -68,7 +68,7 @@ def write_table(part: Path, table: "pa.Table") -> None:
     """Write a part durably. Raises OSError."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=ROWS_A_GROUP)
-    write_durably(part, sink.getvalue())
+    write_durably(part, sink.getvalue(), mode=PRIVATE)
 
 
 def forget_users(part: Path, is_forgotten: Callable[[str], bool]) -> int:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from models.catalog.catalog import Catalog, popular_items, popular_prefixes
 from models.catalog.codebooks import Codebooks
-from models.durable import link_or_copy
+from models.durable import link_or_copy, open_to_readers
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher, Scored, Searcher
@@ -106,6 +106,7 @@ def publish(
         learnt=learnt,
     )
     _write_manifest(draft, manifest)
+    open_to_readers(draft)
     Release.load(draft)
     shutil.rmtree(directory, ignore_errors=True)
     draft.replace(directory)
@@ -158,6 +159,7 @@ def write_grown_release(
         }
     )
     _write_manifest(directory, manifest)
+    open_to_readers(directory)
 
 
 def _write_manifest(directory: Path, manifest: ReleaseManifest) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
-from models.durable import write_text
+from models.durable import PRIVATE, make_private, open_new, write_text
 from models.errors import InvalidInput
 from models.log.event_parts import SCHEMA, forget_users, read_part, to_table
 from models.log.tombstones import Tombstones
@@ -36,12 +36,12 @@ class Drained(NamedTuple):
 async def drain(store: NightStore, out_dir: Path) -> Drained:
     """Append the events since the last drain. Raises StoreUnavailable or OSError."""
     folder = out_dir / "archive"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     now_ms, since_ms = await store.clock_ms(), max(drained_to_ms(out_dir) - _OVERLAP_MS, 0)
     user_ids = await store.user_ids()
     draft = folder / "drain.new"
     num_events = 0
-    with draft.open("wb") as stream:
+    with open_new(draft, PRIVATE) as stream:
         with pq.ParquetWriter(stream, SCHEMA, compression="zstd") as writer:
             for start in range(0, len(user_ids), _USERS_A_READ):
                 some = user_ids[start : start + _USERS_A_READ]

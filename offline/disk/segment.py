@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 
 import google_crc32c
 
-from models.durable import sync_folder
+from models.durable import PRIVATE, sync_folder
 from offline.disk.outcome import Outcome
 from offline.disk.shards import ShardRow, from_columns, to_columns
 
@@ -58,7 +58,8 @@ class Segment:
         self.batches: list[Batch] = []
         self._guard = guard or (lambda: None)
         self._guard()
-        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._descriptor = os.open(file, flags, PRIVATE)
         try:
             self._recover({"plan": run_id, "shard": shard})
         except BaseException:

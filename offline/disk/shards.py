@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.durable import write_durably, write_text
+from models.durable import PRIVATE, write_durably, write_text
 from models.errors import InvalidInput, InvalidRecord
 from models.reasoner.think import PathPrefix, UserThoughts
 from models.store.manifest import Manifest
@@ -77,7 +77,7 @@ def write_part(
     table = pa.Table.from_pylist(list(map(to_columns, rows)), schema=_SCHEMA.with_metadata(about))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    write_durably(file, sink.getvalue(), guard=guard)
+    write_durably(file, sink.getvalue(), guard=guard, mode=PRIVATE)
 
 
 def read_rows(folder: Path) -> Iterator[ShardRow]:
@@ -132,7 +132,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 def write_failed(folder: Path, failed: Sequence[tuple[str, str]]) -> None:
     lines = [json.dumps({"user_id": user_id, "reason": reason}) for user_id, reason in failed]
     if lines:
-        write_text(folder / "failed.jsonl", "\n".join(lines) + "\n")
+        write_text(folder / "failed.jsonl", "\n".join(lines) + "\n", mode=PRIVATE)
 
 
 def read_failed(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.durable import write_text
+from models.durable import PRIVATE, write_text
 from models.errors import InvalidUserId
 from models.log.tombstones import write_tombstone
 from models.store.contract import NightStore
@@ -60,7 +60,7 @@ def _forget_dead_letters(folder: Path, user_id: str) -> int:
     lines = file.read_text().splitlines()
     kept = [line for line in lines if json.loads(line).get("user_id") != user_id]
     if len(kept) < len(lines):
-        write_text(file, "".join(f"{line}\n" for line in kept))
+        write_text(file, "".join(f"{line}\n" for line in kept), mode=PRIVATE)
     return len(lines) - len(kept)
 
 

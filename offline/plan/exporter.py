@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import ItemText, load_dataset
 from models.catalog.fed_items import FedItem
-from models.durable import sync_folder, write_durably
+from models.durable import make_private, sync_folder, write_durably
 from models.errors import InvalidInput
 from models.log.tombstones import Tombstones
 from models.store.contract import BEGINNING, ItemFeed
@@ -140,7 +140,7 @@ def _in_order(events: Iterable[Event], items: Mapping[str, ItemText]) -> list[Ev
 
 def _write(to: Path, items: Mapping[str, ItemText], histories: Mapping[str, list[Event]]) -> None:
     draft = to.with_name(to.name + ".new")
-    draft.mkdir(parents=True, exist_ok=True)
+    make_private(draft)
     rows = list(_rows(histories))
     columns = [name for name in _INTERACTIONS.names if _is_needed(name, rows)]
     _write_table(draft / "interactions.parquet", rows, _INTERACTIONS, columns)

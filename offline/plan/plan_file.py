@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.catalog.catalog import Catalog
-from models.durable import write_durably, write_text
+from models.durable import PRIVATE, write_durably, write_text
 from models.errors import InvalidInput
 from models.reasoner.think import UserHistory
 from models.store.events import Event
@@ -160,7 +160,7 @@ def write_users(
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=_USERS), sink, compression="zstd")
     content = sink.getvalue()
-    write_durably(_users_file(folder, shard), content)
+    write_durably(_users_file(folder, shard), content, mode=PRIVATE)
     sha256 = hashlib.sha256(content).hexdigest()
     return Shard(users=len(users), sha256=sha256, sources=sources)
 

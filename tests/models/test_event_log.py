@@ -14,6 +14,7 @@ from models.log.tombstones import Tombstones, write_tombstone
 from models.store.contract import BEGINNING, Logged
 from models.store.events import Event
 from models.store.records import hash_user
+from tests.fakes.file_modes import modes_in
 
 
 @pytest.fixture
@@ -42,6 +43,11 @@ def test_appended_events_come_back_in_order_from_any_entry_on(folder: Path) -> N
     assert log.end == EventLog(folder).end == events[-1].entry
     for at, logged in enumerate(events):
         assert list(log.read(logged.entry)) == events[at + 1 :]
+
+
+def test_the_log_is_private(folder: Path) -> None:
+    EventLog(folder).append(make(5))
+    assert modes_in(folder) == ({"0600"}, {"0700"})
 
 
 def test_entries_that_are_there_already_are_not_appended_again(folder: Path) -> None:

@@ -14,8 +14,10 @@ from models.errors import InvalidRelease, ReleaseMismatch
 from models.online.build_kernel import built_library
 from models.online.memory.memory_settings import MemorySettings
 from models.online.torch_runtime import load_recommender
+from models.release.live import LiveFolder
 from models.release.release import Release, digest
 from models.release.searchers import load_finisher, load_searcher
+from tests.fakes.file_modes import modes_in, umask
 from tests.fakes.toy import toy_catalog, toy_memory, toy_recommender, toy_release
 
 
@@ -39,6 +41,21 @@ def test_publishing_again_replaces_and_leaves_no_draft(release: Release, copy: P
     again = toy_release(copy)
     assert again.version == release.version
     assert [path.name for path in copy.parent.glob("*.draft")] == []
+
+
+@pytest.mark.parametrize(
+    ("mask", "modes"), [(0o022, ({"0644"}, {"0755"})), (0o027, ({"0640"}, {"0750"}))]
+)
+def test_a_published_release_can_be_read_as_far_as_the_umask_allows(
+    tmp_path: Path, mask: int, modes: tuple[set[str], set[str]]
+) -> None:
+    """safetensors writes with mode 0600, and the user of a service could not read a release."""
+    with umask(mask):
+        release = toy_release(tmp_path / "toy")
+        folder = LiveFolder(tmp_path / "live")
+        base = folder.publish_base(release.directory)
+    assert modes_in(release.directory) == modes
+    assert modes_in(base.directory) == modes
 
 
 @pytest.mark.parametrize(

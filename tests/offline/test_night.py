@@ -20,6 +20,7 @@ from offline.plan.importer import import_dataset
 from offline.think.micro_batch import (
     Think,
 )
+from tests.fakes.file_modes import mode_of, umask
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.toy import toy_histories
 from tests.fakes.toy_night import NOW_MS, NUM_USERS, ImportedWorld
@@ -53,6 +54,19 @@ def test_a_whole_night_makes_a_base_and_says_what_it_did(world: ImportedWorld) -
     names |= {"report.html", "metrics.prom"}
     assert {file.name for file in folder.iterdir()} == names | {"_SUCCESS.json", "summary.json"}
     assert not list(world.out_dir.glob("*.lease"))
+
+
+def test_files_about_users_are_private_and_reports_are_not(world: ImportedWorld) -> None:
+    with umask(0o022):
+        folder = Path(world.night()["shards"])
+    assert mode_of(folder) == "0755"
+    private = {file.name for file in folder.iterdir() if mode_of(file) == "0600"}
+    assert private == {"plan-00000.parquet", "part-00000.parquet"}
+    public = {file.name for file in folder.iterdir() if mode_of(file) == "0644"}
+    assert public >= {"summary.json", "report.html", "metrics.prom", "_SUCCESS.json", "plan.json"}
+    parts = (world.out_dir / "archive").glob("part-*.parquet")
+    assert {mode_of(part) for part in parts} == {"0600"}
+    assert mode_of(world.out_dir / "archive") == "0700"
 
 
 def test_each_user_gets_their_own_prefixes_and_thoughts(world: ImportedWorld) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from models.catalog.dataset import load_dataset
+from models.durable import make_private
 from models.errors import (
     GatesFailed,
     InvalidRelease,
@@ -94,7 +95,7 @@ def _replay(options: argparse.Namespace, publisher: Publisher) -> None:
     dataset = load_dataset(options.replay)
     split = SplitByDay.of(dataset, options.from_day)
     release = Release.load(options.release)
-    options.work.mkdir(parents=True, exist_ok=True)
+    make_private(options.work)
     DayLearner(
         release,
         dataset,
@@ -187,7 +188,7 @@ def make_follower(
     release = Release.load(options.release)
     settings = load_settings(options.settings, seed=options.seed)
     work: Path = options.work
-    work.mkdir(parents=True, exist_ok=True)
+    make_private(work)
     erased = ErasedUsers(work, options.erased)
     histories = Histories(load_dataset(options.data), is_erased=erased.hides_at)
     slice_ms = round(1000 * options.slice_s)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.catalog.fed_items import FedItem
-from models.durable import write_durably
+from models.durable import make_private, write_durably
 from models.errors import InvalidDataset, InvalidRecord
 from models.store.contract import BEGINNING, ItemFeed
 
@@ -65,7 +65,7 @@ class FeedBatches:
         if read == self._read:
             return
         batch = [item.model_dump(mode="json", exclude_defaults=True) for item in items]
-        self._work.mkdir(parents=True, exist_ok=True)
+        make_private(self._work)
         text = json.dumps({"items": batch, "read": vars(read)})
         write_durably(self._file(self.num_batches + 1), text.encode())
         self._read = read

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from models.durable import make_private
 from models.errors import ManifestConflict, one_line
 from models.log.event_log import EventLog
 from models.release.publish import write_grown_release
@@ -94,7 +95,7 @@ class Follower:
 
     def start(self) -> None:
         """Restore the newest state, and learn the log behind it again."""
-        self._work.mkdir(parents=True, exist_ok=True)
+        make_private(self._work)
         fed = self._states.restore(self.learner)
         self._fed = 0 if fed is None else fed
         position = order_of(self.learner.position)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from models.durable import sync_folder
+from models.durable import open_to_readers, sync_folder
 from models.errors import InvalidInput, InvalidRelease, ManifestConflict
 from models.release.live import LiveFolder, carried_delta
 from models.release.release import Learns, Release, digest
@@ -135,6 +135,7 @@ def write_release(
     )
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
     (directory / "manifest.json").write_text(text + "\n")
+    open_to_readers(directory)
 
 
 def _split(day: Day) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,6 +8,7 @@ import pytest
 
 from models.log.event_log import EventLog
 from models.release.release import Release
+from tests.fakes.file_modes import modes_in
 from tests.fakes.toy_learner import toy_dataset, toy_events, write_toy_data
 from training.reasoner_day import reasoner_learner
 from training.reasoner_day.cli import main
@@ -62,6 +63,7 @@ def test_a_release_gets_another_reasoner_and_says_what_it_has_learnt(
     assert (said["outcome"], said["events"], said["until"]) == ("accepted", 30, "1000029000-0")
     assert not (tmp_path / "work/reasoner_day/day.json").exists()
     made = Release.load(tmp_path / "new")
+    assert len(set.union(*modes_in(made.directory))) == 2  # one of files, one of folders
     assert said["published"] == f"new@{made.version}"
     day = made.manifest.recipe["reasoner_day"]
     assert (day["until"], day["parent"]) == ("1000029000-0", release.version)
