@@ -22,7 +22,6 @@ SEED ?= 0
 HOST ?= 127.0.0.1
 PORT ?= 8000
 RESULTS ?= bench/results
-LIVE ?= .state/live
 URL ?=
 CONFIG ?= auto
 # The bundled release is judged on the test items, so its models must not learn them.
@@ -33,6 +32,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
 BASE := $(VENV)/.base
+OURS := $(VENV)/bin/thinkahead
 DEV := $(VENV)/.dev
 LOCUST := $(VENV)/.locust
 DOCS_VENV := .venv-docs
@@ -50,16 +50,14 @@ MODELS ?= gru4rec hgn sasrec_recbole bert4rec hstu rearec tiger
 help:
 	@sed -n 's/^#   //p' Makefile
 
-demo: $(BASE) $(KERNEL)
+demo: $(OURS) $(KERNEL)
 	$(PY) -m bench demo --release $(RELEASE) --data $(DATA)
 
-serve: $(BASE) $(KERNEL)
-	$(PY) -m offline import --data $(DATA)
-	$(PY) -m service --release $(RELEASE) --live $(LIVE) --host $(HOST) --port $(PORT)
+serve: $(OURS) $(KERNEL)
+	$(OURS) serve --release $(RELEASE) --data $(DATA) --host $(HOST) --port $(PORT)
 
 learn: $(DEV)
-	$(PY) -m training learn --follow --release $(RELEASE) --data $(DATA) --live $(LIVE) \
-		--work $(LIVE).learner --erased .state/generations
+	$(OURS) learn --release $(RELEASE) --data $(DATA)
 
 # Tests that measure time or start services run alone, the others two at a time. One needs MkDocs.
 test: lint types $(KERNEL) $(DOCS)
@@ -77,7 +75,7 @@ types: $(DEV)
 	$(PY) -m mypy
 
 train: $(DEV) $(KERNEL)
-	$(PY) -m training all --data $(DATA) --out $(RELEASE) --seed $(SEED) --config $(CONFIG) \
+	$(OURS) train --data $(DATA) --out $(RELEASE) --seed $(SEED) --config $(CONFIG) \
 		--learns $(LEARNS) $(if $(FORCE),--force)
 
 dev: $(DEV) $(KERNEL)
@@ -139,7 +137,12 @@ $(BASE): requirements.lock $(VENV)/.made
 	@$(PIP) --no-deps --requirement requirements.lock
 	@touch $@
 
-$(DEV): requirements-dev.lock $(BASE)
+# The command `thinkahead`, which runs the code of this folder. Needs no index: setuptools is locked.
+$(OURS): pyproject.toml $(BASE)
+	@$(PIP) --no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements-dev.lock $(OURS)
 	@echo "Installing requirements-dev.lock (once)"
 	@$(PIP) --no-deps --requirement requirements-dev.lock
 	@touch $@

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from bench.common.service_process import StepFailedError
 from models.errors import InvalidInput, InvalidRelease, StoreUnavailable
 from models.extras import needs_extras
+from models.program import program
 
 EX_FAILED, EX_USAGE, EX_TEMPFAIL, EX_CONFIG = 1, 64, 75, 78
 _EXIT_CODES: dict[type[Exception], int] = {
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
     command = COMMANDS.get(name)
     if command is None:
         lines = [f"  {name:13} {command.purpose}" for name, command in COMMANDS.items()]
-        print("\n".join(["usage: python -m bench COMMAND [--help]", "", *lines]))
+        print("\n".join([f"usage: {program('bench')} COMMAND [--help]", "", *lines]))
         return 0 if name in ("-h", "--help") else EX_USAGE
     signal.signal(signal.SIGTERM, _exit_in_order)
     try:

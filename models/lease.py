@@ -70,6 +70,21 @@ class Lease:
         os.close(self._descriptor)
 
 
+def is_held(file: Path) -> bool:
+    """Tell if a process holds the lease, without taking it."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _is_still_there(file: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(file.stat(), os.fstat(descriptor))

@@ -26,7 +26,7 @@ from offline.live.go_live import Launch, LiveSettings, go_live
 from offline.plan.make_plan import Agenda, FolderHistories, make_agenda, write_agenda
 from offline.plan.plan_file import Plan, newest_plan, read_plan
 from offline.progress import Stopwatch, ThinkMeter
-from offline.settings import RefreshSettings
+from offline.settings import NIGHT_LEASE, RefreshSettings
 from offline.think.engines import EngineSettings, load_engine
 from offline.think.micro_batch import Think, ThinksAhead, in_use
 from offline.think.think_shards import ThinkJob, pending_batches, shards_of_process, think_shards
@@ -84,7 +84,7 @@ def refresh(
 def night_lease(out_dir: Path) -> Lease:
     """Admit one night at a time to a folder. Raises LeaseTaken."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    return Lease.take(out_dir / "night.lease")
+    return Lease.take(out_dir / NIGHT_LEASE)
 
 
 def make_night_agenda(

@@ -8,6 +8,7 @@ DEFAULT_WIDTH = 10
 MAX_PREFIXES = 100  # per user
 MICRO_BATCH = 32  # users; 16 gave 27.6 users/s where this gives 30.8
 PREFIX_TTL_S = 3 * 24 * 3600  # three refresh periods
+NIGHT_LEASE = "night.lease"  # in the folder of generations, held by the night that runs
 TTL_JITTER_S = 6 * 3600  # spread over the users, so that a generation does not expire at once
 
 

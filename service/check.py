@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from models.errors import ReleaseMismatch, StoreUnavailable, ThinkAheadError
+from models.program import program
 from models.store.embedded import resolve
 from models.store.redis_store import RedisStore
 from service.auth.api_keys import read_keys
@@ -36,7 +37,7 @@ class Finding(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     parser = settings_parser(
-        "python -m service check", "Check settings, release and store; list every setting."
+        f"{program('service')} check", "Check settings, release and store; list every setting."
     )
     parser.add_argument("--offline", action="store_true", help="do not contact the store")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from models.errors import InvalidSettings
+from models.program import program
 from service.config_file import did_you_mean, read_config
 from service.recommend.experiments import Experiment, Experiments
 from service.sources import Mode
@@ -283,15 +284,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def settings_parser(
-    prog: str = "python -m service", description: str = "Serve recommendations over HTTP."
+    prog: str | None = None, description: str = "Serve recommendations over HTTP."
 ) -> argparse.ArgumentParser:
     """Return a parser of the options that are settings. Its errors raise InvalidSettings."""
     parser = _Parser(
-        prog=prog,
+        prog=prog or program("service"),
         description=description,
         epilog=f"All other settings are {ENV_PREFIX}* variables, or keys in the file of --config. "
-        "`python -m service check` takes the same options, tests whether the service would start "
-        "with them, and lists every setting.",
+        f"`{program('service')} check` takes the same options, tests whether the service would "
+        "start with them, and lists every setting.",
         allow_abbrev=False,
     )
     parser.add_argument(

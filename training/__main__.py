@@ -2,33 +2,33 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 
 from models.errors import InvalidSettings
 from models.extras import needs_extras
 
-if __name__ == "__main__":
+# Commands with a parser each; other words are stages.
+_COMMANDS = {
+    "learn": "training.learn.cli",
+    "roll-back": "training.learn.roll_back",
+    "canary": "training.learn.canary",
+    "reason-day": "training.reasoner_day.cli",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
+    name = arguments[0] if arguments else ""
     try:
         with needs_extras("night", "train"):
-            if sys.argv[1:2] == ["learn"]:
-                from training.learn.cli import main as learn
-
-                sys.exit(learn(sys.argv[2:]))
-            if sys.argv[1:2] == ["roll-back"]:
-                from training.learn.roll_back import main as roll_back
-
-                sys.exit(roll_back(sys.argv[2:]))
-            if sys.argv[1:2] == ["canary"]:
-                from training.learn.canary import main as canary
-
-                sys.exit(canary(sys.argv[2:]))
-            if sys.argv[1:2] == ["reason-day"]:
-                from training.reasoner_day.cli import main as reason_day
-
-                sys.exit(reason_day(sys.argv[2:]))
-            from training.cli import main
-
-            sys.exit(main())
+            module = import_module(_COMMANDS.get(name, "training.cli"))
+            code: int = module.main(list(arguments[1:] if name in _COMMANDS else arguments))
     except InvalidSettings as exc:
         print(f"training: {exc}", file=sys.stderr)
-        sys.exit(78)
+        return 78
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

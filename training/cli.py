@@ -16,6 +16,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from models.errors import GatesFailed, ThinkAheadError
+from models.program import program
 from models.release.release import Learns
 from training.children import run_children
 from training.held_out_table import cells
@@ -113,7 +114,7 @@ def _print_table(table: Mapping[str, Any]) -> None:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("training"), description=__doc__)
     parser.add_argument("stage", choices=["all", *STAGES, "renew", *_COMPARED])
     parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
     parser.add_argument("--out", type=Path, help="release or baseline to write")

@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
+from models.program import program
+
 
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser that accepts no abbreviated options; `description` is for --help."""
     return argparse.ArgumentParser(
-        prog=f"python -m bench {command}",
+        prog=f"{program('bench')} {command}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

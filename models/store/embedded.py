@@ -34,6 +34,7 @@ from models.store.redis_url import read_redis_url
 logger = logging.getLogger(__name__)
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+_INSTALLED = ("site-packages", "dist-packages")  # names of PROJECT_ROOT without a clone
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
@@ -112,8 +113,18 @@ def resolve(redis_url: str | None, state_dir: Path | None) -> Attachment:
 
 
 def state_folder(state_dir: Path | None) -> Path:
-    """Return the given folder, THINKAHEAD_STATE_DIR, or `.state` in the project."""
-    return state_dir or Path(os.environ.get("THINKAHEAD_STATE_DIR") or PROJECT_ROOT / ".state")
+    """Return the given folder, THINKAHEAD_STATE_DIR, or `.state` in the project.
+
+    An installed package has no project: its folder is `think-ahead` in the state folder of the
+    user, ~/.local/state.
+    """
+    given = state_dir or os.environ.get("THINKAHEAD_STATE_DIR")
+    if given:
+        return Path(given)
+    if PROJECT_ROOT.name not in _INSTALLED:
+        return PROJECT_ROOT / ".state"
+    of_user = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(of_user) / "think-ahead"
 
 
 def attach(state_dir: Path) -> Attachment:

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
+from models.program import program
 from models.store.embedded import state_folder
 from offline.commands import nightly
 from offline.commands.exits import exit_of, signals_raise
@@ -58,7 +59,7 @@ def _resume_hint(arguments: Sequence[str]) -> str:
         return ""
     if words[0] in nightly.RESUMABLE and not {"--resume", "--dry-run"} & set(words):
         words.append("--resume")
-    return f"; continue with: python -m offline {shlex.join(words)}"
+    return f"; continue with: {program('offline')} {shlex.join(words)}"
 
 
 def _import(options: argparse.Namespace, console: Console) -> None:
@@ -110,7 +111,7 @@ def _add_export(commands: Any) -> None:
 
 def _parser() -> Parser:
     """Build the parser; every command sets `run`."""
-    parser = Parser(prog="python -m offline", description="The offline tier.", allow_abbrev=False)
+    parser = Parser(prog=program("offline"), description="The offline tier.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     importing = commands.add_parser("import", help="fill the histories from a data folder")
     importing.add_argument("--data", type=Path, required=True, metavar="DIR")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from models.errors import InvalidInput
+from models.program import program
 from offline.check.report import render_table
 from offline.check.validate import validate
 from offline.commands.live_commands import add_gate_arguments, live_settings
@@ -215,7 +216,7 @@ def _engine(options: argparse.Namespace) -> LoadThink:
 def _plan_folder(settings: RefreshSettings, generation: int | None) -> Path:
     folder = settings.out_dir / str(generation) if generation else newest_plan(settings.out_dir)
     if folder is None:
-        raise InvalidInput(f"{settings.out_dir}: no plan; run `python -m offline plan` first")
+        raise InvalidInput(f"{settings.out_dir}: no plan; run `{program('offline')} plan` first")
     return folder
 
 

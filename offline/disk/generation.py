@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidInput
+from models.program import program
 from offline.disk.shards import is_finished
 
 
@@ -84,7 +85,7 @@ def find_generation(out_dir: Path, number: int | None) -> Generation:
     for generation in finished(out_dir):
         if not generation.is_on_demand:
             return generation
-    raise InvalidInput(f"{out_dir}: no finished generation: run `python -m offline refresh`")
+    raise InvalidInput(f"{out_dir}: no finished generation: run `{program('offline')} refresh`")
 
 
 def finished(out_dir: Path) -> Iterator[Generation]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidInput
+from models.program import program
 from models.store.contract import NightStore
 from models.store.manifest import Layer, Manifest
 from offline.disk.generation import folders, open_generation
@@ -88,7 +89,7 @@ def _state(number: int, manifest: Manifest | None) -> str:
 def render_status(status: dict[str, Any]) -> str:
     lines = [f"{status['users']:,} users with a history"]
     if status["epoch"] is None:
-        lines.append("no generation is live: run `python -m offline refresh --release DIR`")
+        lines.append(f"no generation is live: run `{program('offline')} refresh --release DIR`")
     else:
         lines.append(
             f"epoch {status['epoch']}, thought by {status['release']}, "

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
+from models.program import program
 from models.reasoner.think import MAX_HISTORY, UserHistory
 from models.release.release import Release
 from models.store.events import Event
@@ -37,7 +38,7 @@ def choose_users(
     """
     if not with_history:
         raise InvalidInput(
-            "the store has no histories: run `python -m offline import --data DIR` first"
+            f"the store has no histories: run `{program('offline')} import --data DIR` first"
         )
     known = set(with_history)
     unknown = tuple(user_id for user_id in settings.user_ids if user_id not in known)

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from pydantic import ValidationError
 
 from models.errors import InvalidSettings
+from models.program import program
 from service.auth.api_keys import Client, Scope, StoredKey, new_key
 
 
@@ -56,7 +57,7 @@ def _last_day(days: int | None) -> date | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m service keys", description=__doc__)
+    parser = argparse.ArgumentParser(prog=f"{program('service')} keys", description=__doc__)
     parser.add_argument("command", choices=["new"], help="make a key")
     parser.add_argument("--client", required=True, metavar="NAME", help="name of the client")
     parser.add_argument(

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from models.errors import InvalidInput, ReleaseMismatch
+from models.program import program
 from models.release.live import LiveFolder, load_live
 from models.release.release import Release
 from models.store.model_pointer import LiveVersion, ModelCanary, ModelPointer
@@ -78,7 +79,7 @@ def _percent(text: str) -> float:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training canary",
+        prog=f"{program('training')} canary",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

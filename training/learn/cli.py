@@ -31,6 +31,7 @@ from models.errors import (
     ThinkAheadError,
     one_line,
 )
+from models.program import program
 from models.release.live import LiveFolder
 from models.release.release import Release
 from models.store.embedded import resolve
@@ -241,7 +242,7 @@ def _inputs(release: Release, data: Path, settings: LearnSettings) -> str:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training learn",
+        prog=f"{program('training')} learn",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.lease import Lease
+from models.lease import Lease, is_held
 
 _LEARNER, _PUBLICATION = "learner.lock", "publication.lock"
 
@@ -15,6 +15,11 @@ def held_alone(folder: Path) -> Lease:
     """Take the lease of a live folder. Raises LeaseTaken at once if another learner has it."""
     folder.mkdir(parents=True, exist_ok=True)
     return Lease.take(folder / _LEARNER)
+
+
+def is_learning(folder: Path) -> bool:
+    """Tell if a learner holds a live folder."""
+    return is_held(folder / _LEARNER)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from models.errors import InvalidSettings
+from models.program import program
 from models.release.live import LiveFolder, load_live
 from models.store.model_pointer import ModelPointer
 from training.learn.both_pointers import Change, move_both, now_ms, run_command, watermark_of
@@ -51,7 +52,7 @@ def roll_back(folder: LiveFolder, base: str, deltas: int) -> Change:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training roll-back", description=__doc__)
+    parser = argparse.ArgumentParser(prog=f"{program('training')} roll-back", description=__doc__)
     add = parser.add_argument
     add("--live", type=Path, required=True, metavar="DIR", help="live folder")
     add("--to", required=True, metavar="BASE+N", help="version, as answers name it")

@@ -36,6 +36,7 @@ from models.errors import (
 )
 from models.log.event_log import EventLog
 from models.log.tombstones import Tombstones
+from models.program import program
 from models.release.live import LiveFolder, resolve_release
 from models.release.release import Release
 from models.store.contract import Logged
@@ -220,7 +221,7 @@ def _moment(text: str) -> str:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training reason-day",
+        prog=f"{program('training')} reason-day",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

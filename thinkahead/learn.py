@@ -1,0 +1,29 @@
+"""`thinkahead learn`: follow the event log, and publish where `thinkahead serve` looks."""
+
+from collections.abc import Sequence
+
+from models.store.embedded import state_folder
+from thinkahead.words import beside, has, is_subcommand, value_of
+from training.__main__ import main as training
+
+
+def main(arguments: Sequence[str]) -> int:
+    if is_subcommand(arguments):
+        return training(arguments)
+    return training(["learn", *learn_words(arguments)])
+
+
+def learn_words(arguments: Sequence[str]) -> list[str]:
+    """Return the words of the learner, with the folders of its release."""
+    words = list(arguments)
+    release = value_of(words, "--release")
+    if release is None or has(words, "-h", "--help"):
+        return words
+    if not has(words, "--follow", "--once", "--replay"):
+        words.append("--follow")
+    for option, suffix in (("--live", "live"), ("--work", "learner")):
+        if not has(words, option):
+            words += [option, str(beside(release, suffix))]
+    if not has(words, "--erased", "--replay"):
+        words += ["--erased", str(state_folder(None) / "generations")]
+    return words
