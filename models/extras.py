@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from models.errors import InvalidSettings
 
-_OURS = frozenset({"models", "service", "offline", "training", "bench"})
+_OURS = frozenset({"models", "service", "offline", "training", "bench", "thinkahead"})
 _MADE = frozenset({"night", "train", "bench"})  # extras that `make dev` installs
 
 

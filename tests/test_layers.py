@@ -13,7 +13,7 @@ from tests import ROOT
 # From the bottom up. A folder or module imports only itself and names on earlier lines.
 LAYERS = {
     "models": (
-        {"errors"},
+        {"errors", "program"},
         {"extras", "machine", "durable", "lease", "catalog"},
         {"store", "online", "reasoner", "baselines"},
         {"release", "log"},
@@ -40,6 +40,11 @@ LAYERS = {
         {"live"},
         {"refresh"},
         {"commands"},
+        {"__main__"},
+    ),
+    "thinkahead": (
+        {"commands", "words"},
+        {"help_page", "train", "serve", "night", "learn", "status_page", "kernel", "completion"},
         {"__main__"},
     ),
     "bench": (

@@ -2,9 +2,9 @@
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -17,6 +17,7 @@ from offline.commands.exits import exit_of
 from offline.commands.options import open_store
 from offline.live.status import read_status, render_status
 from offline.settings import NIGHT_LEASE
+from service.settings import mask_url
 from training.learn.one_learner import is_learning
 
 _TIMEOUT_S = 0.5
@@ -49,10 +50,12 @@ def _show(name: str, text: str) -> None:
 
 def _store(redis: str | None, out_dir: Path) -> str:
     """Describe users, live layers and the generations on disk. Raises ThinkAheadError."""
+    url = redis or os.environ.get("THINKAHEAD_REDIS_URL")
+    address = mask_url(url) if url else "embedded server"
     with open_store(redis) as (store, runner):
         status = runner.run(read_status(store, now_s=int(time.time()), out_dir=out_dir))
         used = runner.run(store.memory()).used
-    return f"{redis or 'embedded'}, {used / 1e6:.1f} MB\n{render_status(status)}"
+    return f"{address}, {used / 1e6:.1f} MB\n{render_status(status)}"
 
 
 def _release(directory: Path) -> str:
@@ -80,10 +83,11 @@ def _learner(live: Path) -> str:
 
 
 def _service(url: str) -> str:
-    with suppress(OSError, ValueError):
+    try:
         with urlopen(f"{url.rstrip('/')}/health/ready", timeout=_TIMEOUT_S) as answer:
             return f"{url}: ready, serves {json.load(answer)['release']}"
-    return f"{url}: no service is ready there"
+    except (OSError, ValueError):
+        return f"{url}: no service is ready there"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "files.md"
-PACKAGES = ("models", "offline", "service", "training", "bench")
+PACKAGES = ("models", "offline", "service", "training", "bench", "thinkahead")
 _HEAD = """# Files
 
 One line for each file: the first sentence of its docstring. `make map` writes this page again.

@@ -1,14 +1,13 @@
 """Write thinkahead/options.json: the options and subcommands that TAB completes.
 
-.venv/bin/python docs/tools/option_table.py            # write the file
-.venv/bin/python docs/tools/option_table.py --check    # exit 1 if the file is old
+.venv/bin/python docs/tools/option_table.py
 """
 
 import io
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
@@ -25,24 +24,24 @@ _MORE = {"serve": ["check", "keys"], "learn": ["roll-back", "canary", "reason-da
 
 
 def main() -> int:
-    text = json.dumps({name: _words(name) for name in COMMANDS}, indent=1) + "\n"
-    if "--check" not in sys.argv[1:]:
-        OPTIONS.write_text(text)
-    elif not OPTIONS.exists() or OPTIONS.read_text() != text:
-        print(f"{OPTIONS.relative_to(ROOT)} is old: run docs/tools/option_table.py")
-        return 1
+    helps = {name: _help(thinkahead, name) for name in COMMANDS}
+    table = option_table(helps, _help(offline))
+    OPTIONS.write_text(json.dumps(table, indent=1) + "\n")
     return 0
 
 
-def _words(name: str) -> list[str]:
-    """Return the options and subcommands that the help of a command names, sorted."""
-    text = _help(thinkahead, name)
-    if name == "bench":
-        return sorted(BENCHES)
-    found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - {"--help"}
-    if name in ("train", "night", "completion"):
-        found |= _choices(_help(offline) if name == "night" else text)
-    return sorted(found | set(_MORE.get(name, ())))
+def option_table(helps: Mapping[str, str], night: str) -> dict[str, list[str]]:
+    """Return the options and subcommands of every command, sorted.
+
+    helps: text of `thinkahead NAME --help` by name; night: that of the whole offline tier.
+    """
+    table = {}
+    for name, text in helps.items():
+        found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - {"--help"}
+        if name in ("train", "night", "completion"):
+            found |= _choices(night if name == "night" else text)
+        table[name] = sorted(BENCHES if name == "bench" else found | set(_MORE.get(name, ())))
+    return table
 
 
 def _choices(text: str) -> set[str]:

@@ -5,19 +5,24 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from docs.tools.option_table import option_table
 from models.catalog.dataset import load_dataset
 from tests import ROOT
 from tests.docs.pages import GENERATED, PAGES, commands, inline, lines, name_of
+from thinkahead.commands import COMMANDS
+from thinkahead.completion import OPTIONS
 
+GROUPS = ("serve", "night", "learn", "bench")  # of thinkahead, with commands of their own
 # Commands of training with a parser each.
 LEARNER = (("learn",), ("roll-back",), ("canary",), ("reason-day",))
-OURS = ("models", "offline", "service", "training", "bench")
-PYTHON = ".venv/bin/python"
+OURS = ("models", "offline", "service", "training", "bench", "thinkahead")
+PYTHON, THINKAHEAD = ".venv/bin/python", ".venv/bin/thinkahead"
 MAKE_TARGETS = sorted(
     {
         word
@@ -32,7 +37,9 @@ MODULES = sorted(
         for _, words in commands(PYTHON)
         if len(words) > 2 and words[1] == "-m" and words[2] != "..."
     }
+    | {("thinkahead", *words[1:]) for _, words in commands(THINKAHEAD) if words[1] != "..."}
 )
+FRONT_DOOR = {("offline",), *(("thinkahead", name) for name in COMMANDS)}
 HELP_OF_ALL = """
 import contextlib, io, json, runpy, sys
 found, code = {}, 0
@@ -48,12 +55,13 @@ print(json.dumps(found))
 """
 
 
+@cache
 def helps() -> dict[str, tuple[int, str]]:
-    """Exit code and text of the `--help` of every command on the pages.
+    """Exit code and text of the `--help` of every command on the pages, and of `thinkahead`.
 
     In one process: imports take seconds, and most commands import the same.
     """
-    asked = sorted({command_of(words) for words in MODULES if has_help(words)})
+    asked = sorted({command_of(words) for words in MODULES if has_help(words)} | FRONT_DOOR)
     done = subprocess.run(
         [sys.executable, "-c", HELP_OF_ALL, json.dumps(asked)],
         cwd=ROOT,
@@ -71,7 +79,9 @@ def has_help(words: tuple[str, ...]) -> bool:
 
 
 def command_of(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Module and subcommand; training has one parser for all of its stages."""
+    """Module or `thinkahead`, and subcommand; training has one parser for all of its stages."""
+    if words[0] == "thinkahead":
+        return words[: 3 if words[1] in GROUPS and words[2:3] and words[2][0].isalpha() else 2]
     has_subcommand = words[1:] and not words[1].startswith("-")
     is_stage = words[0] == "training" and words[1:2] not in LEARNER
     return words[: 2 if has_subcommand and not is_stage else 1]
@@ -79,11 +89,14 @@ def command_of(words: tuple[str, ...]) -> tuple[str, ...]:
 
 def test_the_readme_has_the_front_door() -> None:
     named = {word for page, words in commands("make") if page == "README.md" for word in words}
-    assert {"demo", "serve", "test", "train", "bench", "docs"} <= named
+    assert {"demo", "serve", "test", "bench", "docs"} <= named
+    front = {words[1] for page, words in commands(THINKAHEAD) if page == "README.md"}
+    assert {"train", "night", "serve"} <= front
 
 
 def test_the_pages_show_every_tier() -> None:
-    assert {"offline", "service", "training", "bench"} <= {words[0] for words in MODULES}
+    assert {"offline", "service", "bench"} <= {words[0] for words in MODULES}
+    assert {"train", "learn"} <= {words[1] for words in MODULES if words[0] == "thinkahead"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != GENERATED], ids=name_of)
@@ -127,9 +140,25 @@ def test_commands_take_the_options_they_are_shown_with() -> None:
     assert [option for option in agreed if option not in text] == []
 
 
+def test_tab_completes_the_options_of_every_help() -> None:
+    found = {name: helps()[f"thinkahead {name}"][1] for name in COMMANDS}
+    assert json.loads(OPTIONS.read_text()) == option_table(found, helps()["offline"][1])
+
+
 def shell_lines() -> list[str]:
     """Return the lines of all pages that a reader pastes into a shell."""
-    first = (PYTHON, "make ", "curl ", "for ", "sh ", "docker ", "kubectl ", "helm ", "taskset ")
+    first = (
+        PYTHON,
+        THINKAHEAD,
+        "make ",
+        "curl ",
+        "for ",
+        "sh ",
+        "docker ",
+        "kubectl ",
+        "helm ",
+        "taskset ",
+    )
     return [line for page in PAGES for line in lines(page) if line.startswith((*first, "PIP_"))]
 
 
