@@ -204,6 +204,16 @@ print(sorted({{"torch", "transformers", "onnx", "rich"}} & set(sys.modules)))
     assert run_python(code) == "[]"
 
 
+def test_a_command_line_starts_without_the_libraries_that_take_seconds_to_load() -> None:
+    """Help, rejected options and processes of one stage must not wait for all of them."""
+    code = """
+import sys
+import bench.__main__, offline.commands.cli, training.cli
+print(sorted({"torch", "transformers", "sklearn", "onnx"} & set(sys.modules)))
+"""
+    assert run_python(code) == "[]"
+
+
 def test_the_learner_starts_without_transformers() -> None:
     """The library takes seconds to load; only the texts of new items need it."""
     found, waiting = set(), ["training.learn.cli"]

@@ -18,7 +18,8 @@ _COMMANDS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported, as the next
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     name = arguments[0] if arguments else ""
     try:
         with needs_extras("night", "train"):

@@ -4,7 +4,6 @@ A `Thinker` writes the thoughts to learn from; on public data the paper takes th
 chains of A.1. Item sequences may stay in the mixture, so that the model keeps recommending.
 """
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -14,19 +13,8 @@ from training.batching import Row, TokenBatch, batch_rows
 from training.checkpoint import Checkpoint
 from training.language import LanguageRecipe, train_language
 from training.rationale_writers import Thinker
+from training.reasoner_recipes import ActivateRecipe
 from training.tasks import Tasks
-
-
-@dataclass(frozen=True)
-class ActivateRecipe:
-    """Settings of Reasoning Activation."""
-
-    rationale_epochs: int = 4  # passes over the users; each pass cuts every history at random
-    max_rows: int = 1_000_000_000  # rationales per pass, at most
-    sequence_epochs: int = 1  # the first passes, which get item sequences too
-    learning_rate: float = 1e-3
-    batch_tokens: int = 4096
-    seed: int = 0
 
 
 def activate(

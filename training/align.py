@@ -5,7 +5,6 @@ the words and the item sequences of its catalog.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,42 +13,9 @@ from training.batching import Row, TokenBatch, batch_rows, pack_rows
 from training.checkpoint import Checkpoint
 from training.language import LanguageRecipe, train_language
 from training.learner import Learner, is_adapted, token_rows_only
-from training.mixture import Mixture, mix
+from training.mixture import mix
+from training.reasoner_recipes import AlignRecipe, IntegrateRecipe, Mixture, WarmupRecipe
 from training.tasks import Tasks
-
-
-@dataclass(frozen=True)
-class AlignRecipe:
-    """Settings of `align`: passes over the rows of each task."""
-
-    sequence_epochs: int = 1  # one pass covers one window of every training history
-    item_dropout: float = 0.0  # share of items left out of a sequence, drawn in every pass
-    interleaved_epochs: int = 3
-    caption_epochs: int = 1
-    learning_rate: float = 2e-3
-    batch_tokens: int = 4096
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class WarmupRecipe:
-    """Settings of Token Warm-up, which trains only the rows of new tokens."""
-
-    epochs: int = 1  # passes over the persona texts of all users
-    max_tokens: int = 1_000_000_000  # ends the passes early
-    learning_rate: float = 5e-4
-    pack_tokens: int = 1024  # length of a packed sequence
-    batch_tokens: int = 8192
-
-
-@dataclass(frozen=True)
-class IntegrateRecipe:
-    """Settings of Multi-Task Integration."""
-
-    tokens: int = 40_000_000  # of all tasks, context included; a Mixture divides them
-    learning_rate: float = 3e-4
-    pack_tokens: int = 1024  # length of a packed sequence
-    batch_tokens: int = 8192
 
 
 def align(model: Any, tasks: Tasks, recipe: AlignRecipe) -> dict[str, float]:

@@ -21,19 +21,8 @@ from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from training.learner import Learner, plain_model
 from training.rationale_checks import RationaleChecks
 from training.rationale_writers import Bootstrapped
+from training.reasoner_recipes import BootstrapRecipe
 from training.steps import report_step
-
-
-@dataclass(frozen=True)
-class BootstrapRecipe:
-    """Settings of bootstrapping."""
-
-    users: int = 22_363  # histories to ask about, the first ones
-    top_k: int = 10  # items of the pruned context
-    tries: int = 4  # rationales sampled per history; the first sound one is kept
-    max_tokens: int = 128  # per rationale
-    temperature: float = 0.7
-    batch_users: int = 16
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from transformers.utils import logging as transformers_logging
 
 from models.errors import GatesFailed, ThinkAheadError
 from models.program import program
@@ -21,15 +19,12 @@ from models.release.release import Learns
 from training.children import run_children
 from training.held_out_table import cells
 from training.recipe_choice import Config, check_items
-from training.renew import renew
 from training.rounds import make_release
 from training.run import HELD_OUT, Run
 from training.run_display import RunDisplay
-from training.sasrec_folder import sasrec_stage
 from training.split import check_enough
 from training.stages import STAGES, run_stage
 from training.steps import StepsFile
-from training.train_sid_lm import baseline_stage
 
 _BAD_INPUT, _GATE_FAILED = 78, 65
 _COMPARED = ("baseline", "sasrec")  # baselines of the benchmarks
@@ -38,34 +33,8 @@ _COMPARED = ("baseline", "sasrec")  # baselines of the benchmarks
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(options.threads)
-    transformers_logging.disable_progress_bar()
     try:
-        run = Run.open(options.data, options.work, options.config, seed=options.seed)
-        if options.stage == "renew":
-            renew(
-                options.out,
-                options.data,
-                run.recipe,
-                keep_weights=options.keep_weights,
-                teacher_dir=lambda learns: options.teacher or run.teacher_dir(learns),
-                reasoner_work=options.reasoner,
-                learns=options.learns,
-                out=options.to,
-            )
-            return 0
-        if options.stage in _COMPARED:
-            _train_baseline(run, options)
-            return 0
-        if options.stage != "all":
-            if options.steps is not None:
-                StepsFile(options.steps).follow()
-            is_second = options.learns is Learns.EVERYTHING
-            run_stage(run.second() if is_second else run, options.stage)
-            return 0
-        check_enough(run.split, options.data)
-        check_items(run.recipe, run.size, options.data)
-        _make_release(run, options)
+        _run(Run.open(options.data, options.work, options.config, seed=options.seed), options)
         return 0
     except GatesFailed as exc:
         print(f"training: {exc}", file=sys.stderr)
@@ -75,16 +44,53 @@ def main(arguments: list[str] | None = None) -> int:
         return _BAD_INPUT
 
 
+def _run(run: Run, options: argparse.Namespace) -> None:
+    import torch  # takes a second to load, which a rejected command need not wait for
+
+    torch.set_num_threads(options.threads)
+    if options.stage == "all":
+        _make_release(run, options)
+    elif options.stage == "renew":
+        _renew(run, options)
+    elif options.stage in _COMPARED:
+        _train_baseline(run, options)
+    else:
+        if options.steps is not None:
+            StepsFile(options.steps).follow()
+        run_stage(run.second() if options.learns is Learns.EVERYTHING else run, options.stage)
+
+
+def _renew(run: Run, options: argparse.Namespace) -> None:
+    from training.renew import renew  # as a stage, imported when it runs
+
+    renew(
+        options.out,
+        options.data,
+        run.recipe,
+        keep_weights=options.keep_weights,
+        teacher_dir=lambda learns: options.teacher or run.teacher_dir(learns),
+        reasoner_work=options.reasoner,
+        learns=options.learns,
+        out=options.to,
+    )
+
+
 def _train_baseline(run: Run, options: argparse.Namespace) -> None:
     if options.stage == "baseline":
+        from training.train_sid_lm import baseline_stage
+
         baseline_stage(run, options.release, options.out)
     else:
+        from training.sasrec_folder import sasrec_stage
+
         sasrec_stage(
             run, options.release, options.out, learns=options.learns, chosen=options.chosen
         )
 
 
 def _make_release(run: Run, options: argparse.Namespace) -> None:
+    check_enough(run.split, options.data)
+    check_items(run.recipe, run.size, options.data)
     command = [sys.executable, "-m", "training"]
     for name in ("data", "work", "config", "seed"):
         command += [f"--{name}", str(getattr(options, name))]

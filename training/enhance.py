@@ -10,7 +10,6 @@ beam of the night. Only the thought's tokens are trained; an unclosed thought ha
 import copy
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,29 +28,10 @@ from training.grpo import group_advantages, grpo_loss, zero_variance_share
 from training.language import autocast, labelled_logits
 from training.learner import Learner, plain_model
 from training.progress import StageBar
+from training.reasoner_recipes import EnhanceRecipe
 from training.reward import REWARDS, reward_of
 
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
-
-
-@dataclass(frozen=True)
-class EnhanceRecipe:
-    """Settings of Reasoning Enhancement, by default the paper's (A.3.3)."""
-
-    reward: str = "rollout-beam"  # key of training.reward.REWARDS
-    group: int = 16  # thoughts per prompt
-    beams: int = 32  # beams after each thought
-    learning_rate: float = 1e-5
-    kl_weight: float = 0.001
-    clip: float = 0.2
-    epochs: int = 2
-    max_steps: int = 1_000_000  # budget of steps, for slow machines
-    prompts: int = 8  # per step
-    # Optimizer steps on one set of rollouts. From the second one on, the policy is newer than the
-    # rollouts.
-    updates: int = 1
-    micro_rows: int = 32  # thoughts in one backward pass, limited by memory
-    temperature: float = 1.0
 
 
 class Rollouts(NamedTuple):

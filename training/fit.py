@@ -6,53 +6,22 @@ the recipe with which SASRec beats newer models (Time to Split, 2025; eSASRec, 2
 """
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from training.averaging import AveragedWeights
 from training.checkpoint import Checkpoint, Progress
+from training.online_recipes import FitRecipe
+from training.scores import Scores
 from training.steps import report_step
 
 logger = logging.getLogger(__name__)
 
 Losses = Callable[[int], Iterable[Tensor]]  # yields the loss of each step of an epoch, from 1
 _FAR = 1_000_003  # between the seeds of two trainings, more than epochs
-
-
-@dataclass(frozen=True)
-class FitRecipe:
-    """Settings of fitting; the online recommender and SASRec share them."""
-
-    epochs: int = 100  # at most
-    batch_users: int = 256  # random users per step
-    learning_rate: float = 1e-3  # of Adam, constant
-    evaluate_every: int = 2  # epochs
-    patience: int = 5  # evaluations without improvement before training stops
-    num_validation_users: int = 5000
-    average_steps: int = 500  # the weights are averaged over about as many; 0 takes the last ones
-    seed: int = 0
-
-
-class Scores(NamedTuple):
-    """Figures on validation users: the whole catalog is ranked, except items of the history."""
-
-    recall: float  # at 10
-    ndcg: float  # at 10
-
-
-def scores_of(ranks: Sequence[int], *, num_users: int) -> Scores:
-    """Compute recall@10 and NDCG@10.
-
-    ranks: of the targets among the first ten, 0 is best; the other users missed theirs.
-    """
-    num = max(num_users, 1)
-    return Scores(len(ranks) / num, sum(1 / math.log2(rank + 2) for rank in ranks) / num)
 
 
 def fit(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.target_ranks import TOP, Ranks
-
+TOP = 10
+Ranks = NDArray[np.float64]  # (U,), 1 is best; infinity beyond the first ten or without a rank
 POPULARITY, COUNTS, MEMORY = "popularity", "counts", "memory"
 ONLINE_NO_MEMORY, ONLINE, TWO_TIERS = "online_no_memory", "online", "two_tiers_at_once"
 _METRIC = "ndcg@10"  # that decides

@@ -15,7 +15,7 @@ from training.held_out_table import (
     TWO_TIERS,
     make_table,
 )
-from training.publishing import load_online
+from training.publishing import load_online, publish_run
 from training.run import Run
 from training.target_ranks import (
     NUM_ASKED,
@@ -26,6 +26,17 @@ from training.target_ranks import (
     rank_by_popularity,
     repeat_share,
 )
+
+
+def held_out_stage(run: Run) -> dict[str, Any]:
+    """Judge the models of the first round on the test items, and publish them in the work folder.
+
+    Returns the held-out table. `bench quality` runs on the release `work/held-out`.
+    """
+    table = judge(run)
+    name = f"{run.work.name.removesuffix('.work')}-held-out"
+    publish_run(run, run.work / "held-out", name=name, table=table)
+    return table
 
 
 def judge(run: Run) -> dict[str, Any]:

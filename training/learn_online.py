@@ -3,17 +3,41 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
 
 from models.catalog.catalog import Catalog
 from models.online.memory.memory import Memory
 from models.release.release import Learns
 from training.checkpoint import Checkpoint
 from training.recipe import Recipe
-from training.sasrec_folder import is_made, make_sasrec, read_sasrec
+from training.run import Run
+from training.sasrec_facts import is_made
+from training.sasrec_folder import make_sasrec, read_sasrec
 from training.split import Split
 from training.train_online import OnlineResult, Teacher, train_online
 
 _OF_TEACHER = "teacher_"
+
+
+def online_stage(run: Run) -> dict[str, Any]:
+    """Train the online recommender; writes `online.safetensors`."""
+    checkpoint = Checkpoint(run.work / "online.checkpoint", run.inputs("online"))
+    result = learn_online(
+        run.recipe,
+        run.catalog(),
+        run.split,
+        run.memory(),
+        data_digest=run.data_digest,
+        learns=run.learns,
+        teacher_dir=run.teacher_dir(run.learns),
+        chosen=run.chosen,
+        checkpoint=checkpoint,
+    )
+    save_file(result.recommender.state_dict(), run.work / "online.safetensors")
+    checkpoint.remove()
+    return result.report()
 
 
 def learn_online(

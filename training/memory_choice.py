@@ -13,7 +13,7 @@ from models.catalog.catalog import Catalog
 from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
 from models.online.memory.neighbours import Neighbours
-from training.fit import Scores, scores_of
+from training.scores import Scores, scores_of
 from training.split import UserSplit
 
 _TOP = 10

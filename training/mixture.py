@@ -1,21 +1,11 @@
 """The mixture of the four alignment tasks by weight of tokens (paper, Table 5)."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from models.errors import InvalidDataset
 from training.batching import Row
+from training.reasoner_recipes import Mixture
 from training.tasks import Tasks
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Percent of all tokens that each task gets; the defaults are the paper's."""
-
-    persona: float = 24.30
-    preference: float = 65.73
-    description: float = 4.94
-    general: float = 5.03
 
 
 def mix(tasks: Tasks, mixture: Mixture, num_tokens: int) -> Iterator[Row]:

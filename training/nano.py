@@ -4,25 +4,13 @@ Larger reasoners start from a pretrained directory instead; all later steps are 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from models.catalog.sid import SidSpace
 from models.reasoner.prompts import PAD, SPECIAL_TOKENS, TURN_END
-
-
-@dataclass(frozen=True)
-class NanoConfig:
-    """Shape of the reasoner from scratch."""
-
-    text_tokens: int = 2048  # size of the BPE, without markers and itemic tokens
-    width: int = 256
-    layers: int = 4
-    heads: int = 4
-    key_value_heads: int = 2
-    mlp_width: int = 768
+from training.reasoner_recipes import NanoConfig
 
 
 def build_tokenizer(

@@ -4,7 +4,6 @@ A thinker sees the target, as a teacher does. Knows prompts and catalogs; knows 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
 from models.reasoner import prompts, rationales
+from training.reasoner_recipes import ThoughtRecipe
 
 Template = Callable[[Catalog, Sequence[int], int], str]
 
@@ -28,19 +28,6 @@ class Bootstrapped(NamedTuple):
 
     cut: int  # position of its target in the history
     text: str
-
-
-@dataclass(frozen=True)
-class ThoughtRecipe:
-    """Content and length of thoughts."""
-
-    # "category" (A.1), "three-stage" (OneReason) or "bootstrapped" (Eq. 3 and 4), which takes the
-    # category chain for users without a rationale.
-    template: str = "category"
-    wish_share: float = 0.0  # share of rows with an instruction
-    # Share of rows with an empty thought, so that the model can recommend without thinking too.
-    silent_share: float = 0.0
-    max_tokens: int = prompts.MAX_THOUGHT_TOKENS  # per thought
 
 
 def category_text(catalog: Catalog, history: Sequence[int], target: int) -> str:

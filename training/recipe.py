@@ -11,45 +11,26 @@ from typing import Any
 
 from models.errors import InvalidSettings
 from models.online.memory.memory_settings import MemorySettings
-from models.online.shape import RecommenderConfig
-from training.activation import ActivateRecipe
-from training.align import AlignRecipe, IntegrateRecipe, WarmupRecipe
-from training.bootstrap import BootstrapRecipe
-from training.enhance import EnhanceRecipe
-from training.fit import FitRecipe
-from training.learner import ReasonerRecipe
-from training.mixture import Mixture
-from training.nano import NanoConfig
-from training.rationale_writers import ThoughtRecipe
+from training.online_recipes import (
+    FitRecipe,
+    QuantizeRecipe,
+    SasRecRecipe,
+    ShapeRecipe,
+    TeacherRecipe,
+)
+from training.reasoner_recipes import (
+    ActivateRecipe,
+    AlignRecipe,
+    BootstrapRecipe,
+    EnhanceRecipe,
+    IntegrateRecipe,
+    Mixture,
+    NanoConfig,
+    ReasonerRecipe,
+    ThoughtRecipe,
+    WarmupRecipe,
+)
 from training.settings_table import fill_table
-from training.teacher import SasRecRecipe, TeacherRecipe
-
-
-@dataclass(frozen=True)
-class QuantizeRecipe:
-    """Settings of quantizing."""
-
-    sizes: tuple[int, ...] = (64, 64, 256)  # codebook sizes, coarse to fine
-    prefix_depth: int = 2
-    text_weight: float = 0.7  # share of text; the rest is co-occurrence
-
-
-@dataclass(frozen=True)
-class ShapeRecipe:
-    """Shape of the online recommender; see `models.online.shape.RecommenderConfig`."""
-
-    width: int = 128
-    heads: int = 4
-    layers: int = 2
-    mlp: int = 2
-    window: int = 50
-    dropout: float = 0.5
-    item_dropout: float = 0.5
-
-    def to_config(self, sizes: Sequence[int]) -> RecommenderConfig:
-        """Make the configuration of a recommender over codebooks of these sizes."""
-        scale = self.width**0.5
-        return RecommenderConfig(sizes=tuple(sizes), item_scale=scale, **dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InvalidDataset
-from training.align import AlignRecipe
+from training.reasoner_recipes import AlignRecipe
 from training.recipe import Recipe, load_recipe
 from training.split import Split
 

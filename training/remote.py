@@ -27,9 +27,10 @@ from models.errors import InvalidInput, InvalidRelease, ThinkAheadError
 from models.reasoner.think import UserHistory, think_users
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from training.batching import pack_rows
-from training.enhance import EnhanceRecipe, roll_out
+from training.enhance import roll_out
 from training.language import autocast, language_loss
 from training.learner import new_learner, plain_model
+from training.reasoner_recipes import EnhanceRecipe
 from training.reasoner_stages import base_texts, device_name, gather, reasoner_stage
 from training.recipe import load_recipe
 from training.run import Run

@@ -110,8 +110,7 @@ def renew(
         metrics["reasoner"] = results
         metrics.pop(HELD_OUT, None)
         described["reasoner_learnt"] = Learns.HELD_OUT.value
-    parameters = sum(weight.numel() for weight in made.recommender.parameters())
-    metrics["online"] = {"parameters": parameters, **made.metrics}
+    metrics["online"] = made.report()
     target = out or directory
     described["memory"] = settings.to_json()
     return publish(

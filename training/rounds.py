@@ -13,7 +13,6 @@ from pathlib import Path
 from models.errors import GatesFailed
 from models.release.release import Learns, Release
 from training.held_out_table import Table, shortfalls
-from training.publishing import publish_run
 from training.run import HELD_OUT, Run
 from training.stages import open_second, run_stage
 
@@ -53,6 +52,8 @@ def make_release(
             f"{out}: not published: {'; '.join(failed)}. The models are kept in {run.work}; "
             "the same command with --force (make: FORCE=1) goes on without training them again"
         )
+    from training.publishing import publish_run  # as a stage, imported when it runs
+
     published = run
     if learns is Learns.EVERYTHING:
         published = open_second(run)

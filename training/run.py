@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
 from models.catalog.catalog import Catalog, load_catalog
 from models.catalog.codebooks import Codebooks
@@ -117,9 +116,8 @@ class Run:
                 text_weight=weight,
                 seed=seed,
             )
-            save_file({"vectors": torch.from_numpy(vectors)}, file)
-        made: NDArray[np.float32] = load_file(file)["vectors"].numpy()
-        return made
+            save_file({"vectors": vectors}, file)
+        return load_file(file)["vectors"]
 
     @property
     def vectors_file(self) -> Path:
@@ -133,9 +131,8 @@ class Run:
         if not file.is_file():
             from training.item_text import embed_texts  # see above
 
-            save_file({"vectors": torch.from_numpy(embed_texts(self.dataset.items))}, file)
-        made: NDArray[np.float32] = load_file(file)["vectors"].numpy()
-        return made
+            save_file({"vectors": embed_texts(self.dataset.items)}, file)
+        return load_file(file)["vectors"]
 
     def codebooks(self) -> Codebooks:
         """Return the codebooks of the catalog's SIDs."""

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 
 from training.eta import Progress, describe_seconds, expected_work, seconds_left
 from training.run import Run
-from training.sasrec_folder import is_made, read_facts
+from training.sasrec_facts import is_made, read_facts
 from training.steps import Steps, read_steps
 
 logger = logging.getLogger(__name__)

@@ -22,11 +22,12 @@ from training.checkpoint import Checkpoint
 from training.model_card import sasrec_card
 from training.recipe import Recipe
 from training.run import Run
+from training.sasrec_facts import FACTS, read_facts
 from training.split import Split, split_dataset
 from training.train_sasrec import train_sasrec
 
 logger = logging.getLogger(__name__)
-_WEIGHTS, _FACTS = "model.safetensors", "metrics.json"
+_WEIGHTS = "model.safetensors"
 
 
 def sasrec_stage(
@@ -90,15 +91,10 @@ def make_sasrec(
     }
     save_sasrec(model, folder / _WEIGHTS, catalog.item_ids)
     (folder / "README.md").write_text(sasrec_card(facts))
-    (folder / _FACTS).write_text(json.dumps(facts, indent=1) + "\n")  # last: it marks the end
+    (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")  # last: it marks the end
     checkpoint.remove()
     logger.info("sasrec: wrote %s, made %s", folder, json.dumps(facts))
     return model, facts
-
-
-def is_made(folder: Path) -> bool:
-    """Tell if a folder holds a whole SASRec."""
-    return (folder / _FACTS).is_file()
 
 
 def read_sasrec(
@@ -112,15 +108,6 @@ def read_sasrec(
     for name, expected in (("data_sha256", data_digest), ("learnt", learns.value)):
         if facts.get(name) != expected:
             raise InvalidInput(
-                f"{folder / _FACTS}: {name} {facts.get(name)!r}, expected {expected!r}"
+                f"{folder / FACTS}: {name} {facts.get(name)!r}, expected {expected!r}"
             )
     return load_sasrec(folder / _WEIGHTS, catalog.item_ids), facts
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """Read the facts of a trained SASRec. Raises InvalidInput for an unreadable file."""
-    try:
-        facts: dict[str, Any] = json.loads((folder / _FACTS).read_text())
-    except (OSError, ValueError) as exc:
-        raise InvalidInput(f"{folder / _FACTS}: no facts of a SASRec ({exc})") from exc
-    return facts

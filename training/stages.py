@@ -9,23 +9,19 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
-from typing import Any
+from pkgutil import resolve_name
 
-import torch
-from safetensors.torch import save_file
-
-from models.catalog.catalog import build_catalog
-from training.checkpoint import Checkpoint
-from training.judging import judge
-from training.learn_online import learn_online
-from training.publishing import publish_run
-from training.quantize import count_sids, quantize
-from training.reasoner_stages import reasoner_stage
-from training.run import HELD_OUT
-from training.run import Run as Run
+from training.run import HELD_OUT, Run
 
 logger = logging.getLogger(__name__)
+
+# Function of each stage, imported when it runs: the libraries of all stages take seconds to load.
+STAGES = {
+    "quantize": "training.quantize_stage:quantize_stage",
+    "online": "training.learn_online:online_stage",
+    "reasoner": "training.reasoner_stages:reasoner_stage",
+    HELD_OUT: "training.judging:held_out_stage",
+}
 
 
 def run_stage(run: Run, stage: str) -> None:
@@ -35,61 +31,9 @@ def run_stage(run: Run, stage: str) -> None:
         logger.info("%s: already done with this data and recipe", stage)
         return
     started = time.monotonic()
-    made = STAGES[stage](run)
+    made = resolve_name(STAGES[stage])(run)
     run.finish(stage, made)
     logger.info("%s: %.0f s, made %s", stage, time.monotonic() - started, json.dumps(made))
-
-
-def quantize_stage(run: Run) -> dict[str, Any]:
-    """Assign SIDs to items; writes `catalog.parquet`."""
-    recipe, items = run.recipe.quantize, run.dataset.items
-    made = quantize(
-        run.item_vectors(),
-        sizes=recipe.sizes,
-        prefix_depth=recipe.prefix_depth,
-        seed=run.recipe.seed,
-    )
-    sids = {item: tuple(sid) for item, sid in zip(items, made.sids.tolist(), strict=True)}
-    catalog = build_catalog(made.space, sids, items, run.split.popularity)
-    catalog.save(run.work / "catalog.parquet")
-    return {
-        "space": {
-            "sizes": list(made.space.sizes),
-            "prefix_depth": made.space.prefix_depth,
-            "codebook": made.space.codebook,
-        },
-        **count_sids(catalog),
-    }
-
-
-def online_stage(run: Run) -> dict[str, Any]:
-    """Train the online recommender; writes `online.safetensors`."""
-    checkpoint = Checkpoint(run.work / "online.checkpoint", run.inputs("online"))
-    result = learn_online(
-        run.recipe,
-        run.catalog(),
-        run.split,
-        run.memory(),
-        data_digest=run.data_digest,
-        learns=run.learns,
-        teacher_dir=run.teacher_dir(run.learns),
-        chosen=run.chosen,
-        checkpoint=checkpoint,
-    )
-    save_file(result.recommender.state_dict(), run.work / "online.safetensors")
-    checkpoint.remove()
-    return {**result.metrics, "parameters": _count(result.recommender)}
-
-
-def held_out_stage(run: Run) -> dict[str, Any]:
-    """Judge the models of the first round on the test items, and publish them in the work folder.
-
-    Returns the held-out table. `bench quality` runs on the release `work/held-out`.
-    """
-    table = judge(run)
-    name = f"{run.work.name.removesuffix('.work')}-held-out"
-    publish_run(run, run.work / "held-out", name=name, table=table)
-    return table
 
 
 def open_second(run: Run) -> Run:
@@ -102,15 +46,3 @@ def open_second(run: Run) -> Run:
     shutil.copyfile(run.vectors_file, second.vectors_file)
     second.finish("quantize", run.outcome("quantize"))
     return second
-
-
-STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
-    "quantize": quantize_stage,
-    "online": online_stage,
-    "reasoner": reasoner_stage,
-    HELD_OUT: held_out_stage,
-}
-
-
-def _count(model: torch.nn.Module) -> int:
-    return sum(weight.numel() for weight in model.parameters())

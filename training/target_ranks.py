@@ -23,14 +23,12 @@ from models.online.memory.neighbours import Neighbours
 from models.reasoner.beam import beam_search
 from models.reasoner.think import MAX_HISTORY, render_history
 from models.reasoner.transformers_engine import TransformersReasoner
+from training.held_out_table import TOP, Ranks
 
 NUM_USERS = 5000  # judged at most
 NUM_ASKED = 500  # users, the first ones, that the reasoner is asked about
 NUM_PREFIXES = 50  # beams of the reasoner for each
-TOP = 10
 _BATCH = 32
-
-Ranks = NDArray[np.float64]  # (U,), 1 is best; infinity beyond the first ten or without a rank
 
 
 class Case(NamedTuple):

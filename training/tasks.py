@@ -14,7 +14,8 @@ from models.reasoner import prompts
 from models.reasoner.think import MAX_HISTORY, render_history
 from training.batching import Encoder, Row
 from training.general import general_texts
-from training.rationale_writers import Thinker, ThoughtRecipe
+from training.rationale_writers import Thinker
+from training.reasoner_recipes import ThoughtRecipe
 
 
 class Tasks:

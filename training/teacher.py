@@ -8,7 +8,6 @@ The student that learns both targets ranks better than either.
 # N = catalog rows, M = tree nodes of one depth, P = positions, W = model width, L = levels
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -22,24 +21,6 @@ from models.online.recommender import OnlineRecommender
 from training.history_batches import Step
 
 _LARGEST_LOGIT = 60.0  # its exponential, summed over a million nodes, is finite in float32
-
-
-@dataclass(frozen=True)
-class SasRecRecipe:
-    """Shape of SASRec; it is fitted as the online recommender is."""
-
-    width: int = 128
-    layers: int = 2
-    heads: int = 2
-    dropout: float = 0.5
-
-
-@dataclass(frozen=True)
-class TeacherRecipe:
-    """Settings of learning from a teacher."""
-
-    share: float = 0.5  # of the loss; 0 trains without a teacher
-    positions: int = 640  # positions of each step that are taught, drawn at random
 
 
 class TeacherLoss:

@@ -24,11 +24,13 @@ from models.online.recommender import OnlineRecommender, pack_sids
 from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import fastest_searcher
 from training.checkpoint import Checkpoint
-from training.fit import FitRecipe, Losses, Scores, fit, refit, scores_of
+from training.fit import Losses, fit, refit
 from training.history_batches import Step, steps
+from training.online_recipes import FitRecipe, TeacherRecipe
+from training.scores import Scores, scores_of
 from training.sid_loss import SidLoss
 from training.split import Split, UserSplit, sample_users, training_histories
-from training.teacher import TeacherLoss, TeacherRecipe
+from training.teacher import TeacherLoss
 
 _TOP = 10
 
@@ -36,6 +38,11 @@ _TOP = 10
 class OnlineResult(NamedTuple):
     recommender: OnlineRecommender
     metrics: dict[str, float]
+
+    def report(self) -> dict[str, float]:
+        """Return the metrics and the number of parameters."""
+        weights = self.recommender.parameters()
+        return {**self.metrics, "parameters": sum(weight.numel() for weight in weights)}
 
 
 class Teacher(NamedTuple):

@@ -15,10 +15,11 @@ from torch.nn import functional
 from models.baselines.sasrec import SasRec, SasRecConfig
 from models.catalog.catalog import Catalog
 from training.checkpoint import Checkpoint
-from training.fit import FitRecipe, Scores, fit, refit, scores_of
+from training.fit import fit, refit
 from training.history_batches import Step, steps
+from training.online_recipes import FitRecipe, SasRecRecipe
+from training.scores import Scores, scores_of
 from training.split import Split, UserSplit, sample_users, training_histories
-from training.teacher import SasRecRecipe
 
 _TOP, _BATCH_USERS = 10, 256
 

@@ -32,8 +32,8 @@ from models.release.release import Release
 from training.history_batches import Batch, length_batches
 from training.language import autocast
 from training.model_card import baseline_card
+from training.run import Run
 from training.split import Split, UserSplit, sample_users, training_histories
-from training.stages import Run
 
 logger = logging.getLogger(__name__)
 _K = 10

@@ -36,8 +36,9 @@ from models.reasoner.prompts import caption
 from models.reasoner.rationales import category_rationale, rationale_text
 from models.release.publish import publish
 from models.release.release import Learns, Release
-from training.activation import ActivateRecipe, activate
-from training.nano import NanoConfig, build_tokenizer, new_reasoner
+from training.activation import activate
+from training.nano import build_tokenizer, new_reasoner
+from training.reasoner_recipes import ActivateRecipe, NanoConfig
 from training.tasks import Tasks
 
 _trained_reasoners: dict[object, Path] = {}

@@ -9,13 +9,17 @@ import torch
 from safetensors.torch import save_file
 
 from tests.fakes.toy import toy_catalog, toy_histories
-from training.activation import ActivateRecipe
-from training.align import AlignRecipe, IntegrateRecipe, WarmupRecipe
-from training.bootstrap import BootstrapRecipe
-from training.enhance import EnhanceRecipe
-from training.learner import ReasonerRecipe
-from training.nano import NanoConfig
-from training.rationale_writers import ThoughtRecipe
+from training.reasoner_recipes import (
+    ActivateRecipe,
+    AlignRecipe,
+    BootstrapRecipe,
+    EnhanceRecipe,
+    IntegrateRecipe,
+    NanoConfig,
+    ReasonerRecipe,
+    ThoughtRecipe,
+    WarmupRecipe,
+)
 from training.recipe import Recipe
 from training.run import Run
 

@@ -11,9 +11,8 @@ from models.baselines.sasrec import SasRec, SasRecConfig, load_sasrec, save_sasr
 from models.errors import InvalidRelease, ReleaseMismatch
 from tests.fakes.toy import toy_catalog
 from tests.fakes.toy_split import circles
-from training.fit import FitRecipe
 from training.history_batches import Batch
-from training.teacher import SasRecRecipe
+from training.online_recipes import FitRecipe, SasRecRecipe
 from training.train_sasrec import next_item_loss, train_sasrec
 
 

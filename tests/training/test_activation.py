@@ -12,20 +12,20 @@ from models.catalog.sid import SidSpace
 from models.errors import InvalidSettings
 from models.reasoner import prompts, rationales
 from tests.fakes.toy import toy_catalog, toy_histories
-from training.activation import ActivateRecipe, activate
+from training.activation import activate
 from training.batching import Row, batch_rows
-from training.bootstrap import (
-    BootstrapRecipe,
-    bootstrap,
-    load_rationales,
-    most_relevant,
-    questions,
-)
+from training.bootstrap import bootstrap, load_rationales, most_relevant, questions
 from training.language import LanguageRecipe, language_loss, train_language
-from training.learner import Learner, ReasonerRecipe, new_learner
-from training.nano import NanoConfig
+from training.learner import Learner, new_learner
 from training.rationale_checks import Fault, RationaleChecks
-from training.rationale_writers import Bootstrapped, Thinker, ThoughtRecipe
+from training.rationale_writers import Bootstrapped, Thinker
+from training.reasoner_recipes import (
+    ActivateRecipe,
+    BootstrapRecipe,
+    NanoConfig,
+    ReasonerRecipe,
+    ThoughtRecipe,
+)
 from training.tasks import Tasks
 
 NANO = NanoConfig(text_tokens=400, width=32, layers=1, heads=2, mlp_width=64)

@@ -19,14 +19,20 @@ from models.reasoner.think import MAX_HISTORY
 from models.reasoner.transformers_engine import Sampling
 from tests.fakes.toy import toy_catalog, toy_histories
 from training import language
-from training.align import IntegrateRecipe, WarmupRecipe, integrate, language_recipe, warm_up
+from training.align import integrate, language_recipe, warm_up
 from training.batching import Encoder, Row, batch_rows, pack_rows
 from training.checkpoint import Checkpoint
 from training.general import general_texts
 from training.language import LanguageRecipe, labelled_logits, language_loss, train_language
-from training.learner import Learner, ReasonerRecipe, load_learner, new_learner
-from training.mixture import Mixture, mix
-from training.nano import NanoConfig
+from training.learner import Learner, load_learner, new_learner
+from training.mixture import mix
+from training.reasoner_recipes import (
+    IntegrateRecipe,
+    Mixture,
+    NanoConfig,
+    ReasonerRecipe,
+    WarmupRecipe,
+)
 from training.tasks import Tasks
 
 NANO = NanoConfig(text_tokens=400, width=32, layers=2, heads=2, mlp_width=64)

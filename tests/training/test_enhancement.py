@@ -15,10 +15,10 @@ from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from tests.fakes.toy import toy_catalog, toy_histories, write_toy_reasoner
 from training import enhance as module
 from training.checkpoint import Checkpoint
-from training.enhance import EnhanceRecipe, enhance, roll_out, token_logprobs
+from training.enhance import enhance, roll_out, token_logprobs
 from training.grpo import group_advantages, grpo_loss, zero_variance_share
-from training.learner import Learner, ReasonerRecipe, new_learner
-from training.nano import NanoConfig
+from training.learner import Learner, new_learner
+from training.reasoner_recipes import EnhanceRecipe, NanoConfig, ReasonerRecipe
 from training.reward import REWARDS, reward_of
 
 SMALL = EnhanceRecipe(group=4, beams=6, prompts=3, learning_rate=1e-3, max_steps=3, micro_rows=5)

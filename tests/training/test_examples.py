@@ -21,8 +21,9 @@ from training import sid_loss as sid_loss_module
 from training.batching import Row, batch_rows
 from training.history_batches import Batch, crop, steps
 from training.language import language_loss
-from training.nano import NanoConfig, build_tokenizer, new_reasoner
+from training.nano import build_tokenizer, new_reasoner
 from training.quantize import embed_cooccurrence, embed_items, quantize
+from training.reasoner_recipes import NanoConfig
 from training.recipe import Recipe, load_recipe
 from training.sid_loss import SidLoss
 from training.split import Split, UserSplit, sample_users, split_dataset

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import Checkpoint
-from training.fit import FitRecipe, Scores, fit, refit
+from training.fit import fit, refit
+from training.online_recipes import FitRecipe
+from training.scores import Scores
 
 
 class Slope(nn.Module):

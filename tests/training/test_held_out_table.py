@@ -12,12 +12,12 @@ from training.held_out_table import (
     ONLINE_NO_MEMORY,
     POPULARITY,
     TWO_TIERS,
+    Ranks,
     cells,
     make_table,
     shortfalls,
     to_markdown,
 )
-from training.target_ranks import Ranks
 
 
 def table_of(online: list[float], popularity: list[float], counts: list[float]) -> dict[str, Ranks]:

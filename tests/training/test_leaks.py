@@ -16,9 +16,10 @@ from models.reasoner import prompts
 from models.reasoner.think import render_history
 from models.reasoner.transformers_engine import code_ids
 from training.batching import Encoder, Row
-from training.bootstrap import BootstrapRecipe, questions
+from training.bootstrap import questions
 from training.nano import build_tokenizer
-from training.rationale_writers import Thinker, ThoughtRecipe
+from training.rationale_writers import Thinker
+from training.reasoner_recipes import BootstrapRecipe, ThoughtRecipe
 from training.split import split_dataset, training_histories
 from training.tasks import Tasks
 

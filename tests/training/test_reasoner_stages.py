@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from models.errors import InvalidSettings
 from models.reasoner.transformers_engine import TransformersReasoner
 from tests.fakes.toy_run import RECIPE, STAGES, toy_run
-from training.learner import ReasonerRecipe
+from training.reasoner_recipes import ReasonerRecipe
 from training.reasoner_stages import REASONER_STAGES, reasoner_stage
 from training.recipe import Recipe
 from training.run import Run

@@ -16,7 +16,7 @@ from models.errors import InvalidInput, InvalidRelease
 from models.reasoner.transformers_engine import Sampling
 from tests.fakes.toy import toy_catalog, toy_release
 from tests.fakes.toy_run import RECIPE, toy_run
-from training.learner import ReasonerRecipe
+from training.reasoner_recipes import ReasonerRecipe
 from training.remote import check_before, main, prepare, train
 from training.renew import renew
 from training.run import Run

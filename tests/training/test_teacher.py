@@ -20,13 +20,13 @@ from models.release.release import Learns
 from tests.fakes.toy import toy_catalog
 from tests.fakes.toy_split import circles
 from training.averaging import AveragedWeights
-from training.fit import FitRecipe
 from training.history_batches import Step, pad
 from training.learn_online import learn_online
-from training.recipe import Recipe, ShapeRecipe
+from training.online_recipes import FitRecipe, SasRecRecipe, ShapeRecipe, TeacherRecipe
+from training.recipe import Recipe
 from training.sid_loss import SidLoss
 from training.split import training_histories
-from training.teacher import SasRecRecipe, TeacherLoss, TeacherRecipe
+from training.teacher import TeacherLoss
 from training.train_online import encode_before, new_recommender
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from models.catalog.catalog import Catalog
 from training.align import limit_tokens
 from training.batching import Row, TokenBatch, batch_rows
-from training.mixture import Mixture, mix
+from training.mixture import mix
 from training.rationale_writers import Thinker
 from training.reasoner_day.day_settings import DaySteps
 from training.reasoner_day.timeline import Part
+from training.reasoner_recipes import Mixture
 from training.recipe import Recipe
 from training.tasks import Tasks
 

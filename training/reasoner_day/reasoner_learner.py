@@ -28,12 +28,13 @@ from models.release.release import Release
 from training.align import language_recipe
 from training.checkpoint import Checkpoint
 from training.language import train_language
-from training.learner import Learner, ReasonerRecipe, load_learner, new_learner, plain_model
+from training.learner import Learner, load_learner, new_learner, plain_model
 from training.reasoner_day.day_gates import Trial, bad_weights, compare, failed_drift
 from training.reasoner_day.day_rows import day_batches
 from training.reasoner_day.day_settings import DaySettings
 from training.reasoner_day.day_work import DayWork
 from training.reasoner_day.timeline import Part, Timeline, old_sample
+from training.reasoner_recipes import ReasonerRecipe
 from training.recipe import recipe_of_reasoner
 
 Report = dict[str, Any]

@@ -12,9 +12,8 @@ from models.store.events import Event
 from tests.fakes.toy import toy_catalog
 from training.batching import Row
 from training.learn.guard import GuardSettings
-from training.learner import ReasonerRecipe
 from training.nano import build_tokenizer
-from training.rationale_writers import Thinker, ThoughtRecipe
+from training.rationale_writers import Thinker
 from training.reasoner_day.day_rows import day_batches
 from training.reasoner_day.day_settings import DaySteps
 from training.reasoner_day.timeline import (
@@ -25,6 +24,7 @@ from training.reasoner_day.timeline import (
     old_sample,
     read_moment,
 )
+from training.reasoner_recipes import ReasonerRecipe, ThoughtRecipe
 from training.recipe import Recipe
 from training.tasks import Tasks
 
