@@ -218,8 +218,10 @@ async def serving(
 ) -> AsyncIterator[InProcess]:
     """A started service over `store`, which holds no user at a lower rung.
 
-    The budget is wide: other work shares the test machine.
+    The budget is wide: other work shares the test machine. Without `engine` it has one of its own:
+    two services of one process have two model threads, and an engine may know only one.
     """
+    engine = engine or load_engine(toy_release_dir())
     overrides = {
         "release_dir": "unused",
         "request_budget_ms": 30_000,
@@ -228,9 +230,7 @@ async def serving(
     }
     given = ServiceSettings(**overrides)
     ring = KeyRing(given.keys_file) if given.keys_file else None
-    app = create_app(
-        given, engine=engine or toy_engine(), store=store, ring=ring, spans=spans, arms=arms
-    )
+    app = create_app(given, engine=engine, store=store, ring=ring, spans=spans, arms=arms)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client,
