@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from models.errors import GatesFailed, ThinkAheadError
 from models.program import program
 from models.release.release import Learns
 from training.children import run_children
+from training.exit_codes import run_command
 from training.held_out_table import cells
 from training.recipe_choice import Config, check_items
 from training.rounds import make_release
@@ -26,25 +26,17 @@ from training.split import check_enough
 from training.stages import STAGES, run_stage
 from training.steps import StepsFile
 
-_BAD_INPUT, _GATE_FAILED = 78, 65
 _COMPARED = ("baseline", "sasrec")  # baselines of the benchmarks
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        _run(Run.open(options.data, options.work, options.config, seed=options.seed), options)
-        return 0
-    except GatesFailed as exc:
-        print(f"training: {exc}", file=sys.stderr)
-        return _GATE_FAILED
-    except ThinkAheadError as exc:
-        print(f"training: {exc}", file=sys.stderr)
-        return _BAD_INPUT
+    return run_command("training", lambda: _run(options))
 
 
-def _run(run: Run, options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> None:
+    run = Run.open(options.data, options.work, options.config, seed=options.seed)
     import torch  # takes a second to load, which a rejected command need not wait for
 
     torch.set_num_threads(options.threads)

@@ -16,6 +16,7 @@ from models.release.live import LiveFolder
 from models.release.release import Release
 from models.store.contract import Logged
 from models.store.events import Event
+from training.learn.catalog_growth import CatalogGrowth
 from training.learn.cli import make_grower
 from training.learn.feed import FeedBatches
 from training.learn.follower import Follower, FollowSettings
@@ -115,18 +116,24 @@ class ToyWork:
         self.lines: list[dict[str, Any]] = []
         self.dataset = toy_dataset(release.catalog)
 
-    def follower(self, *, erased: Sequence[str] = (), **settings: Any) -> Follower:
+    def follower(
+        self, *, erased: Sequence[str] = (), items_every_s: float = 10.0, **settings: Any
+    ) -> Follower:
         """Make a learner, as a new process would."""
         histories = Histories(self.dataset, is_erased=lambda user, _: user in erased)
         self.feed = FeedBatches(self.work / "feed", self.items)
+        self.growth = CatalogGrowth(
+            self.feed,
+            lambda: make_grower(self.release, self.work, toy_vectors),
+            every_s=items_every_s,
+        )
         return Follower(
             OnlineLearner.begin(self.release, histories, self.settings, slice_ms=SLICE_MS),
             self.release,
             Publisher(self.live, keep_bases=5),
             self.work,
             SavedStates(self.work / "states", of="toy"),
-            self.feed,
-            lambda: make_grower(self.release, self.work, toy_vectors),
+            self.growth,
             FollowSettings(**{"slice_ms": SLICE_MS, "states_every": 2, **settings}),
             is_erased=lambda each: each.user_id in erased,
             report=self.lines.append,

@@ -4,37 +4,22 @@ A learner moves them too, each second. Whoever is late by a moment reads them ag
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from models.errors import ManifestConflict, StoreUnavailable, ThinkAheadError
+from models.errors import ManifestConflict
 from models.release.live import LiveFolder, LiveRelease
 from models.store.contract import BEGINNING, ModelPointers
 from models.store.embedded import resolve
 from models.store.model_pointer import ModelPointer
 from models.store.redis_store import RedisStore
 
-_BAD_INPUT, _TRY_LATER = 78, 75
 _REDIS_TIMEOUT_MS = 5000
 _TRIES = 5
 
 # Makes the new pointer out of the folder's, if it has one, and the new epoch.
 Change = Callable[[ModelPointer | None, int], ModelPointer]
-
-
-def run_command(name: str, run: Callable[[], str]) -> int:
-    """Print what a command says, or its error in one line; return the exit code."""
-    try:
-        print(run())
-        return 0
-    except (StoreUnavailable, ManifestConflict) as exc:
-        print(f"training {name}: {exc}", file=sys.stderr)
-        return _TRY_LATER
-    except ThinkAheadError as exc:
-        print(f"training {name}: {exc}", file=sys.stderr)
-        return _BAD_INPUT
 
 
 def move_both(live: Path, redis: str | None, change: Change) -> ModelPointer:

@@ -16,20 +16,21 @@ from models.program import program
 from models.release.live import LiveFolder, load_live
 from models.release.release import Release
 from models.store.model_pointer import LiveVersion, ModelCanary, ModelPointer
-from training.learn.both_pointers import Change, move_both, now_ms, run_command
+from training.exit_codes import run_command
+from training.learn.both_pointers import Change, move_both, now_ms
 from training.learn.roll_back import read_version, roll_back
 
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
 
-    def run() -> str:
+    def run() -> None:
         pointer = move_both(options.live, options.redis, _change(options))
         share = pointer.canary
         beside = f", {share.base}+{share.deltas} for {share.percent:g}% of users" if share else ""
-        return f"{pointer.base}+{pointer.deltas} serves{beside}, epoch {pointer.epoch}"
+        print(f"{pointer.base}+{pointer.deltas} serves{beside}, epoch {pointer.epoch}")
 
-    return run_command("canary", run)
+    return run_command("training canary", run)
 
 
 def _change(options: argparse.Namespace) -> Change:

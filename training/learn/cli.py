@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,8 @@ from models.durable import make_private
 from models.errors import (
     GatesFailed,
     InvalidRelease,
-    LeaseTaken,
     ManifestConflict,
     StoreUnavailable,
-    ThinkAheadError,
     one_line,
 )
 from models.program import program
@@ -36,6 +33,8 @@ from models.release.live import LiveFolder
 from models.release.release import Release
 from models.store.embedded import resolve
 from models.store.redis_store import RedisStore
+from training.exit_codes import run_command
+from training.learn.catalog_growth import CatalogGrowth
 from training.learn.day_learner import DayLearner
 from training.learn.feed import FeedBatches
 from training.learn.follower import Follower, FollowSettings
@@ -53,7 +52,6 @@ from training.split import data_digest
 
 logger = logging.getLogger(__name__)
 
-_BAD_INPUT, _GATE_FAILED, _TRY_LATER = 78, 65, 75
 _REDIS_TIMEOUT_MS = 5000
 
 
@@ -61,28 +59,19 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)
-    try:
-        with held_alone(options.live) as lease:
-            publisher = Publisher(
-                LiveFolder(options.live), keep_bases=options.keep_bases, guard=lease.check
-            )
-            if options.replay is not None:
-                _replay(options, publisher)
-            else:
-                with resolve(options.redis, None) as server:
-                    asyncio.run(_follow(options, publisher, server.url))
-        return 0
-    except GatesFailed as exc:
-        return _fail(exc, _GATE_FAILED)
-    except (LeaseTaken, StoreUnavailable, ManifestConflict) as exc:
-        return _fail(exc, _TRY_LATER)
-    except ThinkAheadError as exc:
-        return _fail(exc, _BAD_INPUT)
+    return run_command("training learn", lambda: _learn(options))
 
 
-def _fail(exc: Exception, code: int) -> int:
-    print(f"training learn: {exc}", file=sys.stderr)
-    return code
+def _learn(options: argparse.Namespace) -> None:
+    with held_alone(options.live) as lease:
+        publisher = Publisher(
+            LiveFolder(options.live), keep_bases=options.keep_bases, guard=lease.check
+        )
+        if options.replay is not None:
+            _replay(options, publisher)
+        else:
+            with resolve(options.redis, None) as server:
+                asyncio.run(_follow(options, publisher, server.url))
 
 
 def _print(line: dict[str, Any]) -> None:
@@ -200,12 +189,10 @@ def make_follower(
         publisher,
         work,
         SavedStates(work / "states", of=_inputs(release, options.data, settings)),
-        feed,
-        lambda: make_grower(release, work),
+        CatalogGrowth(feed, lambda: make_grower(release, work), every_s=options.items_every_s),
         FollowSettings(
             slice_ms=slice_ms,
             states_every=options.states_every,
-            items_every_s=options.items_every_s,
             most_deltas=options.most_deltas,
         ),
         is_erased=erased.hides,

@@ -11,7 +11,6 @@ Killed anywhere and started again, it learns the same from the same log.
 """
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,9 +27,7 @@ from models.log.event_log import EventLog
 from models.release.publish import write_grown_release
 from models.release.release import Release
 from models.store.contract import BEGINNING, Logged, order_of
-from training.learn.background import in_background
-from training.learn.feed import FeedBatches
-from training.learn.new_items import ItemGrower
+from training.learn.catalog_growth import CatalogGrowth
 from training.learn.online_learner import OnlineLearner
 from training.learn.publisher import Publisher
 from training.learn.saved_state import SavedStates, counted_arrays
@@ -50,7 +47,6 @@ class FollowSettings:
 
     slice_ms: int = 10_000  # length of a slice
     states_every: int = 6  # slices between two saved states
-    items_every_s: float = 10.0  # least time between two batches of new items, as each makes a base
     most_deltas: int = 1000  # on one base, so that a starting service reads little
 
 
@@ -64,25 +60,18 @@ class Follower:
         publisher: Publisher,
         work: Path,
         states: SavedStates,
-        feed: FeedBatches,
-        grower: Callable[[], ItemGrower],
+        growth: CatalogGrowth,
         settings: FollowSettings,
         *,
         is_erased: IsErased,
         report: Report,
     ) -> None:
-        """grower: makes the grower when the first new item comes."""
         self.learner, self.log = learner, EventLog(work / "log")
         self.log_position = self.log.end  # where the store's stream was read to
         self._release, self._publisher, self._work = release, publisher, work
         self._journal = SliceJournal(work / "slices.jsonl")
-        self._states, self._feed, self._settings = states, feed, settings
-        self._make_grower = grower
-        self._grower: ItemGrower | None = None
-        self._growing: Future[ItemGrower] | None = None  # while a thread makes the grower
+        self._states, self._growth, self._settings = states, growth, settings
         self._is_erased, self._report = is_erased, report
-        self._fed = 0  # batches applied
-        self._fed_at = -math.inf  # monotonic clock
         self._last = BEGINNING  # the last event that was offered
         self._open: int | None = None  # number of the open slice; None without events in it
         self._opened_at = 0.0  # monotonic clock
@@ -97,7 +86,7 @@ class Follower:
         """Restore the newest state, and learn the log behind it again."""
         make_private(self._work)
         fed = self._states.restore(self.learner)
-        self._fed = 0 if fed is None else fed
+        self._growth.num_applied = 0 if fed is None else fed
         position = order_of(self.learner.position)
         behind, cuts = [], deque(self._journal.cuts)
         for logged in self.log.read():
@@ -148,8 +137,9 @@ class Follower:
         if self._lesson is not None and self._lesson[1].done():
             self._end_lesson()
         is_over = now_ms is None or self._is_over(now_ms)
-        num_fed = self._num_fed(waits=now_ms is None)
-        if (self._open is not None and is_over) or (self._open is None and num_fed > self._fed):
+        growth = self._growth
+        grows = growth.num_due(waits=now_ms is None) > growth.num_applied
+        if is_over if self._open is not None else grows:
             self._close(self._new_cut(waits=now_ms is None))
 
     def _is_over(self, now_ms: int) -> bool:
@@ -217,7 +207,8 @@ class Follower:
         self._end_lesson()
         started, learner = time.thread_time(), self.learner
         events = learner.admission.end_slice()
-        num_items = self._grow(cut.fed)
+        grown = self._growth.apply(learner, cut.fed)
+        self._needs_base |= grown.is_changed
         if self._needs_base:
             self.publish()
         exam, lesson = learner.exam(events), learner.lesson(events)
@@ -229,7 +220,7 @@ class Follower:
             "until": cut.last,
             "events": events.num_seen,
             "held": events.held.describe(),
-            "items": num_items,
+            "items": grown.num_items,
         }
         begun = begin_lesson(learner.weights, exam, lesson, self._saving() if is_due else None)
         self._lesson = facts | {"cpu_s": time.thread_time() - started}, begun
@@ -265,7 +256,7 @@ class Follower:
 
     def _saving(self) -> Callable[[], None]:
         """Copy what counting changes; return what writes the state of now."""
-        counted, fed = counted_arrays(self.learner), self._fed
+        counted, fed = counted_arrays(self.learner), self._growth.num_applied
         return lambda: self._states.save(self.learner, counted, fed=fed)
 
     def _failed(self, what: str, exc: Exception) -> dict[str, Any]:
@@ -281,18 +272,6 @@ class Follower:
             self._owes_weights = not verdict.slow
         if verdict.outcome == REFUSED or verdict.slow:
             self.refusals.append("; ".join([*verdict.failed, *filter(None, [verdict.slow])]))
-
-    def _grow(self, fed: int) -> int:
-        """Apply batches of the feed up to a number; return their items."""
-        num_items = 0
-        for number in range(self._fed + 1, fed + 1):
-            batch = self._feed.batch(number)
-            self._grower = self._grower or self._make_grower()
-            self._needs_base |= self._grower.apply(self.learner, batch)
-            num_items += len(batch)
-            self._fed_at = time.monotonic()
-        self._fed = max(fed, self._fed)
-        return num_items
 
     def _publish_base(self, now_ms: int) -> None:
         learner, draft = self.learner, self._work / "draft"
@@ -326,26 +305,8 @@ class Follower:
         cuts, number = self._journal.cuts, self.learner.num_slices
         return cuts[number] if number < len(cuts) else None
 
-    def _num_fed(self, *, waits: bool = False) -> int:
-        """Return how many batches of the feed a slice may end with.
-
-        Batches that come soon after others wait, so that one base is published for all of them. The
-        first item needs a grower, which embeds the texts of the whole catalog if that was never
-        done. A thread does it while events are counted.
-
-        waits: for batches and grower, however soon they come; False leaves them for a later slice.
-        """
-        if not waits and time.monotonic() < self._fed_at + self._settings.items_every_s:
-            return self._fed
-        if self._grower is None and self._feed.num_batches > self._fed:
-            self._growing = self._growing or in_background(self._make_grower)
-            if not waits and not self._growing.done():
-                return self._fed
-            self._grower = self._growing.result()
-        return self._feed.num_batches
-
     def _new_cut(self, *, waits: bool = False) -> Cut:
-        cut = Cut(self._last, self._num_fed(waits=waits))
+        cut = Cut(self._last, self._growth.num_due(waits=waits))
         self._journal.add(cut)
         return cut
 

@@ -12,7 +12,8 @@ from models.errors import InvalidSettings
 from models.program import program
 from models.release.live import LiveFolder, load_live
 from models.store.model_pointer import ModelPointer
-from training.learn.both_pointers import Change, move_both, now_ms, run_command, watermark_of
+from training.exit_codes import run_command
+from training.learn.both_pointers import Change, move_both, now_ms, watermark_of
 
 _VERSION = re.compile(r"([0-9a-f]{12})(?:\+(\d{1,15}))?")
 
@@ -20,12 +21,12 @@ _VERSION = re.compile(r"([0-9a-f]{12})(?:\+(\d{1,15}))?")
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
 
-    def run() -> str:
+    def run() -> None:
         change = roll_back(LiveFolder(options.live), *read_version(options.to))
         pointer = move_both(options.live, options.redis, change)
-        return f"{pointer.base}+{pointer.deltas} serves, epoch {pointer.epoch}"
+        print(f"{pointer.base}+{pointer.deltas} serves, epoch {pointer.epoch}")
 
-    return run_command("roll-back", run)
+    return run_command("training roll-back", run)
 
 
 def read_version(text: str) -> tuple[str, int]:

@@ -14,25 +14,19 @@ import argparse
 import asyncio
 import json
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from models.catalog.dataset import load_dataset
 from models.errors import (
     GatesFailed,
     InvalidInput,
     InvalidSettings,
-    LeaseTaken,
     ManifestConflict,
-    StoreUnavailable,
-    ThinkAheadError,
-    one_line,
 )
 from models.log.event_log import EventLog
 from models.log.tombstones import Tombstones
@@ -42,6 +36,7 @@ from models.release.release import Release
 from models.store.contract import Logged
 from models.store.embedded import resolve
 from models.store.redis_store import RedisStore
+from training.exit_codes import run_command
 from training.learn.guard import is_poisoned
 from training.learn.one_learner import held_alone
 from training.learn.store_side import StorePointer
@@ -61,7 +56,6 @@ from training.reasoner_day.timeline import (
     read_moment,
 )
 
-_BAD_INPUT, _GATE_FAILED, _TRY_LATER = 78, 65, 75
 _REDIS_TIMEOUT_MS = 5000
 _TRIES = 5
 
@@ -70,24 +64,14 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(options.threads)
-    transformers_logging.disable_progress_bar()
-    try:
-        with held_alone(options.work):
-            print(json.dumps(run_day(options)), flush=True)
-        if options.live is not None:
-            _point_store(options)
-        return 0
-    except GatesFailed as exc:
-        return _fail(exc, _GATE_FAILED)
-    except (LeaseTaken, StoreUnavailable, ManifestConflict, OSError) as exc:
-        return _fail(exc, _TRY_LATER)
-    except ThinkAheadError as exc:
-        return _fail(exc, _BAD_INPUT)
+    return run_command("training reason-day", lambda: _reason(options))
 
 
-def _fail(exc: Exception, code: int) -> int:
-    print(f"training reason-day: {one_line(exc)}", file=sys.stderr)
-    return code
+def _reason(options: argparse.Namespace) -> None:
+    with held_alone(options.work):
+        print(json.dumps(run_day(options)), flush=True)
+    if options.live is not None:
+        _point_store(options)
 
 
 def run_day(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -207,13 +206,13 @@ def test_events_are_counted_while_the_first_item_waits_for_its_grower(
     work = ToyWork(release, tmp_path)
     (work.items / "today.jsonl").write_bytes(NEW.encode() + b"\n")
     follower, is_ready = work.follower(), threading.Event()
-    make = follower._make_grower
+    make = work.growth._make_grower
 
     def make_slowly() -> ItemGrower:
         assert is_ready.wait(30)
         return make()
 
-    follower._make_grower = make_slowly
+    work.growth._make_grower = make_slowly
     follower.start()
     asyncio.run(work.feed.look(None))
     events = toy_events(release.catalog, 20)
@@ -246,7 +245,7 @@ def test_items_that_come_soon_after_others_share_a_base(release: Release, tmp_pa
     follower.publish()
     assert follower.learner.catalog.row("second") is None
     assert base_of(work) == base
-    follower._settings = replace(follower._settings, items_every_s=0.0)
+    work.growth._every_s = 0.0
     follower.settle(events[-1].arrived_ms + SLICE_MS)
     finish(follower)
     assert follower.learner.catalog.row("third") is not None
