@@ -31,6 +31,7 @@ from service.problems import problem, problem_responses
 from service.server import serve_beside
 from service.serving import Serving
 from service.settings import EffectiveSettings
+from service.workers.crew import FIRST_WORKER, Crew
 
 SCRIPT_REJECTED = "the admin port rejects requests from scripts of web pages"
 _SAMPLE = 200  # recently seen users; at least one must have a record in the new layers
@@ -189,11 +190,18 @@ def _is_from_script(header: tuple[bytes, bytes]) -> bool:
 
 
 def create_admin(
-    serving: Serving, store: NightStore, effective: EffectiveSettings, ring: KeyRing | None
+    serving: Serving,
+    store: NightStore,
+    effective: EffectiveSettings,
+    ring: KeyRing | None,
+    crew: Crew | None = None,
 ) -> FastAPI:
-    """Build the admin application. With a key ring, every route needs the scope `admin`."""
+    """Build the admin application. With a key ring, every route needs the scope `admin`.
+
+    crew: the other workers, which health and reload include; None for a process alone.
+    """
     app = FastAPI(title="Think-Ahead, admin", version="1", docs_url=None, redoc_url=None)
-    app.include_router(_routes(Admin(serving, store), serving, effective))
+    app.include_router(_routes(Admin(serving, store), serving, effective, crew))
     problems.install(app)
     app.add_exception_handler(InvalidInput, _on_rejection)
     app.add_exception_handler(ManifestConflict, _on_rejection)
@@ -212,6 +220,7 @@ def admin_beside(
     open_store: Callable[[], NightStore],
     effective: EffectiveSettings,
     ring: KeyRing | None,
+    crew: Crew | None = None,
 ) -> Callable[[Serving], AbstractAsyncContextManager[object]]:
     """Return a context manager that serves the admin application with its own store.
 
@@ -224,7 +233,8 @@ def admin_beside(
     async def beside(serving: Serving) -> AsyncIterator[None]:
         store = open_store()
         try:
-            async with serve_beside(create_admin(serving, store, effective, ring), listener):
+            app = create_admin(serving, store, effective, ring, crew)
+            async with serve_beside(app, listener):
                 yield
         finally:
             await store.close()
@@ -232,7 +242,9 @@ def admin_beside(
     return beside
 
 
-def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> APIRouter:
+def _routes(
+    admin: Admin, serving: Serving, effective: EffectiveSettings, crew: Crew | None
+) -> APIRouter:
     router = APIRouter(
         route_class=StrictRoute, responses=problem_responses({409: "nothing is live"})
     )
@@ -246,6 +258,7 @@ def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> API
             "manifest_epoch": current.epoch if current else None,
             "manifest_refusal": serving.manifest.refusal,
             "model": _describe(serving.model) if serving.model is not None else None,
+            "workers": await crew.status() if crew is not None else None,
         }
 
     @router.get("/settings", summary="Every setting, masked, with the source of its value")
@@ -275,8 +288,12 @@ def _routes(admin: Admin, serving: Serving, effective: EffectiveSettings) -> API
         return await admin.end_canary()
 
     @router.post("/reload", summary="Reload the release directory")
-    async def reload() -> dict[str, str]:
-        return {"outcome": await serving.reload(), "release": serving.engine.label}
+    async def reload() -> dict[str, Any]:
+        if crew is None:
+            return {"outcome": await serving.reload(), "release": serving.engine.label}
+        outcomes = await crew.reload()
+        own = outcomes[FIRST_WORKER]
+        return {"outcome": own, "release": serving.engine.label, "workers": outcomes}
 
     @router.get("/users/{user_id:path}", summary="Records, thoughts and history of a user, decoded")
     async def user(user_id: str) -> dict[str, Any]:

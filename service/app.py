@@ -29,6 +29,7 @@ from service.recommend.engine import Engine
 from service.serving import Serving
 from service.settings import ServiceSettings
 from service.telemetry.logs import LogFormat, RequestLog
+from service.workers.crew import Crew
 
 if TYPE_CHECKING:
     from service.telemetry.otel import SpanRecorder  # needs the extra `otel`
@@ -42,6 +43,7 @@ def create_app(
     arms: Mapping[Path, Engine] | None = None,
     ring: KeyRing | None = None,
     spans: "SpanRecorder | None" = None,
+    crew: Crew | None = None,
     beside: Callable[[Serving], AbstractAsyncContextManager[object]] = nullcontext,
 ) -> FastAPI:
     """Build the public application. The end of its lifespan closes the store.
@@ -53,6 +55,7 @@ def create_app(
         arms: engines of the releases that experiments name in the settings, by directory.
         ring: API keys; None if callers need no key.
         spans: recorder of OpenTelemetry spans; None for no tracing.
+        crew: the other workers of this service; None for a process alone.
         beside: context manager that is entered while the application serves (the admin port).
     """
     serving = Serving(settings, engine, store, arms or {})
@@ -75,7 +78,7 @@ def create_app(
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.state.serving = serving
+    app.state.serving, app.state.crew = serving, crew
     app.state.write_popular = PopularAnswers(lambda: serving.engine, ring, serving.metrics).write
     for prefix in ("", "/v1"):  # the most frequent route first: the first match wins
         app.include_router(recommend_routes.hot_router, prefix=prefix)
@@ -93,7 +96,9 @@ def create_app(
     openapi.install(app)
     app.add_middleware(BodyLimit)
     failed = "1 while the changed key file is invalid and the old keys are in use."
-    serving.metrics.watch("keys_refused", failed, lambda: ring is not None and bool(ring.failure))
+    serving.metrics.watch(
+        "keys_refused", failed, lambda: ring is not None and bool(ring.failure), merge="max"
+    )
     if ring is not None:
         app.add_middleware(ApiKeyMiddleware, ring=ring, metrics=serving.metrics)
     app.add_middleware(

@@ -15,7 +15,7 @@ import contextlib
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -41,6 +41,7 @@ class Server(uvicorn.Server):
         write_popular: writes `popular` answers for the gate.
         grace_s: seconds between SIGTERM and closing connections.
         on_end: called once, by the signal handler, when shutdown begins.
+        on_listening: awaited once the sockets listen.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Server(uvicorn.Server):
         write_popular: WritePopular,
         grace_s: float,
         on_end: Callable[[], None],
+        on_listening: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         connect = partial(
             Connection,
@@ -73,6 +75,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._grace_s = grace_s
         self._on_end = on_end
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._on_listening is not None:
+            await self._on_listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGINT:

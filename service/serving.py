@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from models.catalog.fed_items import FedItem
-from models.errors import StoreUnavailable
+from models.errors import InvalidRelease, StoreUnavailable
 from models.release.live import LiveFolder
 from models.store.contract import ServingStore
 from models.store.events import Event
@@ -157,6 +157,12 @@ class Serving:
             asyncio.create_task(self._follow_models()),
             asyncio.create_task(self._reload_when_wanted()),
         ]
+
+    async def until_tested(self) -> None:
+        """Return when the self-test has passed. Raises InvalidRelease if it failed."""
+        await self._tasks[0]
+        if self._trouble is not None:
+            raise InvalidRelease(self._trouble)
 
     async def stop(self) -> None:
         """Send the buffered events, then release everything. Call it after the last request."""
@@ -340,10 +346,20 @@ class Serving:
 
     def _watch_gauges(self) -> None:
         watch = self.metrics.watch
-        watch("breaker_open", "1 while the store is not asked.", lambda: self._breaker.is_open)
+        watch(
+            "breaker_open",
+            "1 while the store is not asked.",
+            lambda: self._breaker.is_open,
+            merge="max",
+        )
         watch("queue_waiting", "Jobs that wait for the model.", lambda: self._thread.num_waiting)
         watch("outbox_events", "Events that wait for the store.", lambda: len(self._buffer))
-        watch("erasures_waiting", "Users that wait to be erased.", lambda: len(self._erasures))
+        watch(
+            "erasures_waiting",
+            "Users that wait to be erased.",
+            lambda: len(self._erasures),
+            merge="max",
+        )
         watch("user_copies", "Users with a last good copy.", lambda: len(self._cache))
         watch("concurrency_limit", "Requests that may be in work.", lambda: self.gate.limiter.limit)
         watch("in_work", "Requests in work.", lambda: self.gate.limiter.num_inside)
@@ -351,37 +367,51 @@ class Serving:
             "saturation",
             "Requests in work as a share of the limit; from 1 on others are shed.",
             lambda: self.gate.limiter.saturation,
+            merge="max",
         )
         watch(
-            "loop_lag_seconds", "Lag of the event loop, in seconds.", lambda: self.gate.lag.seconds
+            "loop_lag_seconds",
+            "Lag of the event loop, in seconds.",
+            lambda: self.gate.lag.seconds,
+            merge="max",
         )
         self.metrics.watch_models(self._engines.in_use)
         watch(
             "model_epoch",
             "Epoch of the model pointer in use; 0 before the first.",
             lambda: self._pointer.epoch if self._pointer is not None else 0,
+            merge="min",
         )
         watch(
             "model_deltas",
             "Deltas that the model in use has over its base.",
             lambda: self.engine.live.version.deltas if self.engine.live is not None else 0,
+            merge="min",
         )
         watch(
             "model_lag_seconds",
             "Age of the newest event that the model in use has learnt, in seconds; 0 without one.",
             lambda: _age_s(_entry_ms(self.engine.live.watermark) if self.engine.live else 0),
+            merge="max",
         )
         watch(
             "model_age_seconds",
             "Age of the model pointer in use, in seconds; 0 before the first.",
             lambda: _age_s(self._pointer.written_ms if self._pointer is not None else 0),
+            merge="max",
         )
         watch(
             "model_refused",
             "1 while a model pointer is refused and the version before it serves.",
             lambda: self.model is not None and self.model.refusal is not None,
+            merge="max",
         )
-        watch("ready", "1 once the self-test has passed.", lambda: self.unready is None)
+        watch(
+            "ready",
+            "1 once the self-test has passed.",
+            lambda: self.unready is None,
+            merge="min",
+        )
 
 
 def _age_s(unix_ms: int) -> float:

@@ -57,6 +57,9 @@ class ServiceSettings(BaseSettings):
     # Address and access
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"  # loopback: safe without API keys
     port: Annotated[int, Field(ge=0, le=65535)] = 8000  # 0: the system chooses a free port
+    workers: Annotated[int, Field(ge=1, le=256)] = 1  # processes that answer at the port
+    # Run each worker on a core of its own, where there are enough cores (Linux).
+    pin_workers: bool = True
     keys_file: Path | None = None  # API keys; None: every caller that reaches the port is allowed
     open_access: bool = False  # allow a non-loopback host without keys_file
 
@@ -84,7 +87,7 @@ class ServiceSettings(BaseSettings):
     # Share of all users that each rung below `stale` always serves, so that its value is measured.
     rung_share: Annotated[float, Field(ge=0, le=0.1)] = 0.005
     experiments: tuple[Experiment, ...] = ()  # shares of the users in arms
-    # Key that signs cursors; None: random per process, so that only this process accepts them.
+    # Key that signs cursors; None: random at each start, so that only its workers accept them.
     cursor_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
 
     # Memory
@@ -274,6 +277,7 @@ _FLAGS = {
     "redis_url": "--redis",
     "host": "--host",
     "port": "--port",
+    "workers": "--workers",
     CONFIG: "--config",
 }
 
@@ -305,4 +309,5 @@ def settings_parser(
     )
     parser.add_argument("--host", metavar="H", help="default 127.0.0.1")
     parser.add_argument("--port", metavar="P", help="default 8000; 0: any free port")
+    parser.add_argument("--workers", metavar="N", help="processes, one a core; default 1")
     return parser

@@ -8,6 +8,8 @@ from service.api.params import CurrentServing
 from service.api.query_names import StrictRoute
 from service.api.responses import Alive, Ready
 from service.problems import problem, problem_responses
+from service.workers.channel import ChannelError
+from service.workers.crew import Crew
 
 router = APIRouter(route_class=StrictRoute)
 
@@ -43,8 +45,14 @@ async def ready(request: Request, serving: CurrentServing) -> Response:
     response_class=Response,
     responses={
         200: {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}},
-        **problem_responses({}),
+        **problem_responses({503: "no answer to 'page' within 5 s"}),
     },
 )
-async def metrics(serving: CurrentServing) -> Response:
-    return Response(serving.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request, serving: CurrentServing) -> Response:
+    """Return the metrics of this service: of all its workers, if there are several."""
+    crew: Crew | None = request.app.state.crew
+    try:
+        page = serving.metrics.render() if crew is None else await crew.metrics_page()
+    except ChannelError as exc:
+        return problem(503, str(exc), request_id=request.state.request_id)
+    return Response(page, media_type=CONTENT_TYPE_LATEST)

@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.sources import Criticality, NotStored, Reason, Source
+from service.telemetry.merged_metrics import Merge, Snapshot, take_snapshot
 
 _LATENCY_BUCKETS_S = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015),
@@ -31,6 +32,11 @@ _AGE_BUCKETS_S = tuple(hours * 3600 for hours in (1, 3, 6, 12, 24, 36, 48, 72, 1
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._merges: dict[str, Merge] = {  # of gauges, where workers share a page; otherwise sum
+            "thinkahead_manifest_epoch": "min",
+            "thinkahead_model_info": "max",
+            "process_start_time_seconds": "min",
+        }
         self._requests = Counter(
             "thinkahead_requests",
             "Responses by route, source (empty if none applies) and status.",
@@ -157,8 +163,14 @@ class Metrics:
         self._model: dict[tuple[str, Source], tuple[Counter, Histogram]] = {}
         self._tallies: list[Callable[[], None]] = []
 
-    def watch(self, name: str, documentation: str, read: Callable[[], float]) -> None:
-        """Add a gauge; `read` gives its value at each rendering."""
+    def watch(
+        self, name: str, documentation: str, read: Callable[[], float], *, merge: Merge = "sum"
+    ) -> None:
+        """Add a gauge; `read` gives its value at each rendering.
+
+        merge: value of several workers on one page.
+        """
+        self._merges[f"thinkahead_{name}"] = merge
         Gauge(f"thinkahead_{name}", documentation, registry=self.registry).set_function(read)
 
     def watch_refusals(self, counts: Mapping[Criticality, int]) -> None:
@@ -252,9 +264,17 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
+        self._tally()
+        return generate_latest(self.registry)
+
+    def snapshot(self) -> Snapshot:
+        """Return all metrics as values, for a page of several workers."""
+        self._tally()
+        return take_snapshot(self.registry, self._merges)
+
+    def _tally(self) -> None:
         for tally in self._tallies:
             tally()
-        return generate_latest(self.registry)
 
 
 class _Refusals(Collector):

@@ -38,6 +38,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
             "release_dir": str(toy_release_dir()),
             "redis_url": server.url,
             "redis_timeout_ms": 5000,
+            "workers": 2,  # their page has all metrics of a process alone, and two of its own
             "keys_file": str(folder / "keys.yaml"),
             "experiments": [{"name": "test", "share": 1, "arms": [{"name": "only"}]}],
         }

@@ -62,6 +62,7 @@ def test_a_bad_value_in_the_environment_names_the_variable(monkeypatch: pytest.M
 def test_every_quantity_carries_its_unit_or_is_a_count() -> None:
     counts = {
         "port",
+        "workers",
         "queue_limit",
         "online_prefixes",
         "copies_limit",
