@@ -75,8 +75,9 @@ def test_the_example_shows_every_setting_with_its_default() -> None:
     for name, field in ServiceSettings.model_fields.items():
         if field.is_required() or field.default is None:
             continue
-        default = {(): "[]", False: "false"}.get(field.default, str(field.default))
-        assert shown[ENV_PREFIX + name.upper()] == default
+        default = str(field.default)
+        text = {"()": "[]", "False": "false", "True": "true"}.get(default, default)
+        assert shown[ENV_PREFIX + name.upper()] == text
 
 
 def test_the_example_starts_a_service_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:

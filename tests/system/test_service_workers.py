@@ -164,7 +164,10 @@ def test_sigterm_drains_all_together(server: RedisServer) -> None:
 
 
 def test_a_wrong_setting_is_reported_once(tmp_path: Path) -> None:
-    process = start_service("--release", str(tmp_path), "--workers", "2", "--port", "0")
+    environ = {"THINKAHEAD_STATE_DIR": str(tmp_path / "state")}
+    process = start_service(
+        *("--release", str(tmp_path), "--workers", "2", "--port", "0"), environ=environ
+    )
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 78
     assert len(errors.splitlines()) == 1
