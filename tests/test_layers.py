@@ -14,7 +14,9 @@ from tests import ROOT
 LAYERS = {
     "models": (
         {"errors", "program"},
-        {"extras", "machine", "durable", "lease", "catalog"},
+        {"extras", "machine", "durable", "lease"},
+        {"intake"},
+        {"catalog"},
         {"store", "online", "reasoner", "baselines"},
         {"release", "log"},
     ),

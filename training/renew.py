@@ -18,6 +18,7 @@ from models.catalog.catalog import Catalog, load_catalog
 from models.catalog.dataset import load_dataset
 from models.catalog.trie import CatalogTrie
 from models.errors import InvalidInput, InvalidRelease
+from models.intake.data_folder import data_digest
 from models.online.grown_recommender import grow_recommender
 from models.online.memory.memory import Memory
 from models.online.recommender import OnlineRecommender
@@ -31,7 +32,7 @@ from training.model_card import model_card
 from training.quantize import count_sids
 from training.recipe import Recipe
 from training.run import HELD_OUT
-from training.split import data_digest, split_dataset, training_histories
+from training.split import split_dataset, training_histories
 from training.train_online import OnlineResult
 
 _OF_THE_MODEL = ("recommender", "online", "sasrec", "teacher")  # tables of the online recommender

@@ -15,6 +15,7 @@ from models.catalog.catalog import Catalog, load_catalog
 from models.catalog.codebooks import Codebooks
 from models.catalog.dataset import Dataset, load_dataset
 from models.catalog.sid import SidSpace
+from models.intake.data_folder import data_digest
 from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
 from models.online.memory.similar_items import SimilarItems
@@ -22,7 +23,7 @@ from models.release.release import Learns
 from training.memory_choice import choose_memory
 from training.recipe import Recipe
 from training.recipe_choice import Size, choose_recipe
-from training.split import Split, data_digest, sample_users, split_dataset, training_histories
+from training.split import Split, sample_users, split_dataset, training_histories
 
 _MEMORY = "memory"  # its settings, chosen before the online model is trained
 _TABLES = {

@@ -5,7 +5,6 @@ training. Training texts, co-occurrence and popularity use no target. After the 
 model may be trained once more on the validation targets too, or on everything.
 """
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,14 +83,3 @@ def training_histories(catalog: Catalog, split: Split) -> list[list[int]]:
     """Return the training items of each user as catalog rows."""
     rows = {item: row for row, item in enumerate(catalog.item_ids)}
     return [[rows[item] for item in user.train] for user in split.users if user.train]
-
-
-def data_digest(data: Path) -> str:
-    """Hash the two tables of a data folder (SHA-256). Raises InvalidDataset if one is missing."""
-    digest = hashlib.sha256()
-    for name in ("interactions.parquet", "items.parquet"):
-        file = data / name
-        if not file.is_file():
-            raise InvalidDataset(f"{file}: no such file, expected a Parquet table")
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

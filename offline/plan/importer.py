@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.progress import Progress
 
 from models.catalog.dataset import Interaction, load_dataset
+from models.intake.data_folder import INTERACTIONS, data_digest
 from models.store.contract import UserStore
 from models.store.events import Event
 
@@ -67,9 +68,9 @@ def _parse_note(note: str | None) -> ImportCounts | None:
 
 
 def _digest(data_dir: Path) -> str:
-    """Hash the data and the version of the rules that turn them into events."""
-    file = data_dir / "interactions.parquet"
-    content = file.read_bytes() if file.is_file() else b""
+    """Hash the events and the version of the rules that turn them into events of a store."""
+    file = data_dir / INTERACTIONS
+    content = file.read_bytes() if file.is_file() else data_digest(data_dir).encode()
     return hashlib.sha256(f"{_RULES}\0".encode() + content).hexdigest()
 
 

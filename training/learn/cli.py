@@ -28,6 +28,7 @@ from models.errors import (
     StoreUnavailable,
     one_line,
 )
+from models.intake.data_folder import data_digest
 from models.program import program
 from models.release.live import LiveFolder
 from models.release.release import Release
@@ -48,7 +49,6 @@ from training.learn.publisher import Publisher
 from training.learn.replay_days import SplitByDay
 from training.learn.saved_state import SavedStates
 from training.learn.store_side import ErasedUsers, StorePointer, read_events
-from training.split import data_digest
 
 logger = logging.getLogger(__name__)
 
