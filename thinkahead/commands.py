@@ -13,9 +13,14 @@ class Command(NamedTuple):
     note: str = ""  # printed above the help of the module
 
 
-FIRST = ("train", "serve", "night", "status")  # shown first on the help page
+FIRST = ("import", "train", "serve", "night", "status")  # shown first on the help page
 
 COMMANDS = {
+    "import": Command(
+        "models.intake.cli",
+        "read CSV, JSON lines, Parquet, MovieLens and others into a data folder",
+        "thinkahead import events.csv products.csv --out mine",
+    ),
     "train": Command(
         "thinkahead.train",
         "make a release: train, judge, train on everything",

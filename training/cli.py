@@ -114,7 +114,7 @@ def _print_table(table: Mapping[str, Any]) -> None:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program("training"), description=__doc__)
     parser.add_argument("stage", choices=["all", *STAGES, "renew", *_COMPARED])
-    parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
+    parser.add_argument("--data", type=Path, required=True, help="data folder, or files of events")
     parser.add_argument("--out", type=Path, help="release or baseline to write")
     parser.add_argument("--release", type=Path, help="catalog for `baseline` and `sasrec`")
     parser.add_argument("--work", type=Path, help="checkpoints (default: beside the release)")

@@ -146,7 +146,7 @@ def check_after(run: Run, catalog: Catalog) -> dict[str, float]:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.remote", description=__doc__)
     parser.add_argument("command", choices=["prepare", "run"])
-    parser.add_argument("--data", type=Path, required=True, help="folder with the two tables")
+    parser.add_argument("--data", type=Path, required=True, help="data folder, or files of events")
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and results")
     parser.add_argument("--config", type=Path, required=True, help="recipe (TOML)")
     parser.add_argument("--release", type=Path, help="with `prepare`: source of the SIDs")

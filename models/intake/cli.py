@@ -59,7 +59,7 @@ def _reading(options: argparse.Namespace) -> ReadingOptions:
 
 
 def _fail(text: str, code: int) -> int:
-    print(f"import: {text}", file=sys.stderr)
+    print(f"thinkahead import: {text}", file=sys.stderr)
     return code
 
 
@@ -74,7 +74,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="import",
+        prog="thinkahead import",
         description="Read CSV, TSV, JSON lines (also .gz), Parquet, MovieLens, RecBole and Gorse "
         "files into a data folder, and say what was read, dropped and guessed.",
         allow_abbrev=False,

@@ -41,9 +41,8 @@ def find_repeated_rows(first: Codes, second: Codes, others: Sequence["pa.Array"]
 
 def order_by_time(users: Codes, micros: Codes | None) -> Codes:
     """Return the rows by user, each user's by time; rows of one time keep their order."""
-    if micros is None:
-        return np.argsort(users, kind="stable")
-    return np.lexsort((micros, users))
+    rows: Codes = np.lexsort((users,) if micros is None else (micros, users))
+    return rows
 
 
 def count_from_zero(sorted_users: Codes) -> Codes:

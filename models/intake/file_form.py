@@ -143,12 +143,13 @@ def _text_form(file: Path, text: str, encoding: str | None, wishes: Mapping[str,
             encoding=encoding or "utf-8",
             words=words,
         )
-    if any(map(is_usual, first)) or set(first) & set(wishes.values()) - {""}:
+    numbered = any(column.isdigit() for column in wishes.values())  # only a file without a header
+    if any(map(is_usual, first)) or (not numbered and set(first) & set(wishes.values())):
         has_quotes = delimiter != "::"
         return FileForm(
             file, "text", label, tuple(first), delimiter, has_quotes, encoding=encoding or "utf-8"
         )
-    if any(_NUMBER.fullmatch(value) for value in first):
+    if numbered or delimiter == "::" or any(_NUMBER.fullmatch(value) for value in first):
         return _headless(file, rows, delimiter, encoding, wishes, label)
     return FileForm(file, "text", label, tuple(first), delimiter, encoding=encoding or "utf-8")
 
@@ -188,10 +189,10 @@ def _headless(
     names: tuple[str, ...] = tuple(str(place + 1) for place in range(width))
     guess: str | None = "no header; columns are named by their number"
     flags: tuple[str, ...] = ()
-    if not set(wishes.values()) & set(names):
+    if not any(column.isdigit() for column in wishes.values()):
         if delimiter == "|" and width == len(_U_ITEM):
             names, flags, label, guess = _U_ITEM, _GENRES, "MovieLens u.item", None
-        elif delimiter == "::" and width == 3 and not _NUMBER.fullmatch(rows[0][1]):
+        elif delimiter == "::" and width == 3 and not _is_time(rows[0][2]):
             names, label, guess = ("item_id", "title", "genres"), "MovieLens movies.dat", None
         elif width == 4 and all(_is_rating(row) for row in rows):
             names, label, guess = _RATINGS, *_rating_label(delimiter, label)

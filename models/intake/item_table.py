@@ -191,9 +191,9 @@ def _path(texts: "pa.Array") -> "pa.Array":
 def _of_flags(table: "pa.Table", flags: tuple[str, ...]) -> "pa.Array":
     """Join the names of the columns that hold 1."""
     names = [
-        pc.if_else(pc.equal(table[name].combine_chunks(), "1"), name, pa.scalar(None, pa.string()))
+        pc.if_else(pc.equal(table[name].combine_chunks(), "1"), f" > {name}", "")
         for name in flags
         if name != "unknown"
     ]
-    joined = pc.binary_join_element_wise(*names, " > ", null_handling="skip")
+    joined = pc.replace_substring_regex(pc.binary_join_element_wise(*names, ""), "^ > ", "")
     return pc.if_else(pc.equal(joined, ""), None, joined)

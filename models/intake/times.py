@@ -25,7 +25,7 @@ _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nan
 _BOUNDS = (1e11, 1e14, 1e17)
 _LATEST = 4_102_444_800 * MICROS  # 2100-01-01
 _SAMPLE = 1000
-_WITH_ZONE = r"\d(Z|[+-]\d\d:?\d\d|[+-]\d\d)$"
+_WITH_ZONE = r":\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d|[+-]\d\d)$"
 _UTC = pa.timestamp("us", "UTC")
 _LOCAL = pa.timestamp("us")
 
@@ -109,9 +109,10 @@ def _of_format(texts: "pa.Array", form: str, wrong: WrongRows, first: int) -> Ti
 
 def _of_iso(texts: "pa.Array", wrong: WrongRows, first: int) -> Times:
     """Read ISO 8601, with a zone or without one; ` UTC` at the end is a zone too."""
-    texts = pc.replace_substring_regex(texts, r"\s*(UTC|GMT|z)$", "Z")
+    texts = pc.replace_substring_regex(texts, r"\s*(\+0000 )?(UTC|GMT|z)$", "Z")
+    texts = pc.replace_substring_regex(texts, r"\s+([+-]\d\d:?\d\d)$", r"\1")
     texts = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")
-    has_zone = pc.match_substring_regex(texts, r":\d\d(\.\d+)?" + _WITH_ZONE[2:])
+    has_zone = pc.match_substring_regex(texts, _WITH_ZONE)
     micros = pa.nulls(len(texts), pa.int64())
     bad = np.zeros(len(texts), bool)
     for target, chosen in ((_UTC, has_zone), (_LOCAL, pc.invert(has_zone))):

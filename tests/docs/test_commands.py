@@ -1,6 +1,7 @@
 """Commands on the pages: they work when pasted, and have the options that are shown."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -152,7 +153,6 @@ def shell_lines() -> list[str]:
         THINKAHEAD,
         "make ",
         "curl ",
-        "for ",
         "sh ",
         "docker ",
         "kubectl ",
@@ -175,16 +175,20 @@ def test_files_that_commands_read_exist() -> None:
     }  # of kubectl
 
 
-def test_csv_files_become_the_tables_of_a_data_folder(tmp_path: Path) -> None:
-    """The loop of docs/own-data.md, on three users."""
-    (loop,) = [line for line in shell_lines() if line.startswith("for t in interactions items")]
-    (tmp_path / "mine").mkdir()
-    (tmp_path / ".venv").symlink_to(sys.prefix)
+def test_csv_files_become_a_data_folder(tmp_path: Path) -> None:
+    """Run the command of README.md on three users."""
+    (words,) = [
+        words
+        for page, words in commands(THINKAHEAD)
+        if page == "README.md" and words[1] == "import"
+    ]
     rows = "".join(f"u{user},{item},{item}\n" for user in range(3) for item in range(4))
-    (tmp_path / "mine/interactions.csv").write_text(f"user_id,item_id,pos\n{rows}")
+    (tmp_path / "events.csv").write_text(f"user_id,item_id,pos\n{rows}")
     items = "".join(f"{item},Soap {item},Beauty > Bath\n" for item in range(4))
-    (tmp_path / "mine/items.csv").write_text(f"item_id,title,categories\n{items}")
-    done = subprocess.run(["bash", "-c", loop], cwd=tmp_path, check=False)
+    (tmp_path / "products.csv").write_text(f"sku,name,category\n{items}")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "thinkahead", *words[1:]]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, check=False)
     assert done.returncode == 0
     dataset = load_dataset(tmp_path / "mine")
     assert sorted(dataset.histories) == ["u0", "u1", "u2"]

@@ -394,7 +394,7 @@ def test_a_folder_that_is_no_data_set_is_one_line_and_exit_78(
     assert main(arguments("all", tmp_path, tmp_path / "out")) == 78
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert "items.parquet: no such file" in said[0]
+    assert "no events, expected a file with a user and an item" in said[0]
 
 
 def test_too_few_users_are_one_line_and_exit_78(
