@@ -137,9 +137,9 @@ $(BASE): requirements.lock $(VENV)/.made
 	@$(PIP) --no-deps --requirement requirements.lock
 	@touch $@
 
-# The command `thinkahead`, which runs the code of this folder. Needs no index: setuptools is locked.
-$(OURS): pyproject.toml $(BASE)
-	@$(PIP) --no-index --no-deps --no-build-isolation --editable .
+# The command `thinkahead` and the client, from this folder. Needs no index: setuptools is locked.
+$(OURS): pyproject.toml clients/python/pyproject.toml $(BASE)
+	@$(PIP) --no-index --no-deps --no-build-isolation --editable . --editable clients/python
 	@touch $@
 
 $(DEV): requirements-dev.lock $(OURS)

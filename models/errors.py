@@ -19,7 +19,6 @@ ThinkAheadError
   ManifestConflict            another writer won the compare-and-set (exit 75)
   LeaseTaken                  another job works on the same plan (exit 75)
   GatesFailed                 a generation or a release that must not go live as it is (exit 65)
-  ClientError                 a call of the service that failed: see service/client/errors.py
 """
 
 

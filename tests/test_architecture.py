@@ -62,6 +62,17 @@ def test_a_tier_imports_models_and_itself_only(tier: str) -> None:
     assert offences(tier, {*TIERS, DOOR, "tests"} - {tier}) == []
 
 
+def test_the_client_needs_httpx_and_pydantic_alone() -> None:
+    tops = {name.split(".")[0] for _, _, name in imports("clients/python/thinkahead_client")}
+    project = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())["project"]
+    assert {_distribution(each) for each in project["dependencies"]} == {"httpx", "pydantic"}
+    assert tops - sys.stdlib_module_names == {"httpx", "pydantic", "thinkahead_client"}
+
+
+def test_nothing_but_tests_and_examples_uses_the_client() -> None:
+    assert [each for package in PACKAGES for each in offences(package, {"thinkahead_client"})] == []
+
+
 def test_only_the_vllm_engine_imports_vllm() -> None:
     found = [
         file.relative_to(ROOT).as_posix()
@@ -105,7 +116,7 @@ def test_only_the_store_and_who_breaks_it_know_redis_and_only_reports_know_rich(
 def test_every_library_that_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:
     """An undeclared library works only as long as another package happens to need it."""
     declared = {name.replace("-", "_") for name in declared_libraries(extras)}
-    ours = {*PACKAGES, "tests", "docs"}
+    ours = {*PACKAGES, "tests", "docs", "thinkahead_client"}
     undeclared = {
         top
         for _, _, name in imports(package)
@@ -192,7 +203,7 @@ def test_modules_in_every_folder_are_checked() -> None:
 
 def test_the_service_runs_without_torch_transformers_and_onnx() -> None:
     """These libraries would cost seconds at start and hundreds of megabytes in the image."""
-    served = [name for name in modules("service") if "client" not in name]  # httpx brings rich
+    served = modules("service")
     code = f"""
 import sys
 from pathlib import Path

@@ -21,7 +21,7 @@ LAYERS = {
         {"release", "log"},
     ),
     "service": (
-        {"sources", "problems", "config_file", "client"},
+        {"sources", "problems", "config_file"},
         {"telemetry"},
         {"users", "limits", "auth"},
         {"recommend"},
@@ -61,7 +61,6 @@ PACKAGES = (*LAYERS, "training")  # training is flat
 # File names that occur twice, and mean the same in each package.
 TWINS = {
     "cli.py": "the command line of a tier",
-    "errors.py": "the tree of exceptions of our own code, and of the client",
     "progress.py": "progress on standard error",
     "settings.py": "the settings of a process",
 }

@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "files.md"
-PACKAGES = ("models", "offline", "service", "training", "bench", "thinkahead")
+_CLIENT = "clients/python/thinkahead_client"
+PACKAGES = ("models", "offline", "service", "training", "bench", "thinkahead", _CLIENT)
 _HEAD = """# Files
 
 One line for each file: the first sentence of its docstring. `make map` writes this page again.
@@ -34,7 +35,7 @@ def _sections() -> Iterator[str]:
     for package in PACKAGES:
         for folder in _folders(ROOT / package):
             name = folder.relative_to(ROOT).as_posix()
-            level = "##" if folder.parent == ROOT else "###"
+            level = "##" if folder == ROOT / package else "###"
             yield f"{level} {name}\n\n{_purpose(folder / '__init__.py')}\n"
             files = sorted({*folder.glob("*.py"), *folder.glob("*.[ch]")})
             shown = [file for file in files if file.name != "__init__.py"]

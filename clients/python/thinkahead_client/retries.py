@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from service.client.errors import Busy, ClientError, Faulty, Unreachable
+from thinkahead_client.errors import Busy, ClientError, Faulty, Unreachable
 
 Result = TypeVar("Result")
 

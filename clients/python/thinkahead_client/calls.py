@@ -12,9 +12,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from models.catalog.fed_items import FedItem
-from models.store.events import check_user_id
-from service.client.answers import (
+from thinkahead_client.answers import (
     Accepted,
     Recommendation,
     RecommendationBatch,
@@ -22,7 +20,8 @@ from service.client.answers import (
     TakenEvent,
     TakenItems,
 )
-from service.client.errors import BadAnswer, parse_refusal
+from thinkahead_client.errors import BadAnswer, InvalidArgument, parse_refusal
+from thinkahead_client.ids import Id, id_text
 
 Answer = TypeVar("Answer", bound=BaseModel)
 _OK = (200, 202)
@@ -32,7 +31,7 @@ class RecommendParams(TypedDict, total=False):
     """Optional parameters of a recommendation."""
 
     n: int  # number of items, 1 to 100; default 10
-    exclude: Sequence[str]  # item ids to leave out; at most 200 in `recommend`, otherwise 2,000
+    exclude: Sequence[Id]  # item ids to leave out; at most 200 in `recommend`, otherwise 2,000
     category: str  # exact text of any level of a category path
     exclude_seen: bool  # leave out items of the history; default True
     explain: bool  # add the thoughts; default False
@@ -49,19 +48,36 @@ class PagedParams(RecommendParams, total=False):
 class NewEvent:
     """An interaction of a user with an item. One object is one event, however often it is sent."""
 
-    user_id: str
-    item_id: str
+    user_id: Id
+    item_id: Id
     timestamp: int | None = None  # unix seconds; None: now
     # Appending an event with the same id again adds nothing.
-    event_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    event_id: Id = field(default_factory=lambda: secrets.token_hex(16))
     type: str | None = None  # kind of the interaction, such as "click"
     value: float | None = None  # amount that belongs to it, such as a price
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON body, without the user id."""
+        """Return the JSON body, without the user id. Raises InvalidArgument."""
         body = {name: value for name, value in vars(self).items() if value is not None}
         del body["user_id"]
-        return body
+        return body | {name: id_text(body[name]) for name in ("item_id", "event_id")}
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An item for the feed: a new one, new texts of a known one, or a withdrawal."""
+
+    item_id: Id
+    title: str | None = None
+    brand: str | None = None
+    categories: Sequence[str] = ()  # from coarse to fine
+    description: str | None = None
+    withdrawn: bool = False  # no longer to be recommended
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body. Raises InvalidArgument."""
+        texts = {name: value for name, value in vars(self).items() if value}
+        return texts | {"item_id": id_text(self.item_id), "categories": list(self.categories)}
 
 
 @dataclass(frozen=True)
@@ -93,27 +109,25 @@ class Call(Generic[Answer]):
         return f"{self.method} {self.path}"
 
 
-def recommend(user_id: str, params: PagedParams) -> Call[Recommendation]:
+def recommend(user_id: Id, params: PagedParams) -> Call[Recommendation]:
     path = f"/v1/recommend/{_segment(user_id)}"
     return Call("GET", path, Recommendation, _params(params), may_hedge=True)
 
 
-def for_history(history: Sequence[str], params: PagedParams) -> Call[Recommendation]:
-    return _post_query("/v1/recommend", Recommendation, {"history": list(history), **params})
+def for_history(history: Sequence[Id], params: PagedParams) -> Call[Recommendation]:
+    body = {"history": _ids(history), **_with_ids(params)}
+    return _post_query("/v1/recommend", Recommendation, body)
 
 
-def in_session(user_id: str, session: Sequence[str], params: PagedParams) -> Call[Recommendation]:
-    check_user_id(user_id)
-    events = [{"item_id": item_id} for item_id in session]
-    return _post_query(
-        "/v1/recommend", Recommendation, {"user_id": user_id, "session": events, **params}
-    )
+def in_session(user_id: Id, session: Sequence[Id], params: PagedParams) -> Call[Recommendation]:
+    events = [{"item_id": item_id} for item_id in _ids(session)]
+    body = {"user_id": id_text(user_id), "session": events, **_with_ids(params)}
+    return _post_query("/v1/recommend", Recommendation, body)
 
 
-def batch(user_ids: Sequence[str], params: RecommendParams) -> Call[RecommendationBatch]:
-    return _post_query(
-        "/v1/recommend:batch", RecommendationBatch, {"user_ids": list(user_ids), **params}
-    )
+def batch(user_ids: Sequence[Id], params: RecommendParams) -> Call[RecommendationBatch]:
+    body = {"user_ids": _ids(user_ids), **_with_ids(params)}
+    return _post_query("/v1/recommend:batch", RecommendationBatch, body)
 
 
 def append(event: NewEvent) -> Call[TakenEvent]:
@@ -122,22 +136,21 @@ def append(event: NewEvent) -> Call[TakenEvent]:
 
 
 def append_batch(events: Sequence[NewEvent]) -> Call[TakenBatch]:
-    bodies = [{"user_id": event.user_id, **event.body()} for event in events]
+    bodies = [{"user_id": id_text(event.user_id), **event.body()} for event in events]
     return Call("POST", "/v1/events:batch", TakenBatch, body={"events": bodies})
 
 
-def offer_items(items: Sequence[FedItem]) -> Call[TakenItems]:
-    bodies = [item.model_dump(mode="json", exclude_defaults=True) for item in items]
-    return Call("POST", "/v1/items", TakenItems, body={"items": bodies})
+def offer_items(items: Sequence[NewItem]) -> Call[TakenItems]:
+    return Call("POST", "/v1/items", TakenItems, body={"items": [item.body() for item in items]})
 
 
-def think(user_id: str, instruction: str | None) -> Call[Accepted]:
+def think(user_id: Id, instruction: str | None) -> Call[Accepted]:
     path = f"/v1/users/{_segment(user_id)}/think"
     body = None if instruction is None else {"instruction": instruction}
     return Call("POST", path, Accepted, body=body, is_idempotent=False)
 
 
-def delete(user_id: str) -> Call[Accepted]:
+def delete(user_id: Id) -> Call[Accepted]:
     return Call("DELETE", f"/v1/users/{_segment(user_id)}", Accepted)
 
 
@@ -146,10 +159,12 @@ def _post_query(path: str, model: type[Answer], body: Mapping[str, Any]) -> Call
     return Call("POST", path, model, body=body, may_hedge=True)
 
 
-def _segment(user_id: str) -> str:
-    """Return the id as a path segment. Raises InvalidUserId, as the service would reject it."""
-    check_user_id(user_id)
-    encoded = quote(user_id, safe="")
+def _segment(user_id: Id) -> str:
+    """Return the id as a path segment. Raises InvalidArgument."""
+    text = id_text(user_id)
+    if not text:  # the path would lead elsewhere
+        raise InvalidArgument("the user id is empty, expected 1 to 256 bytes")
+    encoded = quote(text, safe="")
     # "." and ".." would be resolved as parts of the path
     return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded
 
@@ -158,5 +173,15 @@ def _params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return query parameters: booleans as `true` and `false`; httpx repeats names for lists."""
     return {
         name: str(value).lower() if isinstance(value, bool) else value
-        for name, value in params.items()
+        for name, value in _with_ids(params).items()
     }
+
+
+def _with_ids(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters, with integer ids to leave out as text."""
+    given = dict(params)
+    return given | {"exclude": _ids(given["exclude"])} if "exclude" in given else given
+
+
+def _ids(values: Sequence[Id]) -> list[str]:
+    return [id_text(value) for value in values]

@@ -1,22 +1,22 @@
 """The Python client of the service: `Client` for threads, `AsyncClient` for asyncio.
 
-    from service.client import Client, Options
+    from thinkahead_client import Client, Options
 
 This module is the public interface. `client` runs the calls, `calls` builds their HTTP requests,
-`answers` holds the typed responses, `retries` decides on further attempts and hedges, `errors` has
-the exceptions. Needs httpx and pydantic, and imports no other module of `service`.
+`answers` holds the typed responses, `retries` decides on further attempts and hedges, `ids` turns
+integers into ids, `errors` has the exceptions. Needs httpx and pydantic, and no other package.
 """
 
-from models.catalog.fed_items import FedItem
-from service.client.calls import NewEvent
-from service.client.client import AsyncClient, Client, Options
-from service.client.errors import (
+from thinkahead_client.calls import NewEvent, NewItem
+from thinkahead_client.client import AsyncClient, Client, Options
+from thinkahead_client.errors import (
     BadAnswer,
     Busy,
     ClientError,
     DeadlineExceeded,
     Faulty,
     Gone,
+    InvalidArgument,
     NotAccepted,
     NotAllowed,
     Refused,
@@ -31,9 +31,10 @@ __all__ = [
     "ClientError",
     "DeadlineExceeded",
     "Faulty",
-    "FedItem",
     "Gone",
+    "InvalidArgument",
     "NewEvent",
+    "NewItem",
     "NotAccepted",
     "NotAllowed",
     "Options",

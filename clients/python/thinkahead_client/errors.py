@@ -1,6 +1,7 @@
 """Exceptions of the client, made from HTTP statuses and problems (RFC 9457).
 
 ClientError
+  InvalidArgument    an option or id that no service accepts: nothing was sent
   DeadlineExceeded   no answer within the deadline of the call
   Unreachable        no connection, or a broken one
   BadAnswer          an answer in an unknown format, such as a proxy's page
@@ -19,13 +20,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from models.errors import ThinkAheadError
-
 _MAX_DETAIL = 500  # characters kept of a text from the response
 
 
-class ClientError(ThinkAheadError):
+class ClientError(Exception):
     """Base class of the client's exceptions; the message is one line."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
+
+
+class InvalidArgument(ClientError, ValueError):
+    """An option or an id that no service accepts; nothing was sent."""
 
 
 class DeadlineExceeded(ClientError):

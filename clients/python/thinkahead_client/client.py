@@ -21,10 +21,8 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from models.catalog.fed_items import FedItem
-from models.errors import InvalidSettings
-from service.client import calls
-from service.client.answers import (
+from thinkahead_client import calls
+from thinkahead_client.answers import (
     Accepted,
     Recommendation,
     RecommendationBatch,
@@ -32,9 +30,16 @@ from service.client.answers import (
     TakenEvent,
     TakenItems,
 )
-from service.client.calls import Answer, Call, NewEvent, PagedParams, RecommendParams
-from service.client.errors import Busy, ClientError, DeadlineExceeded, Unreachable
-from service.client.retries import Hedge, first_answer, pause_s
+from thinkahead_client.calls import Answer, Call, NewEvent, NewItem, PagedParams, RecommendParams
+from thinkahead_client.errors import (
+    Busy,
+    ClientError,
+    DeadlineExceeded,
+    InvalidArgument,
+    Unreachable,
+)
+from thinkahead_client.ids import Id
+from thinkahead_client.retries import Hedge, first_answer, pause_s
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _MAX_TIMEOUT_MS = 60_000  # maximum of the service
@@ -65,15 +70,15 @@ class Options:
     verify: ssl.SSLContext | bool = True  # for https: as in httpx
 
     def __post_init__(self) -> None:
-        """Validate the values. Raises InvalidSettings."""
+        """Validate the values. Raises InvalidArgument."""
         for name in ("timeout_s", "connect_timeout_s", "max_connections"):
             if not getattr(self, name) > 0:
-                raise InvalidSettings(f"{name}: {getattr(self, name)}, expected more than 0")
+                raise InvalidArgument(f"{name}: {getattr(self, name)}, expected more than 0")
         for name in ("network_ms", "retries", "backoff_s", "backoff_cap_s"):
             if not getattr(self, name) >= 0:
-                raise InvalidSettings(f"{name}: {getattr(self, name)}, expected 0 or more")
+                raise InvalidArgument(f"{name}: {getattr(self, name)}, expected 0 or more")
         if self.hedge_quantile is not None and not 0.5 <= self.hedge_quantile < 1:
-            raise InvalidSettings(f"hedge_quantile: {self.hedge_quantile}, expected .5 to below 1")
+            raise InvalidArgument(f"hedge_quantile: {self.hedge_quantile}, expected .5 to below 1")
 
 
 class AsyncClient:
@@ -83,21 +88,21 @@ class AsyncClient:
     """
 
     def __init__(self, url: str, options: Options | None = None) -> None:
-        """Store the URL; the first call connects. Raises InvalidSettings for an invalid URL."""
+        """Store the URL; the first call connects. Raises InvalidArgument for an invalid URL."""
         self._options = options or Options()
         self._random = SystemRandom()
         self._hedge = Hedge(self._options.hedge_quantile) if self._options.hedge_quantile else None
         self._http = _open_http(url, self._options)
 
     async def recommend(
-        self, user_id: str, *, timeout_s: float | None = None, **params: Unpack[PagedParams]
+        self, user_id: Id, *, timeout_s: float | None = None, **params: Unpack[PagedParams]
     ) -> Recommendation:
         """Recommend items to a user, best first. An unknown user gets non-personal items."""
         return await self._call(calls.recommend(user_id, params), timeout_s)
 
     async def recommend_for_history(
         self,
-        history: Sequence[str],
+        history: Sequence[Id],
         *,
         timeout_s: float | None = None,
         **params: Unpack[PagedParams],
@@ -107,8 +112,8 @@ class AsyncClient:
 
     async def recommend_in_session(
         self,
-        user_id: str,
-        session: Sequence[str],
+        user_id: Id,
+        session: Sequence[Id],
         *,
         timeout_s: float | None = None,
         **params: Unpack[PagedParams],
@@ -121,7 +126,7 @@ class AsyncClient:
 
     async def recommend_batch(
         self,
-        user_ids: Sequence[str],
+        user_ids: Sequence[Id],
         *,
         timeout_s: float | None = None,
         **params: Unpack[RecommendParams],
@@ -131,11 +136,11 @@ class AsyncClient:
 
     async def append(
         self,
-        user_id: str,
-        item_id: str,
+        user_id: Id,
+        item_id: Id,
         *,
         timestamp: int | None = None,
-        event_id: str | None = None,
+        event_id: Id | None = None,
         type: str | None = None,  # noqa: A002  # the name of the field
         value: float | None = None,
         timeout_s: float | None = None,
@@ -156,7 +161,7 @@ class AsyncClient:
         return await self._call(calls.append_batch(events), timeout_s)
 
     async def offer_items(
-        self, items: Sequence[FedItem], *, timeout_s: float | None = None
+        self, items: Sequence[NewItem], *, timeout_s: float | None = None
     ) -> TakenItems:
         """Offer new items, or withdraw items. Each can fail alone.
 
@@ -165,12 +170,12 @@ class AsyncClient:
         return await self._call(calls.offer_items(items), timeout_s)
 
     async def think(
-        self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None
+        self, user_id: Id, instruction: str | None = None, *, timeout_s: float | None = None
     ) -> Accepted:
         """Request a new thought about the user; answers use it some seconds later."""
         return await self._call(calls.think(user_id, instruction), timeout_s)
 
-    async def delete(self, user_id: str, *, timeout_s: float | None = None) -> Accepted:
+    async def delete(self, user_id: Id, *, timeout_s: float | None = None) -> Accepted:
         """Erase all data of the user permanently."""
         return await self._call(calls.delete(user_id), timeout_s)
 
@@ -257,7 +262,7 @@ class Client:
     """
 
     def __init__(self, url: str, options: Options | None = None) -> None:
-        """Store the URL; the first call connects. Raises InvalidSettings for an invalid URL."""
+        """Store the URL; the first call connects. Raises InvalidArgument for an invalid URL."""
         self._client = AsyncClient(url, options)
         self._is_closed, self._closing = False, threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -267,14 +272,14 @@ class Client:
         self._thread.start()
 
     def recommend(
-        self, user_id: str, *, timeout_s: float | None = None, **params: Unpack[PagedParams]
+        self, user_id: Id, *, timeout_s: float | None = None, **params: Unpack[PagedParams]
     ) -> Recommendation:
         """Recommend items to a user, best first. An unknown user gets non-personal items."""
         return self._run(self._client.recommend, user_id, timeout_s=timeout_s, **params)
 
     def recommend_for_history(
         self,
-        history: Sequence[str],
+        history: Sequence[Id],
         *,
         timeout_s: float | None = None,
         **params: Unpack[PagedParams],
@@ -284,8 +289,8 @@ class Client:
 
     def recommend_in_session(
         self,
-        user_id: str,
-        session: Sequence[str],
+        user_id: Id,
+        session: Sequence[Id],
         *,
         timeout_s: float | None = None,
         **params: Unpack[PagedParams],
@@ -300,7 +305,7 @@ class Client:
 
     def recommend_batch(
         self,
-        user_ids: Sequence[str],
+        user_ids: Sequence[Id],
         *,
         timeout_s: float | None = None,
         **params: Unpack[RecommendParams],
@@ -310,11 +315,11 @@ class Client:
 
     def append(
         self,
-        user_id: str,
-        item_id: str,
+        user_id: Id,
+        item_id: Id,
         *,
         timestamp: int | None = None,
-        event_id: str | None = None,
+        event_id: Id | None = None,
         type: str | None = None,  # noqa: A002  # the name of the field
         value: float | None = None,
         timeout_s: float | None = None,
@@ -338,18 +343,18 @@ class Client:
         return self._run(self._client.append_batch, events, timeout_s=timeout_s)
 
     def offer_items(
-        self, items: Sequence[FedItem], *, timeout_s: float | None = None
+        self, items: Sequence[NewItem], *, timeout_s: float | None = None
     ) -> TakenItems:
         """Offer new items, or withdraw items. Each can fail alone."""
         return self._run(self._client.offer_items, items, timeout_s=timeout_s)
 
     def think(
-        self, user_id: str, instruction: str | None = None, *, timeout_s: float | None = None
+        self, user_id: Id, instruction: str | None = None, *, timeout_s: float | None = None
     ) -> Accepted:
         """Request a new thought about the user; answers use it some seconds later."""
         return self._run(self._client.think, user_id, instruction, timeout_s=timeout_s)
 
-    def delete(self, user_id: str, *, timeout_s: float | None = None) -> Accepted:
+    def delete(self, user_id: Id, *, timeout_s: float | None = None) -> Accepted:
         """Erase all data of the user permanently."""
         return self._run(self._client.delete, user_id, timeout_s=timeout_s)
 
@@ -398,7 +403,7 @@ class Client:
 
 def _open_http(url: str, options: Options) -> httpx.AsyncClient:
     if not url.startswith(("http://", "https://")):
-        raise InvalidSettings(f"URL of the service: {url!r}, expected http:// or https://")
+        raise InvalidArgument(f"URL of the service: {url!r}, expected http:// or https://")
     headers = {"Accept": "application/json"}
     if options.api_key is not None:
         headers["Authorization"] = f"Bearer {options.api_key}"
