@@ -81,6 +81,9 @@ COMMANDS = {
         "finish.trie_cost", "a trie over a million random SIDs: build time, bytes, look-ups"
     ),
     "latency": Command("load.latency", "open-loop load on a real service, up to saturation"),
+    "workers": Command(
+        "load.worker_scaling", "requests that several workers answer at one port, beside one"
+    ),
     "path": Command("load.request_path", "CPU time of each part of one request"),
     "ab": Command("ab.ab", "gain of an experiment's arms, from logs of exposures and events"),
     "million": Command(

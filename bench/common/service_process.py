@@ -95,9 +95,12 @@ class ModuleProcess:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of all threads so far, user and system (Linux)."""
-        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
-        user, system = stat.rpartition(")")[2].split()[11:13]  # proc_pid_stat(5), fields 14 and 15
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return _cpu_seconds(self.pid)
+
+    def family_cpu_seconds(self) -> float:
+        """Return the CPU time so far, with that of the child processes that run (Linux)."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return sum(map(_cpu_seconds, [self.pid, *map(int, children)]))
 
     def resident_mb(self) -> float:
         """Return the resident memory, from /proc/PID/status (Linux)."""
@@ -149,6 +152,12 @@ class ServiceProcess(ModuleProcess):
                 pass  # not listening yet
             time.sleep(poll_s)
         raise StepFailedError(f"the service is not ready: {self.last_line()}")
+
+
+def _cpu_seconds(pid: int) -> float:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    user, system = stat.rpartition(")")[2].split()[11:13]  # proc_pid_stat(5), fields 14 and 15
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

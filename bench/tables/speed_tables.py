@@ -132,6 +132,17 @@ _PATH = pick(
     Column("CPU us", "cpu_us", 0),
     Column("share", "share", 0, scale=100, unit="%"),
 )
+_WORKERS = pick(
+    "service",
+    {"1 worker": "one process", "2 workers": "two workers"},
+    Column("answers/s", "rate_per_s", 0),
+    Column("ratio", "ratio", 2),
+    Column("p50 ms", "p50_ms", 1),
+    Column("p99 ms", "p99_ms", 1),
+    Column("CPU us of the service per answer", "service_us", 0),
+    Column("of the generator", "generator_us", 0),
+    Column("personal", "share_personal", 1, scale=100, unit="%"),
+)
 _REFRESH = pick(
     "engine",
     {
@@ -183,6 +194,7 @@ SPEED_TABLES = {
     "scale": Table("scale", _SCALE),
     "trie": Table("trie", _TRIE),
     "latency": Table("latency", _LATENCY),
+    "workers": Table("workers", _WORKERS),
     "path": Table("path", _PATH),
     "freshness": Table("freshness", _FRESHNESS),
     "freshness-requests": Table("freshness", _FRESH_REQUESTS),

@@ -25,7 +25,7 @@ SIMPLE_ROWS = {
 # Commands that measure time, memory, promises, SIDs or an experiment with a control arm of its own.
 NO_RANKING = {
     *("refresh", "finish", "scale", "exact", "sids", "trie", "latency", "path", "ab", "million"),
-    *("freshness", "footprint", "sizing", "chaos", "soak", "scenario", "tables", "demo"),
+    *("workers", "freshness", "footprint", "sizing", "chaos", "soak", "scenario", "tables", "demo"),
 }
 
 
