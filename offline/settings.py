@@ -27,6 +27,7 @@ class RefreshSettings:
     seed: int = 0  # of the sampled thoughts
     data_dir: Path | None = None  # read histories from this folder instead of the store
     rethink: bool = False  # think again about users without any change too
+    keep_thoughts: bool = False  # carry unchanged histories over though the reasoner has changed
     is_resumed: bool = False  # continue the newest unfinished night, if there is one
     price_per_hour: float | None = None  # price of the device, in any currency
     micro_batch: int = MICRO_BATCH  # users per micro-batch

@@ -73,8 +73,14 @@ def add_user_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="read histories from a data folder, not the store"
     )
-    parser.add_argument(
+    unchanged = parser.add_mutually_exclusive_group()
+    unchanged.add_argument(
         "--rethink", action="store_true", help="think again about unchanged users too"
+    )
+    unchanged.add_argument(
+        "--keep-thoughts",
+        action="store_true",
+        help="carry users with an unchanged history over, though the reasoner has changed",
     )
 
 
@@ -125,6 +131,7 @@ def to_settings(options: argparse.Namespace) -> RefreshSettings:
         seed=given.get("seed", 0),
         data_dir=given.get("data"),
         rethink=given.get("rethink", False),
+        keep_thoughts=given.get("keep_thoughts", False),
         is_resumed=given.get("resume", False),
         price_per_hour=given.get("price_per_hour"),
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -76,10 +76,25 @@ def digest_history(catalog: Catalog, key: str, history: UserHistory) -> str:
     return hashlib.blake2b(key.encode() + b"\0" + sids, digest_size=16).hexdigest()
 
 
-def is_unchanged(user: DueUser, live: Mapping[str, LiveRow]) -> bool:
-    """Return True if thinking about this user again would give the live row."""
+def of_other_reasoners(key: str, keys: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the keys that differ from a key in the files of the reasoner alone."""
+    rest = json.loads(key)[1:]
+    return tuple(each for each in keys if each != key and json.loads(each)[1:] == rest)
+
+
+def is_unchanged(
+    catalog: Catalog, user: DueUser, live: Mapping[str, LiveRow], others: Sequence[str]
+) -> bool:
+    """Return True if thinking about this user again would give the live row.
+
+    others: keys of other reasoners, whose row of the same history is as good.
+    """
     row = live.get(user.history.user_id)
-    return row is not None and row.is_legal and row.digest == user.digest
+    if row is None or not row.is_legal:
+        return False
+    return row.digest == user.digest or any(
+        row.digest == digest_history(catalog, key, user.history) for key in others
+    )
 
 
 def sort_by_urgency(users: Sequence[DueUser], live: Mapping[str, LiveRow]) -> list[DueUser]:

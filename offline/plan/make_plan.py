@@ -5,11 +5,13 @@ Rejects at once a night that could not be activated later.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from models.catalog.dataset import Dataset, load_dataset
+from models.errors import InvalidInput
 from models.release.release import Release
 from models.store.events import Event, merge_events
 from models.store.manifest import Manifest
@@ -20,6 +22,7 @@ from offline.plan.due import (
     choose_users,
     cut_shards,
     is_unchanged,
+    of_other_reasoners,
     sort_by_urgency,
     thinking_key,
     to_due_user,
@@ -31,6 +34,7 @@ from offline.plan.plan_file import (
     PlannedUser,
     Shard,
     next_layer,
+    read_plan,
     write_plan,
     write_users,
 )
@@ -39,6 +43,7 @@ from offline.settings import RefreshSettings
 logger = logging.getLogger(__name__)
 
 _USERS_PER_READ = 512
+_MOST_KEYS = 30  # of a plan; rows of older reasoners are thought again
 
 
 class Histories(Protocol):
@@ -77,6 +82,7 @@ class Agenda:
     to_think: list[DueUser]  # most urgent first
     to_carry: dict[str, LiveRow]  # user id -> the row to carry over
     unreadable: int  # due users without a single item in the catalog
+    keys: tuple[str, ...]  # thinking keys, as the plan has them
 
 
 async def make_agenda(
@@ -94,8 +100,15 @@ async def make_agenda(
     layer = next_layer(settings, held=held, fingerprint=fingerprint, now_ms=now_ms)
     _warn(settings, held, layer, unknown)
     live = _read_live(settings, release, held, layer)
-    users = await _read_due(release, thinking_key(release, settings), histories, due)
-    to_think = [user for user in users if settings.rethink or not is_unchanged(user, live)]
+    key = thinking_key(release, settings)
+    keys = tuple(dict.fromkeys([key, *_live_keys(settings, held)]))[:_MOST_KEYS]
+    others = of_other_reasoners(key, keys) if settings.keep_thoughts else ()
+    users = await _read_due(release, key, histories, due)
+    to_think = [
+        user
+        for user in users
+        if settings.rethink or not is_unchanged(release.catalog, user, live, others)
+    ]
     thought = {user.history.user_id for user in to_think}
     carriable = {user: row for user, row in live.items() if row.is_legal and user not in thought}
     return Agenda(
@@ -108,6 +121,7 @@ async def make_agenda(
         to_think=sort_by_urgency(to_think, live),
         to_carry=_choose_carried(carriable, layer, known=set(with_history), due=set(due)),
         unreadable=len(due) - len(users),
+        keys=keys,
     )
 
 
@@ -134,6 +148,7 @@ def write_agenda(settings: RefreshSettings, agenda: Agenda) -> Plan:
         unreadable=agenda.unreadable,
         unknown=agenda.unknown,
         shards=tuple(shards),
+        keys=agenda.keys,
     )
     write_plan(folder, plan)
     return plan
@@ -154,6 +169,15 @@ def _read_live(
     if held is None or held.fingerprint != release.space.fingerprint:
         return {}
     return read_live_rows(settings.out_dir, held.layers, release.catalog, must_have=layer.replaced)
+
+
+def _live_keys(settings: RefreshSettings, held: Manifest | None) -> list[str]:
+    """Return the thinking keys of the live layers, the newest first."""
+    keys: list[str] = []
+    for layer in held.layers if held is not None else ():
+        with suppress(InvalidInput):  # a layer of requests has no plan
+            keys += read_plan(settings.out_dir / str(layer.generation)).keys
+    return keys
 
 
 async def _read_due(

@@ -80,6 +80,9 @@ class Plan(BaseModel):
     unreadable: int  # chosen users without a single item in the catalog
     unknown: tuple[str, ...]  # requested user ids without a history
     shards: tuple[Shard, ...]
+    # Thinking keys of the rows that the generation may hold, its own first; see `due`. Empty in
+    # plans of before.
+    keys: tuple[str, ...] = ()
 
     @property
     def num_thought(self) -> int:
@@ -91,7 +94,7 @@ class Plan(BaseModel):
         return sum(shard.users for shard in self.shards if shard.sources)
 
     def encode(self) -> str:
-        content = self.model_dump(mode="json")
+        content = self.model_dump(mode="json", exclude=None if self.keys else {"keys"})
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property

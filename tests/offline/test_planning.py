@@ -1,8 +1,10 @@
 """Plans: users to think about, users to carry over, their order, the plan on disk, its cost."""
 
 import asyncio
+import hashlib
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +19,7 @@ from rich.console import Console
 from models.errors import InvalidInput
 from models.log.tombstones import write_tombstone
 from models.reasoner.think import UserHistory, UserThoughts
+from models.release.release import Release
 from models.store.keys import record_key, thoughts_key
 from offline.disk.shards import read_rows
 from offline.plan.carried_rows import LiveRow, read_live_rows
@@ -88,6 +91,33 @@ def test_whoever_would_be_thought_about_differently_is_due(
     world.night()
     assert world.night(**settings)["refreshed"] == NUM_USERS
     assert sorted(world.thought) == everybody()
+
+
+def with_another_reasoner(world: NightWorld, folder: Path, text: str) -> None:
+    """Give the world a release whose reasoner has one file more."""
+    copy = Path(shutil.copytree(world.release.directory, folder))
+    (copy / "reasoner" / "more").write_text(text)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["reasoner/more"] = hashlib.sha256(text.encode()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    world.release = Release.load(copy)
+
+
+def test_another_reasoner_makes_everybody_due_unless_thoughts_are_kept(
+    world: NightWorld, tmp_path: Path
+) -> None:
+    first = world.night()
+    for number in range(2):  # rows of the first reasoner stay known over two more
+        with_another_reasoner(world, tmp_path / f"release-{number}", f"{number}")
+        world.add("user-03", f"item-{number}", at=5000 + number)
+        assert world.night(keep_thoughts=True)["refreshed"] == 1
+        assert world.thought == ["user-03"]
+    record = world.record("user-04")
+    assert record is not None
+    assert record.created_at == first["created_at"]
+    assert world.night(keep_thoughts=True, paths=6)["refreshed"] == NUM_USERS
+    with_another_reasoner(world, tmp_path / "last", "last")
+    assert world.night(paths=6)["refreshed"] == NUM_USERS
 
 
 def test_an_item_that_is_unknown_or_too_long_ago_changes_nothing(world: NightWorld) -> None:
