@@ -9,6 +9,7 @@ Everything that it keeps between requests is bounded:
     last good copies of users       `copies_limit`, as are records resolved by an engine
     encoded histories               `history_cache_mb`
     events that wait                `outbox_limit`
+    last answers of users           `_REMEMBERED`, for their live recall
     connections to the store        one wire, and MAX_CONNECTIONS of redis-py
     labels of metrics               enums, routes, statuses and settings: no text from callers
 
@@ -16,7 +17,6 @@ Knows nothing of HTTP; `app` puts it behind routes.
 """
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -37,6 +37,7 @@ from service.limits.overload_settings import OverloadSettings
 from service.recommend.climb import Climber
 from service.recommend.engine import Engine, Engines, self_test
 from service.recommend.experiments import Experiments
+from service.recommend.live_hits import LiveHits
 from service.recommend.model_thread import ModelThread, NotDoneError
 from service.recommend.pages import Cursors
 from service.recommend.pipeline import Pipeline, Policy
@@ -51,6 +52,7 @@ from service.users.reader import Appended, Users
 _SELF_TEST_TIMEOUT_S = 60.0
 _PROBE_S = 0.1  # between polls of a store that is away or in doubt
 _LAST_FLUSH_S = 1.0
+_REMEMBERED = 20_000  # users with an answer that their next event will judge
 _MODEL_LOOKS = 2  # at the model pointer for each one at the manifest: it is to take effect in 1 s
 logger = logging.getLogger(__name__)
 
@@ -108,6 +110,8 @@ class Serving:
             store, fingerprint=space.fingerprint, breaker=self._breaker, metrics=self.metrics
         )
         self._engines = Engines(engine, arms)
+        self._hits = LiveHits(_REMEMBERED)
+        self.metrics.watch_hits(self._hits.num_judged, self._hits.num_hits)
         self.model = self._watch_own(settings.live_dir)
         self._arm_models = {path: self._watch_arm(path) for path in arms if is_live_folder(path)}
         self.pipeline = Pipeline(
@@ -124,6 +128,7 @@ class Serving:
             gate=self.gate,
             experiments=Experiments(settings.experiments, held_share=settings.rung_share),
             metrics=self.metrics,
+            hits=self._hits,
         )
         self._watch_gauges()
 
@@ -245,8 +250,12 @@ class Serving:
         appended = await self._users.append(
             events, patience_s=budget_s - waited_s - self.gate.settings.answer_reserve_s
         )
-        for each in itertools.chain.from_iterable(appended.values()):
-            self.metrics.count_event(each.reason)
+        for user_id, of_user in appended.items():
+            pairs = list(zip(events[user_id], of_user, strict=True))
+            for _, each in pairs:
+                self.metrics.count_event(each.reason)
+            new = [event for event, each in pairs if each.new is not False]
+            self._hits.judge(user_id, new, now_s=time.time())
         return appended
 
     def knows_item(self, item_id: str) -> bool:

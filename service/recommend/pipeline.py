@@ -20,6 +20,7 @@ from service.recommend.climb import Climbed, Climber
 from service.recommend.engine import Engine, Engines, Role
 from service.recommend.experiments import Choice, Experiments, Exposure
 from service.recommend.ladder import RECORDED, Pick, Plan, Wanted, plan_popular, plan_rungs
+from service.recommend.live_hits import LiveHits
 from service.recommend.pages import MAX_SHOWN, Cursor, begin_cursor, digest, pin_layers, pin_view
 from service.sources import Criticality, Mode, Reason, Source
 from service.telemetry.logs import user_hash
@@ -99,6 +100,7 @@ class Pipeline:
         gate: FloodGate,
         experiments: Experiments,
         metrics: Metrics,
+        hits: LiveHits,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -110,6 +112,7 @@ class Pipeline:
         self._gate = gate
         self._experiments = experiments
         self._metrics = metrics
+        self._hits = hits
         self._monotonic = monotonic
         self._wall = wall
 
@@ -199,6 +202,8 @@ class Pipeline:
             role=role,
         )
         self._count(served, plan.reasons + climbed.reasons)
+        if query.user_id is not None and query.after is None and not is_shed:
+            self._remember(query.user_id, served)
         return served
 
     async def _read(self, query: Query, choice: Choice, *, deadline: float) -> UserView:
@@ -280,6 +285,13 @@ class Pipeline:
         self._metrics.observe_model(served.role, served.source, served.seconds["total"])
         if served.record is not None:
             self._metrics.observe_record_age(served.record_age_s)
+
+    def _remember(self, user_id: str, served: Served) -> None:
+        """Remember what a user is shown, until the user's next event judges it."""
+        canary, item_ids = self._engines.canary, served.engine.catalog.item_ids
+        self._hits.follow(canary.canary.version if canary is not None else None)
+        shown = (item_ids[pick.row] for pick in served.picks)
+        self._hits.show(user_id, served.role, shown, now_s=self._wall())
 
     def _log_exposures(self, user_id: str | None, served: Served) -> None:
         """Count and log the arms of an answer, with the items that it shows."""

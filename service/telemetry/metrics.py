@@ -180,6 +180,10 @@ class Metrics:
         """
         self.registry.register(_Refusals(counts))
 
+    def watch_hits(self, num_judged: Mapping[str, int], num_hits: Mapping[str, int]) -> None:
+        """Add the counters of live recall, by model, read when metrics are rendered."""
+        self.registry.register(_LiveHits(num_judged, num_hits))
+
     def watch_models(self, read: Callable[[], Iterable[tuple[str, str]]]) -> None:
         """Add the info of the models in use; `read` returns model and base release of each."""
         self.registry.register(_Models(read))
@@ -290,6 +294,23 @@ class _Refusals(Collector):
         for criticality, count in self._counts.items():
             family.add_metric([criticality.value], count)
         yield family
+
+
+class _LiveHits(Collector):
+    """Both counters begin at 0 again with each canary, which Prometheus takes for a restart."""
+
+    def __init__(self, num_judged: Mapping[str, int], num_hits: Mapping[str, int]) -> None:
+        self._num_judged, self._num_hits = num_judged, num_hits
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        for name, text, counts in (
+            ("model_events", "Events that were the first behind an answer.", self._num_judged),
+            ("model_hits", "Of these, events of an item among its first ten.", self._num_hits),
+        ):
+            family = CounterMetricFamily(f"thinkahead_{name}", text, labels=["model"])
+            for model in sorted({"own", *self._num_judged}):
+                family.add_metric([model], counts.get(model, 0))
+            yield family
 
 
 class _Models(Collector):

@@ -34,6 +34,7 @@ from tests.service.test_reload import (
     put_release,
     releases_by_arm,
 )
+from training.learn.canary import main as canary_command
 
 # Processes start slowly on a machine that is busy with other work.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -288,7 +289,9 @@ def test_without_the_store_the_last_pointer_stays(own_server: RedisServer, tmp_p
         assert client.get(f"/recommend/{USERS[0]}").json()["release"] == publisher.live.label
 
 
-def test_the_canary_takes_its_share_and_takes_over(world: World) -> None:
+def test_the_canary_takes_its_share_and_takes_over(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     publisher, _, client = world
     main, new = publisher.live, publisher.add("w")
     canary = {**new.version._asdict(), "percent": 30}
@@ -307,7 +310,25 @@ def test_the_canary_takes_its_share_and_takes_over(world: World) -> None:
     assert read_metric(text, sample) == len(taken)
     info = f'thinkahead_model_info{{model="canary",release="toy@{new.version.base}"}}'
     assert read_metric(text, info) == 1
+    compare = ["--live", str(publisher.folder.path), "--compare", str(client.base_url)]
+    assert canary_command(compare) == 78
+    assert "no event has judged an answer of model 'own' yet" in capsys.readouterr().err
+    for at, user in enumerate(users):  # every second user takes the first item of the answer
+        first = client.get(f"/recommend/{user}?n=1").json()["items"][0]["item_id"]
+        taken_item = first if at % 2 else item_ids(1)[0]
+        assert client.post(f"/events/{user}", json={"item_id": taken_item}).status_code == 200
+    text = client.get("/metrics").text
+    for model, those in (("canary", taken), ("own", set(users) - taken)):
+        num_hits = sum(user in those for user in users[1::2])
+        assert read_metric(text, f'thinkahead_model_events_total{{model="{model}"}}') == len(those)
+        assert read_metric(text, f'thinkahead_model_hits_total{{model="{model}"}}') == num_hits
+    assert canary_command(compare) == 0
+    said = capsys.readouterr().out
+    assert f" of {len(taken)}, others " in said
+    assert f" of {60 - len(taken)}: " in said
     until_metric(client, "thinkahead_model_epoch", publisher.point(new.version).epoch)
+    assert canary_command(compare) == 78
+    assert "no canary serves" in capsys.readouterr().err
     assert set(served().values()) == {new.label}
 
 

@@ -2,6 +2,7 @@
 
     --base BASE+N --percent P   a version in the live folder, as answers name it
     --release DIR --percent P   a release that is not in the folder yet, as a refit
+    --compare URL...            its recall of the users' next events beside that of the others
     --end promote|drop          for all users, or for none
 
 A learner goes on publishing beside a canary, and stops behind a promotion as behind a rollback.
@@ -18,6 +19,7 @@ from models.release.release import Release
 from models.store.model_pointer import LiveVersion, ModelCanary, ModelPointer
 from training.exit_codes import run_command
 from training.learn.both_pointers import Change, move_both, now_ms
+from training.learn.live_comparison import compare
 from training.learn.roll_back import read_version, roll_back
 
 
@@ -25,6 +27,10 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
 
     def run() -> None:
+        if options.compare is not None:
+            _canary_of(LiveFolder(options.live))
+            print(compare(options.compare))
+            return
         pointer = move_both(options.live, options.redis, _change(options))
         share = pointer.canary
         beside = f", {share.base}+{share.deltas} for {share.percent:g}% of users" if share else ""
@@ -39,9 +45,8 @@ def _change(options: argparse.Namespace) -> Change:
     if options.end == "drop":
         return lambda now, epoch: _with_canary(_served(folder, now), epoch, None)
     if options.end == "promote":
-        if held.canary is None:
-            raise InvalidInput(f"{folder.path}: no canary serves, expected one to promote")
-        return roll_back(folder, held.canary.base, held.canary.deltas)
+        canary = _canary_of(folder)
+        return roll_back(folder, canary.base, canary.deltas)
     if options.release is not None:
         target = LiveVersion(folder.publish_base(options.release).version, 0, "")
     else:
@@ -49,6 +54,13 @@ def _change(options: argparse.Namespace) -> Change:
     _check(folder, target, held)
     canary = ModelCanary(**target._asdict(), percent=options.percent)
     return lambda now, epoch: _with_canary(_served(folder, now), epoch, canary)
+
+
+def _canary_of(folder: LiveFolder) -> ModelCanary:
+    canary = _served(folder, folder.pointer()).canary
+    if canary is None:
+        raise InvalidInput(f"{folder.path}: no canary serves, expected one")
+    return canary
 
 
 def _served(folder: LiveFolder, pointer: ModelPointer | None) -> ModelPointer:
@@ -89,10 +101,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--base", metavar="BASE+N", help="version, as answers name it")
     what.add_argument("--release", type=Path, metavar="DIR", help="release to add as a base")
+    what.add_argument(
+        "--compare", nargs="+", metavar="URL", help="services, all processes; read their metrics"
+    )
     what.add_argument("--end", choices=["promote", "drop"], help="end the canary")
     add("--percent", type=_percent, metavar="P", help="of the users, above 0 and below 100")
     add("--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, or the embedded server")
     options = parser.parse_args(arguments)
-    if (options.end is None) != (options.percent is not None):
+    begins = options.base is not None or options.release is not None
+    if begins != (options.percent is not None):
         parser.error("--percent comes with --base or --release")
     return options
