@@ -78,6 +78,8 @@ class StorePointer:
     def __init__(self, folder: LiveFolder) -> None:
         self._folder = folder
         self._written: ModelPointer | None = None
+        # Sent without an answer, as to a store that hangs: each may have been written.
+        self._sent: list[ModelPointer] = []
 
     async def follow(self, store: LearnerStore) -> None:
         """Bring the store's pointer to the folder's version.
@@ -88,19 +90,25 @@ class StorePointer:
         if pointer is None or (self._written and _is_alike(pointer, self._written)):
             return
         held = await store.read_model()
-        if self._written and held and held.version not in (self._written.version, pointer.version):
+        mine = [each.version for each in (self._written, pointer, *self._sent) if each]
+        if self._written and held and held.version not in mine:
             raise ManifestConflict(
                 f"the store's model pointer names {held.base}+{held.deltas}, expected "
                 f"{self._written.base}+{self._written.deltas}: it stays until the learner starts "
                 "again"
             )
         if held is not None and _is_alike(held, pointer):
-            self._written = held
+            self._written, self._sent = held, []
             return
         epoch = max(pointer.epoch, 1 if held is None else held.epoch + 1)
         new = pointer.model_copy(update={"epoch": epoch})
-        await store.swap_model(held, new)
-        self._written = new
+        self._sent.append(new)
+        try:
+            await store.swap_model(held, new)
+        except ManifestConflict:
+            self._sent.remove(new)
+            raise
+        self._written, self._sent = new, []
 
 
 def _is_alike(one: ModelPointer, other: ModelPointer) -> bool:

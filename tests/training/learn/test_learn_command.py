@@ -246,5 +246,42 @@ def test_faults_around_a_learner_that_follows_lose_nothing_and_change_nothing(
     assert neighbours.first[row + 1] > neighbours.first[row]
 
 
+@pytest.mark.slow
+def test_a_store_that_hangs_is_waited_for_and_loses_nothing(
+    release: Release, own_server: RedisServer, options: list[str], tmp_path: Path
+) -> None:
+    """SIGSTOP: the kernel goes on accepting connections, and nobody answers.
+
+    Each look at the store times out after five seconds, so two of them fail here.
+    """
+    options[options.index("--redis") + 1] = own_server.url
+    options[options.index("--slice-s") + 1] = "0.4"
+
+    def said(words: str) -> int:
+        return (tmp_path / "err").read_text().count(words)
+
+    def num_learnt() -> int:
+        return sum(line["events"] for line in lines_of(tmp_path))
+
+    with following(options, tmp_path) as process:
+        for hang in range(2):
+            append(own_server, release, first=2 * NUM * hang)
+            wait_for(lambda num=(2 * hang + 1) * NUM: num_learnt() == num)
+            append(own_server, release, first=2 * NUM * hang + NUM)  # perhaps not read yet
+            own_server.signal(signal.SIGSTOP)
+            wait_for(lambda num=hang + 1: said("waiting: ") == num)
+            time.sleep(7)
+            assert process.poll() is None
+            own_server.signal(signal.SIGCONT)
+            wait_for(lambda num=2 * (hang + 1) * NUM: num_learnt() == num)
+        end = on_store(own_server, lambda store: store.log_end())
+        wait_for(lambda: (found := pointer_of(own_server)) and found.watermark == end)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    assert said("waiting: ") == 2  # one line a hang
+    entries = [each.entry for each in EventLog(tmp_path / "work" / "log").read()]
+    assert len(entries) == len(set(entries)) == 4 * NUM
+
+
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "out").read_text().splitlines()]

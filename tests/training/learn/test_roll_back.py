@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from models.errors import ManifestConflict, StoreUnavailable
 from models.release.live import LiveFolder, LiveRelease
 from models.release.release import Release
 from models.store.model_pointer import LiveVersion, ModelPointer
 from models.store.redis_store import RedisStore
+from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import RedisServer
 from tests.fakes.toy_live import add_toy_deltas, pointer_to
 from training.learn.roll_back import main
+from training.learn.store_side import StorePointer
 
 
 @pytest.fixture
@@ -77,3 +80,35 @@ def test_a_version_that_is_not_there_or_does_not_load_changes_nothing(
         assert said in capsys.readouterr().err
     assert folder.pointer() == before
     assert stored_pointer(server) is None
+
+
+class SilentStore(MemoryStore):
+    """A store that may write a pointer and not say so, as one that hangs for a while."""
+
+    is_silent = False
+
+    async def swap_model(self, expected: ModelPointer | None, new: ModelPointer) -> None:
+        await super().swap_model(expected, new)
+        if self.is_silent:
+            raise StoreUnavailable("timed out")
+
+
+async def test_a_pointer_that_was_written_without_an_answer_is_the_learners_own(
+    newest: LiveVersion, tmp_path: Path
+) -> None:
+    folder, store = LiveFolder(tmp_path / "live"), SilentStore()
+    follower = StorePointer(folder)
+    await follower.follow(store)
+    store.is_silent = True
+    folder.move(pointer_to(folder.version(newest.base, 1), epoch=8))
+    with pytest.raises(StoreUnavailable):
+        await follower.follow(store)
+    store.is_silent = False
+    folder.move(pointer_to(folder.version(newest.base, 2), epoch=9))
+    await follower.follow(store)
+    assert (await store.read_model()) == folder.pointer()
+    other = pointer_to(folder.version(newest.base, 1), epoch=10)
+    await store.swap_model(folder.pointer(), other)  # as a rollback does
+    folder.move(pointer_to(newest, epoch=11))
+    with pytest.raises(ManifestConflict, match="stays until the learner starts again"):
+        await follower.follow(store)
