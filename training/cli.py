@@ -181,6 +181,9 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"{options.stage} needs --out")
     if options.stage in _COMPARED and options.release is None:
         parser.error(f"{options.stage} needs --release")
+    if options.stage not in _COMPARED and options.release is not None:
+        at = "renews the release at --out" if options.stage == "renew" else "reads no release"
+        parser.error(f"{options.stage} {at}, expected no --release")
     if options.stage == "sasrec" and (options.chosen is None) != (
         options.learns == Learns.HELD_OUT
     ):
