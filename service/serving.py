@@ -37,7 +37,6 @@ from service.limits.overload_settings import OverloadSettings
 from service.recommend.climb import Climber
 from service.recommend.engine import Engine, Engines, self_test
 from service.recommend.experiments import Experiments
-from service.recommend.live_hits import LiveHits
 from service.recommend.model_thread import ModelThread, NotDoneError
 from service.recommend.pages import Cursors
 from service.recommend.pipeline import Pipeline, Policy
@@ -45,7 +44,7 @@ from service.reload import Renewal, is_live_folder, renew
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
 from service.users.breaker import Breaker
-from service.users.local_state import ErasureWatch, EventBuffer, LastGoodCache
+from service.users.local_state import ErasureWatch, EventBuffer, LastGoodCache, LiveHits
 from service.users.manifest_watch import ManifestWatch
 from service.users.reader import Appended, Users
 

@@ -42,7 +42,7 @@ def held_out_stage(run: Run) -> dict[str, Any]:
 def judge(run: Run) -> dict[str, Any]:
     """Return the held-out table: popularity, counts, memory, the online model, both tiers."""
     catalog = run.catalog()
-    cases = cut_cases(run.dataset, catalog, seed=run.recipe.seed)
+    cases = cut_cases(run.dataset, catalog, seed=run.recipe.seed, types=run.recipe.types)
     memory = run.memory()
     neighbours = memory.neighbours()
     recommender = load_online(run)

@@ -68,7 +68,9 @@ def learn_online(
             config, settings, catalog, split, memory, chosen=chosen, checkpoint=checkpoint
         )
     if is_made(teacher_dir):
-        model, facts = read_sasrec(teacher_dir, catalog, data_digest=data_digest, learns=learns)
+        model, facts = read_sasrec(
+            teacher_dir, catalog, data_digest=data_digest, learns=learns, types=recipe.types
+        )
     else:
         model, facts = make_sasrec(
             teacher_dir,

@@ -11,6 +11,7 @@ from typing import Any
 
 from models.errors import InvalidSettings
 from models.online.memory.memory_settings import MemorySettings
+from training.event_types import read_types
 from training.online_recipes import (
     FitRecipe,
     QuantizeRecipe,
@@ -31,6 +32,8 @@ from training.reasoner_recipes import (
     WarmupRecipe,
 )
 from training.settings_table import fill_table
+
+_TYPES = "types"  # a table without fixed keys
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,21 @@ class Recipe:
     thoughts: ThoughtRecipe = field(default_factory=ThoughtRecipe)
     activate: ActivateRecipe = field(default_factory=ActivateRecipe)
     enhance: EnhanceRecipe = field(default_factory=EnhanceRecipe)
+    types: dict[str, float] = field(default_factory=dict)  # weight of an event by its type
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        """Return all tables; without `types` if it is empty, as in recipes that had no such."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.types:
+            del values["types"]
         return values
 
     def digest(self, tables: Sequence[str]) -> str:
         """Hash the seed and the given tables."""
         values = self.to_json()
-        text = json.dumps({name: values[name] for name in ("seed", *tables)}, sort_keys=True)
+        known = {name: values[name] for name in ("seed", *tables) if name in values}
+        text = json.dumps(known, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -75,7 +83,8 @@ def load_recipe(file: Path, *, seed: int = 0) -> Recipe:
     known = {entry.name: entry for entry in dataclasses.fields(Recipe) if entry.name != "seed"}
     if unknown := sorted(set(tables) - set(known)):
         raise InvalidSettings(f"{file}: unknown tables {unknown}, expected among {sorted(known)}")
-    parts = {}
+    parts: dict[str, Any] = {_TYPES: read_types(file, tables.get(_TYPES, {}))}
+    del known[_TYPES]
     for name, entry in known.items():
         factory = entry.default_factory
         assert factory is not dataclasses.MISSING

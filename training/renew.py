@@ -8,6 +8,7 @@ counted again.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from models.online.torch_runtime import load_recommender
 from models.release.publish import publish
 from models.release.release import Learns, Release
 from training.catalog_changes import FollowedCatalog, TextVectors
+from training.event_types import types_of
 from training.learn_online import learn_online
 from training.memory_choice import keep_choice
 from training.model_card import model_card
@@ -36,7 +38,7 @@ from training.split import split_dataset, training_histories
 from training.train_online import OnlineResult
 
 _OF_THE_MODEL = ("recommender", "online", "sasrec", "teacher")  # tables of the online recommender
-_OF_THE_CATALOG = ("quantize", *_OF_THE_MODEL, "memory")  # tables that the release decides
+_OF_THE_CATALOG = ("quantize", *_OF_THE_MODEL, "memory", "types")  # tables that the release decides
 
 
 def renew(
@@ -53,6 +55,7 @@ def renew(
     """Publish the release at `directory` again, from the interactions of `data`.
 
     Args:
+        recipe: without weights of event types, those of the release hold.
         keep_weights: keep the online recommender.
         teacher_dir: folder of a teacher that has learnt a part, trained if there is none yet.
         reasoner_work: work folder of `training.remote` with the new reasoner.
@@ -66,11 +69,12 @@ def renew(
         InvalidInput: the release would hold a reasoner that has learnt more than `learns`.
     """
     release = Release.load(directory)
+    recipe = replace(recipe, types=recipe.types or types_of(release))
     dataset = load_dataset(data)
     learns = learns or release.manifest.learnt
     if reasoner_work is None:
         _check_reasoner(release, learns)
-    split = split_dataset(dataset, learns)
+    split = split_dataset(dataset, learns, recipe.types)
     followed = FollowedCatalog(release, dataset, recipe, TextVectors(dataset.items))
     catalog, same_items = followed.grown.catalog, followed.has_same_items
     described, metrics = dict(release.manifest.recipe), dict(release.manifest.metrics)
@@ -81,7 +85,8 @@ def renew(
         metrics.pop(HELD_OUT, None)  # the table is of other models or items
     histories = training_histories(catalog, split)
     settings = keep_choice(recipe.memory, release.manifest.memory)
-    memory = Memory.counted(histories, followed.similar(settings.num_similar), settings)
+    similar = followed.similar(settings.num_similar)
+    memory = Memory.counted(histories, similar, settings, split.weights)
     if keep_weights:
         recommender = load_recommender(release.directory, release.recommender_config)
         if not same_items:
@@ -102,6 +107,7 @@ def renew(
         tables = recipe.to_json()
         described |= {name: tables[name] for name in _OF_THE_MODEL}
         described |= {"data_sha256": sha256, "torch": torch.__version__}
+        described.pop("updates", None)  # of a learner, on the weights that are replaced here
     reasoner_dir = release.reasoner_dir
     if reasoner_work is not None:
         results = _read_results(reasoner_work, release)
@@ -114,6 +120,7 @@ def renew(
     metrics["online"] = made.report()
     target = out or directory
     described["memory"] = settings.to_json()
+    described |= {"types": recipe.types} if recipe.types else {}
     return publish(
         target,
         name=target.name,

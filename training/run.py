@@ -27,11 +27,11 @@ from training.split import Split, sample_users, split_dataset, training_historie
 
 _MEMORY = "memory"  # its settings, chosen before the online model is trained
 _TABLES = {
-    "quantize": ("quantize",),
-    _MEMORY: ("quantize", "memory"),
-    "online": ("quantize", "recommender", "online", "sasrec", "teacher", "memory"),
+    "quantize": ("quantize", "types"),
+    _MEMORY: ("quantize", "memory", "types"),
+    "online": ("quantize", "recommender", "online", "sasrec", "teacher", "memory", "types"),
 }
-_OF_TEACHER = ("quantize", "online", "sasrec")
+_OF_TEACHER = ("quantize", "online", "sasrec", "types")
 PARTS = ("quantize", "online", "reasoner")  # stages whose results a release holds
 HELD_OUT = "held_out"  # stage that judges the models of the first round
 _REASONER_TABLES = {
@@ -75,7 +75,7 @@ class Run:
 
     @cached_property
     def split(self) -> Split:
-        return split_dataset(self.dataset, self.learns)
+        return split_dataset(self.dataset, self.learns, self.recipe.types)
 
     @property
     def learns(self) -> Learns:
@@ -147,7 +147,7 @@ class Run:
         vectors_NE = self.text_vectors()[self._places(catalog)]
         similar = SimilarItems.of(vectors_NE, self.recipe.memory.num_similar)
         histories = training_histories(catalog, self.split)
-        counted = Memory.counted(histories, similar, self.recipe.memory)
+        counted = Memory.counted(histories, similar, self.recipe.memory, self.split.weights)
         return Memory(counted.counts, similar, self._memory_settings(counted, catalog))
 
     def _memory_settings(self, counted: Memory, catalog: Catalog) -> MemorySettings:

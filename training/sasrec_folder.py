@@ -19,6 +19,7 @@ from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
 from models.release.release import Learns, Release
 from training.checkpoint import Checkpoint
+from training.event_types import TypeWeights
 from training.model_card import sasrec_card
 from training.recipe import Recipe
 from training.run import Run
@@ -49,7 +50,7 @@ def sasrec_stage(
         out,
         run.recipe,
         catalog,
-        split_dataset(run.dataset, learns),
+        split_dataset(run.dataset, learns, run.recipe.types),
         data_digest=run.data_digest,
         learns=learns,
         chosen=read_facts(chosen) if chosen else None,
@@ -77,6 +78,7 @@ def make_sasrec(
         "data_sha256": data_digest,
         "torch": torch.__version__,
         "recipe": asdict(recipe.sasrec) | {"fit": asdict(settings)},
+        **({"types": recipe.types} if recipe.types else {}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     of = json.dumps([inputs, figures, sha256("\n".join(catalog.item_ids).encode()).hexdigest()])
@@ -98,14 +100,19 @@ def make_sasrec(
 
 
 def read_sasrec(
-    folder: Path, catalog: Catalog, *, data_digest: str, learns: Learns
+    folder: Path, catalog: Catalog, *, data_digest: str, learns: Learns, types: TypeWeights
 ) -> tuple[SasRec, dict[str, Any]]:
     """Read a SASRec of this data and this part of it, with its facts.
 
-    Raises InvalidInput for one of other data or another part, ReleaseMismatch for other items.
+    Raises InvalidInput for one of other data, another part or other weights of event types,
+    ReleaseMismatch for other items.
     """
-    facts = read_facts(folder)
-    for name, expected in (("data_sha256", data_digest), ("learnt", learns.value)):
+    facts = {"types": {}} | read_facts(folder)
+    for name, expected in (
+        ("data_sha256", data_digest),
+        ("learnt", learns.value),
+        ("types", types),
+    ):
         if facts.get(name) != expected:
             raise InvalidInput(
                 f"{folder / FACTS}: {name} {facts.get(name)!r}, expected {expected!r}"

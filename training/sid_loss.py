@@ -29,11 +29,16 @@ class SidLoss:
         self._first_child = [torch.from_numpy(first) for first in trie.first_child]
         self._below = [int(np.prod(trie.space.sizes[depth:])) for depth in range(len(trie.packed))]
 
-    def __call__(self, states_NW: Tensor, targets_N: Tensor) -> Tensor:
-        """Return the mean loss over targets.
+    def __call__(
+        self, states_NW: Tensor, targets_N: Tensor, weights_N: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean loss over targets; 0 without any.
 
-        states_NW: encoded histories before the targets. targets_N: packed SIDs.
+        states_NW: encoded histories before the targets. targets_N: packed SIDs. weights_N: of the
+        targets in the mean; None: all weigh 1.
         """
+        if not len(targets_N):
+            return states_NW.sum()
         total = states_NW.new_zeros(())
         for depth, query in enumerate(self._recommender.queries):
             nodes_MW = self._recommender.embed_nodes(self._packed[depth + 1], depth + 1)
@@ -41,17 +46,24 @@ class SidLoss:
             first_N = self._first_child[depth][parent_N]
             num_N = self._first_child[depth][parent_N + 1] - first_N
             at_N = self._node(depth + 1, targets_N) - first_N
-            total = total + _ragged_loss(query(states_NW), nodes_MW, first_N, num_N, at_N)
-        return total / len(targets_N)
+            total = total + _ragged_loss(
+                query(states_NW), nodes_MW, first_N, num_N, at_N, weights_N
+            )
+        return total / (len(targets_N) if weights_N is None else weights_N.sum())
 
     def _node(self, depth: int, targets_N: Tensor) -> Tensor:
         return torch.searchsorted(self._packed[depth], targets_N // self._below[depth])
 
 
 def _ragged_loss(
-    queries_NW: Tensor, nodes_MW: Tensor, first_N: Tensor, num_N: Tensor, at_N: Tensor
+    queries_NW: Tensor,
+    nodes_MW: Tensor,
+    first_N: Tensor,
+    num_N: Tensor,
+    at_N: Tensor,
+    weights_N: Tensor | None,
 ) -> Tensor:
-    """Sum -log P(target | siblings) over targets.
+    """Sum -log P(target | siblings) over targets, each times its weight.
 
     first_N, num_N: the siblings are nodes `first` to `first + num - 1`. at_N: place of the target
     among them.
@@ -69,7 +81,11 @@ def _ragged_loss(
         else:
             logits_NF = (nodes_MW[node_NF] @ queries_NW[chosen].unsqueeze(-1)).squeeze(-1)
         logits_NF = logits_NF.masked_fill(is_padding_NF, -torch.inf)
-        total = total + functional.cross_entropy(logits_NF, at_N[chosen], reduction="sum")
+        if weights_N is None:
+            total = total + functional.cross_entropy(logits_NF, at_N[chosen], reduction="sum")
+        else:
+            loss_N = functional.cross_entropy(logits_NF, at_N[chosen], reduction="none")
+            total = total + loss_N @ weights_N[chosen]
     return total
 
 

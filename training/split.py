@@ -5,8 +5,8 @@ training. Training texts, co-occurrence and popularity use no target. After the 
 model may be trained once more on the validation targets too, or on everything.
 """
 
-from collections import Counter
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from models.catalog.dataset import Dataset
 from models.catalog.held_out import has_targets, sample_in_order
 from models.errors import InvalidDataset
 from models.release.release import Learns
+from training.event_types import TypeWeights, weight_of
 
 MIN_USERS = 200  # with three items or more
 
+_ALL_EQUAL: TypeWeights = {}
 _NUM_LEFT_OUT = {Learns.HELD_OUT: 2, Learns.NOT_THE_TEST: 1, Learns.EVERYTHING: 0}
 
 
@@ -28,6 +30,13 @@ class UserSplit:
     user_id: str
     train: tuple[str, ...]  # item ids, oldest first
     valid: str | None  # item id of the validation target; None for a short history
+    weights: tuple[float, ...] | None = None  # of the training items; None: all weigh 1
+    valid_weight: float = 1.0  # of the validation target
+
+    @property
+    def has_target(self) -> bool:
+        """Tell if a validation target can be asked for: one of weight 0 cannot."""
+        return self.valid is not None and self.valid_weight > 0
 
 
 @dataclass(frozen=True)
@@ -37,16 +46,29 @@ class Split:
     users: tuple[UserSplit, ...]
 
     @cached_property
-    def popularity(self) -> dict[str, int]:
-        """Training interactions per item."""
-        return dict(Counter(item for user in self.users for item in user.train))
+    def popularity(self) -> dict[str, float]:
+        """Training interactions per item, each with the weight of its type."""
+        counted: dict[str, float] = defaultdict(int)
+        for user in self.users:
+            weights = user.weights or (1,) * len(user.train)
+            for item, weight in zip(user.train, weights, strict=True):
+                counted[item] += weight
+        return dict(counted)
 
     @property
     def num_train(self) -> int:
         return sum(len(user.train) for user in self.users)
 
+    @property
+    def weights(self) -> list[tuple[float, ...]] | None:
+        """Return the weights of the items of `training_histories`; None where all are 1."""
+        found = [user.weights for user in self.users if user.train and user.weights is not None]
+        return found or None
 
-def split_dataset(dataset: Dataset, learns: Learns = Learns.HELD_OUT) -> Split:
+
+def split_dataset(
+    dataset: Dataset, learns: Learns = Learns.HELD_OUT, types: TypeWeights = _ALL_EQUAL
+) -> Split:
     """Split every history. One with fewer than three items is used for training only.
 
     Only the held-out split has validation targets.
@@ -55,8 +77,15 @@ def split_dataset(dataset: Dataset, learns: Learns = Learns.HELD_OUT) -> Split:
     for user_id, history in dataset.histories.items():
         items = tuple(interaction.item_id for interaction in history)
         num_left_out = _NUM_LEFT_OUT[learns] if has_targets(items) else 0
-        valid = items[-2] if num_left_out == _NUM_LEFT_OUT[Learns.HELD_OUT] else None
-        users.append(UserSplit(user_id, items[: len(items) - num_left_out], valid))
+        has_valid = num_left_out == _NUM_LEFT_OUT[Learns.HELD_OUT]
+        num_train = len(items) - num_left_out
+        user = UserSplit(user_id, items[:num_train], items[-2] if has_valid else None)
+        if types:
+            weights = tuple(weight_of(types, interaction.type) for interaction in history)
+            user = replace(
+                user, weights=weights[:num_train], valid_weight=weights[-2] if has_valid else 1.0
+            )
+        users.append(user)
     return Split(tuple(users))
 
 
@@ -65,17 +94,18 @@ def check_enough(split: Split, data: Path) -> None:
 
     Without them a model would be published that learnt nothing, or only its training rows.
     """
-    num = sum(user.valid is not None for user in split.users)
+    num = sum(user.has_target for user in split.users)
     if num < MIN_USERS:
+        asked = "" if split.weights is None else ", the last but one of a type above weight 0"
         raise InvalidDataset(
-            f"{data}: {num:,} of {len(split.users):,} users have three items or more, expected at "
-            f"least {MIN_USERS}: their last items choose and judge the models"
+            f"{data}: {num:,} of {len(split.users):,} users have three items or more{asked}, "
+            f"expected at least {MIN_USERS}: their last items choose and judge the models"
         )
 
 
 def sample_users(split: Split, count: int, seed: int) -> list[UserSplit]:
     """Sample `count` users with a validation target; the seed determines the sample."""
-    users = [user for user in split.users if user.valid is not None and user.train]
+    users = [user for user in split.users if user.has_target and user.train]
     return sample_in_order(users, count, seed)
 
 

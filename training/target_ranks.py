@@ -23,11 +23,13 @@ from models.online.memory.neighbours import Neighbours
 from models.reasoner.beam import beam_search
 from models.reasoner.think import MAX_HISTORY, render_history
 from models.reasoner.transformers_engine import TransformersReasoner
+from training.event_types import TypeWeights, weight_of
 from training.held_out_table import TOP, Ranks
 
 NUM_USERS = 5000  # judged at most
 NUM_ASKED = 500  # users, the first ones, that the reasoner is asked about
 NUM_PREFIXES = 50  # beams of the reasoner for each
+_ALL_EQUAL: TypeWeights = {}
 _BATCH = 32
 
 
@@ -38,9 +40,18 @@ class Case(NamedTuple):
     target: int
 
 
-def cut_cases(dataset: Dataset, catalog: Catalog, *, seed: int) -> list[Case]:
-    """Return at most NUM_USERS cases, in the seeded order of `bench quality --users`."""
-    histories = [history for history in dataset.histories.values() if has_targets(history)]
+def cut_cases(
+    dataset: Dataset, catalog: Catalog, *, seed: int, types: TypeWeights = _ALL_EQUAL
+) -> list[Case]:
+    """Return at most NUM_USERS cases, in the seeded order of `bench quality --users`.
+
+    types: weights of event types; a target of weight 0 is not asked for.
+    """
+    histories = [
+        history
+        for history in dataset.histories.values()
+        if has_targets(history) and weight_of(types, history[-1].type) > 0
+    ]
     chosen = sample_in_order(histories, NUM_USERS, seed)
     rows = (catalog.rows(event.item_id for event in history) for history in chosen)
     return [Case(of_user[:-1], of_user[-1]) for of_user in rows]

@@ -18,7 +18,7 @@ from torch.nn import functional
 from models.baselines.sasrec import SasRec
 from models.catalog.catalog import Catalog
 from models.online.recommender import OnlineRecommender
-from training.history_batches import Step
+from training.history_batches import Step, weights_of
 
 _LARGEST_LOGIT = 60.0  # its exponential, summed over a million nodes, is finite in float32
 
@@ -42,24 +42,28 @@ class TeacherLoss:
         self._leaf_N = torch.from_numpy(np.repeat(np.arange(len(trie)), np.diff(catalog.first_row)))
 
     def __call__(self, step: Step, states: Sequence[Tensor]) -> Tensor:
-        """Return the mean loss over some positions that have an item before them.
+        """Return the weighted mean loss over some positions that have an item before them.
 
         states: encoded histories before each item of the batches of `step`, as (B, H, W).
         """
-        num_later = sum(int((batch.lengths_B - 1).sum()) for batch in step)
+        later = [batch.is_learnt()[:, 1:] for batch in step]
+        num_later = sum(int(is_later_BH.sum()) for is_later_BH in later)
         if not num_later:
             return torch.zeros(())
         chosen_P = torch.randperm(num_later)[: self._positions]
         students, teachers = [], []
-        for batch, states_BHW in zip(step, states, strict=True):
+        for batch, states_BHW, is_later_BH in zip(step, states, later, strict=True):
             if batch.rows_BH.shape[1] == 1:
                 continue
-            is_later_BH = batch.is_real()[:, 1:]
             students.append(states_BHW[:, 1:][is_later_BH])
             with torch.no_grad():
                 teachers.append(self._teacher(batch.rows_BH[:, :-1])[is_later_BH])
         target_MP = self._leaf_targets(torch.cat(teachers)[chosen_P])
-        return self._cross_entropy(torch.cat(students)[chosen_P], target_MP) / len(chosen_P)
+        total: float | Tensor = len(chosen_P)
+        weights_N = weights_of(step, later)
+        if weights_N is not None:
+            target_MP, total = target_MP * weights_N[chosen_P], weights_N[chosen_P].sum()
+        return self._cross_entropy(torch.cat(students)[chosen_P], target_MP) / total
 
     @torch.no_grad()
     def _leaf_targets(self, states_PW: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from models.online.shape import RecommenderConfig
 from models.online.torch_runtime import fastest_searcher
 from training.checkpoint import Checkpoint
 from training.fit import Losses, fit, refit
-from training.history_batches import Step, steps
+from training.history_batches import Step, steps, weights_of
 from training.online_recipes import FitRecipe, TeacherRecipe
 from training.scores import Scores, scores_of
 from training.sid_loss import SidLoss
@@ -101,7 +101,7 @@ def _losses(
     teacher: Teacher | None,
 ) -> Losses:
     histories, window = training_histories(catalog, split), recommender.config.window
-    sid_loss = SidLoss(recommender, catalog.trie)
+    sid_loss, weights = SidLoss(recommender, catalog.trie), split.weights
     share = 0.0 if teacher is None else teacher.recipe.share
     teacher_loss = teacher and TeacherLoss(
         teacher.model, recommender, catalog, teacher.recipe.positions
@@ -109,7 +109,9 @@ def _losses(
 
     def losses(epoch: int) -> Iterator[Tensor]:
         rng, users = np.random.default_rng([recipe.seed, epoch]), recipe.batch_users
-        for step in steps(histories, catalog, window=window, batch_users=users, rng=rng):
+        for step in steps(
+            histories, catalog, window=window, batch_users=users, rng=rng, weights=weights
+        ):
             states = encode_before(recommender, step)
             loss = next_sid_loss(sid_loss, step, states, recommender.config.sizes)
             if teacher_loss is not None:
@@ -136,14 +138,14 @@ def encode_before(recommender: OnlineRecommender, step: Step) -> list[Tensor]:
 def next_sid_loss(
     loss: SidLoss, step: Step, states: Sequence[Tensor], sizes: Sequence[int]
 ) -> Tensor:
-    """Return the mean of -log P(SID | items before it) over all items, the first included.
+    """Return the weighted mean of -log P(SID | items before it), the first items included.
 
     states: of `encode_before`. sizes: of the codebooks.
     """
-    real = [batch.is_real() for batch in step]
-    states_NW = torch.cat([rows[is_real] for rows, is_real in zip(states, real, strict=True)])
-    targets = [batch.sids_BHL[is_real] for batch, is_real in zip(step, real, strict=True)]
-    return loss(states_NW, pack_sids(torch.cat(targets), sizes))
+    learnt = [batch.is_learnt() for batch in step]
+    states_NW = torch.cat([rows[chosen] for rows, chosen in zip(states, learnt, strict=True)])
+    targets = [batch.sids_BHL[chosen] for batch, chosen in zip(step, learnt, strict=True)]
+    return loss(states_NW, pack_sids(torch.cat(targets), sizes), weights_of(step, learnt))
 
 
 def validate(

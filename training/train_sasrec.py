@@ -16,7 +16,7 @@ from models.baselines.sasrec import SasRec, SasRecConfig
 from models.catalog.catalog import Catalog
 from training.checkpoint import Checkpoint
 from training.fit import fit, refit
-from training.history_batches import Step, steps
+from training.history_batches import Step, steps, weights_of
 from training.online_recipes import FitRecipe, SasRecRecipe
 from training.scores import Scores, scores_of
 from training.split import Split, UserSplit, sample_users, training_histories
@@ -45,10 +45,13 @@ def train_sasrec(
     )
     model, histories = SasRec(config), training_histories(catalog, split)
     validation = sample_users(split, settings.num_validation_users, settings.seed)
+    weights, window = split.weights, config.window
 
     def losses(epoch: int) -> Iterator[Tensor]:
         rng, users = np.random.default_rng([settings.seed, epoch]), settings.batch_users
-        for step in steps(histories, catalog, window=config.window, batch_users=users, rng=rng):
+        for step in steps(
+            histories, catalog, window=window, batch_users=users, rng=rng, weights=weights
+        ):
             yield next_item_loss(model, step)
 
     if chosen is not None:
@@ -67,17 +70,19 @@ def train_sasrec(
 
 
 def next_item_loss(model: SasRec, step: Step) -> Tensor:
-    """Return the mean of -log P(item | items before it), over all but each first item."""
-    states, targets = [], []
-    for batch in step:
-        rows_BH = batch.rows_BH
-        if rows_BH.shape[1] > 1:
-            is_real_BH = batch.is_real()[:, 1:]
-            states.append(model(rows_BH[:, :-1])[is_real_BH])
-            targets.append(rows_BH[:, 1:][is_real_BH])
-    if not states:  # nobody in this step has two items
+    """Return the weighted mean of -log P(item | items before it), over all but each first item."""
+    longer = [batch for batch in step if batch.rows_BH.shape[1] > 1]
+    learnt = [batch.is_learnt()[:, 1:] for batch in longer]
+    if not any(is_learnt_BH.any() for is_learnt_BH in learnt):  # nobody has a second item to learn
         return torch.zeros((), requires_grad=True)
-    return functional.cross_entropy(model.logits(torch.cat(states)), torch.cat(targets))
+    pairs = list(zip(longer, learnt, strict=True))
+    states_NW = torch.cat([model(batch.rows_BH[:, :-1])[chosen] for batch, chosen in pairs])
+    targets_N = torch.cat([batch.rows_BH[:, 1:][chosen] for batch, chosen in pairs])
+    weights_N = weights_of(tuple(longer), learnt)
+    if weights_N is None:
+        return functional.cross_entropy(model.logits(states_NW), targets_N)
+    loss_N = functional.cross_entropy(model.logits(states_NW), targets_N, reduction="none")
+    return loss_N @ weights_N / weights_N.sum()
 
 
 @torch.no_grad()

@@ -116,9 +116,10 @@ def add_dropout(model: LlamaForCausalLM, rate: float) -> None:
 
 def next_token_loss(model: Any, tokens: SidTokens, batch: Batch) -> Tensor:
     """Return the mean of -log P(code | all codes before it) over the codes of all items."""
-    sids_BHL, lengths_B, _ = batch
-    flat_BT = (sids_BHL + torch.from_numpy(tokens.first_token)).flatten(1)
-    is_real_BT = torch.arange(flat_BT.shape[1]) < (lengths_B * tokens.space.levels).unsqueeze(1)
+    flat_BT = (batch.sids_BHL + torch.from_numpy(tokens.first_token)).flatten(1)
+    is_real_BT = torch.arange(flat_BT.shape[1]) < (batch.lengths_B * tokens.space.levels).unsqueeze(
+        1
+    )
     ids_BT = functional.pad(flat_BT.masked_fill(~is_real_BT, tokens.pad), (1, 0), value=tokens.bos)
     hidden_BTW = model.base_model(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
     logits = model.get_output_embeddings()(hidden_BTW[is_real_BT])

@@ -7,6 +7,7 @@ and already in serving order. Knows nothing of users or models.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from models.catalog.trie import CatalogTrie
 from models.errors import InvalidCatalog, InvalidSid
 
 _PIECE = 100  # rows that are converted at once
+_DIGITS = 6  # of a weighted count; sums of weights such as 0.1 are a little off
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Catalog:
     titles: tuple[str | None, ...]
     brands: tuple[str | None, ...]
     categories: tuple[tuple[str, ...], ...]  # each from coarse to fine
-    popularity: NDArray[np.int64]  # (N,), training interactions
+    popularity: NDArray[np.int64]  # (N,), training interactions; weighted ones are rounded up
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -64,10 +66,9 @@ class Catalog:
         bounds = np.append(leaves, leaves[-1:] + 1) if len(leaves) else np.zeros(1, dtype=np.int64)
         return np.searchsorted(self.space.pack(self.sids), bounds)
 
-    def with_popularity(self, popularity: Mapping[str, int]) -> "Catalog":
+    def with_popularity(self, popularity: Mapping[str, float]) -> "Catalog":
         """Return the same rows with other counts; items that are not counted have 0."""
-        counts = np.array([popularity.get(item, 0) for item in self.item_ids], dtype=np.int64)
-        return replace(self, popularity=counts)
+        return replace(self, popularity=_whole_counts(self.item_ids, popularity))
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -94,7 +95,7 @@ def build_catalog(
     space: SidSpace,
     sids: Mapping[str, Sequence[int]],
     items: Mapping[str, ItemText],
-    popularity: Mapping[str, int],
+    popularity: Mapping[str, float],
 ) -> Catalog:
     """Sort items into serving order. Raises InvalidCatalog for a bad SID or an unknown item."""
     for item_id, sid in sids.items():
@@ -114,8 +115,14 @@ def build_catalog(
         titles=tuple(items[item].title for item in order),
         brands=tuple(items[item].brand for item in order),
         categories=tuple(items[item].categories for item in order),
-        popularity=np.array([popularity.get(item, 0) for item in order], dtype=np.int64),
+        popularity=_whole_counts(order, popularity),
     )
+
+
+def _whole_counts(item_ids: Iterable[str], popularity: Mapping[str, float]) -> NDArray[np.int64]:
+    """Round weighted counts up, so that an item that was counted at all keeps a popularity."""
+    counts = (popularity.get(item, 0) for item in item_ids)
+    return np.array([ceil(round(count, _DIGITS)) for count in counts], dtype=np.int64)
 
 
 def popular_prefixes(catalog: Catalog, count: int) -> tuple[Prefix, ...]:

@@ -122,7 +122,7 @@ def write_grown_release(
     memory: Memory,
     *,
     updates: Mapping[str, Any],
-    popularity: Mapping[str, int],
+    popularity: Mapping[str, float],
 ) -> None:
     """Write a release with another catalog, weights and memory than its parent's.
 
@@ -130,7 +130,7 @@ def write_grown_release(
 
     Args:
         updates: facts about the learning, for the recipe.
-        popularity: events by item, for the popular items and prefixes.
+        popularity: events by item, by their weights, for the popular items and prefixes.
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)

@@ -20,11 +20,11 @@ from service.recommend.climb import Climbed, Climber
 from service.recommend.engine import Engine, Engines, Role
 from service.recommend.experiments import Choice, Experiments, Exposure
 from service.recommend.ladder import RECORDED, Pick, Plan, Wanted, plan_popular, plan_rungs
-from service.recommend.live_hits import LiveHits
 from service.recommend.pages import MAX_SHOWN, Cursor, begin_cursor, digest, pin_layers, pin_view
 from service.sources import Criticality, Mode, Reason, Source
 from service.telemetry.logs import user_hash
 from service.telemetry.metrics import Metrics
+from service.users.local_state import LiveHits
 from service.users.manifest_watch import ManifestWatch
 from service.users.reader import Users, UserView
 

@@ -2,20 +2,27 @@
 
     LastGoodCache  the last good copy of each recent user's state, used while the store is away
     EventBuffer    events that the store could not take yet
-    ErasureWatch   users with an erasure request; it removes them from both of the above
+    LiveHits       last answers of users, until their next events judge them
+    ErasureWatch   users with an erasure request; it removes them from the first two
 
-All three are bounded and belong to the event loop. Knows nothing of models, rungs or HTTP.
+All are bounded and belong to the event loop. Knows nothing of models, rungs or HTTP.
 """
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from models.errors import StoreUnavailable
 from models.store.contract import ServingStore
 from models.store.events import Event
+from models.store.model_pointer import LiveVersion
 from models.store.records import hash_user
 from models.store.user_state import UserState
+
+_TOP = 10  # items of an answer that events judge
+_LATELY_S = 3600.0  # an older answer is judged by no event
+_CLOCKS_S = 60.0  # an event may be dated so long before the answer that it follows
 
 
 class LastGoodCache:
@@ -101,6 +108,61 @@ class EventBuffer:
             self._events[user_id] = rest
         else:
             self._events.pop(user_id, None)
+
+
+class _Shown(NamedTuple):
+    """The last answer of one user."""
+
+    model: str  # own, canary or arm
+    item_ids: tuple[str, ...]
+    at_s: float  # unix seconds
+
+
+class LiveHits:
+    """Live recall: was a user's next event of an item among the first ten of the last answer?
+
+    The first event behind an answer judges it, whatever the answer's rung. Answers of at most
+    `limit` users are remembered, by a hash of the user. The counts begin again with each canary, so
+    that the canary and the others are counted over the same time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._shown: OrderedDict[int, _Shown] = OrderedDict()  # by hash of the user id
+        self._canary: LiveVersion | None = None  # the last one
+        self.num_judged: Counter[str] = Counter()
+        self.num_hits: Counter[str] = Counter()
+
+    def follow(self, canary: LiveVersion | None) -> None:
+        """Forget all answers and counts if another canary begins."""
+        if canary is None or canary == self._canary:
+            return
+        self._canary = canary
+        self._shown.clear()
+        self.num_judged.clear()
+        self.num_hits.clear()
+
+    def show(self, user_id: str, model: str, item_ids: Iterable[str], *, now_s: float) -> None:
+        """Remember an answer in the place of the one before."""
+        key = hash(user_id)
+        self._shown[key] = _Shown(model, tuple(islice(item_ids, _TOP)), now_s)
+        self._shown.move_to_end(key)
+        if len(self._shown) > self._limit:
+            self._shown.popitem(last=False)
+
+    def judge(self, user_id: str, events: Sequence[Event], *, now_s: float) -> None:
+        """Judge the user's last answer by the first of some new events that follows it."""
+        shown = self._shown.get(hash(user_id))
+        if shown is None:
+            return
+        later = (event for event in events if event.timestamp >= shown.at_s - _CLOCKS_S)
+        first = next(later, None)
+        if first is None:
+            return
+        del self._shown[hash(user_id)]
+        if now_s <= shown.at_s + _LATELY_S:
+            self.num_judged[shown.model] += 1
+            self.num_hits[shown.model] += first.item_id in shown.item_ids
 
 
 class ErasureWatch:

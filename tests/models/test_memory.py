@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from models.errors import InvalidRelease
+from models.online.memory.live_counts import LiveCounts
 from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
 from models.online.memory.neighbours import Neighbours
@@ -57,6 +58,24 @@ def test_counts_are_those_of_two_loops() -> None:
         later_totals[later] += num
     np.testing.assert_allclose(counts.item_total_N, item_totals)
     np.testing.assert_allclose(counts.later_total_N, later_totals)
+
+
+def test_a_pair_counts_as_often_as_its_later_event_weighs() -> None:
+    """A learner counts so, event after event; an event of weight 0 stays in the history."""
+    histories, rng = some_histories(), np.random.default_rng(1)
+    weights = [rng.choice([0.0, 0.2, 1.0, 3.0], size=len(history)) for history in histories]
+    live = LiveCounts.of_histories([], NUM_ITEMS, DEFAULT)
+    for history, weight in zip(histories, weights, strict=True):
+        for at, row in enumerate(history):
+            if weight[at]:
+                live.add(history[:at], row, weight[at])
+    found = PairCounts.of_histories(
+        histories, NUM_ITEMS, DEFAULT, [list(weight) for weight in weights]
+    )
+    assert_equal(found, live.memory().counts)
+    ones = [[1.0] * len(history) for history in histories]
+    equal = PairCounts.of_histories(histories, NUM_ITEMS, DEFAULT, ones)
+    assert equal.count_P.tobytes() == count(histories).count_P.tobytes()
 
 
 def test_event_after_event_counts_as_the_whole() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from models.store.events import Event
 from models.store.model_pointer import LiveVersion
-from service.recommend.live_hits import LiveHits
+from service.users.local_state import LiveHits
 from training.learn.live_comparison import Share, describe
 
 NOW = 1_000_000.0
@@ -71,5 +71,4 @@ def test_two_shares_and_their_difference() -> None:
         "recall@10 of the next event: canary 0.8000 of 70, others 0.6000 of 80: "
         "+0.2000 (+0.0524 to +0.3339)"
     )
-    low, high = Share(0, 10).interval()
-    assert (low, high) == (pytest.approx(0), pytest.approx(0.2775, abs=1e-4))
+    assert Share(0, 10).interval() == pytest.approx((0, 0.2775), abs=1e-4)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -22,7 +23,7 @@ from bench.quality.ranking.plain_rows import rank_plain
 from bench.quality.ranking.rank_metrics import ndcg_at, recall_at
 from bench.quality.ranking.row_sets import model_rows, simple_rows
 from models.catalog.catalog import Catalog, popular_prefixes
-from models.catalog.dataset import load_dataset
+from models.catalog.dataset import Dataset, Interaction, load_dataset
 from models.online.build_kernel import built_library
 from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
@@ -265,10 +266,12 @@ def test_a_renewed_release_keeps_catalog_and_reasoner(
     """A release renewed with its old weights is the same model; trained again, it is another."""
     copy = tmp_path / "copy"
     shutil.copytree(trained.directory, copy)
-    forget(copy)
+    updates = {"parent": trained.version, "watermark": "7-0", "epoch": 3}  # as on a live base
+    forget(copy, updates=updates)
     assert Release.load(copy).load_neighbours() is None
     assert main(arguments("renew", data, copy, "--keep-weights")) == 0
     again = Release.load(copy)
+    assert again.manifest.recipe["updates"] == updates
     assert again.manifest.memory == trained.manifest.memory
     found, expected = again.load_codebooks(), trained.load_codebooks()
     assert found is not None
@@ -283,6 +286,7 @@ def test_a_renewed_release_keeps_catalog_and_reasoner(
     other = Release.load(copy)
     changed = [name for name in same if other.manifest.files[name] != again.manifest.files[name]]
     assert changed == ["online.safetensors"]
+    assert "updates" not in other.manifest.recipe
     served_by = "onnx-float32" if built_library() is None else "native-float32"
     assert load_searcher(other).precision == served_by
 
@@ -363,15 +367,61 @@ def test_a_release_learns_everything_after_its_epochs_were_chosen(
     assert Release.load(again.directory).manifest.learnt is Learns.EVERYTHING
 
 
-def forget(directory: Path) -> None:
-    """Take memory and codebooks out of a release, as one of an earlier version has none."""
+def forget(directory: Path, *, updates: dict[str, Any]) -> None:
+    """Take memory and codebooks out of a release, as one of an earlier version has none.
+
+    updates: facts of a learner to put in.
+    """
     file = directory / "manifest.json"
     manifest = json.loads(file.read_text())
     del manifest["memory"], manifest["files"]["neighbours.safetensors"]
     del manifest["files"]["codebooks.safetensors"]
+    manifest["recipe"]["updates"] = updates
     file.write_text(json.dumps(manifest | {"format": 4}))
     (directory / "neighbours.safetensors").unlink()
     (directory / "codebooks.safetensors").unlink()
+
+
+def with_views(data: Path, target: Path) -> Path:
+    """The data, with every third event of the table as a view and the others as purchases."""
+    shutil.copytree(data, target)
+    events = pq.read_table(target / "interactions.parquet")
+    types = ["purchase" if at % 3 else "view" for at in range(events.num_rows)]
+    pq.write_table(events.append_column("type", [types]), target / "interactions.parquet")
+    return target
+
+
+def test_types_of_weight_0_are_neither_learnt_nor_counted_and_stay_in_the_history(
+    trained: Release, data: Path, tmp_path: Path
+) -> None:
+    typed = with_views(data, tmp_path / "typed")
+    recipe = tmp_path / "types.toml"
+    recipe.write_text(Path("training/runs/tiny.toml").read_text() + "\n[types]\nview = 0.0\n")
+    options = ["--config", str(recipe), "--to", str(tmp_path / "renewed")]
+    assert main(arguments("renew", typed, trained.directory, *options)) == 0
+    again, split = Release.load(tmp_path / "renewed"), split_dataset(load_dataset(typed))
+    assert again.manifest.recipe["types"] == {"view": 0.0}
+    bought = {event.item_id: 0 for event in all_training(load_dataset(typed))}
+    for event in all_training(load_dataset(typed)):
+        bought[event.item_id] += event.type == "purchase"
+    counted = dict(zip(again.catalog.item_ids, again.catalog.popularity.tolist(), strict=True))
+    assert {item: counted[item] for item in bought} == bought
+    weights = split_dataset(load_dataset(typed), types={"view": 0.0}).weights
+    memory = again.load_memory()
+    assert memory is not None
+    histories = training_histories(again.catalog, split)
+    expected = Memory.counted(histories, memory.similar, memory.settings, weights).counts
+    np.testing.assert_allclose(memory.counts.item_total_N, expected.item_total_N)
+    changed = ("online.safetensors", "neighbours.safetensors")
+    assert all(again.manifest.files[name] != trained.manifest.files[name] for name in changed)
+    assert main(arguments("renew", typed, again.directory, "--keep-weights")) == 0
+    kept = Release.load(again.directory)  # the weights of the release, without any in the recipe
+    assert kept.manifest.recipe["types"] == {"view": 0.0}
+    assert kept.manifest.files["neighbours.safetensors"] == again.manifest.files[changed[1]]
+
+
+def all_training(dataset: Dataset) -> list[Interaction]:
+    return [event for history in dataset.histories.values() for event in history[:-2]]
 
 
 def test_the_memory_has_counted_the_training_split(trained: Release, data: Path) -> None:
@@ -412,7 +462,8 @@ def test_too_few_users_are_one_line_and_exit_78(
     ("stage", "options"),
     [("all", ["--learns", "not the test items"]), ("all", ["--to", "elsewhere"]),
      ("quantize", ["--learns", "everything"]), ("online", ["--force"]),
-     ("renew", ["--keep-weights", "--learns", "everything"])],
+     ("renew", ["--keep-weights", "--learns", "everything"]),
+     ("renew", ["--release", "releases/beauty"]), ("all", ["--release", "releases/beauty"])],
 )  # fmt: skip
 def test_an_option_that_would_do_nothing_is_refused(
     stage: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

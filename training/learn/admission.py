@@ -53,7 +53,7 @@ class Admission:
         self._slice.events.append(logged)
         self._slice.before.setdefault(user_id, before)
         self._slice.of_user.setdefault(user_id, []).append(logged)
-        self.histories.append(user_id, logged.event.item_id)
+        self.histories.append(user_id, logged.event)
         return before
 
     def end_slice(self) -> SliceEvents:

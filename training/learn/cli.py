@@ -34,6 +34,7 @@ from models.release.live import LiveFolder
 from models.release.release import Release
 from models.store.embedded import resolve
 from models.store.redis_store import RedisStore
+from training.event_types import types_of
 from training.exit_codes import run_command
 from training.learn.catalog_growth import CatalogGrowth
 from training.learn.day_learner import DayLearner
@@ -90,7 +91,7 @@ def _replay(options: argparse.Namespace, publisher: Publisher) -> None:
         release,
         dataset,
         split,
-        load_settings(options.settings, seed=options.seed),
+        load_settings(options.settings, seed=options.seed, types=types_of(release)),
         make_grower(release, options.work),
         publisher,
         options.work,
@@ -176,11 +177,13 @@ def make_follower(
     options: argparse.Namespace, publisher: Publisher
 ) -> tuple[Follower, FeedBatches, ErasedUsers]:
     release = Release.load(options.release)
-    settings = load_settings(options.settings, seed=options.seed)
+    settings = load_settings(options.settings, seed=options.seed, types=types_of(release))
     work: Path = options.work
     make_private(work)
     erased = ErasedUsers(work, options.erased)
-    histories = Histories(load_dataset(options.data), is_erased=erased.hides_at)
+    histories = Histories(
+        load_dataset(options.data), is_erased=erased.hides_at, types=settings.types
+    )
     slice_ms = round(1000 * options.slice_s)
     feed = FeedBatches(work / "items", options.items)
     follower = Follower(

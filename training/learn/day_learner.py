@@ -35,7 +35,7 @@ class DayLearner:
         work: Path,
     ) -> None:
         self.learner = OnlineLearner.begin(
-            release, Histories(split.learnt), settings, slice_ms=DAY_MS
+            release, Histories(split.learnt, types=settings.types), settings, slice_ms=DAY_MS
         )
         self._release, self._dataset, self._split = release, dataset, split
         self._grower, self._publisher, self._work = grower, publisher, work

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidSettings
+from training.event_types import TypeWeights, read_types, weight_of
 from training.learn.guard import GuardSettings
 from training.learn.lazy_adam import Rates
 from training.learn.trial_gates import GateSettings
@@ -24,12 +25,12 @@ class LearnSettings:
     rates: Rates = field(default_factory=Rates)  # of the optimizer
     steps: StepSettings = field(default_factory=StepSettings)  # on a slice
     gates: GateSettings = field(default_factory=GateSettings)  # before a publication
-    # Weight of an event in counts and loss, by its type; 1 for a type that is not named.
+    # Weight of an event in counts and loss, by its type; those of the release by default.
     types: dict[str, float] = field(default_factory=dict)
     seed: int = 0  # of everything random
 
     def weight_of(self, event_type: str) -> float:
-        return self.types.get(event_type, 1.0)
+        return weight_of(self.types, event_type)
 
     @property
     def digest(self) -> str:
@@ -40,13 +41,17 @@ class LearnSettings:
 _TABLES = ("guard", "rates", "steps", "gates")
 
 
-def load_settings(file: Path | None, *, seed: int = 0) -> LearnSettings:
+def load_settings(
+    file: Path | None, *, seed: int = 0, types: TypeWeights | None = None
+) -> LearnSettings:
     """Read settings; None keeps all defaults.
 
-    Raises InvalidSettings naming the file and the key that is wrong.
+    types: of the release; a file with a table of its own replaces them. Raises InvalidSettings
+    naming the file and the key that is wrong.
     """
+    default = LearnSettings(types=dict(types or {}), seed=seed)
     if file is None:
-        return LearnSettings(seed=seed)
+        return default
     try:
         tables = tomllib.loads(file.read_text())
     except (OSError, tomllib.TOMLDecodeError) as exc:
@@ -54,19 +59,9 @@ def load_settings(file: Path | None, *, seed: int = 0) -> LearnSettings:
     known = (*_TABLES, "types")
     if unknown := sorted(set(tables) - set(known)):
         raise InvalidSettings(f"{file}: unknown tables {unknown}, expected among {sorted(known)}")
-    default = LearnSettings()
-    parts = {
+    parts: dict[str, Any] = {
         name: fill_table(file, name, getattr(default, name), tables.get(name, {}))
         for name in _TABLES
     }
-    return LearnSettings(types=read_types(file, tables.get("types", {})), seed=seed, **parts)
-
-
-def read_types(file: Path, table: dict[str, Any]) -> dict[str, float]:
-    for name, value in table.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 <= value < float("inf"):
-            raise InvalidSettings(
-                f"{file}: [types] {name} = {value!r}, expected a number from 0 up"
-            )
-    return {name: float(value) for name, value in table.items()}
+    parts |= {"types": read_types(file, tables["types"])} if "types" in tables else {}
+    return dataclasses.replace(default, **parts)

@@ -4,7 +4,7 @@ All of it follows from base release, data folder, settings and log. Knows nothin
 or stores.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -28,7 +28,7 @@ from training.learn.histories import Histories
 from training.learn.learn_settings import LearnSettings
 from training.learn.trial import Question
 from training.learn.weight_learner import Exam, Lesson, WeightLearner
-from training.learn.weight_steps import NewEvents
+from training.learn.weight_steps import LearntEvents
 
 
 class OnlineLearner:
@@ -47,8 +47,9 @@ class OnlineLearner:
         self._changed_rows: set[int] = set()  # rows whose neighbours changed since then
         self.num_slices = 0
         self.position = BEGINNING  # the last event of the last slice
-        self.popularity = Counter(
-            dict(zip(catalog.item_ids, catalog.popularity.tolist(), strict=True))
+        # Events by item, each with the weight of its type.
+        self.popularity: dict[str, float] = defaultdict(
+            int, zip(catalog.item_ids, catalog.popularity.tolist(), strict=True)
         )
         self.fed_rows: set[int] = set()  # rows of items that the feed brought
         self._old_sample = admission.histories.sample_old(
@@ -85,7 +86,7 @@ class OnlineLearner:
             history = self.catalog.rows(before[-window:])
             self.counts.add(history, row, weight)
             self._changed_rows.update([*history, row])
-            self.popularity[logged.event.item_id] += 1
+            self.popularity[logged.event.item_id] += weight
 
     def exam(self, events: SliceEvents) -> Exam:
         """Return the exam of a slice; its counts are not used."""
@@ -104,7 +105,7 @@ class OnlineLearner:
         rng = np.random.default_rng([seed, 1])
         num_old = self.settings.steps.num_old(new) if self.admission.histories.has_old else 0
         drawn = (self.admission.histories.draw_old(rng) for _ in range(num_old))
-        old = [rows for items in drawn if (rows := self.catalog.rows(items))]
+        old = [found for items in drawn if (found := self._old_events(items)).rows]
         return Lesson(self.catalog, new, old, seed, self._unripe())
 
     def end_slice(self, last: str) -> None:
@@ -171,7 +172,7 @@ class OnlineLearner:
         histories = (self.catalog.rows(items) for items in self._old_sample)
         return [Question(rows[:-1], rows[-1]) for rows in histories if len(rows) > 1]
 
-    def _new_events(self, events: SliceEvents) -> list[NewEvents]:
+    def _new_events(self, events: SliceEvents) -> list[LearntEvents]:
         """Return the events that carry loss, behind their histories; suspects carry none."""
         new = []
         for user_id, of_user in events.of_user.items():
@@ -182,8 +183,14 @@ class OnlineLearner:
                     rows.append(row)
                     weights.append(self.settings.weight_of(logged.event.type) * is_sound)
             if any(weights):
-                new.append(NewEvents(tuple(rows), tuple(weights)))
+                new.append(LearntEvents(tuple(rows), tuple(weights)))
         return new
+
+    def _old_events(self, items: Sequence[tuple[str, float]]) -> LearntEvents:
+        """Return the history of an old user, of which every event carries loss."""
+        found = [(self.catalog.row(item_id), weight) for item_id, weight in items]
+        known = [(row, weight) for row, weight in found if row is not None]
+        return LearntEvents(tuple(row for row, _ in known), tuple(weight for _, weight in known))
 
     def _unripe(self) -> list[NDArray[np.int64]]:
         """Return the packed prefixes, by depth from two codes on, with new items alone below them.

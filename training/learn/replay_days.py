@@ -61,5 +61,6 @@ def fed_item(dataset: Dataset, item_id: str) -> FedItem:
 def _logged(day: int, events: list[tuple[str, Interaction]]) -> Iterator[Logged]:
     """Number the events of a day; all arrive at its beginning."""
     for number, (user_id, event) in enumerate(events):
-        logged = Event(event.item_id, event.timestamp, f"{user_id}:{event.pos}")
+        event_id = f"{user_id}:{event.pos}"
+        logged = Event(event.item_id, event.timestamp, event_id, event.type, event.value)
         yield Logged(f"{day * DAY_MS}-{number}", user_id, logged)

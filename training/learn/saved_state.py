@@ -88,7 +88,7 @@ def counted_arrays(learner: OnlineLearner) -> Arrays:
     for name in ("first", "neighbour_P", "weight_P"):
         arrays[f"neighbours/{name}"] = getattr(learner.neighbours, name)
     item_ids = learner.catalog.item_ids
-    arrays["popularity"] = np.array([learner.popularity[item] for item in item_ids], dtype=np.int64)
+    arrays["popularity"] = np.array([learner.popularity[item] for item in item_ids])
     arrays["fed_rows"] = np.array(sorted(learner.fed_rows), dtype=np.int64)
     return arrays
 

@@ -18,7 +18,7 @@ from training.learn.candidate import Anchor, Candidate, anchor_knowing
 from training.learn.learn_settings import LearnSettings
 from training.learn.trial import Paired, Question, answer
 from training.learn.trial_gates import failed_gates, is_slow
-from training.learn.weight_steps import NewEvents, learn_events
+from training.learn.weight_steps import LearntEvents, learn_events
 
 ACCEPTED, REFUSED, WAITING, NOTHING = "accepted", "refused", "waiting", "nothing"
 
@@ -37,8 +37,8 @@ class Lesson(NamedTuple):
     """Events that the candidate learns of a slice."""
 
     catalog: Catalog
-    new: Sequence[NewEvents]  # empty where nothing is to be learnt
-    old: Sequence[Sequence[int]]  # histories to repeat, as catalog rows
+    new: Sequence[LearntEvents]  # empty where nothing is to be learnt
+    old: Sequence[LearntEvents]  # histories to repeat
     seed: int  # decides everything random
     unripe: Sequence[NDArray[np.int64]]  # packed prefixes without rows of their own, by depth
 

@@ -4,8 +4,6 @@ Only the positions of new events carry loss; the items before them are context. 
 every position does, so that their lessons are not forgotten. Knows nothing of logs or files.
 """
 
-# B = users, H = items of the longest history, L = levels, N = targets, W = model width
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,19 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.catalog.catalog import Catalog
-from models.online.recommender import KnownNodes, OnlineRecommender, pack_sids
-from training.history_batches import Batch, crop, pad
+from models.online.recommender import KnownNodes, OnlineRecommender
+from training.history_batches import pad, random_window
 from training.learn.lazy_adam import LazyAdam
 from training.sid_loss import SidLoss
+from training.train_online import encode_before, next_sid_loss
 
 Ints = NDArray[np.int64]
 
 
-class NewEvents(NamedTuple):
-    """The new events of one user behind the history before them, as catalog rows."""
+class LearntEvents(NamedTuple):
+    """The events of one user that carry loss, behind the history before them, as catalog rows."""
 
     rows: tuple[int, ...]  # oldest first, the history's among them
-    weights: tuple[float, ...]  # of the new events, which are the last rows; 0 is context alone
+    weights: tuple[float, ...]  # of the events, which are the last rows; 0 is context alone
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class StepSettings:
         if not 0 <= self.old_share < 1:
             raise ValueError(f"old_share {self.old_share}, expected 0 to below 1")
 
-    def num_old(self, new: Sequence[NewEvents]) -> int:
+    def num_old(self, new: Sequence[LearntEvents]) -> int:
         """Return how many old histories all steps on the new events want, about."""
         num_users = min(len(new), self.most_events)
         return math.ceil(self.passes * self.old_users * num_users) if self.old_share else 0
@@ -63,8 +62,8 @@ def learn_events(
     recommender: OnlineRecommender,
     optimizer: LazyAdam,
     catalog: Catalog,
-    new: Sequence[NewEvents],
-    old: Sequence[Sequence[int]],
+    new: Sequence[LearntEvents],
+    old: Sequence[LearntEvents],
     settings: StepSettings,
     *,
     seed: int,
@@ -73,7 +72,7 @@ def learn_events(
     """Take the steps on the new events of one slice, in place; return their losses.
 
     Args:
-        old: histories to repeat in turn, as catalog rows; may be empty.
+        old: histories to repeat in turn, with a weight for every row; may be empty.
         seed: decides everything random.
         unripe: packed prefixes, by depth from two codes on, whose rows stay as they are.
     """
@@ -87,14 +86,11 @@ def learn_events(
     for _ in range(settings.passes):
         for group in _groups(new, settings.batch_events, window, rng):
             num_old = round(settings.old_users * len(group)) if settings.old_share else 0
-            repeated = [crop(rows, window, rng) for rows in islice(turn, num_old)]
+            repeated = [_crop(events, window, rng) for events in islice(turn, num_old)]
             optimizer.zero_grad()
-            loss = _new_loss(recommender, loss_of, catalog, group)
+            loss = _loss(recommender, loss_of, catalog, group)
             if repeated:
-                again, share = (
-                    _old_loss(recommender, loss_of, catalog, repeated),
-                    settings.old_share,
-                )
+                again, share = _loss(recommender, loss_of, catalog, repeated), settings.old_share
                 loss = (1 - share) * loss + share * again
             torch.autograd.backward(loss)
             _drop_gradients(recommender, unripe)
@@ -113,8 +109,8 @@ def _drop_gradients(recommender: OnlineRecommender, unripe: Sequence[Ints]) -> N
 
 
 def _at_most(
-    new: Sequence[NewEvents], most_events: int, rng: np.random.Generator
-) -> Sequence[NewEvents]:
+    new: Sequence[LearntEvents], most_events: int, rng: np.random.Generator
+) -> Sequence[LearntEvents]:
     """Return users drawn at random until their new positions are enough."""
     num_new = np.array([len(events.weights) for events in new])
     if num_new.sum() <= most_events:
@@ -125,10 +121,10 @@ def _at_most(
 
 
 def _groups(
-    new: Sequence[NewEvents], batch_events: int, window: int, rng: np.random.Generator
-) -> Iterator[list[NewEvents]]:
+    new: Sequence[LearntEvents], batch_events: int, window: int, rng: np.random.Generator
+) -> Iterator[list[LearntEvents]]:
     """Yield users in random order, cut to windows, until a group has enough new positions."""
-    group: list[NewEvents] = []
+    group: list[LearntEvents] = []
     for at in rng.permutation(len(new)).tolist():
         for part in _windows(new[at], window):
             if not any(part.weights):
@@ -141,44 +137,30 @@ def _groups(
         yield group
 
 
-def _windows(events: NewEvents, window: int) -> Iterator[NewEvents]:
+def _windows(events: LearntEvents, window: int) -> Iterator[LearntEvents]:
     """Yield the new positions at most half a window at a time, each behind its newest items."""
     rows, weights = events
     first = len(rows) - len(weights)
     for start in range(0, len(weights), max(window // 2, 1)):
         part = weights[start : start + max(window // 2, 1)]
         end = first + start + len(part)
-        yield NewEvents(rows[max(end - window, 0) : end], part)
+        yield LearntEvents(rows[max(end - window, 0) : end], part)
 
 
-def _new_loss(
-    recommender: OnlineRecommender, loss_of: SidLoss, catalog: Catalog, group: Sequence[NewEvents]
+def _crop(events: LearntEvents, window: int, rng: np.random.Generator) -> LearntEvents:
+    """Cut a random window out of a history whose events all have a weight."""
+    part = random_window(len(events.rows), window, rng)
+    return LearntEvents(events.rows[part], events.weights[part])
+
+
+def _loss(
+    recommender: OnlineRecommender,
+    loss_of: SidLoss,
+    catalog: Catalog,
+    group: Sequence[LearntEvents],
 ) -> Tensor:
-    """Return the weighted mean loss of the new positions."""
-    batch = pad([events.rows for events in group], catalog)
-    weight_BH = torch.zeros(batch.rows_BH.shape)
-    for user, (rows, weights) in enumerate(group):
-        weight_BH[user, len(rows) - len(weights) : len(rows)] = torch.tensor(weights)
-    states_BHW = _states(recommender, batch)
-    total = states_BHW.new_zeros(())
-    for weight in weight_BH.unique().tolist():
-        if weight:
-            is_asked_BH = weight_BH == weight
-            targets_N = pack_sids(batch.sids_BHL[is_asked_BH], recommender.config.sizes)
-            total = total + weight * len(targets_N) * loss_of(states_BHW[is_asked_BH], targets_N)
-    return total / weight_BH.sum()
-
-
-def _old_loss(
-    recommender: OnlineRecommender, loss_of: SidLoss, catalog: Catalog, old: Sequence[Sequence[int]]
-) -> Tensor:
-    """Return the mean loss of all positions of old histories."""
-    batch = pad(old, catalog)
-    is_real_BH = batch.is_real()
-    states_NW = _states(recommender, batch)[is_real_BH]
-    return loss_of(states_NW, pack_sids(batch.sids_BHL[is_real_BH], recommender.config.sizes))
-
-
-def _states(recommender: OnlineRecommender, batch: Batch) -> Tensor:
-    """Encode the history before each item of a batch: (B, H, W)."""
-    return recommender.encode(recommender.embed_items(batch.sids_BHL[:, :-1]))
+    """Return the weighted mean loss of the events that carry any."""
+    weights = [(0.0,) * (len(rows) - len(weights)) + weights for rows, weights in group]
+    step = (pad([events.rows for events in group], catalog, weights),)
+    states = encode_before(recommender, step)
+    return next_sid_loss(loss_of, step, states, recommender.config.sizes)

@@ -36,6 +36,7 @@ from models.release.release import Release
 from models.store.contract import Logged
 from models.store.embedded import resolve
 from models.store.redis_store import RedisStore
+from training.event_types import types_of
 from training.exit_codes import run_command
 from training.learn.guard import is_poisoned
 from training.learn.one_learner import held_alone
@@ -76,8 +77,8 @@ def _reason(options: argparse.Namespace) -> None:
 
 def run_day(options: argparse.Namespace) -> dict[str, Any]:
     """Learn the events behind the watermark, and publish; return the facts of it."""
-    settings = load_day_settings(options.settings, seed=options.seed)
     release = Release.load(options.release or resolve_release(options.live))
+    settings = load_day_settings(options.settings, seed=options.seed, types=types_of(release))
     since = _since(options, release)
     work = DayWork(options.work)
     begun = {"since": since, "until": options.until, "reasoner": reasoner_files(release)}

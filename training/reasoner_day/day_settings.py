@@ -6,10 +6,11 @@ import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from models.errors import InvalidSettings
+from training.event_types import TypeWeights, read_types
 from training.learn.guard import GuardSettings
-from training.learn.learn_settings import read_types
 from training.settings_table import fill_table
 
 
@@ -78,23 +79,27 @@ class DaySettings:
 _TABLES = ("steps", "gates", "reasoner", "guard")
 
 
-def load_day_settings(file: Path | None, *, seed: int = 0) -> DaySettings:
+def load_day_settings(
+    file: Path | None, *, seed: int = 0, types: TypeWeights | None = None
+) -> DaySettings:
     """Read settings; None keeps all defaults.
 
-    Raises InvalidSettings naming the file and the key that is wrong.
+    types: of the release; a file with a table of its own replaces them. Raises InvalidSettings
+    naming the file and the key that is wrong.
     """
+    default = DaySettings(types=dict(types or {}), seed=seed)
     if file is None:
-        return DaySettings(seed=seed)
+        return default
     try:
         tables = tomllib.loads(file.read_text())
     except (OSError, tomllib.TOMLDecodeError) as exc:
         raise InvalidSettings(f"{file}: not a readable TOML file ({exc})") from exc
-    default = DaySettings()
     if unknown := sorted(set(tables) - {*_TABLES, "types"}):
         expected = sorted((*_TABLES, "types"))
         raise InvalidSettings(f"{file}: unknown tables {unknown}, expected among {expected}")
-    parts = {
+    parts: dict[str, Any] = {
         name: fill_table(file, name, getattr(default, name), tables.get(name, {}))
         for name in _TABLES
     }
-    return DaySettings(types=read_types(file, tables.get("types", {})), seed=seed, **parts)
+    parts |= {"types": read_types(file, tables["types"])} if "types" in tables else {}
+    return dataclasses.replace(default, **parts)

@@ -52,9 +52,14 @@ class Memory:
         histories: Sequence[Sequence[int]],
         similar: SimilarItems,
         settings: MemorySettings,
+        weights: Sequence[Sequence[float]] | None = None,
     ) -> "Memory":
-        """Count the histories of users, given as catalog rows, over as many items as `similar`."""
-        return cls(PairCounts.of_histories(histories, len(similar), settings), similar, settings)
+        """Count the histories of users, given as catalog rows, over as many items as `similar`.
+
+        weights: of the events of each history; None: all weigh 1.
+        """
+        counts = PairCounts.of_histories(histories, len(similar), settings, weights)
+        return cls(counts, similar, settings)
 
     def neighbours(self) -> Neighbours:
         return Neighbours.of(self.counts, self.settings, self.similar)

@@ -62,18 +62,34 @@ class PairCounts:
 
     @classmethod
     def of_histories(
-        cls, histories: Sequence[Sequence[int]], num_items: int, settings: MemorySettings
+        cls,
+        histories: Sequence[Sequence[int]],
+        num_items: int,
+        settings: MemorySettings,
+        weights: Sequence[Sequence[float]] | None = None,
     ) -> "PairCounts":
-        """Count whole histories, one distance at a time: equal to adding event after event."""
+        """Count whole histories, one distance at a time: equal to adding event after event.
+
+        weights: of the events of each history; a pair counts as often as its later event weighs.
+        None: all weigh 1.
+        """
         lengths = [len(history) for history in histories]
         row_E = np.fromiter((row for history in histories for row in history), np.int64)
         owner_E = np.repeat(np.arange(len(histories)), lengths)
+        weight_E = None
+        if weights is not None:
+            weight_E = np.fromiter((each for of_user in weights for each in of_user), np.float64)
         none = np.empty(0, dtype=np.int64)
         counted = cls.of_pairs(Pairs(none, none, none.astype(np.float64)), num_items)
         for distance in range(1, settings.window + 1):
             is_pair_E = owner_E[:-distance] == owner_E[distance:]
             item_P, later_P = row_E[:-distance][is_pair_E], row_E[distance:][is_pair_E]
             count_P = np.full(len(item_P), 1 / distance)
+            if weight_E is not None:
+                count_P *= weight_E[distance:][is_pair_E]
+                item_P, later_P, count_P = (
+                    column_P[count_P > 0] for column_P in (item_P, later_P, count_P)
+                )
             counted += cls.of_pairs(_both_ways(item_P, later_P, count_P, settings), num_items)
         return counted
 

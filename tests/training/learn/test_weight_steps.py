@@ -12,7 +12,7 @@ from models.online.recommender import OnlineRecommender, pack_sids
 from tests.fakes.toy import toy_catalog, toy_recommender
 from training.learn.candidate import Anchor, Candidate
 from training.learn.lazy_adam import Rates, is_table
-from training.learn.weight_steps import NewEvents, StepSettings, learn_events
+from training.learn.weight_steps import LearntEvents, StepSettings, learn_events
 
 RATES = Rates(rows=1e-3, dense=1e-4, pull=0.01)
 ALONE = StepSettings(passes=1, old_share=0.0)
@@ -49,7 +49,7 @@ def test_the_loss_is_that_of_the_new_positions_alone(catalog: Catalog) -> None:
         log_prob(candidate.recommender, catalog, rows)
         for rows in ([3, 9, 4], [3, 9, 4, 11], [8, 2])
     ]
-    new = [NewEvents((3, 9, 4, 11), (1.0, 0.5)), NewEvents((8, 2), (2.0,))]
+    new = [LearntEvents((3, 9, 4, 11), (1.0, 0.5)), LearntEvents((8, 2), (2.0,))]
     losses = learn_events(
         candidate.recommender, candidate.optimizer, catalog, new, [], ALONE, seed=0
     )
@@ -59,14 +59,14 @@ def test_the_loss_is_that_of_the_new_positions_alone(catalog: Catalog) -> None:
 
 def test_an_event_that_weighs_nothing_moves_nothing(catalog: Catalog) -> None:
     candidate, before = begin(catalog), begin(catalog).tensors()
-    new = [NewEvents((3, 9, 4), (0.0,))]
+    new = [LearntEvents((3, 9, 4), (0.0,))]
     learn_events(candidate.recommender, candidate.optimizer, catalog, new, [], ALONE, seed=0)
     assert all(torch.equal(value, before[name]) for name, value in candidate.tensors().items())
 
 
 def test_rows_that_no_event_needs_stay_as_they_are(catalog: Catalog) -> None:
     candidate, before = begin(catalog), begin(catalog).tensors()
-    new = [NewEvents((3, 9, 4), (1.0,))]
+    new = [LearntEvents((3, 9, 4), (1.0,))]
     learn_events(candidate.recommender, candidate.optimizer, catalog, new, [], ALONE, seed=0)
     moved = {
         name: (value != before[f"weight/{name}"]).any(dim=1)
@@ -84,7 +84,7 @@ def test_learnt_weights_are_pulled_back_to_the_anchor(catalog: Catalog) -> None:
     def distance(pull: float) -> float:
         candidate = begin(catalog, Rates(pull=pull))
         start = begin(catalog).weights
-        new = [NewEvents((3, 9, 4), (1.0,))] * 4
+        new = [LearntEvents((3, 9, 4), (1.0,))] * 4
         settings = StepSettings(old_share=0.0, passes=30)
         learn_events(candidate.recommender, candidate.optimizer, catalog, new, [], settings, seed=0)
         return sum(float((value - start[name]).norm()) for name, value in candidate.weights.items())
@@ -97,7 +97,7 @@ def test_long_days_are_learnt_in_parts(catalog: Catalog) -> None:
     candidate = begin(catalog)
     window = candidate.recommender.config.window
     rows = tuple(range(window + 10))
-    new = [NewEvents(rows, (1.0,) * (window + 5))]
+    new = [LearntEvents(rows, (1.0,) * (window + 5))]
     settings = StepSettings(passes=1, old_share=0.0, batch_events=1)
     losses = learn_events(
         candidate.recommender, candidate.optimizer, catalog, new, [], settings, seed=0
@@ -106,23 +106,24 @@ def test_long_days_are_learnt_in_parts(catalog: Catalog) -> None:
 
 
 def test_replayed_histories_are_part_of_the_loss(catalog: Catalog) -> None:
-    def learn(old: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    def learn(old: Sequence[LearntEvents]) -> dict[str, Tensor]:
         candidate = begin(catalog)
-        new = [NewEvents((3, 9, 4), (1.0,))]
+        new = [LearntEvents((3, 9, 4), (1.0,))]
         settings = StepSettings(old_share=0.5)
         learn_events(
             candidate.recommender, candidate.optimizer, catalog, new, old, settings, seed=0
         )
         return candidate.tensors()
 
-    alone, among, again = learn([]), learn([[5, 6, 7]]), learn([[5, 6, 7]])
+    old = [LearntEvents((5, 6, 7), (1.0, 0.5, 1.0))]
+    alone, among, again = learn([]), learn(old), learn(old)
     assert any(not torch.equal(alone[name], among[name]) for name in alone)
     assert all(torch.equal(again[name], among[name]) for name in among)
 
 
 def test_a_big_slice_teaches_the_weights_a_part(catalog: Catalog) -> None:
     candidate = begin(catalog)
-    new = [NewEvents((user, user + 1, user + 2), (1.0, 1.0)) for user in range(50)]
+    new = [LearntEvents((user, user + 1, user + 2), (1.0, 1.0)) for user in range(50)]
     settings = StepSettings(passes=1, old_share=0.0, batch_events=4, most_events=20)
     losses = learn_events(
         candidate.recommender, candidate.optimizer, catalog, new, [], settings, seed=0
