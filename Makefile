@@ -21,6 +21,7 @@ DATA ?= data/beauty
 SEED ?= 0
 HOST ?= 127.0.0.1
 PORT ?= 8000
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 RESULTS ?= bench/results
 URL ?=
 CONFIG ?= auto
@@ -128,12 +129,12 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-# torch first and alone: a CPU build of that version, where pip finds one, is then taken. Where it
-# finds none it takes the default build with its CUDA packages (gigabytes, and it works):
-# The small one: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+# torch first and alone: pip prefers the CPU build of that version where TORCH_INDEX has one. Where it
+# cannot be reached, pip takes the default build with its CUDA packages (gigabytes, and it works).
 $(BASE): requirements.lock $(VENV)/.made
-	@echo "Installing requirements.lock (once; torch is the large one)"
-	@$(PIP) --constraint requirements.lock torch
+	@echo "Installing requirements.lock (once)"
+	@$(PIP) $$($(PY) deploy/torch_index.py $(TORCH_INDEX) \
+		$$(sed -n 's/^torch==//p' requirements.lock)) --constraint requirements.lock torch
 	@$(PIP) --no-deps --requirement requirements.lock
 	@touch $@
 
