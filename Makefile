@@ -4,6 +4,7 @@
 #   make serve   the service on 127.0.0.1:8000 over the same store
 #   make learn   the learner beside it: counts, weights and new items from the event log
 #   make test    lint, types, tests
+#   make test-browser  the tests of the page /explore in the system's Chromium
 #   make test-all  the tests that need vLLM, Ray or a Redis Cluster, in an environment of their own
 #   make train   a release of DATA at RELEASE; CONFIG=fast for small models in minutes
 #   make dev     only what the commands beneath need on top of the demo's: training, bench, tests
@@ -41,11 +42,13 @@ DOCS := $(DOCS_VENV)/.docs
 KERNEL := models/online/kernel/built/.made
 ALL_VENV := .venv-all
 ALL := $(ALL_VENV)/.all
+BROWSER_VENV := .venv-browser
+BROWSER := $(BROWSER_VENV)/.browser
 BASELINES_VENV := .venv-baselines
 BASELINES := $(BASELINES_VENV)/.baselines
 MODELS ?= gru4rec hgn sasrec_recbole bert4rec hstu rearec tiger
 
-.PHONY: help demo serve learn test test-all lint types train dev bench baselines chaos locust docs docs-serve map clean
+.PHONY: help demo serve learn test test-browser test-all lint types train dev bench baselines chaos locust docs docs-serve map clean
 .DELETE_ON_ERROR:
 
 help:
@@ -64,6 +67,9 @@ learn: $(DEV)
 test: lint types $(KERNEL) $(DOCS)
 	$(PY) -m pytest -n 2 --dist worksteal -m "not system"
 	$(PY) -m pytest -m system
+
+test-browser: $(BROWSER) $(KERNEL)
+	$(BROWSER_VENV)/bin/python -m pytest -m browser tests/browser
 
 test-all: $(ALL) $(KERNEL)
 	$(ALL_VENV)/bin/python -m pytest -m "vllm or ray or cluster"
@@ -117,7 +123,7 @@ map:
 	$(PYTHON) docs/tools/file_map.py
 
 clean:
-	rm -rf $(VENV) $(ALL_VENV) $(BASELINES_VENV) $(DOCS_VENV) .state models/online/kernel/built
+	rm -rf $(VENV) $(ALL_VENV) $(BROWSER_VENV) $(BASELINES_VENV) $(DOCS_VENV) .state models/online/kernel/built
 	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -164,6 +170,16 @@ $(ALL): requirements.lock requirements-dev.lock requirements-all.lock
 	@$(ALL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
 		--requirement requirements.lock --requirement requirements-dev.lock \
 		--requirement requirements-all.lock
+	@touch $@
+
+# Playwright alone; the other packages are those of .venv, which it sees behind its own.
+$(BROWSER): requirements-browser.lock $(DEV)
+	@echo "Making $(BROWSER_VENV) (once)"
+	@$(PYTHON) -m venv --clear $(BROWSER_VENV)
+	@$(BROWSER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+		--requirement requirements-browser.lock
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(BROWSER_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
 	@touch $@
 
 # RecBole and RecTools pin versions that the rest cannot have, so they get an environment too.

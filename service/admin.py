@@ -26,6 +26,7 @@ from service.api.middleware import BodyLimit, RequestContext
 from service.api.query_names import StrictRoute
 from service.auth.api_keys import KeyRing, Scope
 from service.auth.key_middleware import ApiKeyMiddleware
+from service.explore.explore_routes import explore_router, is_of_page
 from service.follow import ModelWatch
 from service.problems import problem, problem_responses
 from service.server import serve_beside
@@ -170,14 +171,16 @@ class Admin:
 class RejectScripts:
     """Reject requests from scripts of web pages.
 
-    A browser on this machine can reach loopback, on behalf of any open page.
+    A browser on this machine can reach loopback, on behalf of any open page. The page /explore has
+    a check of its own, which lets its own scripts through.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and any(map(_is_from_script, scope["headers"])):
+        is_page = scope["type"] != "http" or is_of_page(scope["path"])
+        if not is_page and any(map(_is_from_script, scope["headers"])):
             refusal = problem(403, SCRIPT_REJECTED, request_id=scope["state"]["request_id"])
             await refusal(scope, receive, send)
         else:
@@ -202,6 +205,8 @@ def create_admin(
     """
     app = FastAPI(title="Think-Ahead, admin", version="1", docs_url=None, redoc_url=None)
     app.include_router(_routes(Admin(serving, store), serving, effective, crew))
+    if serving.settings.explore:
+        app.include_router(explore_router(serving, has_keys=ring is not None))
     problems.install(app)
     app.add_exception_handler(InvalidInput, _on_rejection)
     app.add_exception_handler(ManifestConflict, _on_rejection)

@@ -25,9 +25,10 @@ from service.api.middleware import BodyLimit, RequestContext
 from service.api.popular_answers import PopularAnswers
 from service.auth.api_keys import KeyRing
 from service.auth.key_middleware import ApiKeyMiddleware
+from service.explore.explore_routes import explore_router
 from service.recommend.engine import Engine
 from service.serving import Serving
-from service.settings import ServiceSettings
+from service.settings import ServiceSettings, is_loopback
 from service.telemetry.logs import LogFormat, RequestLog
 from service.workers.crew import Crew
 
@@ -92,6 +93,8 @@ def create_app(
         health_routes.router,
     ):
         app.include_router(router)
+    if settings.explore and is_loopback(settings.host):
+        app.include_router(explore_router(serving, has_keys=ring is not None))
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)

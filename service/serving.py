@@ -136,6 +136,26 @@ class Serving:
         return self._engines.own
 
     @property
+    def engines(self) -> Engines:
+        return self._engines
+
+    @property
+    def settings(self) -> ServiceSettings:
+        return self._settings
+
+    @property
+    def store(self) -> ServingStore:
+        return self._store
+
+    @property
+    def users(self) -> Users:
+        return self._users
+
+    @property
+    def model_thread(self) -> ModelThread:
+        return self._thread
+
+    @property
     def _pointer(self) -> ModelPointer | None:
         return self.model.pointer if self.model is not None else None
 

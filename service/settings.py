@@ -69,6 +69,9 @@ class ServiceSettings(BaseSettings):
     # Redis URL with a user that may write the manifest; None: redis_url.
     admin_redis_url: RedisUrl | None = None
 
+    # The page /explore: on the admin port, and on the main port if `host` is loopback.
+    explore: bool = True
+
     # Time
     request_budget_ms: Annotated[int, Field(ge=10, le=60_000)] = 100  # a request may only lower it
     redis_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20  # part of request_budget_ms

@@ -9,7 +9,7 @@ from models.release.release import Release
 from tests.fakes.service_harness import RedisServer
 from tests.fakes.toy import toy_release
 
-ON_REQUEST = ("gpu", "vllm", "ray", "cluster", "slow")
+ON_REQUEST = ("gpu", "vllm", "ray", "cluster", "browser", "slow")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

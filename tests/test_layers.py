@@ -30,6 +30,7 @@ LAYERS = {
         {"follow"},
         {"serving", "check"},
         {"api"},
+        {"explore"},
         {"app"},
         {"admin"},
         {"process"},

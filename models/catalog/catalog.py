@@ -49,6 +49,15 @@ class Catalog:
         found = map(self._rows.get, item_ids)
         return tuple([row for row in found if row is not None])
 
+    def rows_below(self, prefix: Prefix) -> range:
+        """Return the rows of the items whose SIDs begin with `prefix`."""
+        low, high = 0, len(self)
+        for level, code in enumerate(prefix):
+            codes = self.sids[low:high, level]
+            first, end = np.searchsorted(codes, [code, code + 1]).tolist()
+            low, high = low + first, low + end
+        return range(low, high)
+
     @cached_property
     def trie(self) -> CatalogTrie:
         try:

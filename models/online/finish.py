@@ -131,6 +131,15 @@ class Finisher:
         return self._searcher.precision
 
     @property
+    def catalog(self) -> Catalog:
+        return self._catalog
+
+    @property
+    def neighbours(self) -> Neighbours | None:
+        """Return the neighbours of the memory; None without a memory."""
+        return self._memory.neighbours if self._memory is not None else None
+
+    @property
     def num_opened(self) -> int:
         return int(self.num_opened_L.sum())
 

@@ -58,6 +58,13 @@ class LogPage(NamedTuple):
     is_cut: bool  # entries between the page before and this one were lost before they were read
 
 
+class FoundUsers(NamedTuple):
+    """Users found by the beginning of their ids."""
+
+    user_ids: tuple[str, ...]  # sorted
+    is_complete: bool  # False: there may be more
+
+
 class ItemPage(NamedTuple):
     """Items of the feed, in the order in which they came."""
 
@@ -183,12 +190,25 @@ class UserStore(Protocol):
         """
         ...
 
+    async def past_manifests(self) -> list[Manifest]:
+        """Return the replaced manifests that decode, newest first."""
+        ...
+
     async def swap_manifest(self, expected: Manifest | None, new: Manifest) -> None:
         """Compare and set: raise ManifestConflict unless the store holds `expected`."""
         ...
 
     async def user_ids(self) -> list[str]:
         """Return the sorted ids of all users with a history."""
+        ...
+
+    async def find_users(
+        self, start: str, *, limit: int, generation: int | None = None, patience_s: float = 1.0
+    ) -> FoundUsers:
+        """Return up to `limit` users whose ids begin with `start`, within `patience_s` seconds.
+
+        generation: users with a record of this generation; None: users with a history.
+        """
         ...
 
     async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
@@ -275,11 +295,7 @@ class ServingStore(UserStore, ThinkRequests, ErasureRequests, ItemFeed, ModelPoi
 
 
 class Upkeep(Protocol):
-    """Maintenance by the night: past manifests, deletion, memory and arrivals."""
-
-    async def past_manifests(self) -> list[Manifest]:
-        """Return the replaced manifests that decode, newest first."""
-        ...
+    """Maintenance by the night: deletion, memory and arrivals."""
 
     async def delete_records(self, generation: int, user_ids: Sequence[str]) -> None:
         """Delete records and thoughts of these users in one generation."""

@@ -95,6 +95,24 @@ def user_of_history_key(key: bytes) -> str | None:
         return None
 
 
+def keys_of_users(start: str, generation: int | None) -> str:
+    """Return a pattern for one key of each user whose id begins with `start`.
+
+    generation: that of the users' records; None for keys of histories.
+    """
+    end = "h" if generation is None else f"p:{generation}"
+    return f"ta:{{{quote(start, safe='')}*}}:{end}"
+
+
+def user_of_key(key: bytes) -> str | None:
+    """Return the user id in any key of a user; None for another key."""
+    try:
+        user_id = unquote(key.decode().removeprefix("ta:{").partition("}")[0], errors="strict")
+        return user_id if key.startswith(f"{_tag(user_id)}:".encode()) else None
+    except (ValueError, InvalidUserId):
+        return None
+
+
 def generation_of(key: bytes) -> int | None:
     """Return the generation in the key of a record or of thoughts; None for any other key."""
     found = _LAYER_KEY.fullmatch(key.decode("ascii", "replace"))

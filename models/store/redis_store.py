@@ -4,6 +4,7 @@ Translates the errors of redis-py: nothing above this folder knows `redis.RedisE
 their encoding are defined in `keys`, which the store in memory shares.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -12,6 +13,7 @@ from models.catalog.sid import SidSpace
 from models.errors import ManifestConflict
 from models.store.appends import RedisAppends
 from models.store.connection import BATCH, batches
+from models.store.contract import FoundUsers
 from models.store.events import STREAM_LIMIT, Event, merge_events
 from models.store.item_feed import RedisItems
 from models.store.keys import (
@@ -26,10 +28,12 @@ from models.store.keys import (
     encode_row,
     history_key,
     jitter_of,
+    keys_of_users,
     read_texts,
     record_key,
     thoughts_key,
     user_of_history_key,
+    user_of_key,
 )
 from models.store.manifest import Manifest
 from models.store.model_pointer import ModelPointer
@@ -148,6 +152,21 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisI
     async def user_ids(self) -> list[str]:
         users = {user_of_history_key(key) async for key in self._scan(HISTORY_KEYS)}
         return sorted(user_id for user_id in users if user_id is not None)
+
+    async def find_users(
+        self, start: str, *, limit: int, generation: int | None = None, patience_s: float = 1.0
+    ) -> FoundUsers:
+        found: set[str] = set()
+        try:
+            async with asyncio.timeout(patience_s):
+                async for key in self._scan(keys_of_users(start, generation)):
+                    user_id = user_of_key(key)
+                    if user_id is not None and user_id not in found and len(found) == limit:
+                        return FoundUsers(tuple(sorted(found)), is_complete=False)
+                    found.update([user_id] if user_id is not None else [])
+        except TimeoutError:
+            return FoundUsers(tuple(sorted(found)), is_complete=False)
+        return FoundUsers(tuple(sorted(found)), is_complete=True)
 
     async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
         histories: dict[str, tuple[Event, ...]] = {}

@@ -1,7 +1,7 @@
 """ASGI middleware that checks API keys, scopes and rate limits before the routes.
 
-Health, metrics and the API documentation need no key. Every other path, existing or not, needs a
-valid key, and the scope of its first segment.
+Health, metrics, the API documentation and the files of /explore need no key. Every other path,
+existing or not, needs a valid key, and the scope of its first segment.
 """
 
 import logging
@@ -26,6 +26,7 @@ SCOPES: Mapping[str, Scope] = {
     "events:batch": Scope.EVENTS,
     "users": Scope.USERS,
     "items": Scope.ITEMS,
+    "explore": Scope.ADMIN,  # it finds users and shows their histories
 }
 NO_KEY = "an API key is needed: `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
 UNKNOWN_KEY = "the API key is unknown or has expired"
@@ -63,13 +64,13 @@ class ApiKeyMiddleware:
         self._next_check_at = 0.0
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (first := _first_segment(scope["path"])) in OPEN_PATHS:
+        if scope["type"] != "http" or _is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         self._refresh_keys()
         key = _find_key(scope["headers"])
         caller = self._ring.find(key) if key else None
-        needed = self._required_scope or SCOPES.get(first)
+        needed = self._required_scope or SCOPES.get(_first_segment(scope["path"]))
         if caller is None:
             outcome = "unknown_key" if key else "no_key"
             refusal = _refuse(scope, 401, UNKNOWN_KEY if key else NO_KEY, _CHALLENGE)
@@ -153,6 +154,13 @@ def document_keys(document: dict[str, Any]) -> None:
             refusals = problem_responses({401: NO_KEY, 403: lacks, 429: TOO_FAST})
             operation["responses"] |= {str(status): each for status, each in refusals.items()}
             operation["security"] = [{}, *({name: []} for name in schemes)]
+
+
+def _is_open(path: str) -> bool:
+    """Return True for a path that needs no key; the files of /explore hold no data."""
+    if path == "/explore" or path.startswith("/explore/page/"):
+        return True
+    return _first_segment(path) in OPEN_PATHS
 
 
 def _first_segment(path: str) -> str:

@@ -48,6 +48,7 @@ class Query:
     criticality: Criticality = Criticality.DEFAULT
     events: tuple[Event, ...] = ()  # from the caller, added to the stored history
     after: Cursor | None = None  # the end of the page before; None for a first page
+    choice: Choice | None = None  # for a person who compares; None: the user's own arms
 
     @cached_property
     def digest(self) -> bytes:
@@ -73,6 +74,7 @@ class Served:
     exposures: tuple[Exposure, ...] = ()  # the arms that shaped the answer
     following: Cursor | None = None  # the end of this page; None for the last page
     num_before: int = 0  # items on the pages before
+    rows: tuple[int, ...] = ()  # the history as catalog rows, oldest first
     role: Role = "own"  # of the engine
 
 
@@ -137,6 +139,12 @@ class Pipeline:
             self._log_exposures(query.user_id, served)
         return served
 
+    def assign(
+        self, user_id: str | None, asked: Mode | None = None, *, is_shed: bool = False
+    ) -> Choice:
+        """Return how this user is served."""
+        return self._experiments.assign(user_id, asked, is_shed=is_shed)
+
     async def _answer_within_limit(
         self, query: Query, *, deadline: float, came_at: float
     ) -> Served:
@@ -161,7 +169,7 @@ class Pipeline:
 
     async def _answer(self, query: Query, *, deadline: float, is_shed: bool) -> Served:
         began_at, query_digest = self._monotonic(), query.digest
-        choice = self._experiments.assign(query.user_id, query.mode, is_shed=is_shed)
+        choice = query.choice or self.assign(query.user_id, query.mode, is_shed=is_shed)
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
         engine, role = self._engines.of(choice.release, query.user_id)
         in_time = deadline - self._gate.settings.answer_reserve_s
@@ -200,6 +208,7 @@ class Pipeline:
             following=self._following(query, query_digest, view, engine, climbed.picks),
             num_before=len(query.after.shown) if query.after is not None else 0,
             role=role,
+            rows=plan.rows,
         )
         self._count(served, plan.reasons + climbed.reasons)
         if query.user_id is not None and query.after is None and not is_shed:

@@ -16,6 +16,7 @@ from models.store.contract import (
     Arrival,
     Erasure,
     Erasures,
+    FoundUsers,
     ItemPage,
     Logged,
     LogPage,
@@ -49,6 +50,7 @@ from models.store.keys import (
     record_key,
     thoughts_key,
     user_of_history_key,
+    user_of_key,
 )
 from models.store.manifest import Manifest
 from models.store.model_pointer import ModelPointer
@@ -185,6 +187,21 @@ class MemoryStore:
         await self.ping()
         users = (user_of_history_key(key.encode()) for key in self._streams)
         return sorted(user_id for user_id in users if user_id is not None)
+
+    async def find_users(
+        self, start: str, *, limit: int, generation: int | None = None, patience_s: float = 1.0
+    ) -> FoundUsers:
+        await self.ping()
+        keys = self._streams if generation is None else self.values
+        users = map(user_of_key, (key.encode() for key in keys if key.startswith("ta:{")))
+        found = sorted(
+            user
+            for user in set(users)
+            if user is not None
+            and user.startswith(start)
+            and (generation is None or self._get(record_key(user, generation)) is not None)
+        )
+        return FoundUsers(tuple(found[:limit]), is_complete=len(found) <= limit)
 
     async def read_histories(self, user_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
         await self.ping()

@@ -320,6 +320,20 @@ async def test_an_old_history_imported_late_does_not_push_out_new_events(store: 
     assert (await store.read_user("ann", [], SPACE)).history[-1] == fresh
 
 
+async def test_users_are_found_by_the_beginning_of_their_ids(store: UserStore) -> None:
+    for user_id in STRANGE_IDS:
+        await store.append_events(user_id, [Event("item", 1, "event")])
+    for start in ("", "a", "a}", "*", "ü", "%", "x" * 256, "nobody", "ann"):
+        found = await store.find_users(start, limit=9)
+        expected = sorted(each for each in STRANGE_IDS if each.startswith(start))
+        assert found == (tuple(expected), True), start
+    few = await store.find_users("a", limit=2)
+    assert (len(few.user_ids), few.is_complete) == (2, False)
+    await store.write_layer(5, [make_row("ann", 5)], 60)
+    assert (await store.find_users("", limit=9, generation=5)).user_ids == ("ann",)
+    assert (await store.find_users("", limit=9, generation=6)).user_ids == ()
+
+
 async def test_many_histories_are_appended_and_read_at_once(store: UserStore) -> None:
     histories = {f"user-{n}": make_events(n % 4) for n in range(1200)}
     total = sum(len(events) for events in histories.values())

@@ -96,6 +96,12 @@ class Neighbours:
             np.concatenate([*weights, self.weight_P[at:]]),
         )
 
+    def of_row(self, row: int) -> list[tuple[int, float]]:
+        """Return the neighbours of one row with their weights, strongest first."""
+        places = slice(*self.first[row : row + 2].tolist())
+        pairs = zip(self.neighbour_P[places].tolist(), self.weight_P[places].tolist(), strict=True)
+        return sorted(pairs, key=lambda pair: -pair[1])
+
     def rows_beside(self, row_R: Ints) -> Ints:
         """Return the rows that have one of these as a neighbour, ascending."""
         places = np.flatnonzero(np.isin(self.neighbour_P, row_R))
