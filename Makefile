@@ -2,6 +2,7 @@
 #
 #   make demo    the whole system on this machine, with real users
 #   make serve   the service on 127.0.0.1:8000 over the same store
+#   make night   one night over all users of that store; goes on where it was stopped
 #   make learn   the learner beside it: counts, weights and new items from the event log
 #   make test    lint, types, tests
 #   make test-browser  the tests of the page /explore in the system's Chromium
@@ -24,6 +25,10 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 RESULTS ?= bench/results
+# Users of other data than the bundled ones have keys and folders of their own in the store.
+GIVEN := $(THINKAHEAD_NAMESPACE)
+NAMESPACE ?= $(or $(GIVEN),$(if $(filter data/beauty,$(DATA)),,$(shell \
+	basename '$(DATA)' | tr A-Z a-z | tr -cs 'a-z0-9\n' - | sed 's/^-*//' | cut -c1-32)))
 URL ?=
 CONFIG ?= auto
 # The bundled release is judged on the test items, so its models must not learn them.
@@ -48,7 +53,9 @@ BASELINES_VENV := .venv-baselines
 BASELINES := $(BASELINES_VENV)/.baselines
 MODELS ?= gru4rec hgn sasrec_recbole bert4rec hstu rearec tiger
 
-.PHONY: help demo serve learn test test-browser test-all lint types train dev bench baselines chaos locust docs docs-serve map clean
+demo serve night learn: export THINKAHEAD_NAMESPACE = $(NAMESPACE)
+
+.PHONY: help demo serve night learn test test-browser test-all lint types train dev bench baselines chaos locust docs docs-serve map clean
 .DELETE_ON_ERROR:
 
 help:
@@ -59,6 +66,9 @@ demo: $(OURS) $(KERNEL)
 
 serve: $(OURS) $(KERNEL)
 	$(OURS) serve --release $(RELEASE) --data $(DATA) --host $(HOST) --port $(PORT)
+
+night: $(OURS) $(KERNEL)
+	$(OURS) night --release $(RELEASE)
 
 learn: $(DEV)
 	$(OURS) learn --release $(RELEASE) --data $(DATA)

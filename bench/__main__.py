@@ -3,6 +3,7 @@
 Each command's module is imported only when the command runs, so that `trie` does not import torch.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from bench.common.service_process import StepFailedError
 from models.errors import InvalidInput, InvalidRelease, StoreUnavailable
 from models.extras import needs_extras
 from models.program import program
+from models.store.namespace import VARIABLE
 
 EX_FAILED, EX_USAGE, EX_TEMPFAIL, EX_CONFIG = 1, 64, 75, 78
 _EXIT_CODES: dict[type[Exception], int] = {
@@ -117,6 +119,8 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join([f"usage: {program('bench')} COMMAND [--help]", "", *lines]))
         return 0 if name in ("-h", "--help") else EX_USAGE
     signal.signal(signal.SIGTERM, _exit_in_order)
+    if name != "demo":
+        os.environ.pop(VARIABLE, None)  # all others fill stores of their own
     try:
         with needs_extras("bench", "train"):
             code: int = import_module(f"bench.{command.module}").main(arguments[1:])

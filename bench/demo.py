@@ -6,6 +6,7 @@ reasons for three users. Leaves no process running.
 
 import argparse
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix
 from models.release.release import Release
 from models.store.embedded import resolve, state_folder
+from models.store.namespace import VARIABLE as NAMESPACE_VARIABLE
 from models.store.redis_store import RedisStore
 from models.store.user_state import UserState
 
@@ -89,7 +91,9 @@ def _ask(service_url: str, user_id: str) -> dict[str, Any]:
 
 async def _read_users(redis_url: str, release: Release, num_users: int) -> dict[str, UserState]:
     """Read some users with a record from the store, evenly spaced."""
-    store = RedisStore(redis_url, _STORE_TIMEOUT_MS)
+    store = RedisStore(
+        redis_url, _STORE_TIMEOUT_MS, namespace=os.environ.get(NAMESPACE_VARIABLE, "")
+    )
     try:
         manifest = await store.read_manifest()
         if manifest is None:

@@ -60,7 +60,7 @@ def check(settings: ServiceSettings, *, is_offline: bool) -> list[Finding]:
         engine = engines[0] if engines else None
         findings.append(_run_check("store", lambda: _check_store(settings, engine)))
         if settings.admin_redis_url is not None:
-            ask = _ask_store(settings.admin_redis_url, settings.redis_timeout_ms, engine)
+            ask = _ask_store(settings.admin_redis_url, settings, engine)
             findings.append(_run_check("admin store", lambda: asyncio.run(ask)))
     return findings
 
@@ -91,11 +91,11 @@ def _check_keys(settings: ServiceSettings) -> str:
 
 def _check_store(settings: ServiceSettings, engine: Engine | None) -> str:
     with resolve(settings.redis_url, settings.state_dir) as server:
-        return asyncio.run(_ask_store(server.url, settings.redis_timeout_ms, engine))
+        return asyncio.run(_ask_store(server.url, settings, engine))
 
 
-async def _ask_store(url: str, timeout_ms: int, engine: Engine | None) -> str:
-    store = RedisStore(url, timeout_ms)
+async def _ask_store(url: str, settings: ServiceSettings, engine: Engine | None) -> str:
+    store = RedisStore(url, settings.redis_timeout_ms, namespace=settings.namespace)
     try:
         await store.ping()
         manifest = await store.read_manifest()

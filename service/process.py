@@ -76,6 +76,7 @@ def serve(effective: EffectiveSettings, listeners: Listeners, crew: Crew | None 
         server = opened.enter_context(resolve(settings.redis_url, settings.state_dir))
         open_store = partial(
             RedisStore,
+            namespace=settings.namespace,
             timeout_ms=settings.redis_timeout_ms,
             log_limit=settings.event_log_limit,
         )

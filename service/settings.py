@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from models.errors import InvalidSettings
 from models.program import program
+from models.store.namespace import PATTERN
 from service.config_file import did_you_mean, read_config
 from service.recommend.experiments import Experiment, Experiments
 from service.sources import Mode
@@ -32,6 +33,8 @@ ENV_PREFIX = "THINKAHEAD_"
 CONFIG = "config"  # path of the file, so the only setting that the file cannot hold
 _MASK = "***"
 RedisUrl = Annotated[str, Field(pattern=r"^((redis|rediss)(\+sentinel)?|unix)://.+")]
+
+Namespace = Annotated[str, Field(pattern=f"^({PATTERN})?$")]
 
 
 class ServiceSettings(BaseSettings):
@@ -53,6 +56,8 @@ class ServiceSettings(BaseSettings):
     precision: Annotated[str, Field(min_length=1)] = "fastest"  # or a precision of the release
     redis_url: RedisUrl | None = None  # None: the embedded server
     state_dir: Path | None = None  # folder of the embedded server; unused if redis_url is set
+    # Data set whose keys are meant, where a server holds several; empty: the keys without a name.
+    namespace: Namespace = ""
 
     # Address and access
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"  # loopback: safe without API keys
@@ -278,6 +283,7 @@ _FLAGS = {
     "release_dir": "--release",
     "live_dir": "--live",
     "redis_url": "--redis",
+    "namespace": "--namespace",
     "host": "--host",
     "port": "--port",
     "workers": "--workers",
@@ -310,6 +316,7 @@ def settings_parser(
     parser.add_argument(
         "--redis", dest="redis_url", metavar="URL", help="store; default: the embedded server"
     )
+    parser.add_argument("--namespace", metavar="NAME", help="data set in the store; default: none")
     parser.add_argument("--host", metavar="H", help="default 127.0.0.1")
     parser.add_argument("--port", metavar="P", help="default 8000; 0: any free port")
     parser.add_argument("--workers", metavar="N", help="processes, one a core; default 1")

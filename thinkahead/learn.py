@@ -1,8 +1,10 @@
 """`thinkahead learn`: follow the event log, and publish where `thinkahead serve` looks."""
 
+import os
 from collections.abc import Sequence
 
 from models.store.embedded import state_folder
+from models.store.namespace import VARIABLE, folder_name
 from thinkahead.words import beside, has, is_subcommand, value_of
 from training.__main__ import main as training
 
@@ -25,5 +27,6 @@ def learn_words(arguments: Sequence[str]) -> list[str]:
         if not has(words, option):
             words += [option, str(beside(release, suffix))]
     if not has(words, "--erased", "--replay"):
-        words += ["--erased", str(state_folder(None) / "generations")]
+        namespace = value_of(words, "--namespace") or os.environ.get(VARIABLE, "")
+        words += ["--erased", str(state_folder(None) / folder_name("generations", namespace))]
     return words

@@ -18,8 +18,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def import_words(data: str, arguments: Sequence[str]) -> list[str]:
     """Return the words of the import into the store that the night uses."""
-    url = value_of(arguments, "--redis")
-    return ["import", "--data", data, *(("--redis", url) if url else ())]
+    words = ["import", "--data", data]
+    for option in ("--redis", "--namespace"):
+        value = value_of(arguments, option)
+        words += [] if value is None else [option, value]
+    return words
 
 
 def refresh_words(arguments: Sequence[str]) -> list[str]:

@@ -40,6 +40,7 @@ def _import(data: str, settings: ServiceSettings) -> int:
     words = [sys.executable, "-m", "thinkahead", "night", "import", "--data", data]
     if settings.redis_url is not None:
         words += ["--redis", settings.redis_url]
+    words += ["--namespace", settings.namespace]
     state = settings.state_dir
     environ = os.environ | ({"THINKAHEAD_STATE_DIR": str(state)} if state else {})
     return subprocess.run(words, env=environ, check=False).returncode

@@ -14,7 +14,7 @@ from models.release.live import LiveFolder
 from models.release.release import Release
 from models.store.embedded import state_folder
 from offline.commands.exits import exit_of
-from offline.commands.options import open_store
+from offline.commands.options import add_store_arguments, default_out, open_store
 from offline.live.status import read_status, render_status
 from offline.settings import NIGHT_LEASE
 from service.settings import mask_url
@@ -25,10 +25,10 @@ _TIMEOUT_S = 0.5
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    out_dir: Path = options.out or state_folder(None) / "generations"
+    out_dir: Path = options.out or default_out(options.namespace)
     code = 0
     try:
-        _show("store", _store(options.redis, out_dir))
+        _show("store", _store(options, out_dir))
     except ThinkAheadError as exc:
         ending = exit_of(exc)
         code = ending.code if ending else 78
@@ -48,11 +48,11 @@ def _show(name: str, text: str) -> None:
     print(f"{name:<9}{text.replace(chr(10), chr(10) + ' ' * 9)}")
 
 
-def _store(redis: str | None, out_dir: Path) -> str:
+def _store(options: argparse.Namespace, out_dir: Path) -> str:
     """Describe users, live layers and the generations on disk. Raises ThinkAheadError."""
-    url = redis or os.environ.get("THINKAHEAD_REDIS_URL")
+    url = options.redis or os.environ.get("THINKAHEAD_REDIS_URL")
     address = mask_url(url) if url else "embedded server"
-    with open_store(redis) as (store, runner):
+    with open_store(options) as (store, runner):
         status = runner.run(read_status(store, now_s=int(time.time()), out_dir=out_dir))
         used = runner.run(store.memory()).used
     return f"{address}, {used / 1e6:.1f} MB\n{render_status(status)}"
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="thinkahead status", description=__doc__)
     add = parser.add_argument
     add("--release", type=Path, action="append", default=[], metavar="DIR", help="describe it too")
-    add("--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, or the embedded server")
+    add_store_arguments(parser)
     add("--out", type=Path, metavar="DIR", help="folder of generations (default: state folder)")
     add(
         "--url",

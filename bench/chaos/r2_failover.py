@@ -16,7 +16,7 @@ from bench.chaos.world import Conditions, World, warm_up
 from bench.common.results import Row
 from bench.common.synthetic_users import user_id
 from bench.load.answer_checks import Reply
-from models.store.keys import record_key
+from models.store.keys import DEFAULT_KEYS
 
 _BACK_S = 5.0
 _REPLICATED_S = 1.5  # from the last write until replicas have it; ample
@@ -46,7 +46,7 @@ def fail_over(conditions: Conditions, number: int) -> tuple[Row, list[Reply]]:
             warm_up(load)
             time.sleep(conditions.seconds(3.0, 1.0))
             killed_at = time.monotonic()
-            cluster.kill(cluster.master_of(record_key(user_id(number), generation)))
+            cluster.kill(cluster.master_of(DEFAULT_KEYS.record(user_id(number), generation)))
             time.sleep(conditions.seconds(10.0, 6.0))
     replies = load.since(killed_at)
     healthy = load.since(0.0, killed_at)

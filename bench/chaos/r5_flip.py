@@ -15,7 +15,7 @@ from bench.common.service_process import StepFailedError
 from bench.common.synthetic_users import write_generation
 from bench.load.answer_checks import NUM_PREFIXES, Reply
 from bench.load.load_stream import LoadStream
-from models.store.keys import MANIFEST_KEY
+from models.store.keys import DEFAULT_KEYS
 from models.store.manifest import Manifest
 
 RATE = 200
@@ -119,7 +119,7 @@ class _Nights:
         """
         while True:
             has_ended = is_over()
-            held = self._client.get(MANIFEST_KEY)
+            held = self._client.get(DEFAULT_KEYS.manifest)
             now = time.monotonic()
             if isinstance(held, bytes) and Manifest.decode(held).base.generation == generation:
                 return now

@@ -17,7 +17,7 @@ from bench.common.results import Row
 from bench.common.service_process import ServiceProcess
 from bench.common.synthetic_users import draw_record, user_id
 from bench.load.answer_checks import NUM_PREFIXES, Reply
-from models.store.keys import history_key, record_key
+from models.store.keys import DEFAULT_KEYS
 
 _FALLBACKS = re.compile(r'^thinkahead_fallbacks_total\{reason="(\w+)"\} (\S+)$', re.MULTILINE)
 _NOTICED = ("foreign", "corrupt", "skew")
@@ -78,12 +78,12 @@ def poison(client: "redis.Redis", world: World) -> None:
 
 
 def _poison(client: "redis.Redis", world: World, user: int, generation: int, *, kind: int) -> None:
-    key = record_key(user_id(user), generation)
+    key = DEFAULT_KEYS.record(user_id(user), generation)
     release, other = world.truth.release, (user + 1) % world.truth.num_users
     own = bytes(client.get(key) or b"")  # type: ignore[arg-type]
     start = world.truth.start_of(other, generation)
     late = draw_record(release, generation=generation + 1, num_prefixes=NUM_PREFIXES, start=start)
-    foreign = bytes(client.get(record_key(user_id(other), generation)) or b"")  # type: ignore[arg-type]
+    foreign = bytes(client.get(DEFAULT_KEYS.record(user_id(other), generation)) or b"")  # type: ignore[arg-type]
     client.delete(key)
     if kind == 0:
         client.set(key, foreign)
@@ -101,4 +101,4 @@ def _poison(client: "redis.Redis", world: World, user: int, generation: int, *, 
         client.set(key, late.encode(user_id(user)))  # valid, but of another night
     else:
         client.set(key, foreign)
-        client.set(history_key(user_id(user)), b"no stream")
+        client.set(DEFAULT_KEYS.history(user_id(user)), b"no stream")

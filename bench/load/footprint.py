@@ -21,7 +21,7 @@ from bench.common.synthetic_users import THOUGHT, as_json, draw_record, user_id
 from models.release.release import Release
 from models.store.embedded import attach
 from models.store.events import Event
-from models.store.keys import UserRow, record_key
+from models.store.keys import DEFAULT_KEYS, UserRow
 from models.store.records import PrefixRecord
 from models.store.redis_store import RedisStore
 from models.store.wire import Command, Wire, read_address
@@ -150,7 +150,7 @@ def _draw_history(release: Release, number: int, count: int) -> list[Event]:
 
 
 def _set_json(record: PrefixRecord, user: str) -> Command:
-    key = record_key(user, record.generation)
+    key = DEFAULT_KEYS.record(user, record.generation)
     return ("SET", key, as_json(record, user), "EX", _TTL_S)
 
 

@@ -27,7 +27,6 @@ from models.store.events import (
     stream_limit,
     tell_fates,
 )
-from models.store.keys import history_key
 from models.store.log_stream import log_command
 from models.store.user_state import read_entries, sound_entries
 from models.store.wire import Command
@@ -84,7 +83,7 @@ class RedisAppends(RedisConnection):
         log: list[Command] = []
         fates, now_ms = {}, _now_ms()
         for user_id, events in histories.items():
-            entries, key = kept[user_id], history_key(user_id)
+            entries, key = kept[user_id], self._keys.history(user_id)
             fates[user_id] = tell_fates(read_entries(entries)[0], events)
             num_new = fates[user_id].count(Fate.NEW)
             limit = stream_limit(_arrivals(entries), num_new, now_ms=now_ms)
@@ -93,7 +92,7 @@ class RedisAppends(RedisConnection):
                     field, value = encode_event(event)
                     commands.append(("XADD", key, "MAXLEN", limit, "*", field, value))
                     if is_logged and self._log_limit:
-                        log.append(log_command(user_id, event, self._log_limit))
+                        log.append(log_command(self._keys.log, user_id, event, self._log_limit))
             if is_checked:
                 since = b"(" + entries[-1][0] if entries else b"-"
                 commands.append(("XRANGE", key, since, "+"))
@@ -157,7 +156,7 @@ class RedisAppends(RedisConnection):
         if not ranges:
             return []
         commands: list[Command] = [
-            ("XREVRANGE", history_key(user_id), end, "-", "COUNT", count)
+            ("XREVRANGE", self._keys.history(user_id), end, "-", "COUNT", count)
             for user_id, end, count in ranges
         ]
         replies = await self._ask_batch(commands, is_one_key=len(ranges) == 1)

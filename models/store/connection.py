@@ -1,6 +1,6 @@
 """Base of the store in Redis: sends commands and batches, and translates errors.
 
-`redis.RedisError` is not known outside this folder. Knows nothing of keys.
+`redis.RedisError` is not known outside this folder. Holds the names of the keys, and uses none.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import RedisClusterException, RedisError
 
 from models.errors import InvalidSettings, StoreFull, StoreUnavailable
+from models.store.keys import Keys
 from models.store.redis_url import read_redis_url
 from models.store.topology import open_topology
 from models.store.user_state import is_wrong_type
@@ -29,16 +30,20 @@ class RedisConnection:
     5.2 s on a hung server, and the caller can answer without the store.
     """
 
-    def __init__(self, url: str, timeout_ms: int, *, log_limit: int = LOG_LIMIT) -> None:
+    def __init__(
+        self, url: str, timeout_ms: int, *, namespace: str = "", log_limit: int = LOG_LIMIT
+    ) -> None:
         """Make the clients, which connect at the first call.
 
         Args:
             timeout_ms: the longest wait for each reply. A new connection may take `CONNECT_S`.
+            namespace: of all keys, so that a server holds several data sets; "" for none.
             log_limit: entries of the event log that appends keep, about; 0 to log nothing.
 
         Raises:
-            InvalidSettings: the URL is not valid.
+            InvalidSettings: the URL or the namespace is not valid.
         """
+        self._keys = Keys(namespace)
         parsed = read_redis_url(url)
         self._place = parsed.place
         self.is_cluster = parsed.is_cluster

@@ -14,7 +14,6 @@ from models.catalog.fed_items import FedItem
 from models.errors import InvalidRecord
 from models.store.connection import RedisConnection
 from models.store.contract import ItemPage
-from models.store.keys import ITEMS_KEY
 from models.store.user_state import sound_entries
 from models.store.wire import Command
 
@@ -28,7 +27,7 @@ class RedisItems(RedisConnection):
     async def offer_items(self, items: Sequence[FedItem]) -> None:
         for start in range(0, len(items), _ITEMS_A_WRITE):
             commands: list[Command] = [
-                ("XADD", ITEMS_KEY, "MAXLEN", "~", ITEMS_LIMIT, "*", "item", item.encode())
+                ("XADD", self._keys.items, "MAXLEN", "~", ITEMS_LIMIT, "*", "item", item.encode())
                 for item in items[start : start + _ITEMS_A_WRITE]
             ]
             with self._translated():
@@ -37,7 +36,7 @@ class RedisItems(RedisConnection):
                         raise reply
 
     async def read_items(self, after: str, count: int) -> ItemPage:
-        (reply,) = await self._ask(("XRANGE", ITEMS_KEY, f"({after}", "+", "COUNT", count))
+        (reply,) = await self._ask(("XRANGE", self._keys.items, f"({after}", "+", "COUNT", count))
         entries = sound_entries(reply)
         items = [item for entry in entries if (item := _read_item(entry)) is not None]
         return ItemPage(tuple(items), entries[-1][0].decode() if entries else after)

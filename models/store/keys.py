@@ -13,6 +13,7 @@
     ta:items                     items that were offered or withdrawn, a stream
     ta:model                     the model pointer: which base and deltas are live
 
+With a namespace every key begins with `ta:NAMESPACE:`, so that a server can hold several data sets.
 The user id is percent-encoded inside the hash tag. So one user's keys share a cluster slot for
 every id. Pure: knows no server.
 """
@@ -27,6 +28,7 @@ from models.catalog.sid import SidSpace
 from models.errors import (
     ForeignRecord,
     InvalidRecord,
+    InvalidSettings,
     InvalidUserId,
     ManifestConflict,
     SkewedRecord,
@@ -34,24 +36,12 @@ from models.errors import (
 from models.store.events import check_user_id
 from models.store.manifest import Manifest
 from models.store.model_pointer import ModelPointer
+from models.store.namespace import PATTERN
 from models.store.records import PrefixRecord, decode_thoughts, encode_thoughts, hash_user
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_KEY = "ta:manifest"
-PAST_MANIFESTS_KEY = "ta:{ta:manifest}:past"
 PAST_LIMIT = 16
-IMPORTS_KEY = "ta:imports"
-REQUESTS_KEY = "ta:requests"
-ERASURES_KEY = "ta:erasures"
-ERASED_KEY = "ta:erased"
-LOG_KEY = "ta:log"
-ITEMS_KEY = "ta:items"
-MODEL_KEY = "ta:model"
-HISTORY_KEYS = "ta:{*}:h"  # a pattern
-LAYER_KEYS = "ta:{*}:[pw]*"  # a pattern; of the keys that match, `generation_of` finds the layers'
-
-_LAYER_KEY = re.compile(r"ta:\{[^{}:]+\}:(?:p|why):([0-9]{1,20})")
 
 Skipped = Literal["corrupt", "foreign", "skew"]
 
@@ -64,59 +54,85 @@ class UserRow(NamedTuple):
     texts: tuple[str, ...]  # reasoning by path number
 
 
-def record_key(user_id: str, generation: int) -> str:
-    return f"{_tag(user_id)}:p:{generation}"
+class Keys:
+    """Names of all keys of one data set in a server.
 
-
-def thoughts_key(user_id: str, generation: int) -> str:
-    return f"{_tag(user_id)}:why:{generation}"
-
-
-def history_key(user_id: str) -> str:
-    return f"{_tag(user_id)}:h"
-
-
-def keys_of_user(user_id: str) -> str:
-    """Return a pattern for all keys of one user; a percent-encoded id has no wildcard in it."""
-    return f"{_tag(user_id)}:*"
-
-
-def _tag(user_id: str) -> str:
-    check_user_id(user_id)
-    return f"ta:{{{quote(user_id, safe='')}}}"
-
-
-def user_of_history_key(key: bytes) -> str | None:
-    """Return the user id in a key of `history_key`; None for any other key."""
-    try:
-        user_id = unquote(key.decode()[len("ta:{") : -len("}:h")], errors="strict")
-        return user_id if history_key(user_id).encode() == key else None
-    except (ValueError, InvalidUserId):
-        return None
-
-
-def keys_of_users(start: str, generation: int | None) -> str:
-    """Return a pattern for one key of each user whose id begins with `start`.
-
-    generation: that of the users' records; None for keys of histories.
+    Without a namespace a key begins with "ta:", otherwise with "ta:NAMESPACE:". The hash tag of a
+    user is the same in every namespace.
     """
-    end = "h" if generation is None else f"p:{generation}"
-    return f"ta:{{{quote(start, safe='')}*}}:{end}"
+
+    def __init__(self, namespace: str = "") -> None:
+        """Raises InvalidSettings for a namespace that a pattern or another key could match."""
+        if namespace and not re.fullmatch(PATTERN, namespace):
+            raise InvalidSettings(
+                f"namespace {namespace[:40]!r}, expected up to 32 characters of a-z 0-9 _ -, "
+                "a letter or digit first"
+            )
+        self.namespace = namespace
+        self._start = start = f"ta:{namespace}:" if namespace else "ta:"
+        self.manifest = f"{start}manifest"
+        self.past_manifests = f"{start}{{{self.manifest}}}:past"
+        self.imports = f"{start}imports"
+        self.requests = f"{start}requests"
+        self.erasures = f"{start}erasures"
+        self.erased = f"{start}erased"
+        self.log = f"{start}log"
+        self.items = f"{start}items"
+        self.model = f"{start}model"
+        self.histories = f"{start}{{*}}:h"  # a pattern
+        self.layers = f"{start}{{*}}:[pw]*"  # a pattern; `generation_of` tells which keys are meant
+        self._layer = re.compile(rf"{start}\{{[^{{}}:]+\}}:(?:p|why):([0-9]{{1,20}})")
+
+    def record(self, user_id: str, generation: int) -> str:
+        return f"{self._tag(user_id)}:p:{generation}"
+
+    def thoughts(self, user_id: str, generation: int) -> str:
+        return f"{self._tag(user_id)}:why:{generation}"
+
+    def history(self, user_id: str) -> str:
+        return f"{self._tag(user_id)}:h"
+
+    def of_user(self, user_id: str) -> str:
+        """Return a pattern for all keys of one user; a percent-encoded id has no wildcard in it."""
+        return f"{self._tag(user_id)}:*"
+
+    def _tag(self, user_id: str) -> str:
+        check_user_id(user_id)
+        return f"{self._start}{{{quote(user_id, safe='')}}}"
+
+    def user_of_history(self, key: bytes) -> str | None:
+        """Return the user id in a key of `history`; None for any other key."""
+        try:
+            encoded = key.decode()[len(self._start) + 1 : -len("}:h")]
+            user_id = unquote(encoded, errors="strict")
+            return user_id if self.history(user_id).encode() == key else None
+        except (ValueError, InvalidUserId):
+            return None
+
+    def of_users(self, start: str, generation: int | None) -> str:
+        """Return a pattern for one key of each user whose id begins with `start`.
+
+        generation: that of the users' records; None for keys of histories.
+        """
+        end = "h" if generation is None else f"p:{generation}"
+        return f"{self._start}{{{quote(start, safe='')}*}}:{end}"
+
+    def user_of(self, key: bytes) -> str | None:
+        """Return the user id in any key of a user; None for another key."""
+        try:
+            encoded = key.decode().removeprefix(f"{self._start}{{").partition("}")[0]
+            user_id = unquote(encoded, errors="strict")
+            return user_id if key.startswith(f"{self._tag(user_id)}:".encode()) else None
+        except (ValueError, InvalidUserId):
+            return None
+
+    def generation_of(self, key: bytes) -> int | None:
+        """Return the generation in the key of a record or of thoughts; None for any other key."""
+        found = self._layer.fullmatch(key.decode("ascii", "replace"))
+        return int(found.group(1)) if found else None
 
 
-def user_of_key(key: bytes) -> str | None:
-    """Return the user id in any key of a user; None for another key."""
-    try:
-        user_id = unquote(key.decode().removeprefix("ta:{").partition("}")[0], errors="strict")
-        return user_id if key.startswith(f"{_tag(user_id)}:".encode()) else None
-    except (ValueError, InvalidUserId):
-        return None
-
-
-def generation_of(key: bytes) -> int | None:
-    """Return the generation in the key of a record or of thoughts; None for any other key."""
-    found = _LAYER_KEY.fullmatch(key.decode("ascii", "replace"))
-    return int(found.group(1)) if found else None
+DEFAULT_KEYS = Keys()
 
 
 def jitter_of(user_id: str, jitter_s: int) -> int:
@@ -163,17 +179,17 @@ def read_texts(blob: bytes | None, user_id: str) -> tuple[str, ...]:
         return ()
 
 
-def encode_row(generation: int, row: UserRow) -> dict[str, bytes]:
+def encode_row(generation: int, row: UserRow, keys: Keys) -> dict[str, bytes]:
     """Return key -> value of one user's part of a layer.
 
     Raises InvalidRecord for a record of another generation or one that does not encode.
     """
     if row.record.generation != generation:
         raise InvalidRecord(f"record of generation {row.record.generation}, expected {generation}")
-    values = {record_key(row.user_id, generation): row.record.encode(row.user_id)}
+    values = {keys.record(row.user_id, generation): row.record.encode(row.user_id)}
     if row.texts:
         thoughts = encode_thoughts(row.texts, user_id=row.user_id)
-        values[thoughts_key(row.user_id, generation)] = thoughts
+        values[keys.thoughts(row.user_id, generation)] = thoughts
     return values
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from models.store.connection import RedisConnection
 from models.store.contract import BEGINNING, Logged, LogPage, order_of
 from models.store.events import Event, decode_event, encode_event
-from models.store.keys import LOG_KEY
 from models.store.user_state import is_entry_id, is_wrong_type
 from models.store.wire import Command
 
@@ -31,7 +30,7 @@ class _Extent(NamedTuple):
 class RedisLog(RedisConnection):
     async def read_log(self, after: str, count: int) -> LogPage:
         start = "-" if after == BEGINNING else after
-        (reply,) = await self._ask(("XRANGE", LOG_KEY, start, "+", "COUNT", count + 1))
+        (reply,) = await self._ask(("XRANGE", self._keys.log, start, "+", "COUNT", count + 1))
         entries = [] if is_wrong_type(reply) else list(reply)
         is_there = bool(entries) and entries[0][0].decode() == after
         entries = entries[is_there:][:count]
@@ -41,12 +40,12 @@ class RedisLog(RedisConnection):
         return LogPage(tuple(found), last, is_cut)
 
     async def log_end(self) -> str:
-        (reply,) = await self._ask(("XREVRANGE", LOG_KEY, "+", "-", "COUNT", 1))
+        (reply,) = await self._ask(("XREVRANGE", self._keys.log, "+", "-", "COUNT", 1))
         return BEGINNING if is_wrong_type(reply) or not reply else reply[0][0].decode()
 
     async def _has_gap(self, after: str) -> bool:
         """Tell if entries behind `after` were trimmed, or lost with an older stream."""
-        (reply,) = await self._ask(("XINFO", "STREAM", LOG_KEY))
+        (reply,) = await self._ask(("XINFO", "STREAM", self._keys.log))
         extent = _read_extent(reply)
         if extent.first is None or order_of(extent.first) < order_of(after):
             return False
@@ -58,20 +57,20 @@ class RedisLog(RedisConnection):
         """Delete the entries of a user."""
         start, named = "-", user_id.encode()
         while True:
-            (reply,) = await self._ask(("XRANGE", LOG_KEY, start, "+", "COUNT", _SCAN_COUNT))
+            (reply,) = await self._ask(("XRANGE", self._keys.log, start, "+", "COUNT", _SCAN_COUNT))
             entries = [] if is_wrong_type(reply) else reply
             if gone := [entry for entry, pairs in entries if pairs[1:2] == [named]]:
-                await self._ask(("XDEL", LOG_KEY, *gone))
+                await self._ask(("XDEL", self._keys.log, *gone))
             if len(entries) < _SCAN_COUNT:
                 return
             start = f"({entries[-1][0].decode()}"
 
 
-def log_command(user_id: str, event: Event, limit: int) -> Command:
+def log_command(key: str, user_id: str, event: Event, limit: int) -> Command:
     """Return the command that logs an event."""
     event_id, value = encode_event(event)
     fields = ("user", user_id.encode(), "event", event_id, "value", value)
-    return ("XADD", LOG_KEY, "MAXLEN", "~", limit, "*", *fields)
+    return ("XADD", key, "MAXLEN", "~", limit, "*", *fields)
 
 
 def _read_logged(entry: Any) -> Logged | None:

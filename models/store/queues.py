@@ -19,7 +19,6 @@ from models.errors import InvalidInput, StoreUnavailable
 from models.store.connection import RedisConnection
 from models.store.contract import Erasure, Erasures, Request
 from models.store.events import check_user_id
-from models.store.keys import ERASED_KEY, ERASURES_KEY, REQUESTS_KEY
 from models.store.records import hash_user
 from models.store.user_state import sound_entries
 
@@ -107,46 +106,50 @@ class RedisRequests(RedisGroups):
         if instruction:
             fields["instruction"] = instruction.encode("utf-8", "replace").decode()
         flat = [part for pair in fields.items() for part in pair]
-        await self._ask(("XADD", REQUESTS_KEY, "MAXLEN", "~", _MAX_REQUESTS, "*", *flat))
+        await self._ask(("XADD", self._keys.requests, "MAXLEN", "~", _MAX_REQUESTS, "*", *flat))
 
     async def take_requests(
         self, worker: str, *, count: int, wait_ms: int, idle_ms: int
     ) -> list[Request]:
         taken = await self._take(
-            REQUESTS_KEY, worker, count=count, wait_ms=wait_ms, idle_ms=idle_ms
+            self._keys.requests, worker, count=count, wait_ms=wait_ms, idle_ms=idle_ms
         )
         return [_read_request(each) for each in taken]
 
     async def settle_requests(self, requests: Sequence[Request]) -> None:
-        await self._settle(REQUESTS_KEY, [request.entry for request in requests])
+        await self._settle(self._keys.requests, [request.entry for request in requests])
 
 
 class RedisErasures(RedisGroups):
     async def request_erasure(self, user_id: str) -> None:
         check_user_id(user_id)
-        (num_waiting,) = await self._ask(("XLEN", ERASURES_KEY))
+        (num_waiting,) = await self._ask(("XLEN", self._keys.erasures))
         check_room(num_waiting)
-        await self._ask(("XADD", ERASURES_KEY, "*", "user", user_id))
+        await self._ask(("XADD", self._keys.erasures, "*", "user", user_id))
 
     async def read_erasures(self, last: str | None) -> Erasures:
-        (waiting,) = await self._ask(("XRANGE", ERASURES_KEY, "-", "+", "COUNT", MAX_ERASURES))
+        (waiting,) = await self._ask(
+            ("XRANGE", self._keys.erasures, "-", "+", "COUNT", MAX_ERASURES)
+        )
         users = [pair[1] for _, pair in sound_entries(waiting)]
         found = frozenset(user.decode(errors="replace") for user in users)
         if last is None:
-            (newest,) = await self._ask(("XREVRANGE", ERASED_KEY, "+", "-", "COUNT", 1))
+            (newest,) = await self._ask(("XREVRANGE", self._keys.erased, "+", "-", "COUNT", 1))
             begun = sound_entries(newest)
             return Erasures(found, frozenset(), begun[0][0].decode() if begun else _BEGINNING)
-        (reply,) = await self._ask(("XRANGE", ERASED_KEY, f"({last}", "+"))
+        (reply,) = await self._ask(("XRANGE", self._keys.erased, f"({last}", "+"))
         erased = sound_entries(reply)
         marks = [pair[1] for _, pair in erased if _MARK.fullmatch(pair[1])]
         hashes = frozenset(int(mark, 16) for mark in marks)
         return Erasures(found, hashes, erased[-1][0].decode() if erased else last)
 
     async def take_erasures(self, worker: str, *, count: int, idle_ms: int) -> list[Erasure]:
-        (num_waiting,) = await self._ask(("XLEN", ERASURES_KEY))
+        (num_waiting,) = await self._ask(("XLEN", self._keys.erasures))
         if not num_waiting:
             return []  # without making a key in a store that never had an erasure
-        taken = await self._take(ERASURES_KEY, worker, count=count, wait_ms=None, idle_ms=idle_ms)
+        taken = await self._take(
+            self._keys.erasures, worker, count=count, wait_ms=None, idle_ms=idle_ms
+        )
         return [
             Erasure(each.entry, each.fields.get(b"user", b"").decode(errors="replace"))
             for each in taken
@@ -155,8 +158,8 @@ class RedisErasures(RedisGroups):
     async def settle_erasures(self, erasures: Sequence[Erasure]) -> None:
         for erasure in erasures:
             fields = ("user", mark_of(erasure.user_id))
-            await self._ask(("XADD", ERASED_KEY, "MAXLEN", "~", _MAX_ERASED, "*", *fields))
-        await self._settle(ERASURES_KEY, [erasure.entry for erasure in erasures])
+            await self._ask(("XADD", self._keys.erased, "MAXLEN", "~", _MAX_ERASED, "*", *fields))
+        await self._settle(self._keys.erasures, [erasure.entry for erasure in erasures])
 
 
 def check_request(user_id: str, instruction: str | None) -> None:

@@ -16,25 +16,7 @@ from models.store.connection import BATCH, batches
 from models.store.contract import FoundUsers
 from models.store.events import STREAM_LIMIT, Event, merge_events
 from models.store.item_feed import RedisItems
-from models.store.keys import (
-    HISTORY_KEYS,
-    IMPORTS_KEY,
-    MANIFEST_KEY,
-    MODEL_KEY,
-    PAST_LIMIT,
-    PAST_MANIFESTS_KEY,
-    UserRow,
-    check_swap,
-    encode_row,
-    history_key,
-    jitter_of,
-    keys_of_users,
-    read_texts,
-    record_key,
-    thoughts_key,
-    user_of_history_key,
-    user_of_key,
-)
+from models.store.keys import PAST_LIMIT, UserRow, check_swap, encode_row, jitter_of, read_texts
 from models.store.manifest import Manifest
 from models.store.model_pointer import ModelPointer
 from models.store.queues import RedisErasures, RedisRequests
@@ -89,12 +71,12 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisI
     async def _read_user_once(
         self, user_id: str, layers: Sequence[int], space: SidSpace, known: UserState | None
     ) -> UserState:
-        replies = await self._ask(*read_commands(user_id, layers, known))
+        replies = await self._ask(*read_commands(self._keys, user_id, layers, known))
         state = add_up(user_id, layers, space, replies, known)
         return state or await self._read_user_once(user_id, layers, space, None)
 
     async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
-        (reply,) = await self._ask(("GET", thoughts_key(user_id, generation)))
+        (reply,) = await self._ask(("GET", self._keys.thoughts(user_id, generation)))
         return read_texts(as_bytes(reply), user_id)
 
     async def write_layer(
@@ -105,7 +87,7 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisI
             pipeline = self._pipeline()
             for row in batch:
                 expiry_s = ttl_s + jitter_of(row.user_id, jitter_s)
-                for key, value in encode_row(generation, row).items():
+                for key, value in encode_row(generation, row, self._keys).items():
                     pipeline.execute_command("SET", key, value, "EX", expiry_s)
             await self._run(pipeline)
             num_written += len(batch)
@@ -116,28 +98,30 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisI
         for batch in batches(user_ids):
             pipeline = self._pipeline()
             for user_id in batch:
-                pipeline.execute_command("EXISTS", record_key(user_id, generation))
+                pipeline.execute_command("EXISTS", self._keys.record(user_id, generation))
             num_found += sum(await self._run(pipeline))
         return num_found
 
     async def read_manifest(self) -> Manifest | None:
-        current = await self._read_bytes(MANIFEST_KEY)
+        current = await self._read_bytes(self._keys.manifest)
         return Manifest.decode(current) if current is not None else None
 
     async def swap_manifest(self, expected: Manifest | None, new: Manifest) -> None:
-        current = await self._read_bytes(MANIFEST_KEY)
+        current = await self._read_bytes(self._keys.manifest)
         check_swap(current, expected, new)
-        if not await self._compare_and_set((MANIFEST_KEY, PAST_MANIFESTS_KEY), current, new):
+        if not await self._compare_and_set(
+            (self._keys.manifest, self._keys.past_manifests), current, new
+        ):
             raise ManifestConflict("the manifest changed in between: another job was faster")
 
     async def read_model(self) -> ModelPointer | None:
-        current = await self._read_bytes(MODEL_KEY)
+        current = await self._read_bytes(self._keys.model)
         return ModelPointer.decode(current) if current is not None else None
 
     async def swap_model(self, expected: ModelPointer | None, new: ModelPointer) -> None:
-        current = await self._read_bytes(MODEL_KEY)
+        current = await self._read_bytes(self._keys.model)
         check_swap(current, expected, new, name="model pointer")
-        if not await self._compare_and_set((MODEL_KEY,), current, new):
+        if not await self._compare_and_set((self._keys.model,), current, new):
             raise ManifestConflict("the model pointer changed in between: another job was faster")
 
     async def _compare_and_set(
@@ -150,7 +134,7 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisI
         return bool(has_swapped)
 
     async def user_ids(self) -> list[str]:
-        users = {user_of_history_key(key) async for key in self._scan(HISTORY_KEYS)}
+        users = {self._keys.user_of_history(key) async for key in self._scan(self._keys.histories)}
         return sorted(user_id for user_id in users if user_id is not None)
 
     async def find_users(
@@ -159,8 +143,8 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisI
         found: set[str] = set()
         try:
             async with asyncio.timeout(patience_s):
-                async for key in self._scan(keys_of_users(start, generation)):
-                    user_id = user_of_key(key)
+                async for key in self._scan(self._keys.of_users(start, generation)):
+                    user_id = self._keys.user_of(key)
                     if user_id is not None and user_id not in found and len(found) == limit:
                         return FoundUsers(tuple(sorted(found)), is_complete=False)
                     found.update([user_id] if user_id is not None else [])
@@ -177,13 +161,13 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisI
 
     async def read_import(self, digest: str) -> str | None:
         pipeline = self._pipeline()
-        pipeline.hget(IMPORTS_KEY, digest)
+        pipeline.hget(self._keys.imports, digest)
         (note,) = await self._run(pipeline)
         return None if note is None else note.decode(errors="replace")
 
     async def mark_import(self, digest: str, note: str) -> None:
         pipeline = self._pipeline()
-        pipeline.hset(IMPORTS_KEY, digest, note)
+        pipeline.hset(self._keys.imports, digest, note)
         await self._run(pipeline)
 
     async def ping(self) -> None:
@@ -193,7 +177,7 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisI
         """Return the kept events of each user, in order of arrival."""
         pipeline = self._pipeline()
         for user_id in user_ids:
-            pipeline.xrevrange(history_key(user_id), count=STREAM_LIMIT)
+            pipeline.xrevrange(self._keys.history(user_id), count=STREAM_LIMIT)
         replies = await self._execute(pipeline)
         streams = {}
         for user_id, reply in zip(user_ids, replies, strict=True):

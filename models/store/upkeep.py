@@ -10,17 +10,6 @@ from models.errors import InvalidRecord
 from models.store.connection import batches
 from models.store.contract import Arrival, Memory
 from models.store.events import DEDUP_LIMIT, decode_event
-from models.store.keys import (
-    IMPORTS_KEY,
-    LAYER_KEYS,
-    PAST_MANIFESTS_KEY,
-    REQUESTS_KEY,
-    generation_of,
-    history_key,
-    keys_of_user,
-    record_key,
-    thoughts_key,
-)
 from models.store.log_stream import RedisLog
 from models.store.manifest import Manifest
 from models.store.user_state import is_wrong_type
@@ -31,22 +20,25 @@ _UNLINK_BATCH = 1000
 
 class RedisUpkeep(RedisLog):
     async def past_manifests(self) -> list[Manifest]:
-        (reply,) = await self._ask(("LRANGE", PAST_MANIFESTS_KEY, 0, -1))
+        (reply,) = await self._ask(("LRANGE", self._keys.past_manifests, 0, -1))
         return decode_manifests([] if is_wrong_type(reply) else reply)
 
     async def delete_records(self, generation: int, user_ids: Sequence[str]) -> None:
         for batch in batches(user_ids):
             pipeline = self._pipeline()
             for user_id in batch:
-                for key in (record_key(user_id, generation), thoughts_key(user_id, generation)):
+                for key in (
+                    self._keys.record(user_id, generation),
+                    self._keys.thoughts(user_id, generation),
+                ):
                     pipeline.execute_command("UNLINK", key)
             await self._run(pipeline)
 
     async def delete_generations(self, is_garbage: Callable[[int], bool]) -> dict[int, int]:
         deleted: dict[int, int] = {}
         found: list[bytes] = []
-        async for key in self._scan(LAYER_KEYS):
-            generation = generation_of(key)
+        async for key in self._scan(self._keys.layers):
+            generation = self._keys.generation_of(key)
             if generation is None or not is_garbage(generation):
                 continue
             deleted[generation] = deleted.get(generation, 0) + 1
@@ -58,19 +50,19 @@ class RedisUpkeep(RedisLog):
         return deleted
 
     async def erase_user(self, user_id: str) -> int:
-        keys = [key async for key in self._scan(keys_of_user(user_id))]
+        keys = [key async for key in self._scan(self._keys.of_user(user_id))]
         await self._unlink(keys)
         await self._forget_requests(user_id)
         await self._forget_logged(user_id)
         return len(keys)
 
     async def _forget_requests(self, user_id: str) -> None:
-        (entries,) = await self._ask(("XRANGE", REQUESTS_KEY, "-", "+"))
+        (entries,) = await self._ask(("XRANGE", self._keys.requests, "-", "+"))
         named = user_id.encode()
         found = [] if is_wrong_type(entries) else entries
         gone = [entry for entry, pairs in found if named in pairs[1::2]]
         if gone:
-            await self._ask(("XDEL", REQUESTS_KEY, *gone))
+            await self._ask(("XDEL", self._keys.requests, *gone))
 
     async def memory(self) -> Memory:
         nodes = {"target_nodes": "primaries"} if self.is_cluster else {}
@@ -82,7 +74,7 @@ class RedisUpkeep(RedisLog):
     async def record_bytes(self, generation: int, user_ids: Sequence[str]) -> float:
         pipeline = self._pipeline()
         for user_id in user_ids:
-            key = record_key(user_id, generation)
+            key = self._keys.record(user_id, generation)
             pipeline.execute_command("MEMORY USAGE", key, "SAMPLES", "0", keys=[key])
         sizes = [int(size or 0) for size in await self._run(pipeline)] if user_ids else []
         sizes = [size for size in sizes if size]
@@ -96,14 +88,14 @@ class RedisUpkeep(RedisLog):
             pipeline = self._pipeline()
             for user_id in batch:
                 pipeline.execute_command(
-                    "XRANGE", history_key(user_id), str(since_ms), "+", "COUNT", DEDUP_LIMIT
+                    "XRANGE", self._keys.history(user_id), str(since_ms), "+", "COUNT", DEDUP_LIMIT
                 )
             for user_id, reply in zip(batch, await self._execute(pipeline), strict=True):
                 arrivals[user_id] = _read_arrivals(reply)
         return arrivals
 
     async def imports(self) -> dict[str, str]:
-        (reply,) = await self._ask(("HGETALL", IMPORTS_KEY))
+        (reply,) = await self._ask(("HGETALL", self._keys.imports))
         pairs = [] if is_wrong_type(reply) else [part.decode(errors="replace") for part in reply]
         return dict(zip(pairs[::2], pairs[1::2], strict=True))
 

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from models.catalog.sid import SidSpace
 from models.store.events import STREAM_LIMIT, Event, decode_event, merge_events
-from models.store.keys import Skipped, history_key, newest_record, record_key
+from models.store.keys import Keys, Skipped, newest_record
 from models.store.records import PrefixRecord
 from models.store.wire import Command
 
@@ -59,10 +59,12 @@ class UserState:
     stream: Stream | None = field(default=None, compare=False, repr=False)
 
 
-def read_commands(user_id: str, layers: Sequence[int], known: UserState | None) -> list[Command]:
+def read_commands(
+    keys: Keys, user_id: str, layers: Sequence[int], known: UserState | None
+) -> list[Command]:
     """Return the commands that read a user; `add_up` takes the replies. Raises InvalidUserId."""
-    key = history_key(user_id)
-    gets: list[Command] = [("GET", record_key(user_id, generation)) for generation in layers]
+    key = keys.history(user_id)
+    gets: list[Command] = [("GET", keys.record(user_id, generation)) for generation in layers]
     if known is None or known.stream is None:
         return [*gets, ("XREVRANGE", key, "+", "-", "COUNT", STREAM_LIMIT)]
     newer = ("XRANGE", key, known.stream.last_entry, "+", "COUNT", STREAM_LIMIT + 1)

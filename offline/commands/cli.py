@@ -18,11 +18,10 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from models.program import program
-from models.store.embedded import state_folder
 from offline.commands import nightly
 from offline.commands.exits import exit_of, signals_raise
 from offline.commands.live_commands import add_live_commands
-from offline.commands.options import Parser, add_redis_argument, open_store
+from offline.commands.options import Parser, add_store_arguments, default_out, open_store
 from offline.disk.bases import load_base
 from offline.plan.exporter import export_dataset, read_feed
 from offline.plan.importer import import_dataset
@@ -63,15 +62,15 @@ def _resume_hint(arguments: Sequence[str]) -> str:
 
 
 def _import(options: argparse.Namespace, console: Console) -> None:
-    with open_store(options.redis) as (store, runner), make_progress(console) as progress:
+    with open_store(options) as (store, runner), make_progress(console) as progress:
         counts = runner.run(import_dataset(options.data, store, progress, again=options.again))
     print(counts.model_dump_json())
 
 
 def _export(options: argparse.Namespace, console: Console) -> None:
-    out_dir = options.archive or state_folder(None) / "generations"
+    out_dir = options.archive or default_out(options.namespace)
     catalog = load_base(options.release).catalog if options.release else None
-    with open_store(options.redis) as (store, runner):
+    with open_store(options) as (store, runner):
         fed = runner.run(read_feed(store))
     counts = export_dataset(
         out_dir,
@@ -105,7 +104,7 @@ def _add_export(commands: Any) -> None:
     add("--out", type=Path, required=True, metavar="NEW", help="data folder to be made")
     add("--archive", type=Path, metavar="DIR", help="folder of generations (default: state folder)")
     add("--until", type=_start_of_day, metavar="YYYY-MM-DD", help="only events before this UTC day")
-    add_redis_argument(exporting)
+    add_store_arguments(exporting)
     exporting.set_defaults(run=_export)
 
 
@@ -119,7 +118,7 @@ def _parser() -> Parser:
         "--again", action="store_true", help="import even if the store has these data already"
     )
     importing.set_defaults(run=_import)
-    add_redis_argument(importing)
+    add_store_arguments(importing)
     _add_export(commands)
     nightly.add_commands(commands)
     add_live_commands(commands, open_store)

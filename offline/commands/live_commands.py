@@ -21,8 +21,8 @@ from typing import Any
 from rich.console import Console
 
 from models.store.contract import NightStore
-from models.store.embedded import state_folder
 from offline.check.gates import read_limits
+from offline.commands.options import add_store_arguments, default_out
 from offline.disk.archive import drain
 from offline.disk.bases import load_base
 from offline.disk.generation import find_generation
@@ -40,7 +40,7 @@ from offline.think.engines import Thinkers, add_engine_arguments, engine_setting
 from offline.think.micro_batch import in_use
 
 Opened = AbstractContextManager[tuple[NightStore, asyncio.Runner]]
-OpenStore = Callable[[str | None], Opened]
+OpenStore = Callable[[argparse.Namespace], Opened]
 Command = Callable[[argparse.Namespace, Console, OpenStore], None]
 
 HELP = {
@@ -64,7 +64,7 @@ def add_live_commands(commands: Any, open_store: OpenStore) -> None:
     for name, purpose in HELP.items():
         parser = commands.add_parser(name, help=purpose)
         parser.set_defaults(run=partial(_run, COMMANDS[name], open_store))
-        parser.add_argument("--redis", metavar="URL", help="default: the embedded server")
+        add_store_arguments(parser)
         parser.add_argument("--out", type=Path, metavar="DIR", help="default: state folder")
         if name in _NEED_RELEASE:
             parser.add_argument("--release", type=Path, required=True, metavar="DIR")
@@ -122,13 +122,13 @@ def live_settings(options: argparse.Namespace) -> LiveSettings:
 
 def out_folder(options: argparse.Namespace) -> Path:
     given: Path | None = options.out
-    return given or state_folder(None) / "generations"
+    return given or default_out(options.namespace)
 
 
 def _load(options: argparse.Namespace, console: Console, open_store: OpenStore) -> None:
     space = load_base(options.release).space
     generation = find_generation(out_folder(options), options.generation)
-    with open_store(options.redis) as (store, runner), make_progress(console) as progress:
+    with open_store(options) as (store, runner), make_progress(console) as progress:
         loaded = runner.run(
             load(generation, store, fingerprint=space.fingerprint, progress=progress)
         )
@@ -143,7 +143,7 @@ def _load(options: argparse.Namespace, console: Console, open_store: OpenStore) 
 def _verify(options: argparse.Namespace, _console: Console, open_store: OpenStore) -> None:
     space = load_base(options.release).space
     generation = find_generation(out_folder(options), options.generation)
-    with open_store(options.redis) as (store, runner):
+    with open_store(options) as (store, runner):
         num_found = runner.run(verify(generation, store, space=space))
     _print(generation=generation.number, verified=num_found)
 
@@ -152,7 +152,7 @@ def _activate(options: argparse.Namespace, console: Console, open_store: OpenSto
     release = load_base(options.release)
     generation = find_generation(out_folder(options), options.generation)
     settings = replace(live_settings(options), is_loaded=True)
-    with open_store(options.redis) as (store, runner), make_progress(console) as progress:
+    with open_store(options) as (store, runner), make_progress(console) as progress:
         launch = Launch(generation, release, store, runner, progress, settings, Stopwatch())
         summary = go_live(launch)
     print(json.dumps(summary))
@@ -161,7 +161,7 @@ def _activate(options: argparse.Namespace, console: Console, open_store: OpenSto
 def _compact(options: argparse.Namespace, console: Console, open_store: OpenStore) -> None:
     release, settings = load_base(options.release), live_settings(options)
     now_ms = time.time_ns() // 1_000_000
-    with open_store(options.redis) as (store, runner), make_progress(console) as progress:
+    with open_store(options) as (store, runner), make_progress(console) as progress:
         held = runner.run(store.read_manifest())
         generation = compact(out_folder(options), held, now_ms=now_ms)
         launch = Launch(generation, release, store, runner, progress, settings, Stopwatch())
@@ -170,34 +170,34 @@ def _compact(options: argparse.Namespace, console: Console, open_store: OpenStor
 
 
 def _rollback(options: argparse.Namespace, _console: Console, open_store: OpenStore) -> None:
-    with open_store(options.redis) as (store, runner):
+    with open_store(options) as (store, runner):
         manifest = runner.run(rollback(store, out_folder(options), to_epoch=options.to))
     _print(epoch=manifest.epoch, live=[layer.generation for layer in manifest.layers])
 
 
 def _gc(options: argparse.Namespace, _console: Console, open_store: OpenStore) -> None:
-    with open_store(options.redis) as (store, runner):
+    with open_store(options) as (store, runner):
         _print(**runner.run(collect(store, out_folder(options), keep=options.keep)))
 
 
 def _archive(options: argparse.Namespace, _console: Console, open_store: OpenStore) -> None:
-    with open_store(options.redis) as (store, runner):
+    with open_store(options) as (store, runner):
         _print(**runner.run(drain(store, out_folder(options)))._asdict())
 
 
 def _repair(options: argparse.Namespace, console: Console, open_store: OpenStore) -> None:
-    with open_store(options.redis) as (store, runner), make_progress(console) as progress:
+    with open_store(options) as (store, runner), make_progress(console) as progress:
         _print(**runner.run(repair(store, out_folder(options), progress=progress)))
 
 
 def _erase(options: argparse.Namespace, _console: Console, open_store: OpenStore) -> None:
     now_ms = time.time_ns() // 1_000_000
-    with open_store(options.redis) as (store, runner):
+    with open_store(options) as (store, runner):
         _print(**runner.run(erase(options.user, store, out_folder(options), now_ms=now_ms)))
 
 
 def _status(options: argparse.Namespace, _console: Console, open_store: OpenStore) -> None:
-    with open_store(options.redis) as (store, runner):
+    with open_store(options) as (store, runner):
         status = runner.run(read_status(store, now_s=int(time.time()), out_dir=out_folder(options)))
     print(json.dumps(status) if options.json else render_status(status))
 
@@ -212,7 +212,7 @@ def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore
     thinkers = Thinkers(settings, engine_settings(options))
     with (
         in_use(thinkers.load(release)) as think,
-        open_store(options.redis) as (store, runner),
+        open_store(options) as (store, runner),
         _stopped_by_sigterm() as is_stopped,
     ):
         worker = Worker(store, release, out_dir, think, runner, idle_ms=options.idle_ms)

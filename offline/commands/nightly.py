@@ -25,8 +25,8 @@ from offline.commands.options import (
     add_folder_arguments,
     add_generation_argument,
     add_price_argument,
-    add_redis_argument,
     add_sampling_arguments,
+    add_store_arguments,
     add_user_arguments,
     number,
     open_store,
@@ -83,7 +83,7 @@ def add_commands(commands: "_Commands") -> None:
         add_dry_run_argument(command)
     for command in (planning, refreshing, retrying):
         add_sampling_arguments(command)
-        add_redis_argument(command)
+        add_store_arguments(command)
     for command in (refreshing, retrying):
         command.add_argument(
             "--resume", action="store_true", help="continue the newest unfinished night"
@@ -103,7 +103,7 @@ def _plan(options: argparse.Namespace, console: Console) -> None:
         _dry_run(settings, options, console)
         return
     release = load_base(settings.release_dir)
-    with night_lease(settings.out_dir), open_store(options.redis) as (store, runner):
+    with night_lease(settings.out_dir), open_store(options) as (store, runner):
         agenda = make_night_agenda(settings, release, store, runner, now_ms=_now_ms())
         plan = write_agenda(settings, agenda)
     print(json.dumps(_describe(plan, settings.out_dir)))
@@ -123,7 +123,7 @@ def _describe(plan: Plan, out_dir: Path) -> dict[str, Any]:
 
 def _dry_run(settings: RefreshSettings, options: argparse.Namespace, console: Console) -> None:
     release = load_base(settings.release_dir)
-    with open_store(options.redis) as (store, runner):
+    with open_store(options) as (store, runner):
         agenda = make_night_agenda(settings, release, store, runner, now_ms=_now_ms())
     with console.status("thinking about a sample"):
         found = estimate(settings, agenda, lambda: _engine(options)(release, settings))
@@ -195,7 +195,7 @@ def _dead_letters(out_dir: Path) -> list[str]:
 
 def _run_night(settings: RefreshSettings, options: argparse.Namespace, console: Console) -> None:
     live = live_settings(options)
-    with open_store(options.redis) as (store, runner), make_progress(console) as progress:
+    with open_store(options) as (store, runner), make_progress(console) as progress:
         summary = refresh(
             settings,
             store=store,

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from models.errors import InvalidSettings
 from models.store.embedded import resolve, state_folder
+from models.store.namespace import add_namespace_argument, folder_name
 from models.store.records import MAX_PATHS
 from models.store.redis_store import RedisStore
 from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings
@@ -25,23 +26,26 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextmanager
-def open_store(redis_url: str | None) -> Iterator[tuple[RedisStore, asyncio.Runner]]:
-    """Open the store, with the asyncio runner for its calls.
-
-    redis_url: None for the URL of the environment, or the embedded server without one.
-    """
-    with resolve(redis_url, None) as server, asyncio.Runner() as runner:
-        store = RedisStore(server.url, _REDIS_TIMEOUT_MS)
+def open_store(options: argparse.Namespace) -> Iterator[tuple[RedisStore, asyncio.Runner]]:
+    """Open the store of `add_store_arguments`, with the asyncio runner for its calls."""
+    with resolve(options.redis, None) as server, asyncio.Runner() as runner:
+        store = RedisStore(server.url, _REDIS_TIMEOUT_MS, namespace=options.namespace)
         try:
             yield store, runner
         finally:
             runner.run(store.close())
 
 
-def add_redis_argument(parser: argparse.ArgumentParser) -> None:
+def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, or the embedded server"
     )
+    add_namespace_argument(parser)
+
+
+def default_out(namespace: str) -> Path:
+    """Return the folder of generations and archive of a namespace."""
+    return state_folder(None) / folder_name("generations", namespace)
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +126,7 @@ def to_settings(options: argparse.Namespace) -> RefreshSettings:
     is_whole = given["users"] == "all" or (given["users"] is None and not given["user"])
     return RefreshSettings(
         release_dir=options.release,
-        out_dir=options.out or state_folder(None) / "generations",
+        out_dir=options.out or default_out(options.namespace),
         is_whole=is_whole,
         num_users=given["users"] if isinstance(given["users"], int) else 0,
         user_ids=tuple(given["user"]),

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _USERS_PER_READ = 512
 _MOST_KEYS = 30  # of a plan; rows of older reasoners are thought again
+_NUM_EXAMPLES = 3  # users that a warning names
 
 
 class Histories(Protocol):
@@ -104,6 +105,7 @@ async def make_agenda(
     keys = tuple(dict.fromkeys([key, *_live_keys(settings, held)]))[:_MOST_KEYS]
     others = of_other_reasoners(key, keys) if settings.keep_thoughts else ()
     users = await _read_due(release, key, histories, due)
+    _warn_of_unreadable(release, due, users)
     to_think = [
         user
         for user in users
@@ -161,6 +163,21 @@ def _warn(
         logger.warning("user %r has no history and is skipped", user_id)
     if layer.is_base and not settings.is_whole and held is not None:
         logger.warning("the live layers have another SID space; these users become a new base")
+
+
+def _warn_of_unreadable(release: Release, due: Sequence[str], users: Sequence[DueUser]) -> None:
+    """Log one line about the due users without a single item in the catalog."""
+    readable = {user.history.user_id for user in users}
+    unreadable = [user_id for user_id in due if user_id not in readable]
+    if not unreadable:
+        return
+    is_most = 2 * len(unreadable) > len(due)
+    logger.warning(
+        "%d of %d users due have no item of %s@%s and are left out, such as %s%s",
+        *(len(unreadable), len(due), release.name, release.version),
+        ", ".join(repr(user_id[:40]) for user_id in unreadable[:_NUM_EXAMPLES]),
+        "; does the store hold the users of another data set? See --namespace" if is_most else "",
+    )
 
 
 def _read_live(

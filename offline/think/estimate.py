@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from models.reasoner.think import UserThoughts
-from models.store.keys import UserRow, encode_row
+from models.store.keys import DEFAULT_KEYS, UserRow, encode_row
 from offline.disk.outcome import Outcome
 from offline.plan.due import micro_batches
 from offline.plan.make_plan import Agenda
@@ -69,5 +69,5 @@ def _mean_bytes(thoughts: Sequence[UserThoughts]) -> float:
 
 def _num_bytes(thoughts: UserThoughts) -> int:
     record = to_record(thoughts, generation=1, fingerprint=0, created_at=0)
-    values = encode_row(1, UserRow(thoughts.user_id, record, thoughts.texts)).values()
+    values = encode_row(1, UserRow(thoughts.user_id, record, thoughts.texts), DEFAULT_KEYS).values()
     return sum(_KEY_BYTES + len(value) for value in values)

@@ -35,22 +35,14 @@ from models.store.events import (
     tell_fates,
 )
 from models.store.keys import (
-    MANIFEST_KEY,
-    MODEL_KEY,
+    DEFAULT_KEYS,
     PAST_LIMIT,
     UserRow,
     check_swap,
     encode_row,
-    generation_of,
-    history_key,
     jitter_of,
-    keys_of_user,
     newest_record,
     read_texts,
-    record_key,
-    thoughts_key,
-    user_of_history_key,
-    user_of_key,
 )
 from models.store.manifest import Manifest
 from models.store.model_pointer import ModelPointer
@@ -92,7 +84,7 @@ class MemoryStore:
     ) -> UserState:
         await self.before_read(user_id)
         await self.ping()
-        blobs = [self._get(record_key(user_id, generation)) for generation in layers]
+        blobs = [self._get(DEFAULT_KEYS.record(user_id, generation)) for generation in layers]
         record, skipped = newest_record(user_id, layers, blobs, space)
         state = UserState(self._history(user_id), record, skipped)
         await self.after_read(user_id)
@@ -139,19 +131,19 @@ class MemoryStore:
             self._last_trimmed = self._log.pop(0).entry
 
     def _append(self, user_id: str, events: Sequence[Event]) -> list[Fate]:
-        stream = self._streams.get(history_key(user_id), [])
+        stream = self._streams.get(DEFAULT_KEYS.history(user_id), [])
         fates, now_ms = tell_fates(stream, events), time.time_ns() // 1_000_000
         fresh = [event for event, fate in zip(events, fates, strict=True) if fate is Fate.NEW]
         if fresh:
             arrived_ms = [self._arrived_ms[user_id, each.event_id] for each in stream]
             limit = stream_limit(arrived_ms, len(fresh), now_ms=now_ms)
-            self._streams[history_key(user_id)] = [*stream, *fresh][-limit:]
+            self._streams[DEFAULT_KEYS.history(user_id)] = [*stream, *fresh][-limit:]
             self._arrived_ms |= {(user_id, each.event_id): now_ms for each in fresh}
         return fates
 
     async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
         await self.ping()
-        return read_texts(self._get(thoughts_key(user_id, generation)), user_id)
+        return read_texts(self._get(DEFAULT_KEYS.thoughts(user_id, generation)), user_id)
 
     async def write_layer(
         self, generation: int, rows: Iterable[UserRow], ttl_s: int, *, jitter_s: int = 0
@@ -159,7 +151,7 @@ class MemoryStore:
         await self.ping()
         num_written = 0
         for row in rows:
-            values = encode_row(generation, row)
+            values = encode_row(generation, row, DEFAULT_KEYS)
             self.values.update(values)
             expiry = self._clock() + ttl_s + jitter_of(row.user_id, jitter_s)
             self._expiry.update(dict.fromkeys(values, expiry))
@@ -168,24 +160,26 @@ class MemoryStore:
 
     async def count_records(self, generation: int, user_ids: Sequence[str]) -> int:
         await self.ping()
-        return sum(self._get(record_key(user_id, generation)) is not None for user_id in user_ids)
+        return sum(
+            self._get(DEFAULT_KEYS.record(user_id, generation)) is not None for user_id in user_ids
+        )
 
     async def read_manifest(self) -> Manifest | None:
         await self.ping()
-        current = self._get(MANIFEST_KEY)
+        current = self._get(DEFAULT_KEYS.manifest)
         return Manifest.decode(current) if current is not None else None
 
     async def swap_manifest(self, expected: Manifest | None, new: Manifest) -> None:
         await self.ping()
-        current = self._get(MANIFEST_KEY)
+        current = self._get(DEFAULT_KEYS.manifest)
         check_swap(current, expected, new)
         if current is not None:
             self._past = [current, *self._past][:PAST_LIMIT]
-        self.values[MANIFEST_KEY] = new.encode()
+        self.values[DEFAULT_KEYS.manifest] = new.encode()
 
     async def user_ids(self) -> list[str]:
         await self.ping()
-        users = (user_of_history_key(key.encode()) for key in self._streams)
+        users = (DEFAULT_KEYS.user_of_history(key.encode()) for key in self._streams)
         return sorted(user_id for user_id in users if user_id is not None)
 
     async def find_users(
@@ -193,13 +187,13 @@ class MemoryStore:
     ) -> FoundUsers:
         await self.ping()
         keys = self._streams if generation is None else self.values
-        users = map(user_of_key, (key.encode() for key in keys if key.startswith("ta:{")))
+        users = map(DEFAULT_KEYS.user_of, (key.encode() for key in keys if key.startswith("ta:{")))
         found = sorted(
             user
             for user in set(users)
             if user is not None
             and user.startswith(start)
-            and (generation is None or self._get(record_key(user, generation)) is not None)
+            and (generation is None or self._get(DEFAULT_KEYS.record(user, generation)) is not None)
         )
         return FoundUsers(tuple(found[:limit]), is_complete=len(found) <= limit)
 
@@ -217,13 +211,13 @@ class MemoryStore:
 
     async def read_model(self) -> ModelPointer | None:
         await self.ping()
-        current = self._get(MODEL_KEY)
+        current = self._get(DEFAULT_KEYS.model)
         return ModelPointer.decode(current) if current is not None else None
 
     async def swap_model(self, expected: ModelPointer | None, new: ModelPointer) -> None:
         await self.ping()
-        check_swap(self._get(MODEL_KEY), expected, new, name="model pointer")
-        self.values[MODEL_KEY] = new.encode()
+        check_swap(self._get(DEFAULT_KEYS.model), expected, new, name="model pointer")
+        self.values[DEFAULT_KEYS.model] = new.encode()
 
     async def read_log(self, after: str, count: int) -> LogPage:
         await self.ping()
@@ -252,12 +246,12 @@ class MemoryStore:
     async def delete_records(self, generation: int, user_ids: Sequence[str]) -> None:
         await self.ping()
         for user_id in user_ids:
-            self.values.pop(record_key(user_id, generation), None)
-            self.values.pop(thoughts_key(user_id, generation), None)
+            self.values.pop(DEFAULT_KEYS.record(user_id, generation), None)
+            self.values.pop(DEFAULT_KEYS.thoughts(user_id, generation), None)
 
     async def delete_generations(self, is_garbage: Callable[[int], bool]) -> dict[int, int]:
         await self.ping()
-        found = [(generation_of(key.encode()), key) for key in self.values]
+        found = [(DEFAULT_KEYS.generation_of(key.encode()), key) for key in self.values]
         garbage = [(of, key) for of, key in found if of is not None and is_garbage(of)]
         for _, key in garbage:
             del self.values[key]
@@ -265,7 +259,7 @@ class MemoryStore:
 
     async def erase_user(self, user_id: str) -> int:
         await self.ping()
-        start = keys_of_user(user_id)[: -len("*")]
+        start = DEFAULT_KEYS.of_user(user_id)[: -len("*")]
         keys = [key for key in (*self.values, *self._streams) if key.startswith(start)]
         for key in keys:
             self.values.pop(key, None)
@@ -281,7 +275,7 @@ class MemoryStore:
 
     async def record_bytes(self, generation: int, user_ids: Sequence[str]) -> float:
         await self.ping()
-        found = [self._get(record_key(user_id, generation)) for user_id in user_ids]
+        found = [self._get(DEFAULT_KEYS.record(user_id, generation)) for user_id in user_ids]
         sizes = [len(blob) for blob in found if blob is not None]
         return sum(sizes) / max(len(sizes), 1)
 
@@ -291,7 +285,7 @@ class MemoryStore:
         await self.ping()
         found: dict[str, list[Arrival]] = {}
         for user_id in user_ids:
-            stream = self._streams.get(history_key(user_id), [])
+            stream = self._streams.get(DEFAULT_KEYS.history(user_id), [])
             stamped = [(self._arrived_ms[user_id, each.event_id], each) for each in stream]
             found[user_id] = [
                 Arrival(f"{ms}-{at}", event)
@@ -362,4 +356,4 @@ class MemoryStore:
         return self.values.get(key)
 
     def _history(self, user_id: str) -> tuple[Event, ...]:
-        return merge_events(self._streams.get(history_key(user_id), [])[-STREAM_LIMIT:])
+        return merge_events(self._streams.get(DEFAULT_KEYS.history(user_id), [])[-STREAM_LIMIT:])

@@ -28,7 +28,7 @@ from models.online.torch_runtime import load_recommender
 from models.release.publish import publish
 from models.store.contract import ServingStore, UserStore
 from models.store.events import Event
-from models.store.keys import UserRow
+from models.store.keys import DEFAULT_KEYS, UserRow
 from models.store.log_stream import log_command
 from models.store.manifest import Layer, Manifest
 from models.store.records import PrefixRecord, RecordedPrefix
@@ -282,7 +282,7 @@ class RedisServer:
 
     def log(self, entry: str, user_id: str, event: Event) -> None:
         """Log an event that arrived at another time than now."""
-        command = log_command(user_id, event, 100_000)
+        command = log_command(DEFAULT_KEYS.log, user_id, event, 100_000)
         with redis.Redis.from_url(self.url) as client:
             client.execute_command(*(entry if part == "*" else part for part in command))
 

@@ -11,7 +11,7 @@ from models.errors import InvalidRecord, ManifestConflict
 from models.store.contract import BEGINNING, Logged, LogPage, order_of
 from models.store.embedded import attach
 from models.store.events import Event
-from models.store.keys import ITEMS_KEY, LOG_KEY, MODEL_KEY
+from models.store.keys import DEFAULT_KEYS
 from models.store.model_pointer import ModelCanary, ModelPointer
 from models.store.redis_store import RedisStore
 from tests.fakes.memory_store import MemoryStore
@@ -123,10 +123,10 @@ async def test_a_log_that_starts_again_is_cut(
 async def test_foreign_entries_of_the_log_are_skipped(
     redis_store: RedisStore, client: "redis.asyncio.Redis"
 ) -> None:
-    await client.xadd(LOG_KEY, {"user": "ann"})
-    await client.xadd(LOG_KEY, {"user": "ann", "event": "e", "value": "no time"})
+    await client.xadd(DEFAULT_KEYS.log, {"user": "ann"})
+    await client.xadd(DEFAULT_KEYS.log, {"user": "ann", "event": "e", "value": "no time"})
     await redis_store.append_events("ann", make_events(1))
-    await client.xadd(LOG_KEY, {"a": "b"})
+    await client.xadd(DEFAULT_KEYS.log, {"a": "b"})
     page = await redis_store.read_log(BEGINNING, 10)
     assert [each.event for each in page.events] == make_events(1)
     assert page.last == await redis_store.log_end() != page.events[-1].entry
@@ -135,12 +135,12 @@ async def test_foreign_entries_of_the_log_are_skipped(
 async def test_an_append_succeeds_if_the_log_cannot_be_written(
     redis_store: RedisStore, client: "redis.asyncio.Redis", caplog: pytest.LogCaptureFixture
 ) -> None:
-    await client.set(LOG_KEY, "not a stream")
+    await client.set(DEFAULT_KEYS.log, "not a stream")
     for number in range(2):
         assert await redis_store.append_events("ann", make_events(1, start=number)) == 1
     assert len((await redis_store.read_histories(["ann"]))["ann"]) == 2
     assert caplog.text.count("not logged for the learner") == 1
-    await client.delete(LOG_KEY)
+    await client.delete(DEFAULT_KEYS.log)
     await redis_store.append_events("ann", make_events(3))
     assert len(await read_all(redis_store)) == 1
 
@@ -154,7 +154,7 @@ async def test_an_append_takes_two_round_trips_with_its_log(
     await redis_store.append_each({"ann": make_events(3)})
     spent = (await client.info("stats"))["total_reads_processed"] - before
     assert spent == 1 + 2  # and the INFO
-    assert await client.xlen(LOG_KEY) == 3
+    assert await client.xlen(DEFAULT_KEYS.log) == 3
 
 
 async def test_no_log_is_written_with_a_limit_of_zero(
@@ -162,7 +162,7 @@ async def test_no_log_is_written_with_a_limit_of_zero(
 ) -> None:
     quiet = RedisStore(server_url, 5000, log_limit=0)
     assert await quiet.append_events("ann", make_events(2)) == 2
-    assert not await client.exists(LOG_KEY)
+    assert not await client.exists(DEFAULT_KEYS.log)
     await quiet.close()
 
 
@@ -182,7 +182,7 @@ async def test_offered_items_come_back_in_order(store: Store) -> None:
 async def test_a_foreign_entry_of_the_feed_is_skipped(
     redis_store: RedisStore, client: "redis.asyncio.Redis"
 ) -> None:
-    await client.xadd(ITEMS_KEY, {"item": "{}"})
+    await client.xadd(DEFAULT_KEYS.items, {"item": "{}"})
     await redis_store.offer_items([FedItem(item_id="tea")])
     assert (await redis_store.read_items(BEGINNING, 9)).items == (FedItem(item_id="tea"),)
 
@@ -214,7 +214,7 @@ async def test_one_of_two_racing_pointers_wins(redis_store: RedisStore) -> None:
 async def test_foreign_bytes_are_no_model_pointer(
     redis_store: RedisStore, client: "redis.asyncio.Redis"
 ) -> None:
-    await client.set(MODEL_KEY, b"{}")
+    await client.set(DEFAULT_KEYS.model, b"{}")
     with pytest.raises(InvalidRecord, match="model pointer: base: Field required"):
         await redis_store.read_model()
 

@@ -21,13 +21,7 @@ from hypothesis import strategies as st
 from models.catalog.sid import SidSpace
 from models.errors import CursorGone, InvalidCursor, InvalidRecord, InvalidUserId, StoreUnavailable
 from models.store.events import Event, check_event, check_user_id, decode_event, encode_event
-from models.store.keys import (
-    history_key,
-    newest_record,
-    record_key,
-    thoughts_key,
-    user_of_history_key,
-)
+from models.store.keys import DEFAULT_KEYS, newest_record
 from models.store.manifest import Manifest
 from models.store.records import (
     PrefixRecord,
@@ -230,15 +224,16 @@ IDS = st.one_of(
 def test_keys_of_two_users_are_two_and_lead_back(one: str, other: str) -> None:
     for user in (one, other):
         try:
-            key = history_key(user)
+            key = DEFAULT_KEYS.history(user)
         except InvalidUserId:
             with pytest.raises(InvalidUserId):
                 check_user_id(user)
             return
-        assert user_of_history_key(key.encode()) == user
+        assert DEFAULT_KEYS.user_of_history(key.encode()) == user
         assert key.count("{") == key.count("}") == 1
     keys = [
-        {record_key(user, 1), thoughts_key(user, 1), history_key(user)} for user in (one, other)
+        {DEFAULT_KEYS.record(user, 1), DEFAULT_KEYS.thoughts(user, 1), DEFAULT_KEYS.history(user)}
+        for user in (one, other)
     ]
     assert (keys[0] == keys[1]) == (one == other)
     assert one == other or not keys[0] & keys[1]
@@ -283,7 +278,7 @@ def test_composed_and_decomposed_ids_are_two_users(text: str) -> None:
     """Ids are opaque: nobody normalises, so that nobody is given another's record."""
     forms = {unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC", "NFKD")}
     assert len(forms) > 1
-    assert len({history_key(form) for form in forms}) == len(forms)
+    assert len({DEFAULT_KEYS.history(form) for form in forms}) == len(forms)
     assert len({hash_user(form) for form in forms}) == len(forms)
 
 

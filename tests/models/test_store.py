@@ -21,14 +21,7 @@ from models.errors import (
 from models.store.contract import UserStore
 from models.store.embedded import attach
 from models.store.events import DEDUP_LIMIT, HISTORY_LIMIT, STREAM_LIMIT, Event, Fate
-from models.store.keys import (
-    MANIFEST_KEY,
-    UserRow,
-    history_key,
-    record_key,
-    thoughts_key,
-    user_of_history_key,
-)
+from models.store.keys import DEFAULT_KEYS, UserRow
 from models.store.manifest import Layer, Manifest, next_epoch
 from models.store.records import PrefixRecord, RecordedPrefix
 from models.store.redis_store import RedisStore
@@ -174,7 +167,7 @@ async def test_the_newest_layer_that_holds_the_user_wins(store: UserStore) -> No
 async def test_a_corrupt_newer_layer_is_passed_over_and_named(bench: Bench) -> None:
     await bench.store.write_layer(5, [make_row("ann", 5)], 60)
     for junk in (b"", b'{"prefixes": []}', b"\xff" * 1_000_000):
-        await bench.plant(record_key("ann", 7), junk)
+        await bench.plant(DEFAULT_KEYS.record("ann", 7), junk)
         state = await bench.store.read_user("ann", [7, 5], SPACE)
         assert state.record == make_row("ann", 5).record
         assert state.skipped == ("corrupt",)
@@ -182,7 +175,7 @@ async def test_a_corrupt_newer_layer_is_passed_over_and_named(bench: Bench) -> N
 
 async def test_a_record_of_another_user_is_never_used(bench: Bench) -> None:
     await bench.store.write_layer(5, [make_row("ann", 5)], 60)
-    await bench.plant(record_key("ann", 7), make_row("bob", 7).record.encode("bob"))
+    await bench.plant(DEFAULT_KEYS.record("ann", 7), make_row("bob", 7).record.encode("bob"))
     state = await bench.store.read_user("ann", [7, 5], SPACE)
     assert state.record == make_row("ann", 5).record
     assert state.skipped == ("foreign",)
@@ -190,7 +183,7 @@ async def test_a_record_of_another_user_is_never_used(bench: Bench) -> None:
 
 async def test_a_record_of_another_space_or_generation_is_skewed(bench: Bench) -> None:
     await bench.store.write_layer(9, [make_row("ann", 9, space=OTHER_SPACE)], 60)
-    await bench.plant(record_key("ann", 7), make_row("ann", 6).record.encode("ann"))
+    await bench.plant(DEFAULT_KEYS.record("ann", 7), make_row("ann", 6).record.encode("ann"))
     state = await bench.store.read_user("ann", [9, 7, 5], SPACE)
     assert state.record is None
     assert state.skipped == ("skew", "skew")
@@ -198,7 +191,7 @@ async def test_a_record_of_another_space_or_generation_is_skewed(bench: Bench) -
 
 async def test_thoughts_that_do_not_decode_or_are_foreign_are_none(bench: Bench) -> None:
     await bench.store.write_layer(5, [make_row("bob", 5, texts=("secret",))], 60)
-    await bench.plant(thoughts_key("ann", 5), b"junk")
+    await bench.plant(DEFAULT_KEYS.thoughts("ann", 5), b"junk")
     assert await bench.store.read_thoughts("ann", 5) == ()
 
 
@@ -285,7 +278,7 @@ async def test_of_two_who_bring_one_event_at_once_one_is_told_that_it_is_new(
 async def test_a_stream_is_cut_once_what_goes_is_older_than_a_day(
     redis_store: RedisStore, client: "redis.asyncio.Redis"
 ) -> None:
-    key = history_key("ann")
+    key = DEFAULT_KEYS.history("ann")
     yesterday_ms = int(time.time() * 1000) - 25 * 3600 * 1000
     for n in range(600):
         await client.xadd(key, {f"old-{n}": f"{n} item"}, id=f"{yesterday_ms}-{n}")
@@ -428,7 +421,7 @@ async def test_a_stream_that_is_not_the_known_one_continued_is_read_as_a_whole(
         await client.flushall()
         await redis_store.append_events("ann", make_events(5))
         known = await redis_store.read_user("ann", [], SPACE)
-        await change(history_key("ann"))
+        await change(DEFAULT_KEYS.history("ann"))
         whole = await redis_store.read_user("ann", [], SPACE)
         assert await redis_store.read_user("ann", [], SPACE, known=known) == whole != known
 
@@ -473,7 +466,7 @@ async def test_of_many_swaps_at_once_one_wins(store: UserStore) -> None:
 
 async def test_a_manifest_written_with_other_spacing_can_still_be_swapped(bench: Bench) -> None:
     held = make_manifest(1, 5)
-    await bench.plant(MANIFEST_KEY, held.model_dump_json(indent=2).encode())
+    await bench.plant(DEFAULT_KEYS.manifest, held.model_dump_json(indent=2).encode())
     await bench.store.swap_manifest(held, make_manifest(2, 7))
     assert await bench.store.read_manifest() == make_manifest(2, 7)
 
@@ -484,7 +477,7 @@ async def test_a_manifest_written_with_other_spacing_can_still_be_swapped(bench:
 async def test_a_garbage_manifest_is_invalid_and_never_overwritten(
     bench: Bench, junk: bytes
 ) -> None:
-    await bench.plant(MANIFEST_KEY, junk)
+    await bench.plant(DEFAULT_KEYS.manifest, junk)
     with pytest.raises(InvalidRecord, match="manifest"):
         await bench.store.read_manifest()
     with pytest.raises(InvalidRecord):
@@ -517,11 +510,11 @@ def test_the_next_epoch_passes_both_the_held_one_and_the_seen_one() -> None:
 
 def test_a_user_id_stays_inside_the_hash_tag_of_its_keys() -> None:
     for user_id in STRANGE_IDS:
-        key = history_key(user_id)
+        key = DEFAULT_KEYS.history(user_id)
         assert key.count("{") == key.count("}") == 1
-        assert user_of_history_key(key.encode()) == user_id
+        assert DEFAULT_KEYS.user_of_history(key.encode()) == user_id
     for junk in (b"ta:{%zz}:h", b"ta:{a b}:h", b"ta:{}:h", b"ta:{%ff}:h", b"ta:{%00}:h", b"other"):
-        assert user_of_history_key(junk) is None
+        assert DEFAULT_KEYS.user_of_history(junk) is None
 
 
 async def test_records_and_thoughts_expire_after_their_ttl() -> None:
@@ -546,7 +539,7 @@ async def test_redis_sets_the_ttl_on_records_and_thoughts(
     redis_store: RedisStore, client: "redis.asyncio.Redis"
 ) -> None:
     await redis_store.write_layer(5, [make_row("ann", 5, texts=("t",))], 60)
-    for key in (record_key("ann", 5), thoughts_key("ann", 5)):
+    for key in (DEFAULT_KEYS.record("ann", 5), DEFAULT_KEYS.thoughts("ann", 5)):
         assert 0 < await client.ttl(key) <= 60
 
 
@@ -554,13 +547,13 @@ async def test_keys_of_a_wrong_redis_type_read_as_corrupt(
     redis_store: RedisStore, client: "redis.asyncio.Redis"
 ) -> None:
     await redis_store.write_layer(5, [make_row("ann", 5)], 60)
-    await client.hset(record_key("ann", 7), "field", "x")
-    await client.set(history_key("ann"), b"no stream")
+    await client.hset(DEFAULT_KEYS.record("ann", 7), "field", "x")
+    await client.set(DEFAULT_KEYS.history("ann"), b"no stream")
     state = await redis_store.read_user("ann", [7, 5], SPACE)
     assert state.record == make_row("ann", 5).record
     assert (state.skipped, state.history, state.has_lost_history) == (("corrupt",), (), True)
     assert await redis_store.read_histories(["ann"]) == {"ann": ()}
-    await client.hset(MANIFEST_KEY, "field", "x")
+    await client.hset(DEFAULT_KEYS.manifest, "field", "x")
     with pytest.raises(InvalidRecord):
         await redis_store.read_manifest()
     with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
@@ -572,7 +565,7 @@ async def test_entries_that_are_no_events_are_passed_over(
 ) -> None:
     await redis_store.append_events("ann", make_events(1))
     for value in (b"no-time item", b"12", b"\xff 1", b"-5 item", b"5 "):
-        await client.xadd(history_key("ann"), {b"id": value})
+        await client.xadd(DEFAULT_KEYS.history("ann"), {b"id": value})
     state = await redis_store.read_user("ann", [], SPACE)
     assert (state.history, state.has_lost_history) == (tuple(make_events(1)), True)
 

@@ -41,6 +41,27 @@ def test_import_refresh_and_status_over_a_real_server(
     assert (code, json.loads(out)["layers"][0]["users"]) == (0, summary["refreshed"])
 
 
+def test_a_namespace_has_users_a_manifest_and_a_folder_of_its_own(
+    state: Path,
+    release: Release,
+    data_dir: Path,
+    call: OfflineCommand,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    call("import", "--data", data_dir)
+    night = ("refresh", "--release", release.directory, "--paths", 8, "--width", 4)
+    assert call(*night, "--namespace", "mine")[0] == 78  # it has no users yet
+    monkeypatch.setenv("THINKAHEAD_NAMESPACE", "mine")
+    assert call("import", "--data", data_dir)[0] == 0
+    code, out, _ = call(*night)
+    assert (code, json.loads(out)["users_chosen"]) == (0, NUM_USERS)
+    assert Path(json.loads(out)["shards"]).parent == state / "generations-mine"
+    code, out, _ = call("status", "--json", "--namespace", "")
+    assert json.loads(out)["layers"] == []
+    code, _, err = call("status", "--namespace", "A B")
+    assert (code, "expected up to 32 characters of a-z" in err) == (78, True)
+
+
 def test_the_worker_thinks_about_whom_it_was_asked_for(
     state: Path, release: Release, data_dir: Path, call: OfflineCommand
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from models.errors import GatesFailed, InvalidInput, ManifestConflict, StoreFull
-from models.store.keys import record_key
+from models.store.keys import DEFAULT_KEYS
 from models.store.redis_store import RedisStore
 from offline.disk.visible_rows import visible_rows
 from offline.live.go_live import Launch, go_live
@@ -186,8 +186,8 @@ def test_a_record_that_reads_differently_is_noticed(world: NightWorld, server: R
     generation = world.think(1, USERS[:50])
     world.said("load")
     with redis.Redis.from_url(server.url) as client:
-        key = record_key(USERS[3], generation.number)
-        client.set(key, client.get(record_key(USERS[4], generation.number)) or b"")
+        key = DEFAULT_KEYS.record(USERS[3], generation.number)
+        client.set(key, client.get(DEFAULT_KEYS.record(USERS[4], generation.number)) or b"")
     done = world.command("verify")
     assert (done.returncode, "differs from the written one" in done.stderr) == (75, True)
 
@@ -198,7 +198,7 @@ def test_keys_live_for_three_days_and_some_hours_more(
     generation = world.think(1, USERS)
     world.launch(generation)
     with redis.Redis.from_url(server.url) as client:
-        left = [client.ttl(record_key(user, generation.number)) for user in USERS]
+        left = [client.ttl(DEFAULT_KEYS.record(user, generation.number)) for user in USERS]
     days = 24 * 3600
     assert 3 * days - 60 < min(left) < max(left) <= 3 * days + 6 * 3600
     assert len(set(left)) > 300
@@ -318,7 +318,7 @@ def test_a_rollback_to_records_that_are_gone_is_refused(
     world.launch(first)
     world.launch(world.think(2, USERS))
     with redis.Redis.from_url(server.url) as client:
-        client.delete(record_key(USERS[0], first.number))
+        client.delete(DEFAULT_KEYS.record(USERS[0], first.number))
     done = world.command("rollback")
     assert (done.returncode, "expired or collected" in done.stderr) == (78, True)
     assert world.live() == [2]

@@ -20,7 +20,7 @@ from models.errors import InvalidInput
 from models.log.tombstones import write_tombstone
 from models.reasoner.think import UserHistory, UserThoughts
 from models.release.release import Release
-from models.store.keys import record_key, thoughts_key
+from models.store.keys import DEFAULT_KEYS
 from offline.disk.shards import read_rows
 from offline.plan.carried_rows import LiveRow, read_live_rows
 from offline.plan.due import DueUser, cut_shards, sort_by_urgency
@@ -230,6 +230,20 @@ def test_users_of_whom_the_catalog_knows_nothing_are_counted(world: NightWorld) 
     assert summary["users_chosen"] == NUM_USERS + 1
 
 
+def test_users_of_another_data_set_are_one_line(
+    world: NightWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    for at in range(3 * NUM_USERS):
+        world.add(f"stranger-{at:03d}", "no such item", at=1)
+    world.night()
+    (line,) = [each for each in caplog.messages if "no item of" in each]
+    assert line == (
+        f"{3 * NUM_USERS} of {4 * NUM_USERS} users due have no item of "
+        f"toy@{world.release.version} and are left out, such as 'stranger-000', 'stranger-001', "
+        "'stranger-002'; does the store hold the users of another data set? See --namespace"
+    )
+
+
 # --- order and micro-batches
 
 
@@ -393,7 +407,11 @@ def test_a_dry_run_knows_the_bytes_in_redis(world: NightWorld) -> None:
     settings = world.settings()
     found = estimate(settings, agenda_of(world), lambda: world.load(world.release, settings))
     generation = world.night()["generation"]
-    keys = [key(user, generation) for key in (record_key, thoughts_key) for user in everybody()]
+    keys = [
+        key(user, generation)
+        for key in (DEFAULT_KEYS.record, DEFAULT_KEYS.thoughts)
+        for user in everybody()
+    ]
     num_bytes = sum(126 + len(world.store.values[key]) for key in keys)
     assert found["redis_bytes"] == pytest.approx(num_bytes, rel=0.001)
     assert found["money"] is None

@@ -14,7 +14,7 @@ from models.catalog.candidates import Candidates
 from models.online.best_first import NumpySearch
 from models.online.finish import Finisher, KeptHistory
 from models.online.torch_runtime import TorchRuntime
-from models.store.keys import record_key
+from models.store.keys import DEFAULT_KEYS
 from models.store.redis_store import RedisStore
 from service.recommend.climb import Climb, RungTimes
 from service.recommend.engine import Engine
@@ -100,7 +100,7 @@ async def test_a_record_behind_an_unreadable_one_is_stale(
     service: InProcess, store: RedisStore, server: RedisServer
 ) -> None:
     await give_record(store, "user", new_record())
-    server.write(record_key("user", NEWER), b"\x00garbage")
+    server.write(DEFAULT_KEYS.record("user", NEWER), b"\x00garbage")
     answer = await service.recommend("user")
     assert (answer["source"], answer["degraded"]) == ("stale", True)
     assert answer["generation"]["id"] == GENERATION
@@ -111,7 +111,7 @@ async def test_another_users_record_is_never_served(
     service: InProcess, store: RedisStore, server: RedisServer
 ) -> None:
     record = new_record(generation=NEWER)
-    server.write(record_key("user", NEWER), record.encode("somebody else"))
+    server.write(DEFAULT_KEYS.record("user", NEWER), record.encode("somebody else"))
     answer = await service.recommend("user")
     assert (answer["source"], answer["degraded"], answer["generation"]) == ("global", True, None)
     assert await fallbacks(service, Reason.FOREIGN) == 1
@@ -122,7 +122,7 @@ async def test_an_unreadable_record_leaves_the_process_its_last_good_copy(
 ) -> None:
     await give_record(store, "user", new_record())
     assert (await service.recommend("user"))["source"] == "personal"
-    server.write(record_key("user", GENERATION), b"\x00garbage")
+    server.write(DEFAULT_KEYS.record("user", GENERATION), b"\x00garbage")
     for _ in range(2):
         answer = await service.recommend("user")
         assert (answer["source"], answer["generation"]["id"]) == ("stale", GENERATION)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.store.keys import MANIFEST_KEY
+from models.store.keys import DEFAULT_KEYS
 from models.store.manifest import Canary, Layer, Manifest
 from service.telemetry.metrics import Metrics
 from service.users.breaker import Breaker
@@ -77,7 +77,7 @@ async def test_a_rollback_is_a_newer_epoch_and_is_followed(
 
 
 async def test_an_older_epoch_is_refused(service: InProcess, store: MemoryStore) -> None:
-    store.values.pop(MANIFEST_KEY)
+    store.values.pop(DEFAULT_KEYS.manifest)
     await activate(store, NEWER, epoch=4)
     await eventually(refused(service, "epoch"), True)
     assert await generation(service) == GENERATION
@@ -92,7 +92,7 @@ async def test_a_foreign_fingerprint_is_refused(service: InProcess, store: Memor
 async def test_garbage_is_refused_and_does_not_count_as_an_outage(
     service: InProcess, store: MemoryStore
 ) -> None:
-    store.values[MANIFEST_KEY] = b"{"
+    store.values[DEFAULT_KEYS.manifest] = b"{"
     await eventually(refused(service, "garbage"), True)
     assert await generation(service) == GENERATION
     assert await service.metric("thinkahead_breaker_open") == 0
@@ -101,7 +101,7 @@ async def test_garbage_is_refused_and_does_not_count_as_an_outage(
 async def test_a_manifest_that_vanishes_leaves_the_last_good_one(
     service: InProcess, store: MemoryStore
 ) -> None:
-    store.values.pop(MANIFEST_KEY)
+    store.values.pop(DEFAULT_KEYS.manifest)
     await asyncio.sleep(0.1)
     assert await generation(service) == GENERATION
 

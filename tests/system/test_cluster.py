@@ -17,7 +17,7 @@ from models.catalog.fed_items import FedItem
 from models.errors import InvalidSettings, StoreUnavailable
 from models.store.contract import BEGINNING, LogPage
 from models.store.events import Event
-from models.store.keys import LOG_KEY, history_key, record_key
+from models.store.keys import DEFAULT_KEYS
 from models.store.model_pointer import ModelPointer
 from models.store.redis_store import RedisStore
 from offline.live.go_live import go_live
@@ -109,12 +109,12 @@ def test_events_are_logged_and_the_model_is_pointed_at_from_any_slot(
     ]
 
     async def append_without_the_log(store: RedisStore) -> tuple[int, int]:
-        cluster.kill(cluster.master_of(LOG_KEY))
-        users = [user for user in USERS if cluster.master_of(history_key(user)) != victim]
+        cluster.kill(cluster.master_of(DEFAULT_KEYS.log))
+        users = [user for user in USERS if cluster.master_of(DEFAULT_KEYS.history(user)) != victim]
         alone = await store.append_events(users[20], [Event("item-4", 4, "h")])
         return alone, len((await store.read_histories([users[20]]))[users[20]])
 
-    victim = cluster.master_of(LOG_KEY)
+    victim = cluster.master_of(DEFAULT_KEYS.log)
     assert world.ask(append_without_the_log) == (1, 1)
 
 
@@ -122,7 +122,7 @@ def test_a_master_that_dies_during_the_load_costs_seconds_and_no_record(
     world: NightWorld, cluster: RedisCluster
 ) -> None:
     generation = world.think(1, USERS)
-    victim = cluster.master_of(record_key(USERS[0], generation.number))
+    victim = cluster.master_of(DEFAULT_KEYS.record(USERS[0], generation.number))
     with world.launching(generation) as launch:
         store: Any = Meddled(
             launch.store,  # type: ignore[arg-type]
@@ -140,7 +140,7 @@ def test_a_reader_finds_its_users_again_within_five_seconds(
     generation = world.think(1, USERS)
     world.launch(generation)
     time.sleep(1.0)  # replicas have the writes
-    victim = cluster.master_of(record_key(USERS[0], generation.number))
+    victim = cluster.master_of(DEFAULT_KEYS.record(USERS[0], generation.number))
 
     async def follow() -> float:
         store = RedisStore(cluster.url, 200)

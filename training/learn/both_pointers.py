@@ -3,10 +3,10 @@
 A learner moves them too, each second. Whoever is late by a moment reads them again.
 """
 
+import argparse
 import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from models.errors import ManifestConflict
 from models.release.live import LiveFolder, LiveRelease
@@ -22,17 +22,20 @@ _TRIES = 5
 Change = Callable[[ModelPointer | None, int], ModelPointer]
 
 
-def move_both(live: Path, redis: str | None, change: Change) -> ModelPointer:
-    """Move the pointers of a live folder and of the configured store; return the new one."""
+def move_both(options: argparse.Namespace, change: Change) -> ModelPointer:
+    """Move the pointers of a live folder and of the configured store; return the new one.
+
+    options: live, redis and namespace.
+    """
 
     async def move(url: str) -> ModelPointer:
-        store = RedisStore(url, _REDIS_TIMEOUT_MS)
+        store = RedisStore(url, _REDIS_TIMEOUT_MS, namespace=options.namespace)
         try:
-            return await move_pointers(LiveFolder(live), store, change)
+            return await move_pointers(LiveFolder(options.live), store, change)
         finally:
             await store.close()
 
-    with resolve(redis, None) as server:
+    with resolve(options.redis, None) as server:
         return asyncio.run(move(server.url))
 
 

@@ -17,6 +17,7 @@ from models.program import program
 from models.release.live import LiveFolder, load_live
 from models.release.release import Release
 from models.store.model_pointer import LiveVersion, ModelCanary, ModelPointer
+from models.store.namespace import add_namespace_argument
 from training.exit_codes import run_command
 from training.learn.both_pointers import Change, move_both, now_ms
 from training.learn.live_comparison import compare
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
             _canary_of(LiveFolder(options.live))
             print(compare(options.compare))
             return
-        pointer = move_both(options.live, options.redis, _change(options))
+        pointer = move_both(options, _change(options))
         share = pointer.canary
         beside = f", {share.base}+{share.deltas} for {share.percent:g}% of users" if share else ""
         print(f"{pointer.base}+{pointer.deltas} serves{beside}, epoch {pointer.epoch}")
@@ -107,6 +108,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     what.add_argument("--end", choices=["promote", "drop"], help="end the canary")
     add("--percent", type=_percent, metavar="P", help="of the users, above 0 and below 100")
     add("--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, or the embedded server")
+    add_namespace_argument(parser)
     options = parser.parse_args(arguments)
     begins = options.base is not None or options.release is not None
     if begins != (options.percent is not None):

@@ -33,6 +33,7 @@ from models.program import program
 from models.release.live import LiveFolder
 from models.release.release import Release
 from models.store.embedded import resolve
+from models.store.namespace import add_namespace_argument
 from models.store.redis_store import RedisStore
 from training.event_types import types_of
 from training.exit_codes import run_command
@@ -100,7 +101,7 @@ def _replay(options: argparse.Namespace, publisher: Publisher) -> None:
 
 async def _follow(options: argparse.Namespace, publisher: Publisher, redis_url: str) -> None:
     follower, feed, erased = make_follower(options, publisher)
-    store = RedisStore(redis_url, _REDIS_TIMEOUT_MS)
+    store = RedisStore(redis_url, _REDIS_TIMEOUT_MS, namespace=options.namespace)
     pointer = StorePointer(publisher.folder)
     follower.start()
     try:
@@ -249,6 +250,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--from-day", type=int, metavar="D", help="with --replay: last day, since 1970, of the base"
     )
     add("--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, or the embedded server")
+    add_namespace_argument(parser)
     add("--items", type=Path, metavar="DIR", help="folder of new items, *.jsonl and *.parquet")
     add("--erased", type=Path, metavar="DIR", help="folder of the night, with its erased.jsonl")
     add("--settings", type=Path, metavar="FILE", help="TOML of guard, rates, steps, gates, types")

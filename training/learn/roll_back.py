@@ -12,6 +12,7 @@ from models.errors import InvalidSettings
 from models.program import program
 from models.release.live import LiveFolder, load_live
 from models.store.model_pointer import ModelPointer
+from models.store.namespace import add_namespace_argument
 from training.exit_codes import run_command
 from training.learn.both_pointers import Change, move_both, now_ms, watermark_of
 
@@ -23,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
     def run() -> None:
         change = roll_back(LiveFolder(options.live), *read_version(options.to))
-        pointer = move_both(options.live, options.redis, change)
+        pointer = move_both(options, change)
         print(f"{pointer.base}+{pointer.deltas} serves, epoch {pointer.epoch}")
 
     return run_command("training roll-back", run)
@@ -58,4 +59,5 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--live", type=Path, required=True, metavar="DIR", help="live folder")
     add("--to", required=True, metavar="BASE+N", help="version, as answers name it")
     add("--redis", metavar="URL", help="default: THINKAHEAD_REDIS_URL, or the embedded server")
+    add_namespace_argument(parser)
     return parser.parse_args(arguments)

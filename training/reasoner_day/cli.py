@@ -35,6 +35,7 @@ from models.release.live import LiveFolder, resolve_release
 from models.release.release import Release
 from models.store.contract import Logged
 from models.store.embedded import resolve
+from models.store.namespace import add_namespace_argument
 from models.store.redis_store import RedisStore
 from training.event_types import types_of
 from training.exit_codes import run_command
@@ -181,7 +182,7 @@ def _point_store(options: argparse.Namespace) -> None:
     """Bring the store's pointer to the folder's version; a running learner may do it first."""
 
     async def follow(url: str) -> None:
-        store = RedisStore(url, _REDIS_TIMEOUT_MS)
+        store = RedisStore(url, _REDIS_TIMEOUT_MS, namespace=options.namespace)
         try:
             for rest in reversed(range(_TRIES)):
                 try:
@@ -237,6 +238,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="folders with an erased.jsonl: work folder of the learner, folder of the night",
     )
     add("--redis", metavar="URL", help="with --live (default: THINKAHEAD_REDIS_URL, or embedded)")
+    add_namespace_argument(parser)
     add("--keep-bases", type=int, default=5, metavar="N", help="with --live (default: %(default)s)")
     add("--threads", type=int, default=1)
     add("--seed", type=int, default=0)

@@ -1,0 +1,21 @@
+"""The namespace of a command's keys, so that one server holds several data sets."""
+
+import argparse
+import os
+
+VARIABLE = "THINKAHEAD_NAMESPACE"
+PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
+
+
+def add_namespace_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--namespace",
+        default=os.environ.get(VARIABLE, ""),
+        metavar="NAME",
+        help=f"data set whose keys are meant (default: {VARIABLE}, or none)",
+    )
+
+
+def folder_name(name: str, namespace: str) -> str:
+    """Return the name of a folder below the state folder that belongs to a namespace."""
+    return f"{name}-{namespace}" if namespace else name
