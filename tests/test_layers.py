@@ -48,7 +48,17 @@ LAYERS = {
     ),
     "thinkahead": (
         {"commands", "words"},
-        {"help_page", "train", "serve", "night", "learn", "status_page", "kernel", "completion"},
+        {
+            "help_page",
+            "train",
+            "serve",
+            "night",
+            "learn",
+            "status_page",
+            "kernel",
+            "completion",
+            "library",
+        },
         {"__main__"},
     ),
     "bench": (

@@ -13,7 +13,7 @@ PAGES = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *(ROOT / "deploy" / name for name in ("README.md", "METRICS.md")),
-    ROOT / "clients" / "python" / "README.md",
+    *(ROOT / name / "README.md" for name in ("clients/python", "examples")),
     *sorted((ROOT / "data").glob("*/README.md")),
 )
 GENERATED = ROOT / "docs" / "files.md"  # from docstrings

@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from models.program import name_program
 from models.release.live import LiveFolder
 from models.release.release import Release
 from tests.fakes.service_harness import RedisServer
-from tests.fakes.toy import toy_histories
+from tests.fakes.toy_data import write_toy_data
 from thinkahead.__main__ import main
 from training.learn.one_learner import held_alone
 
@@ -25,18 +23,7 @@ def _own_names_again() -> Iterator[None]:
 
 @pytest.fixture
 def data(release: Release, tmp_path: Path) -> Path:
-    """A data folder of six users over the toy catalog."""
-    items = release.catalog.item_ids
-    rows = [
-        {"user_id": f"user-{user}", "item_id": items[row], "pos": at}
-        for user, history in enumerate(toy_histories(release.catalog, num_users=6))
-        for at, row in enumerate(history)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "interactions.parquet")
-    pq.write_table(
-        pa.Table.from_pylist([{"item_id": item} for item in items]), tmp_path / "items.parquet"
-    )
-    return tmp_path
+    return write_toy_data(release.catalog, tmp_path / "data")
 
 
 def test_from_a_data_folder_to_a_live_night(
@@ -48,6 +35,7 @@ def test_from_a_data_folder_to_a_live_night(
 ) -> None:
     monkeypatch.setenv("THINKAHEAD_REDIS_URL", own_server.url)
     monkeypatch.setenv("THINKAHEAD_STATE_DIR", str(data / "state"))
+    monkeypatch.setenv("THINKAHEAD_REDIS_TIMEOUT_MS", "10000")  # beside other work
     directory = str(release.directory)
     assert main(["night", "--release", directory]) == 78
     assert "run `thinkahead night import --data DIR` first" in capsys.readouterr().err
