@@ -1,6 +1,7 @@
 """Fixtures of all tests: a trained toy release and a Redis server; which markers run by default."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +9,30 @@ import torch
 from models.release.release import Release
 from tests.fakes.service_harness import RedisServer
 from tests.fakes.toy import toy_release
+from tests.system import is_timed
 
 ON_REQUEST = ("gpu", "vllm", "ray", "cluster", "browser", "slow")
 
 
+def may_hold_system_tests(file: Path) -> bool:
+    return is_timed(file) or "mark.system" in file.read_text()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m system`, import only files that may hold such tests: all of them take seconds."""
+    is_file = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    if config.option.markexpr == "system" and is_file:
+        return not may_hold_system_tests(collection_path) or None
+    return None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests of each marker in ON_REQUEST that `-m` does not name."""
+    system = {item.path for item in items if item.get_closest_marker("system")}
+    if lost := sorted(str(file) for file in system if not may_hold_system_tests(file)):
+        raise pytest.UsageError(
+            f"{lost}: `-m system` would miss their tests, see tests/conftest.py"
+        )
     excluded = [name for name in ON_REQUEST if name not in config.option.markexpr]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in excluded)]
     config.hook.pytest_deselected(items=left_out)

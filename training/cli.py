@@ -36,10 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    run = Run.open(options.data, options.work, options.config, seed=options.seed)
-    import torch  # takes a second to load, which a rejected command need not wait for
+    import torch  # takes a second to load, which help and rejected options need not wait for
 
     torch.set_num_threads(options.threads)
+    run = Run.open(options.data, options.work, options.config, seed=options.seed)
     if options.stage == "all":
         _make_release(run, options)
     elif options.stage == "renew":

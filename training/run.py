@@ -20,6 +20,7 @@ from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
 from models.online.memory.similar_items import SimilarItems
 from models.release.release import Learns
+from training.item_text import embed_texts
 from training.memory_choice import choose_memory
 from training.recipe import Recipe
 from training.recipe_choice import Size, choose_recipe
@@ -130,8 +131,6 @@ class Run:
             return self.first.text_vectors()
         file = self.work / f"text_vectors_{self.data_digest[:8]}.safetensors"
         if not file.is_file():
-            from training.item_text import embed_texts  # see above
-
             save_file({"vectors": embed_texts(self.dataset.items)}, file)
         return load_file(file)["vectors"]
 

@@ -22,7 +22,8 @@ from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
 from tests.bench.test_quality import NUM_USERS, write_dataset
 from tests.bench.test_simple_rows import assert_simple_rows
-from tests.fakes.toy import toy_catalog, toy_histories, write_toy_reasoner
+from tests.fakes.toy import toy_catalog, toy_histories
+from tests.fakes.toy_reasoner import write_toy_reasoner
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ from offline.think.engines import (
     load_engine,
 )
 from tests import ROOT
-from tests.fakes.toy import toy_catalog, toy_histories, write_toy_reasoner
+from tests.fakes.toy import toy_catalog, toy_histories
+from tests.fakes.toy_reasoner import write_toy_reasoner
 
 TOLERANCE = 1e-4  # of a log-probability, in float32; measured: 2e-5
 VLLM = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]

@@ -20,7 +20,8 @@ from models.reasoner.think import (
     user_seed,
 )
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
-from tests.fakes.toy import toy_catalog, toy_histories, write_toy_reasoner
+from tests.fakes.toy import toy_catalog, toy_histories
+from tests.fakes.toy_reasoner import write_toy_reasoner
 
 
 @pytest.fixture(scope="module")

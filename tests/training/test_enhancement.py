@@ -12,7 +12,8 @@ from models.errors import InvalidSettings
 from models.reasoner.beam import Beam, beam_search
 from models.reasoner.think import render_history
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
-from tests.fakes.toy import toy_catalog, toy_histories, write_toy_reasoner
+from tests.fakes.toy import toy_catalog, toy_histories
+from tests.fakes.toy_reasoner import write_toy_reasoner
 from training import enhance as module
 from training.checkpoint import Checkpoint
 from training.enhance import enhance, roll_out, token_logprobs

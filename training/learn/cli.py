@@ -37,6 +37,7 @@ from models.store.namespace import add_namespace_argument
 from models.store.redis_store import RedisStore
 from training.event_types import types_of
 from training.exit_codes import run_command
+from training.item_text import embed_texts
 from training.learn.catalog_growth import CatalogGrowth
 from training.learn.day_learner import DayLearner
 from training.learn.feed import FeedBatches
@@ -205,7 +206,7 @@ def make_follower(
     return follower, feed, erased
 
 
-def make_grower(release: Release, work: Path, embed: Embed | None = None) -> ItemGrower:
+def make_grower(release: Release, work: Path, embed: Embed = embed_texts) -> ItemGrower:
     """Make the grower of a release.
 
     embed: of texts; the sentence model of training by default. Raises InvalidRelease for a release
@@ -217,10 +218,6 @@ def make_grower(release: Release, work: Path, embed: Embed | None = None) -> Ite
             f"{release.directory}: no codebooks, expected those of format 5; "
             "`python -m training renew --keep-weights` writes them"
         )
-    if embed is None:
-        from training.item_text import embed_texts  # loads a sentence model
-
-        embed = embed_texts
     vectors = catalog_vectors(release.catalog, embed, work / "text_vectors.safetensors")
     text_weight = float(release.manifest.recipe.get("quantize", {}).get("text_weight", 1.0))
     return ItemGrower(codebooks, vectors, text_weight=text_weight)
