@@ -285,13 +285,15 @@ class Serving:
         """Put items into the feed. Raises StoreUnavailable."""
         await self._users.offer_items(items)
 
-    async def request_thinking(self, user_id: str, instruction: str | None) -> None:
-        """Raises StoreUnavailable."""
+    async def request_thinking(self, user_id: str, instruction: str | None) -> int | None:
+        """Return the number of workers that can do it; None: unknown. Raises StoreUnavailable."""
         await self._users.request_thinking(user_id, instruction)
+        return await self._users.count_workers()
 
-    async def request_erasure(self, user_id: str) -> None:
-        """Raises StoreUnavailable."""
+    async def request_erasure(self, user_id: str) -> int | None:
+        """Return the number of workers that can do it; None: unknown. Raises StoreUnavailable."""
         await self._users.request_erasure(user_id)
+        return await self._users.count_workers()
 
     async def _renew(self, current: Engine, release_dir: Path) -> Renewal:
         renewal = await asyncio.to_thread(renew, self._settings, current, release_dir)

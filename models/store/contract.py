@@ -238,6 +238,10 @@ class ThinkRequests(Protocol):
         """
         ...
 
+    async def count_workers(self) -> int:
+        """Return the number of workers that have had a heartbeat within two minutes."""
+        ...
+
 
 class ErasureRequests(Protocol):
     """The service's side of the requests to erase."""
@@ -347,6 +351,10 @@ class RequestQueue(ThinkRequests, Protocol):
         First come requests that another worker has held for `idle_ms`. Without any, wait up to
         `wait_ms` for new ones.
         """
+        ...
+
+    async def beat(self, worker: str, *, is_leaving: bool = False) -> None:
+        """Note that a worker is alive, or that it ends."""
         ...
 
     async def settle_requests(self, requests: Sequence[Request]) -> None:

@@ -11,6 +11,7 @@
     ta:imports                   completed imports: digest -> note, a hash
     ta:log                       new events of all users in order of arrival, a stream
     ta:items                     items that were offered or withdrawn, a stream
+    ta:workers                   heartbeats of workers, a stream
     ta:model                     the model pointer: which base and deltas are live
 
 With a namespace every key begins with `ta:NAMESPACE:`, so that a server can hold several data sets.
@@ -79,6 +80,7 @@ class Keys:
         self.log = f"{start}log"
         self.items = f"{start}items"
         self.model = f"{start}model"
+        self.workers = f"{start}workers"
         self.histories = f"{start}{{*}}:h"  # a pattern
         self.layers = f"{start}{{*}}:[pw]*"  # a pattern; `generation_of` tells which keys are meant
         self._layer = re.compile(rf"{start}\{{[^{{}}:]+\}}:(?:p|why):([0-9]{{1,20}})")

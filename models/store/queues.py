@@ -3,6 +3,7 @@
     ta:requests   users to think about soon
     ta:erasures   users to erase; an entry stays until nothing of the user is left
     ta:erased     hashes of recently erased users, so that every process drops its copies
+    ta:workers    heartbeats of workers; the last one of a worker that ends says so
 
 Workers share a stream as one consumer group. An entry stays with the group until it is settled:
 if a worker is killed, another one claims its entries. Knows nothing of thinking or erasing.
@@ -30,6 +31,9 @@ _MAX_ERASED = 10_000
 _BEGINNING = "0-0"
 _MARK = re.compile(rb"[0-9a-f]{16}")
 _GROUP = "workers"
+_ALIVE_MS = 120_000  # a worker without a heartbeat for longer is gone; it has none while it thinks
+_MAX_BEATS = 4096
+_ALIVE, _LEFT = b"alive", b"left"
 
 
 class Taken(NamedTuple):
@@ -118,6 +122,20 @@ class RedisRequests(RedisGroups):
 
     async def settle_requests(self, requests: Sequence[Request]) -> None:
         await self._settle(self._keys.requests, [request.entry for request in requests])
+
+    async def beat(self, worker: str, *, is_leaving: bool = False) -> None:
+        state = _LEFT if is_leaving else _ALIVE
+        key = self._keys.workers
+        await self._ask(("XADD", key, "MAXLEN", "~", _MAX_BEATS, "*", worker, state))
+
+    async def count_workers(self) -> int:
+        since = str(time.time_ns() // 1_000_000 - _ALIVE_MS)
+        key = self._keys.workers
+        (reply,) = await self._ask(("XREVRANGE", key, "+", since, "COUNT", _MAX_BEATS))
+        newest: dict[bytes, bytes] = {}
+        for _, (worker, state) in sound_entries(reply):
+            newest.setdefault(worker, state)
+        return list(newest.values()).count(_ALIVE)
 
 
 class RedisErasures(RedisGroups):

@@ -9,10 +9,12 @@ live on top of it, or a rollback removes it, the next request opens another.
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +40,7 @@ _WAIT_MS = 1000  # for a request; a stop is noticed after at most this time
 _IDLE_MS = 60_000  # another worker claims a request that a worker has held for this long
 _MAX_TRIES = 3
 _RETRY_S = 1.0
+_BEAT_S = 5.0  # between two heartbeats
 
 
 class Served(NamedTuple):
@@ -67,16 +70,21 @@ class Worker:
 
         look: returns the worker of the next requests, asked before each micro-batch.
         """
-        total, worker = Served(0, 0), self
+        total, worker, beat_at = Served(0, 0), self, -math.inf
         while not is_over():
             worker = look(worker) if look is not None else worker
             try:
+                if time.monotonic() - beat_at >= _BEAT_S:
+                    self.runner.run(self.store.beat(self.name))
+                    beat_at = time.monotonic()
                 served = worker.serve_once()
             except (StoreUnavailable, ManifestConflict) as exc:
                 logger.warning("%s", exc)
                 time.sleep(_RETRY_S)
                 continue
             total = Served(total.requests + served.requests, total.users + served.users)
+        with suppress(StoreUnavailable):
+            self.runner.run(self.store.beat(self.name, is_leaving=True))
         return total
 
     def serve_once(self) -> Served:

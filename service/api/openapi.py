@@ -97,7 +97,7 @@ _TAKEN_BATCH = {
         {"status": 422, "user_id": "", "detail": "user id '' has 0 bytes, expected 1..256"},
     ],
 }
-_ACCEPTED = {"request_id": "0b6f7c1d9a3e4f52", "user_id": "A2CG5Y82ZZNY6W"}
+_ACCEPTED = {"request_id": "0b6f7c1d9a3e4f52", "user_id": "A2CG5Y82ZZNY6W", "workers": 1}
 _TAKEN_ITEMS = {
     "request_id": "0b6f7c1d9a3e4f52",
     "results": [

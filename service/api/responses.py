@@ -161,6 +161,13 @@ class Accepted(BaseModel):
 
     request_id: str
     user_id: str
+    workers: Annotated[
+        int | None,
+        Field(
+            description="Workers that are alive. 0: the request waits until one is started. Null: "
+            "the store did not tell."
+        ),
+    ]
 
 
 class Alive(BaseModel):

@@ -41,10 +41,11 @@ async def think(
 ) -> Response:
     """Queue the user for a worker, which takes seconds; answers then use the new thought.
 
-    Needs a running worker. A user without a history is skipped.
+    Needs a running worker: `workers` is 0 while there is none, and the user then waits for one. A
+    user without a history is skipped.
     """
-    await serving.request_thinking(user_id, body.instruction if body is not None else None)
-    return _accepted(request, user_id)
+    instruction = body.instruction if body is not None else None
+    return _accepted(request, user_id, await serving.request_thinking(user_id, instruction))
 
 
 @router.delete(
@@ -60,10 +61,9 @@ async def erase(request: Request, serving: CurrentServing, user_id: UserId) -> R
     This process stops serving the user's data at once, other processes within a second. Events
     that arrive before the worker has finished are erased too.
     """
-    await serving.request_erasure(user_id)
-    return _accepted(request, user_id)
+    return _accepted(request, user_id, await serving.request_erasure(user_id))
 
 
-def _accepted(request: Request, user_id: str) -> Response:
-    answer = Accepted(request_id=request.state.request_id, user_id=user_id)
+def _accepted(request: Request, user_id: str, workers: int | None) -> Response:
+    answer = Accepted(request_id=request.state.request_id, user_id=user_id, workers=workers)
     return Response(answer.model_dump_json(), 202, media_type="application/json")

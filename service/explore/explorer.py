@@ -172,8 +172,8 @@ class Explorer:
 
     async def wish(self, wish: Wish) -> Wished:
         """Have a worker think about the user. Raises StoreUnavailable."""
-        await self._serving.request_thinking(wish.user_id, wish.instruction or None)
-        return Wished(workers_alive=None)
+        alive = await self._serving.request_thinking(wish.user_id, wish.instruction or None)
+        return Wished(workers_alive=alive)
 
 
 def _card(catalog: Catalog, item_id: str) -> ItemCard:

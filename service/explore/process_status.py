@@ -30,7 +30,7 @@ class StatusReader:
             night=self._night(),
             night_refusal=serving.manifest.refusal,
             learner=self._learner(),
-            workers_alive=None,
+            workers_alive=await serving.users.count_workers(),
             users_looked_at=num_users,
             users_without_item=num_without,
         )

@@ -140,6 +140,13 @@ class Users:
         """Raises StoreUnavailable."""
         await self._ask(self._store.request_thinking(user_id, instruction))
 
+    async def count_workers(self) -> int | None:
+        """Return the number of workers that are alive; None if the store does not tell."""
+        try:
+            return await self._store.count_workers()
+        except StoreUnavailable:
+            return None
+
     async def request_erasure(self, user_id: str) -> None:
         """Raises StoreUnavailable."""
         await self._ask(self._erasures.request(user_id))

@@ -66,6 +66,7 @@ class MemoryStore:
         self._past: list[bytes] = []
         self._requests: dict[str, Request] = {}
         self._erasures: dict[str, Erasure] = {}
+        self._workers: set[str] = set()
         self._erased: list[int] = []
         self._imports: dict[str, str] = {}
         self._log: list[Logged] = []
@@ -306,6 +307,14 @@ class MemoryStore:
         check_request(user_id, instruction)
         entry = f"{time.time_ns()}-{len(self._requests)}"
         self._requests[entry] = Request(entry, user_id, instruction)
+
+    async def beat(self, worker: str, *, is_leaving: bool = False) -> None:
+        await self.ping()
+        (self._workers.discard if is_leaving else self._workers.add)(worker)
+
+    async def count_workers(self) -> int:
+        await self.ping()
+        return len(self._workers)
 
     async def take_requests(
         self, worker: str, *, count: int, wait_ms: int, idle_ms: int

@@ -95,7 +95,17 @@ def test_keys_of_a_user_share_a_slot_and_name_their_owner(name: str) -> None:
         assert (keys.user_of_history(history), keys.generation_of(record)) == (user, 5)
         for other in others:
             assert (other.user_of_history(history), other.generation_of(record)) == (None, None)
-    singles = ("manifest", "imports", "requests", "erasures", "erased", "log", "items", "model")
+    singles = (
+        "manifest",
+        "imports",
+        "requests",
+        "erasures",
+        "erased",
+        "log",
+        "items",
+        "model",
+        "workers",
+    )
     every = [vars(each)[single] for each in (keys, *others) for single in singles]
     assert all(one != other for one, other in itertools.combinations(every, 2))
 

@@ -75,6 +75,20 @@ def thoughts_of(world: NightWorld, user_id: str) -> tuple[str, ...]:
     return world.ask(lambda store: store.read_thoughts(user_id, newest))
 
 
+def test_a_worker_is_counted_while_it_runs(world: NightWorld) -> None:
+    counts: list[int] = []
+
+    def is_over() -> bool:
+        counts.append(world.ask(lambda store: store.count_workers()))
+        return len(counts) == 2
+
+    world.ask(lambda store: store.beat("other"))
+    with working(world) as worker:
+        worker.run(is_over)
+    counts.append(world.ask(lambda store: store.count_workers()))
+    assert counts == [1, 2, 1]
+
+
 def test_a_request_is_live_within_seconds_and_on_disk(world: NightWorld) -> None:
     world.launch(world.think(1, USERS))
     ask_for(world, ANN, "something for my sister")

@@ -40,6 +40,16 @@ async def test_a_thought_is_asked_for_with_its_instruction(
     ]
 
 
+async def test_a_wish_tells_if_a_worker_is_alive(service: InProcess, store: MemoryStore) -> None:
+    """With no worker anywhere a wish got the same 202 as one that was granted within seconds."""
+    for change, workers in ((None, 0), ("one", 1), ("two", 2)):
+        if change is not None:
+            await store.beat(change)
+        wish = await service.client.post("/v1/users/user/think")
+        erasure = await service.client.delete("/v1/users/user")
+        assert (wish.json()["workers"], erasure.json()["workers"]) == (workers, workers)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [

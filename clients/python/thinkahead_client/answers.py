@@ -142,3 +142,4 @@ class Accepted(_Answer):
 
     request_id: str
     user_id: str
+    workers: int | None = None  # alive; 0: the request waits until one is started
