@@ -14,7 +14,7 @@ from tests import ROOT
 LAYERS = {
     "models": (
         {"errors", "program"},
-        {"extras", "machine", "durable", "lease"},
+        {"extras", "machine", "durable", "lease", "ids"},
         {"intake"},
         {"catalog"},
         {"store", "online", "reasoner", "baselines"},

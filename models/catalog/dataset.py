@@ -66,7 +66,9 @@ def load_dataset(path: Path) -> Dataset:
 
 
 def _log(summary: Summary) -> None:
-    if not summary.is_plain:
+    if summary.dropped or summary.guessed:
+        logger.warning("data, with rows dropped or values guessed:\n%s", summary.render())
+    elif not summary.is_plain:
         logger.info("data:\n%s", summary.render())
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from models.catalog.ids import id_problem
 from models.errors import InvalidRecord
+from models.ids import id_problem
 
 MAX_ITEM_BYTES = 32 * 1024  # of the JSON form
 

@@ -53,6 +53,14 @@ _TEXTS: dict[str, tuple[str, ...]] = {
     "price": ("price",),
     "description": ("description", "detaildesc", "productdescription"),
 }
+# Names of item texts that also stand beside events; `title` there may be that of a review.
+_TEXTS_OF_EVENTS = {
+    "title": tuple(name for name in _TEXTS["title"] if name not in ("title", "name", "comment")),
+    "brand": _TEXTS["brand"],
+    "categories": _TEXTS["categories"],
+    "price": (),
+    "description": ("productdescription",),
+}
 _ITEMS = {"item_id": (*_ITEM, "id"), "is_hidden": ("ishidden", "withdrawn"), **_TEXTS}
 # Columns of our own data sets that nothing reads; they are no surprise to anybody.
 _KNOWN_UNUSED = frozenset({"t_rel", "categories_all", "idgenrec_text_id"})
@@ -83,7 +91,7 @@ def choose_columns(
     """
     events = _match(names, wishes, _EVENTS)
     if role != "items" and {"user_id", "item_id"} <= events.columns.keys():
-        texts = _match(_left(names, events), wishes, _TEXTS)
+        texts = _match(_left(names, events), wishes, _TEXTS_OF_EVENTS)
         return _chosen("interactions", names, _Match(events.columns | texts.columns, events.rivals))
     items = _match(names, wishes, _ITEMS)
     if role != "interactions" and "user_id" not in events.columns and "item_id" in items.columns:
@@ -117,7 +125,7 @@ class _Match(NamedTuple):
 def _match(
     names: Sequence[str], wishes: Mapping[str, str], usual: Mapping[str, Sequence[str]]
 ) -> _Match:
-    wished = {field: wishes[field] for field in usual if wishes.get(field) in names}
+    wished = {field: wishes[field] for field in usual if wishes.get(field, "") in {*names} - {""}}
     free = {_plain(name): name for name in reversed(names) if name not in wished.values()}
     columns, rivals = dict(wished), []
     for field, candidates in usual.items():

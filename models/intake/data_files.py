@@ -90,8 +90,7 @@ def _candidates(
 def _of_folder(folder: Path, not_read: list[str]) -> Iterable[tuple[Path, Role | None, bool]]:
     entries = sorted(entry for entry in folder.iterdir() if _is_visible(entry))
     for of_events, of_items in _LAYOUTS:
-        events = [entry for entry in entries if _has_name(entry, of_events)]
-        items = [entry for entry in entries if _has_name(entry, of_items)]
+        events, items = (_named(entries, name) for name in (of_events, of_items))
         if events:
             yield from ((file, "interactions", True) for each in events for file in _parts(each))
             yield from ((file, "items", True) for each in items for file in _parts(each))
@@ -102,6 +101,12 @@ def _of_folder(folder: Path, not_read: list[str]) -> Iterable[tuple[Path, Role |
         yield from (
             (file, "interactions" if is_of_people else None, False) for file in _parts(entry)
         )
+
+
+def _named(entries: Sequence[Path], name: str) -> list[Path]:
+    """Return the entries of a name; a Parquet file or folder stands for its other forms."""
+    found = [entry for entry in entries if _has_name(entry, name)]
+    return [entry for entry in found if entry.name == f"{name}.parquet"] or found
 
 
 def _has_name(entry: Path, name: str) -> bool:

@@ -54,18 +54,15 @@ def count_from_zero(sorted_users: Codes) -> Codes:
     return places
 
 
-def find_double_places(users: Codes, positions: Codes) -> Codes | None:
-    """Return an earlier and a later row of one user with one position; None without any."""
+def find_double_places(users: Codes, positions: Codes) -> Codes:
+    """Return for each row an earlier one of its user with its position; -1 without one."""
     by_place = np.lexsort((positions, users))
     same = (users[by_place][1:] == users[by_place][:-1]) & (
         positions[by_place][1:] == positions[by_place][:-1]
     )
-    at = np.flatnonzero(same)
-    if not len(at):
-        return None
-    best = at[np.argmin(by_place[1:][at])]
-    both: Codes = by_place[best : best + 2]
-    return both
+    earlier = np.full(len(users), -1)
+    earlier[by_place[1:][same]] = by_place[:-1][same]
+    return earlier
 
 
 def fill_times(users: Codes, positions: Codes, micros: Codes, missing: NDArray[np.bool_]) -> Codes:

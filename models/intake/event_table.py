@@ -54,8 +54,11 @@ def _typed(
     """Give the columns of a group their types; return them and the unit of the times."""
     raw, first = group.table, group.first
     names = group.first_file.chosen.columns
-    columns = {field: to_ids(raw[field], names[field]) for field in ("user_id", "item_id")}
-    unit = None
+    columns, unit = {}, None
+    for field in ("user_id", "item_id"):
+        columns[field], guess = to_ids(raw[field], names[field], wrong, first)
+        if guess:
+            notes.guess(f"{group.first_file.name}: {guess}")
     if "timestamp" in raw.column_names:
         times = read_times(raw["timestamp"], wrong, options, first=first)
         columns["micros"], unit = times.micros, times.form

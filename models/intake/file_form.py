@@ -8,7 +8,6 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +19,7 @@ from models.errors import InvalidDataset, one_line
 from models.intake.column_names import is_usual
 
 _HEAD_BYTES = 1 << 18
+_HEAD_BYTES_OF_JSON = 1 << 23  # keys may be missing in the first objects
 _SAMPLE_LINES = 50
 _DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", "::": "double colons"}
 _RECBOLE = re.compile(r"[^:]+:(token|token_seq|float|float_seq)")
@@ -53,7 +53,7 @@ class FileForm:
 
 def recognise(file: Path, *, encoding: str | None, wishes: Mapping[str, str]) -> FileForm:
     """Look at the beginning of a file. Raises InvalidDataset for one that is no table."""
-    head = _read_head(file)
+    head = _read_head(file, _HEAD_BYTES)
     if head.startswith(b"PAR1"):
         return FileForm(file, "parquet", "Parquet", tuple(_schema(file).names))
     if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
@@ -64,7 +64,7 @@ def recognise(file: Path, *, encoding: str | None, wishes: Mapping[str, str]) ->
         encoding = encoding or "utf-16"
     text = _decode(file, head, encoding)
     if text.lstrip()[:1] in ("{", "["):
-        return _json_form(file, text, encoding or "utf-8")
+        return _json_form(file, text.lstrip()[0], encoding)
     return _text_form(file, text, encoding, wishes)
 
 
@@ -78,10 +78,10 @@ def open_bytes(file: Path) -> "pa.NativeFile":
         raise InvalidDataset(f"{file}: cannot be read ({one_line(exc)})") from exc
 
 
-def _read_head(file: Path) -> bytes:
+def _read_head(file: Path, num_bytes: int) -> bytes:
     try:
         with open_bytes(file) as stream:
-            return bytes(stream.read(_HEAD_BYTES))
+            return bytes(stream.read(num_bytes))
     except (OSError, pa.ArrowInvalid) as exc:
         raise InvalidDataset(f"{file}: cannot be read ({one_line(exc)})") from exc
 
@@ -101,10 +101,14 @@ def _decode(file: Path, head: bytes, encoding: str | None) -> str:
         raise InvalidDataset(f"--encoding {encoding}: no such encoding, such as latin-1") from None
 
 
-def _json_form(file: Path, text: str, encoding: str) -> FileForm:
-    if text.lstrip()[0] == "[":
-        return FileForm(file, "json", "JSON array", _keys(_array_lines(file)), encoding=encoding)
-    return FileForm(file, "json", "JSON lines", _keys(text.split("\n")), encoding=encoding)
+def _json_form(file: Path, bracket: str, encoding: str | None) -> FileForm:
+    """Find the keys of the first objects."""
+    if bracket == "[":
+        label, names = "JSON array", _keys(_array_lines(file))
+    else:
+        text = _decode(file, _read_head(file, _HEAD_BYTES_OF_JSON), encoding)
+        label, names = "JSON lines", _keys(text.split("\n"))
+    return FileForm(file, "json", label, names, encoding=encoding or "utf-8")
 
 
 def _array_lines(file: Path) -> list[bytes]:
@@ -144,7 +148,7 @@ def _text_form(file: Path, text: str, encoding: str | None, wishes: Mapping[str,
             words=words,
         )
     numbered = any(column.isdigit() for column in wishes.values())  # only a file without a header
-    if any(map(is_usual, first)) or (not numbered and set(first) & set(wishes.values())):
+    if any(map(is_usual, first)) or (not numbered and set(first) & set(wishes.values()) - {""}):
         has_quotes = delimiter != "::"
         return FileForm(
             file, "text", label, tuple(first), delimiter, has_quotes, encoding=encoding or "utf-8"
@@ -163,17 +167,20 @@ def _split(text: str) -> tuple[list[list[str]], str]:
         if delimiter == "::":
             rows = [line.split("::") for line in sample.split("\n")]
         else:
-            rows = list(
-                islice(
-                    csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter), _SAMPLE_LINES
-                )
-            )
+            rows = _csv_rows(sample, delimiter)
         width = len(rows[0])
         quality = (width > 1 and all(len(row) == width for row in rows), width)
         if best is None or quality > best[0]:
             best = quality, rows, delimiter
     assert best is not None
     return best[1], best[2] if best[0][1] > 1 else ","
+
+
+def _csv_rows(sample: str, delimiter: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter))
+    except csv.Error:  # a field beyond the limit of the library, in a file of another delimiter
+        return [[sample]]
 
 
 def _headless(

@@ -21,6 +21,7 @@ class FileGroup:
     files: tuple[DataFile, ...]
     table: "pa.Table"  # raw columns by field
     first: int  # row of all files of the role at which these begin
+    late_columns: tuple[str, ...]  # columns that were found while reading, and are ignored
 
     @property
     def first_file(self) -> DataFile:
@@ -55,7 +56,8 @@ def read_groups(files: Sequence[DataFile], *, skips_wrong: bool) -> FileGroups:
             Place(file.name, part, table.num_rows)
             for file, part, table in zip(members, parts, tables, strict=True)
         ]
-        groups.append(FileGroup(tuple(members), _join(members, tables), num_rows))
+        late = tuple(sorted({name for part in parts for name in part.late_columns}))
+        groups.append(FileGroup(tuple(members), _join(members, tables), num_rows, late))
         num_rows += sum(table.num_rows for table in tables)
     if files and not num_rows:
         raise InvalidDataset(f"no rows in {', '.join(file.name for file in files)}")

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.errors import InvalidDataset
 from models.intake.column_names import TEXT_FIELDS
 from models.intake.data_files import find_data_files
 from models.intake.event_order import (
@@ -120,8 +119,8 @@ def _in_order(events: "pa.Table", groups: FileGroups, notes: Notes) -> tuple["pa
     """Give every event its position; return also a phrase for the summary."""
     users = _codes(events, "user_id")
     if "pos" in events.column_names:
-        _check_positions(events, users, groups)
-        return _with_all_times(events, users, notes), "that of pos"
+        events = _check_positions(events, users, groups, notes)
+        return _with_all_times(events, _codes(events, "user_id"), notes), "that of pos"
     has_times = "micros" in events.column_names
     if not has_times:
         notes.guess("no time and no pos: the order of events is that of the rows")
@@ -132,15 +131,27 @@ def _in_order(events: "pa.Table", groups: FileGroups, notes: Notes) -> tuple["pa
     return events.append_column("pos", positions), order
 
 
-def _check_positions(events: "pa.Table", users: Codes, groups: FileGroups) -> None:
-    found = find_double_places(users, _numbers(events, "pos"))
-    if found is None:
-        return
-    earlier, later = (groups.wrong.place_of(events["row"][int(row)].as_py()) for row in found)
-    user, pos = events["user_id"][int(found[1])].as_py(), events["pos"][int(found[1])].as_py()
-    raise InvalidDataset(
-        f"{later}: user {user!r} has pos {pos} already in {earlier}, expected each position once"
-    )
+def _check_positions(
+    events: "pa.Table", users: Codes, groups: FileGroups, notes: Notes
+) -> "pa.Table":
+    """Refuse two events of a user with one position, or leave out the later one."""
+    earlier = find_double_places(users, _numbers(events, "pos"))
+    origin = events["row"].to_numpy()
+    bad = np.zeros(len(groups.wrong.mask), bool)
+    bad[origin[earlier >= 0]] = True
+    if not bad.any():
+        return events
+    place = dict(zip(origin[earlier >= 0].tolist(), np.flatnonzero(earlier >= 0), strict=True))
+
+    def say(row: int) -> str:
+        here = int(place[row])
+        user, pos = events["user_id"][here].as_py(), events["pos"][here].as_py()
+        there = groups.wrong.place_of(int(origin[earlier[here]]))
+        return f"user {user!r} has pos {pos} already in {there}, expected each position once"
+
+    groups.wrong.check(bad, say)
+    notes.drop(int(bad.sum()), "events with a position again", groups.wrong.examples[-1:])
+    return leave_out(events, earlier >= 0)
 
 
 def _with_all_times(events: "pa.Table", users: Codes, notes: Notes) -> "pa.Table":

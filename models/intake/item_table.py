@@ -13,6 +13,7 @@ from models.intake.data_files import DataFile
 from models.intake.file_groups import FileGroup, FileGroups
 from models.intake.notes import Notes, note_files
 from models.intake.value_types import is_list, to_ids, to_texts
+from models.intake.wrong_rows import WrongRows
 
 _TRUE = pa.array(["1", "true", "True", "TRUE", "yes", "t"])
 
@@ -34,7 +35,7 @@ def read_items(groups: FileGroups, notes: Notes) -> Items:
     tables = []
     for group in groups.groups:
         note_files(group, notes)
-        tables.append(_typed(group))
+        tables.append(_typed(group, groups.wrong, notes))
     table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
     table = table.combine_chunks()
     missing = table["item_id"].is_null().to_numpy()
@@ -100,12 +101,14 @@ def _is_true(column: "pa.ChunkedArray") -> NDArray[np.bool_]:
     return marked
 
 
-def _typed(group: FileGroup) -> "pa.Table":
+def _typed(group: FileGroup, wrong: WrongRows, notes: Notes) -> "pa.Table":
     file, raw = group.first_file, group.table
     try:
-        ids = to_ids(raw["item_id"], file.chosen.columns["item_id"])
+        ids, guess = to_ids(raw["item_id"], file.chosen.columns["item_id"], wrong, group.first)
     except InvalidDataset as exc:
-        raise InvalidDataset(f"{file.name}: {exc}") from exc
+        raise (exc if file.name in str(exc) else InvalidDataset(f"{file.name}: {exc}")) from exc
+    if guess:
+        notes.guess(f"{file.name}: {guess}")
     columns = {"item_id": ids, **texts_of(raw, file)}
     if "is_hidden" in raw.column_names:
         columns["is_hidden"] = pa.array(_is_true(raw["is_hidden"]))

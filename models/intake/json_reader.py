@@ -25,14 +25,21 @@ class JsonPart:
         self._form = form
         self._skips_wrong = skips_wrong
         self._blank: list[int] = []  # lines without a row
+        self._keys: set[str] = set()
 
     def read(self, columns: Mapping[str, str]) -> "pa.Table":
         """Read keys by field. Raises InvalidDataset with the line."""
         chunks: dict[str, list[pa.Array]] = {field: [] for field in columns}
         for rows in self._rows():
+            self._keys.update(*rows)
             for field, key in columns.items():
                 chunks[field].append(_to_array([row.get(key) for row in rows]))
         return pa.table({field: _join(parts) for field, parts in chunks.items()})
+
+    @property
+    def late_columns(self) -> tuple[str, ...]:
+        """Return the keys that first come after the part that was looked at for columns."""
+        return tuple(sorted(self._keys - {*self._form.names}))
 
     def line_of(self, row: int) -> int:
         """Return the line of a row, from 1; of an array, the place of the object in it."""

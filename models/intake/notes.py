@@ -52,7 +52,7 @@ def note_files(group: FileGroup, notes: Notes, *, times: str | None = None) -> N
             role=file.chosen.role,
             rows=group.table.num_rows,
             columns=shown,
-            ignored=file.chosen.ignored,
+            ignored=(*file.chosen.ignored, *group.late_columns),
             times=times,
         )
     )

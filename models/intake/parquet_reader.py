@@ -15,6 +15,7 @@ class ParquetPart:
     """Rows of one Parquet file; a row is named by its number, from 0."""
 
     num_skipped = 0
+    late_columns: tuple[str, ...] = ()
 
     def __init__(self, form: FileForm) -> None:
         self._form = form

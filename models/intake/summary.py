@@ -1,5 +1,6 @@
 """Summary of a reading, for a person and for a machine: read, ignored, dropped, guessed."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import wrap
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 _WIDTH = 79
 _LABEL = 10
-_MOST_FILES = 5
+_MOST_FILES, _MOST_NOT_READ = 5, 12
 _DAY_S = 86_400
 
 
@@ -65,7 +66,8 @@ class Summary(_Line):
     def render(self) -> str:
         """Return the summary as lines of at most 79 characters."""
         lines = [line for files in self.read for line in _files_lines(files)]
-        lines += _entry("not read", ", ".join(self.not_read)) if self.not_read else []
+        if self.not_read:
+            lines += _entry("not read", _some(self.not_read, _MOST_NOT_READ))
         lines += _entry("data", self._counts())
         lines += _entry("times", self._span()) if self.first_time is not None else []
         lines += _entry("order", self.order)
@@ -97,9 +99,7 @@ class Summary(_Line):
 
 
 def _files_lines(files: FilesRead) -> list[str]:
-    shown = ", ".join("/".join(Path(file).parts[-2:]) for file in files.files[:_MOST_FILES])
-    if (more := len(files.files) - _MOST_FILES) > 0:
-        shown += f" and {more} more"
+    shown = _some(["/".join(Path(file).parts[-2:]) for file in files.files], _MOST_FILES)
     lines = _entry("read", f"{shown}: {files.rows:,} rows of {files.role}, {files.form}")
     columns = [
         field if field == column else f"{field} = {column}"
@@ -111,6 +111,11 @@ def _files_lines(files: FilesRead) -> list[str]:
     if files.ignored:
         lines += _entry("", f"{len(files.ignored)} ignored: {', '.join(files.ignored)}")
     return lines
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _entry(label: str, text: str) -> list[str]:

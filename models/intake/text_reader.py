@@ -22,6 +22,8 @@ _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 class TextPart:
     """Rows of one text file, and the lines on which they stand."""
 
+    late_columns: tuple[str, ...] = ()
+
     def __init__(self, form: FileForm, *, skips_wrong: bool) -> None:
         self.num_skipped = 0  # lines with another number of columns
         self._form = form

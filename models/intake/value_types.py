@@ -4,6 +4,7 @@ Ids are always text, trimmed: `007` and 7 are two ids, and an integer 7 is the i
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,21 +12,37 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.errors import InvalidDataset
+from models.ids import id_problem
 from models.intake.wrong_rows import WrongRows
 
 _MOST_WRONG = 1000  # cells that are looked for one by one
 MISSING = pa.array(["", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "None", "none", "\\N"])
 
 
-def to_ids(column: "pa.ChunkedArray", name: str) -> "pa.DictionaryArray":
-    """Return a column as dictionary of trimmed texts; a blank value is null.
+class Ids(NamedTuple):
+    """A column of ids."""
+
+    codes: "pa.DictionaryArray"  # a blank id is null
+    guess: str | None  # a fact that the column does not say itself
+
+
+def to_ids(column: "pa.ChunkedArray", name: str, wrong: WrongRows, first: int) -> Ids:
+    """Return a column as dictionary of trimmed texts; an id that no store takes is a wrong row.
+
+    first: the row of all files at which the column begins.
 
     Raises InvalidDataset for a type that is no id, such as a fraction.
     """
     encoded = _encode(column)
-    values = _id_texts(encoded.dictionary, name)
-    trimmed = _trim(values)
-    return _recode(encoded.indices, trimmed)
+    values = _trim(_id_texts(encoded.dictionary, name))
+    guess = None
+    if pc.all(pc.match_substring_regex(values, r"^\d+\.0$")).as_py():
+        shown = values.drop_null()[0].as_py()
+        guess = f"ids of {name} such as {shown} are read as {shown.removesuffix('.0')}"
+        values = pc.replace_substring_regex(values, r"\.0$", "")
+    ids = _recode(encoded.indices, values)
+    _check_ids(ids, name, wrong, first)
+    return Ids(ids, guess)
 
 
 def to_texts(column: "pa.ChunkedArray") -> "pa.Array":
@@ -150,6 +167,17 @@ def _plain(column: "pa.ChunkedArray") -> "pa.Array":
         array = pc.cast(array, array.type.value_type)
         array = pc.cast(array, pa.string()) if is_text(array.type) else array
     return pa.nulls(len(array), pa.string()) if pa.types.is_null(array.type) else array
+
+
+def _check_ids(ids: "pa.DictionaryArray", name: str, wrong: WrongRows, first: int) -> None:
+    problems = [id_problem(value) for value in ids.dictionary.to_pylist()]
+    if not any(problems):
+        return
+    codes = pc.fill_null(ids.indices, -1).to_numpy()
+    bad = np.array([problem is not None for problem in problems])[codes] & (codes >= 0)
+    wrong.check(
+        bad, lambda row: f"{name} {ids[row].as_py()[:40]!r} {problems[codes[row]]}", first=first
+    )
 
 
 def _casts(array: "pa.Array", target: "pa.DataType") -> bool:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from models.catalog.ids import MAX_ID_BYTES, has_forbidden, id_problem
 from models.errors import InvalidRecord, InvalidUserId
+from models.ids import MAX_ID_BYTES, has_forbidden, id_problem
 
 HISTORY_LIMIT = 256  # events of a history
 STREAM_LIMIT = 2 * HISTORY_LIMIT  # events read, so that late arrivals do not push out newer ones

@@ -112,8 +112,10 @@ def _parser() -> Parser:
     """Build the parser; every command sets `run`."""
     parser = Parser(prog=program("offline"), description="The offline tier.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    importing = commands.add_parser("import", help="fill the histories from a data folder")
-    importing.add_argument("--data", type=Path, required=True, metavar="DIR")
+    importing = commands.add_parser("import", help="fill the histories from data")
+    importing.add_argument(
+        "--data", type=Path, required=True, metavar="DATA", help="data folder, or files of events"
+    )
     importing.add_argument(
         "--again", action="store_true", help="import even if the store has these data already"
     )

@@ -10,7 +10,7 @@ from fastapi import Depends, Header, Path, Request
 from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.exceptions import HTTPException
 
-from models.catalog.ids import MAX_ID_BYTES
+from models.ids import MAX_ID_BYTES
 from models.errors import InvalidUserId
 from models.store.events import check_user_id
 from service.serving import Serving

@@ -433,7 +433,7 @@ REFUSED: list[tuple[str, str | bytes, str]] = [
         r"x\.csv:3: byte 0xe9 at place 45 is not UTF-8, .*--encoding latin-1",
     ),
     ("x.csv", f"{HEADER}u,a,{NOON}\n\nu,b\n", r"x\.csv:4: 2 columns, expected 3"),
-    ("x.csv", f'{HEADER}"u\n1",a,{NOON}\n,b,{NOON}\n', r"x\.csv:4: user_id is missing, expected"),
+    ("x.csv", 'x,user,item,ts\n"1\n2",u,a,1\n3,,b,2\n', r"x\.csv:4: user_id is missing, expected"),
     (
         "x.csv",
         f"{HEADER}u,a,{NOON}\nu,,{NOON}\nu,,{NOON}\n",
@@ -579,3 +579,49 @@ def loop() -> Callable[[list[tuple[str, str, int]]], Dataset]:
         return Dataset(histories, {})
 
     return read_rows
+
+
+def test_a_title_beside_events_is_no_title_of_the_item(tmp_path: Path) -> None:
+    """In Amazon's reviews it is the title of a review."""
+    content = f"user_id,asin,timestamp,title,product_name\nu,a,{NOON},Great!,Soap\n"
+    intake = read(tmp_path, {"reviews.csv": content})
+    assert items(intake) == {"a": {"title": "Soap"}}
+    assert intake.summary.read[0].ignored == ("title",)
+
+
+def test_a_column_without_a_name_is_ignored(tmp_path: Path) -> None:
+    content = f",user_id,item_id,timestamp,amount\n0,u,a,{NOON},x\n"
+    intake = read(tmp_path, {"x.csv": content}, columns={"value": ""})
+    assert intake.summary.read[0].ignored == ("", "amount")
+
+
+def test_integers_that_pandas_made_fractions_are_ids(tmp_path: Path) -> None:
+    intake = read(tmp_path, {"x.csv": f"{HEADER}7.0,08.5,{NOON}\n12.0,9.0,{NOON}\n"})
+    assert events(intake) == [("12", "9.0", NOON), ("7", "08.5", NOON)]
+    assert notes(intake)[0].endswith("ids of user_id such as 7.0 are read as 7")
+
+
+def test_an_id_that_no_store_takes_is_a_wrong_row(tmp_path: Path) -> None:
+    message = r"x\.csv:3: user_id 'u{40}' has 300 bytes, expected 1\.\.256"
+    with pytest.raises(InvalidDataset, match=message):
+        read(tmp_path, {"x.csv": f"{HEADER}u,a,{NOON}\n{'u' * 300},a,{NOON}\n"})
+
+
+def test_a_key_that_comes_late_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.intake.file_form._HEAD_BYTES_OF_JSON", 60)
+    rows = [{"user": "u", "item": "a", "ts": NOON}, {"user": "u", "item": "b", "ts": NOON, "x": 1}]
+    intake = read(tmp_path, {"x.jsonl": "\n".join(map(json.dumps, rows))})
+    assert intake.summary.read[0].ignored == ("x",)
+
+
+def test_a_csv_beside_its_parquet_is_not_read_again(tmp_path: Path) -> None:
+    folder = parquet(tmp_path, ROWS, TEXTS)
+    put(tmp_path, {"interactions.csv": "user_id,item_id,pos\n01,a,0\n"})
+    assert read_data([folder]).summary.not_read == ("interactions.csv",)
+
+
+def test_a_position_again_is_left_out_on_demand(tmp_path: Path) -> None:
+    content = "user_id,item_id,pos\nu,a,0\nu,b,0\nu,c,1\n"
+    intake = read(tmp_path, {"x.csv": content}, skips_wrong=True)
+    assert events(intake) == [("u", "a"), ("u", "c")]
+    assert notes(intake)[0].startswith("1 events with a position again: ")
