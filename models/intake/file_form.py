@@ -3,13 +3,14 @@
 A form is recognised by the content, never by the file's name. Knows nothing of roles or values.
 """
 
+import codecs
 import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -20,6 +21,7 @@ from models.intake.column_names import is_usual
 
 _HEAD_BYTES = 1 << 18
 _HEAD_BYTES_OF_JSON = 1 << 23  # keys may be missing in the first objects
+_BLOCK_BYTES = 1 << 22
 _SAMPLE_LINES = 50
 _DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", "::": "double colons"}
 _RECBOLE = re.compile(r"[^:]+:(token|token_seq|float|float_seq)")
@@ -239,13 +241,30 @@ def _is_time(text: str) -> bool:
 
 def _is_utf8(file: Path) -> bool:
     with open_bytes(file) as stream:
-        return find_bad_byte(stream.read()) is None
+        return find_bad_byte(stream) is None
 
 
-def find_bad_byte(content: bytes) -> int | None:
-    """Return the place of the first byte that is not UTF-8; None without one."""
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        return exc.start
-    return None
+class BadByte(NamedTuple):
+    """A byte that is not UTF-8."""
+
+    value: int
+    place: int  # from 0
+    line: int  # from 1
+
+
+def find_bad_byte(stream: "pa.NativeFile | io.BytesIO") -> BadByte | None:
+    """Find the first byte that is not UTF-8; None without one."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    place, line, block = 0, 1, b""
+    while True:
+        pending = decoder.getstate()[0]
+        block = stream.read(_BLOCK_BYTES)
+        try:
+            decoder.decode(block, final=not block)
+        except UnicodeDecodeError as exc:
+            read = pending + block
+            line += read.count(b"\n", 0, exc.start)
+            return BadByte(read[exc.start], place - len(pending) + exc.start, line)
+        if not block:
+            return None
+        place, line = place + len(block), line + block.count(b"\n")

@@ -4,6 +4,7 @@ Ids keep their spelling: a number is written as it stands, never as a float. Kno
 beyond their names.
 """
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -111,10 +112,10 @@ class JsonPart:
             return orjson.loads(text)
         except orjson.JSONDecodeError as exc:
             place = f"{self._form.file}:{line + exc.lineno - 1}"
-            if (bad := find_bad_byte(text)) is not None:
+            if (bad := find_bad_byte(io.BytesIO(text))) is not None:
                 raise InvalidDataset(
-                    f"{place}: byte {text[bad]:#04x} at place {bad} of the line is not UTF-8, "
-                    "expected UTF-8, or its encoding, such as --encoding latin-1"
+                    f"{place}: byte {bad.value:#04x} at place {bad.place} of the line is "
+                    "not UTF-8, expected UTF-8, or its encoding, such as --encoding latin-1"
                 ) from exc
             raise InvalidDataset(
                 f"{place}: not JSON ({exc.msg} at column {exc.colno}), expected one object a line"

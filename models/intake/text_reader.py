@@ -16,6 +16,7 @@ from models.intake.file_form import FileForm, find_bad_byte, open_bytes
 
 _SEPARATOR = "\x1f"  # stands for "::", since Arrow divides at one character
 _REPEATED = ("user_id", "item_id", "type")  # their values are kept once
+_LONGEST_FIELD = 1 << 27  # characters; the library's own limit is below a long description
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -90,14 +91,14 @@ class TextPart:
     def _explain(self, exc: Exception) -> InvalidDataset:
         """Name the line at which a file stops to be a table."""
         form = self._form
-        with open_bytes(form.file) as stream:
-            content = stream.read()
-        if form.encoding == "utf-8" and (place := find_bad_byte(content)) is not None:
-            line = content.count(b"\n", 0, place) + 1
-            return InvalidDataset(
-                f"{form.file}:{line}: byte {content[place]:#04x} at place {place} is not UTF-8, "
-                "expected UTF-8, or its encoding, such as --encoding latin-1"
-            )
+        if form.encoding == "utf-8":
+            with open_bytes(form.file) as stream:
+                bad = find_bad_byte(stream)
+            if bad is not None:
+                return InvalidDataset(
+                    f"{form.file}:{bad.line}: byte {bad.value:#04x} at place {bad.place} is not "
+                    "UTF-8, expected UTF-8, or its encoding, such as --encoding latin-1"
+                )
         for line, values in self._rows():
             if len(values) != len(form.names):
                 return InvalidDataset(
@@ -107,20 +108,21 @@ class TextPart:
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield line and values of each row with a value, without the header."""
+        rows = (row for row in self._all_rows() if row[1] not in ([], [""]))
+        yield from islice(rows, int(self._form.has_header), None)
+
+    def _all_rows(self) -> Iterator[tuple[int, list[str]]]:
         form = self._form
-        with open_bytes(form.file) as stream:
-            content = stream.read().decode(form.encoding, errors="replace").removeprefix("\ufeff")
-        if form.has_quotes:
-            reader = csv.reader(io.StringIO(content, newline=""), delimiter=form.delimiter)
-            rows, line = [], 1
-            for values in reader:
-                rows.append((line, values))
-                line = reader.line_num + 1
-        else:
-            lines = content.split("\n")
-            rows = [(at + 1, line.split(form.delimiter)) for at, line in enumerate(lines) if line]
-        yield from (
-            (line, values)
-            for line, values in rows[int(form.has_header) :]
-            if values not in ([], [""])
-        )
+        with (
+            open_bytes(form.file) as stream,
+            io.TextIOWrapper(stream, form.encoding, errors="replace", newline="") as lines,
+        ):
+            if form.has_quotes:
+                csv.field_size_limit(_LONGEST_FIELD)
+                reader, line = csv.reader(lines, delimiter=form.delimiter), 1
+                for values in reader:
+                    yield line, values
+                    line = reader.line_num + 1
+            else:
+                for line, text in enumerate(lines, 1):
+                    yield line, text.rstrip("\r\n").split(form.delimiter)

@@ -10,8 +10,8 @@ from fastapi import Depends, Header, Path, Request
 from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.exceptions import HTTPException
 
-from models.ids import MAX_ID_BYTES
 from models.errors import InvalidUserId
+from models.ids import MAX_ID_BYTES
 from models.store.events import check_user_id
 from service.serving import Serving
 

@@ -1,6 +1,7 @@
 """Data as people have them: every form and every defect as a small real file."""
 
 import gzip
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import pytest
 
 from models.catalog.dataset import Dataset, ItemText, load_dataset
 from models.errors import InvalidDataset
+from models.intake.file_form import find_bad_byte
 from models.intake.intake import Intake, read_data
 from models.intake.reading_options import ReadingOptions
 
@@ -625,3 +627,19 @@ def test_a_position_again_is_left_out_on_demand(tmp_path: Path) -> None:
     intake = read(tmp_path, {"x.csv": content}, skips_wrong=True)
     assert events(intake) == [("u", "a"), ("u", "c")]
     assert notes(intake)[0].startswith("1 events with a position again: ")
+
+
+@pytest.mark.parametrize("place", [0, 5, 6, 7, 8, 13])
+def test_the_first_byte_that_is_not_utf_8_is_found_across_blocks(
+    place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.intake.file_form._BLOCK_BYTES", 3)
+    sound = "aé\nb€cd\nefgh".encode()
+    assert find_bad_byte(io.BytesIO(sound)) is None
+    content = sound[:place] + b"\xff" + sound[place:]
+    with pytest.raises(UnicodeDecodeError) as caught:
+        content.decode()
+    bad = find_bad_byte(io.BytesIO(content))
+    assert bad is not None
+    assert bad.place == caught.value.start
+    assert bad.line == content.count(b"\n", 0, bad.place) + 1
