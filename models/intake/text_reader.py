@@ -40,6 +40,8 @@ class TextPart:
             place: _DICTIONARY if field in _REPEATED else pa.string()
             for field, place in places.items()
         }
+        if self._skips_wrong:
+            self._check_bytes()  # Arrow cannot show a line with a wrong byte to its handler
         table = self._parse(taken, types)
         return pa.table({field: table[place] for field, place in places.items()})
 
@@ -91,20 +93,25 @@ class TextPart:
     def _explain(self, exc: Exception) -> InvalidDataset:
         """Name the line at which a file stops to be a table."""
         form = self._form
-        if form.encoding == "utf-8":
-            with open_bytes(form.file) as stream:
-                bad = find_bad_byte(stream)
-            if bad is not None:
-                return InvalidDataset(
-                    f"{form.file}:{bad.line}: byte {bad.value:#04x} at place {bad.place} is not "
-                    "UTF-8, expected UTF-8, or its encoding, such as --encoding latin-1"
-                )
+        self._check_bytes()
         for line, values in self._rows():
             if len(values) != len(form.names):
                 return InvalidDataset(
                     f"{form.file}:{line}: {len(values)} columns, expected {len(form.names)}"
                 )
         return InvalidDataset(f"{form.file}: not a readable table ({one_line(exc)})")
+
+    def _check_bytes(self) -> None:
+        form = self._form
+        if form.encoding != "utf-8":
+            return
+        with open_bytes(form.file) as stream:
+            bad = find_bad_byte(stream)
+        if bad is not None:
+            raise InvalidDataset(
+                f"{form.file}:{bad.line}: byte {bad.value:#04x} at place {bad.place} is not "
+                "UTF-8, expected UTF-8, or its encoding, such as --encoding latin-1"
+            )
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield line and values of each row with a value, without the header."""

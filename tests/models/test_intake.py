@@ -643,3 +643,33 @@ def test_the_first_byte_that_is_not_utf_8_is_found_across_blocks(
     assert bad is not None
     assert bad.place == caught.value.start
     assert bad.line == content.count(b"\n", 0, bad.place) + 1
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["Beauty", "Hair"], "Beauty > Hair"),
+        ([["Beauty", "Hair"], ["Sale"]], "Beauty > Hair"),
+        ([], None),
+        ("A > B", "A > B"),
+        ("A|B", "A > B"),
+        ('["A", "B"]', "A > B"),
+        ("(no genres listed)", None),
+        (" ", None),
+    ],
+)
+def test_categories_are_a_path(value: object, expected: str | None, tmp_path: Path) -> None:
+    rows = [{"asin": "a", "category": value, "brand": "x"}]
+    files: dict[str, str | bytes] = {
+        "events.csv": f"{HEADER}u,a,{NOON}\n",
+        "meta.jsonl": "\n".join(map(json.dumps, rows)),
+    }
+    assert items(read(tmp_path, files))["a"].get("categories") == expected
+
+
+def test_a_folder_of_days_is_one_table(tmp_path: Path) -> None:
+    """As a pipeline of logs leaves it: a folder a day, packed parts, a mark of success."""
+    days = {f"day={day}/part-0.csv.gz": f"{HEADER}u,{day},{NOON + day}\n" for day in range(3)}
+    intake = read(tmp_path, {**days, "_SUCCESS": ""})
+    assert events(intake) == [("u", str(day), NOON + day) for day in range(3)]
+    assert len(intake.summary.read) == 1

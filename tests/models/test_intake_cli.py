@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.catalog.dataset import Dataset, load_dataset
+from models.errors import InvalidDataset
 from models.intake.cli import main
 from models.intake.data_folder import data_digest
+from models.intake.intake import read_data
+from models.intake.reading_options import ReadingOptions
 
 CSV = "user,product,ts,stars\nu1,b,1714564860000,5\nu1,a,1714564800000,4\nu1,a,1714564800000,4\n"
 
@@ -167,3 +170,37 @@ def test_any_ids_and_times_come_back_from_any_form(
     dataset = load_dataset(write(tmp_path, form, rows, unit=unit))
     assert shown(dataset) == plainly(rows)
     assert dataset.items.keys() == {item for _, item, _ in rows}
+
+
+CELLS = st.one_of(
+    st.sampled_from(
+        [
+            *("user_id", "item_id", "timestamp", "pos", "title", "categories", "value", "type"),
+            *("1714564800", "1714564800000", "2024-05-01", "1.5", "-1", "nan", "null", ""),
+            *('"', 'a"b', '"a""b"', "[]", '{"user":1,"item":2}', "\r", "\x1f", "::", "|", "\u2028"),
+        ]
+    ),
+    st.text(max_size=4),
+)
+LINES = st.lists(st.lists(CELLS, min_size=1, max_size=5), min_size=1, max_size=6)
+TABLES = st.tuples(st.sampled_from([",", ";", "\t", "|", "::"]), LINES).map(
+    lambda found: "\n".join(found[0].join(row) for row in found[1]).encode("utf-8", "replace")
+)
+HEADS = [b"user_id,item_id,timestamp\n", b"user_id\titem_id\tpos\n", b"", b"[", b'{"user":"u"}\n']
+
+
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(head=st.sampled_from(HEADS), body=TABLES | st.binary(max_size=40), skips_wrong=st.booleans())
+def test_any_bytes_are_read_or_refused_by_name(
+    head: bytes, body: bytes, skips_wrong: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "x.csv"
+    file.write_bytes(head + body)
+    try:
+        summary = read_data([file], ReadingOptions(skips_wrong=skips_wrong)).summary
+        said = summary.render()
+    except InvalidDataset as exc:
+        said = str(exc)
+    assert "x.csv" in said
