@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from models.catalog.ids import MAX_ID_BYTES
+from models.ids import MAX_ID_BYTES
 from service.api.query_names import StrictRoute
 from service.explore.explore_bodies import (
     Clicked,
