@@ -668,7 +668,7 @@ def test_categories_are_a_path(value: object, expected: str | None, tmp_path: Pa
 
 
 def test_a_folder_of_days_is_one_table(tmp_path: Path) -> None:
-    """As a pipeline of logs leaves it: a folder a day, packed parts, a mark of success."""
+    """Pipelines of logs leave a folder a day, packed parts, and a mark of success."""
     days = {f"day={day}/part-0.csv.gz": f"{HEADER}u,{day},{NOON + day}\n" for day in range(3)}
     intake = read(tmp_path, {**days, "_SUCCESS": ""})
     assert events(intake) == [("u", str(day), NOON + day) for day in range(3)]
