@@ -26,6 +26,7 @@ from service.api.popular_answers import PopularAnswers
 from service.auth.api_keys import KeyRing
 from service.auth.key_middleware import ApiKeyMiddleware
 from service.explore.explore_routes import explore_router
+from service.explore.page_files import page_router
 from service.recommend.engine import Engine
 from service.serving import Serving
 from service.settings import ServiceSettings, is_loopback
@@ -77,6 +78,7 @@ def create_app(
         version="1",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's own page loads its scripts from elsewhere
         redoc_url=None,
     )
     app.state.serving, app.state.crew = serving, crew
@@ -91,6 +93,7 @@ def create_app(
         user_routes.router,
         item_routes.router,
         health_routes.router,
+        page_router("/docs"),
     ):
         app.include_router(router)
     if settings.explore and is_loopback(settings.host):

@@ -1,6 +1,5 @@
-"""Routes of the page: its files, and the data that it shows."""
+"""Routes of the page `/explore`: its files, and the data that it shows."""
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -22,29 +21,11 @@ from service.explore.explore_bodies import (
     Wished,
 )
 from service.explore.explorer import Explorer
+from service.explore.page_files import page_router
 from service.explore.process_status import StatusReader
 from service.explore.same_origin import SameOrigin
 from service.serving import Serving
 
-_FILES = Path(__file__).parent / "page"
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
-# Nothing from elsewhere, nothing inline, and no text that becomes markup.
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
-)
-_HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _Text = Annotated[str, Query(max_length=MAX_ID_BYTES)]
 _Count = Annotated[int, Query(ge=1, le=50)]
@@ -61,7 +42,7 @@ def explore_router(serving: Serving, *, has_keys: bool) -> APIRouter:
     has_keys: callers need an API key, which the page asks for.
     """
     router = APIRouter(include_in_schema=False)
-    router.include_router(_page_router())
+    router.include_router(page_router("/explore"))
     router.include_router(
         _data_router(Explorer(serving), StatusReader(serving)),
         prefix="/explore/api",
@@ -72,26 +53,6 @@ def explore_router(serving: Serving, *, has_keys: bool) -> APIRouter:
 
 async def _no_store(response: Response) -> None:
     response.headers.update(_NO_STORE)
-
-
-def _page_router() -> APIRouter:
-    router = APIRouter()
-    files = {file.name: file.read_bytes() for file in _FILES.iterdir()}
-
-    @router.get("/explore")
-    async def page() -> Response:
-        return _file("explore.html")
-
-    @router.get("/explore/page/{name}")
-    async def part(name: str) -> Response:
-        if name not in files:
-            raise HTTPException(404)
-        return _file(name)
-
-    def _file(name: str) -> Response:
-        return Response(files[name], headers=_HEADERS, media_type=_TYPES[Path(name).suffix])
-
-    return router
 
 
 def _data_router(explorer: Explorer, status_reader: StatusReader) -> APIRouter:

@@ -188,3 +188,20 @@ def test_with_api_keys_the_page_asks_for_one(
         page.reload()
         page.locator("#some-users li").first.wait_for()
         context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_routes_sends_a_request(browser: "Browser", shop: Shop, scheme: str) -> None:
+    with new_page(browser, width=390, scheme=scheme) as page:
+        page.goto(f"{shop.url}/docs")
+        route = page.locator("details.route").filter(has_text="Recommend items to a user").first
+        route.locator("> summary").click()
+        route.get_by_label("user_id").fill(shop.users[0])
+        route.get_by_label("n", exact=True).fill("3")
+        route.get_by_role("button", name="Send").click()
+        sent = route.get_by_role("status").filter(has_text='"source": "personal"')
+        sent.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.evaluate(NAMELESS) == []
+        ratio, text = page.evaluate(CONTRAST)
+        assert ratio >= 4.5, text

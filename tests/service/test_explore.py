@@ -12,8 +12,8 @@ import yaml
 from models.catalog.catalog import Catalog
 from service import admin
 from service.auth.api_keys import new_key
-from service.explore.explore_routes import POLICY
 from service.explore.item_search import ItemSearch
+from service.explore.page_files import POLICY
 from service.explore.same_origin import FOREIGN_HOST, FOREIGN_PAGE
 from service.settings import EffectiveSettings, ServiceSettings
 from tests import ROOT
@@ -52,14 +52,16 @@ async def read(page: httpx.AsyncClient, path: str, **params: Any) -> Any:
 async def test_the_page_comes_with_a_policy_that_allows_nothing_inline(
     page: httpx.AsyncClient,
 ) -> None:
-    answer = await page.get("/explore")
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert answer.headers["content-security-policy"] == POLICY
     assert "unsafe" not in POLICY
+    for path in ("/explore", "/docs"):
+        answer = await page.get(path)
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.headers["content-security-policy"] == POLICY
     for file in FILES:
         part = await page.get(f"/explore/page/{file.name}")
         assert (part.status_code, part.content) == (200, file.read_bytes())
         assert part.headers["content-security-policy"] == POLICY
+        assert (await page.get(f"/docs/page/{file.name}")).content == file.read_bytes()
     for name in ("nothing.js", "%2e%2e%2fexplorer.py", "../explorer.py"):
         assert (await page.get(f"/explore/page/{name}")).status_code == 404
 
