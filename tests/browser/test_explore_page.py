@@ -94,6 +94,12 @@ def test_an_event_moves_the_list_on_both_ports(page: "Page", shop: Shop, port: s
     assert f"Event posted: {before[1]}" in page.locator("#announce").inner_text()
 
 
+def test_a_wish_without_a_worker_is_told_to_wait(page: "Page", shop: Shop) -> None:
+    open_user(page, shop.admin_url, shop.users[0])
+    page.get_by_role("button", name="Think again").click()
+    page.get_by_text("No worker is alive, so the wish waits").wait_for()
+
+
 def test_a_wish_makes_the_night_think_again(page: "Page", shop: Shop) -> None:
     arguments = ["--release", str(RELEASE), "--redis", shop.store, "--out", str(shop.folder)]
     worker = subprocess.Popen(

@@ -9,7 +9,8 @@ import { agreement, describe, ranksOf, showList } from "./ranking.js";
 import { openItem } from "./item.js";
 import { showStatus } from "./status.js";
 
-const THINKS_MS = 60000, LOOK_MS = 1000, STATUS_MS = 15000;
+const WORKER = ".venv/bin/thinkahead worker --release RELEASE";
+const THINKS_MS = 120000, LOOK_MS = 1000, STATUS_MS = 15000;
 const NOT_STORED = {
   too_old: "the history is full of newer ones", waiting: "the store is away, and the event waits in this process",
 };
@@ -118,8 +119,7 @@ async function wish() {
   const { workers_alive: alive } = await post("wish",
     { user_id: userId, instruction: byId("wish-text").value.trim() || null });
   if (alive === 0) {
-    status.textContent = "No worker is alive, so the wish waits. Start one: "
-      + ".venv/bin/python -m offline worker --release RELEASE";
+    status.textContent = `No worker is alive, so the wish waits. Start one: ${WORKER}`;
     return;
   }
   const began = Date.now();
@@ -139,8 +139,7 @@ async function wish() {
       return;
     }
   }
-  status.textContent = "No thought came in a minute. Is a worker running? "
-    + ".venv/bin/python -m offline worker --release RELEASE";
+  status.textContent = `No thought came in two minutes. Is a worker running? ${WORKER}`;
 }
 
 const route = safely(async () => {
