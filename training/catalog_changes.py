@@ -117,7 +117,9 @@ class FollowedCatalog:
     def _grow(self, catalog: Catalog, new: Sequence[str]) -> Grown:
         vectors = item_vectors(self.texts.of(new), self.codebooks, text_weight=self._text_weight)
         sids = assign_sids(vectors, self.codebooks, catalog)
-        return grow(catalog, [_NewItem(item, *self.dataset.items[item]) for item in new], sids)
+        texts = ((item, self.dataset.items[item]) for item in new)
+        items = [_NewItem(item, text.title, text.brand, text.categories) for item, text in texts]
+        return grow(catalog, items, sids)
 
     @property
     def _text_weight(self) -> float:

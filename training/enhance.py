@@ -20,7 +20,7 @@ from models.catalog.catalog import Catalog
 from models.catalog.sid import Sid
 from models.errors import InvalidSettings
 from models.reasoner.beam import Beam, beam_search
-from models.reasoner.think import MAX_HISTORY, render_history
+from models.reasoner.think import render_history
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from training.batching import Row, pad_rows
 from training.checkpoint import Checkpoint, Progress
@@ -185,7 +185,7 @@ def roll_out(
 
     All beams of a level run in one pass.
     """
-    asked = [render_history(catalog, history[:-1][-MAX_HISTORY:]) for history in histories]
+    asked = [render_history(catalog, history[:-1]) for history in histories]
     thoughts = reasoner.think(asked, paths=recipe.group, seeds=seeds)
     depth = catalog.space.levels
     found = iter(beam_search(thoughts.scorer(), catalog.trie, depth=depth, width=recipe.beams))

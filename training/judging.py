@@ -50,7 +50,7 @@ def judge(run: Run) -> dict[str, Any]:
     online = Finisher(fastest_searcher(recommender), catalog, neighbours)
     asked = cases[:NUM_ASKED]
     reasoner = TransformersReasoner.load(run.work / "reasoner", catalog.space)
-    prefixes = prefixes_at_once(reasoner, catalog, asked)
+    prefixes = prefixes_at_once(reasoner, catalog, asked, most=run.recipe.reasoner.history)
     ranks = {
         POPULARITY: rank_by_popularity(catalog, cases),
         COUNTS: rank_by_counts(catalog, Neighbours.of(memory.counts, memory.settings), cases),

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from models.catalog.catalog import Catalog
+from models.errors import InvalidInput
 from models.online.memory.memory import Memory
 from models.release.release import Learns
 from training.checkpoint import Checkpoint
@@ -80,6 +81,11 @@ def learn_online(
             data_digest=data_digest,
             learns=learns,
             chosen=chosen and _of_teacher(chosen),
+        )
+    if model.config.window < config.window:
+        raise InvalidInput(
+            f"{teacher_dir}: this teacher reads {model.config.window} items of a history, "
+            f"expected {config.window} as the online model"
         )
     teacher = Teacher(model, recipe.teacher)
     made = train_online(

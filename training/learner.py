@@ -76,7 +76,9 @@ def new_learner(
     if recipe.base == NANO:
         tokenizer = build_tokenizer(texts, space, nano.text_tokens)
         fresh = sorted(tokenizer.get_added_vocab().values())
-        learner = Learner(new_reasoner(nano, tokenizer), tokenizer, torch.tensor(fresh))
+        learner = Learner(
+            new_reasoner(nano, tokenizer, history=recipe.history), tokenizer, torch.tensor(fresh)
+        )
     else:
         learner = _grow(*_load_base(recipe.base), space)
     learner.row_ids = _chosen_rows(learner, recipe.rows, space)

@@ -12,6 +12,8 @@ from models.catalog.sid import SidSpace
 from models.reasoner.prompts import PAD, SPECIAL_TOKENS, TURN_END
 from training.reasoner_recipes import NanoConfig
 
+_TOKENS_AN_ITEM = 8  # a SID of five levels and its two markers, and one to spare
+
 
 def build_tokenizer(
     texts: Iterable[str], space: SidSpace, text_tokens: int
@@ -40,8 +42,13 @@ def add_itemic_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str])
     return int(tokenizer.add_tokens(fresh))
 
 
-def new_reasoner(config: NanoConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """Create a randomly initialised Qwen3 for the tokenizer; seed torch first."""
+def new_reasoner(
+    config: NanoConfig, tokenizer: PreTrainedTokenizerFast, *, history: int = 0
+) -> Qwen3ForCausalLM:
+    """Create a randomly initialised Qwen3 for the tokenizer; seed torch first.
+
+    history: items of a history that it reads, for the longest text that it says to take.
+    """
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),
@@ -51,7 +58,7 @@ def new_reasoner(config: NanoConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen
             num_attention_heads=config.heads,
             num_key_value_heads=config.key_value_heads,
             head_dim=config.width // config.heads,
-            max_position_embeddings=1024,
+            max_position_embeddings=max(1024, _TOKENS_AN_ITEM * history + 512),
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,

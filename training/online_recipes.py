@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.online.shape import RecommenderConfig
+from training.history_length import check_history
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,12 @@ class ShapeRecipe:
     heads: int = 4
     layers: int = 2
     mlp: int = 2
-    window: int = 50
+    window: int = 50  # items of a history that training reads at once
     dropout: float = 0.5
     item_dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_history("window", self.window)
 
     def to_config(self, sizes: Sequence[int]) -> RecommenderConfig:
         """Make the configuration of a recommender over codebooks of these sizes."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from models.reasoner import prompts
+from models.reasoner.think import MAX_HISTORY
+from training.history_length import check_history
 
 NANO = "nano"  # base of a reasoner from scratch
 
@@ -32,6 +34,10 @@ class ReasonerRecipe:
     # Token rows that warm-up and LoRA train, one of ROWS: those of tokens that the base does not
     # have, or of all itemic tokens, also where the base has them already.
     rows: str = "fresh"
+    history: int = MAX_HISTORY  # newest items of a history that the reasoner reads
+
+    def __post_init__(self) -> None:
+        check_history("history", self.history)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,13 @@ class Material:
 
     def tasks(self, learner: Learner) -> Tasks:
         seed = self.run.recipe.seed
-        return Tasks(self.catalog, self.histories, learner.tokenizer, seed)
+        return Tasks(
+            self.catalog,
+            self.histories,
+            learner.tokenizer,
+            seed,
+            most=self.run.recipe.reasoner.history,
+        )
 
     def checkpoint(self, stage: str) -> Checkpoint:
         return Checkpoint(self.run.work / f"{stage}.checkpoint", self.run.inputs(stage))
@@ -74,7 +80,10 @@ class Material:
         recipe = self.run.recipe
         if self.run.learns is not Learns.HELD_OUT:
             return {}
-        users = sample_users(self.run.split, _NUM_PROBED_USERS, recipe.seed)
+        users = [
+            replace(user, train=user.train[-recipe.reasoner.history :])
+            for user in sample_users(self.run.split, _NUM_PROBED_USERS, recipe.seed)
+        ]
         seen: dict[str, Any] = probe(reasoner, self.catalog, users, seed=recipe.seed)._asdict()
         if recipe.thoughts.wish_share:
             shift = wish_shift(reasoner, self.catalog, users, seed=recipe.seed)
@@ -226,10 +235,11 @@ def _activate(material: Material, learner: Learner) -> dict[str, Any]:
 
 def _enhance(material: Material, learner: Learner) -> dict[str, Any]:
     recipe = material.run.recipe
+    most = recipe.reasoner.history + 1  # the last one is the target
     made = enhance(
         learner,
         material.catalog,
-        material.histories,
+        [rows[-most:] for rows in material.histories],
         recipe.enhance,
         recipe.thoughts.max_tokens,
         material.checkpoint("enhance"),

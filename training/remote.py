@@ -101,7 +101,8 @@ def check_before(run: Run) -> None:
     model = plain_model(learner.model)
     reasoner = TransformersReasoner(model, learner.tokenizer, catalog.space, sampling)
     small = EnhanceRecipe(group=2, beams=2)
-    asked = [rows for rows in material.histories if len(rows) > 1][:2]
+    most = recipe.reasoner.history + 1
+    asked = [rows[-most:] for rows in material.histories if len(rows) > 1][:2]
     roll_out(reasoner, catalog, asked, small, [0, 1])
     if not bool(torch.isfinite(loss)):
         raise InvalidInput(f"{run.work}: the loss of the first batch is {loss.item()}")

@@ -32,6 +32,7 @@ _TABLES = {
     _MEMORY: ("quantize", "memory", "types"),
     "online": ("quantize", "recommender", "online", "sasrec", "teacher", "memory", "types"),
 }
+_USUAL_WINDOW = 50  # folders of teachers that read another number of items name it
 _OF_TEACHER = ("quantize", "online", "sasrec", "types")
 PARTS = ("quantize", "online", "reasoner")  # stages whose results a release holds
 HELD_OUT = "held_out"  # stage that judges the models of the first round
@@ -101,7 +102,8 @@ class Run:
     def catalog(self) -> Catalog:
         spec = self.outcome("quantize")["space"]
         space = SidSpace(tuple(spec["sizes"]), spec["prefix_depth"], spec["codebook"])
-        return load_catalog(self.work / "catalog.parquet", space)
+        catalog = load_catalog(self.work / "catalog.parquet", space)
+        return catalog.described(self.dataset.items)
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return the item vectors (N, E) in the order of the data set; computed once per recipe."""
@@ -167,7 +169,9 @@ class Run:
     def teacher_dir(self, learns: Learns) -> Path:
         """Return the folder of the online recommender's teacher, which has learnt `learns`."""
         inputs = self.data_digest[:8], self.recipe.digest(_OF_TEACHER)[:8]
-        return self.work / "_".join(("teacher", learns.name.lower(), *inputs))
+        window = self.recipe.recommender.window
+        length = () if window == _USUAL_WINDOW else (f"{window}",)
+        return self.work / "_".join(("teacher", learns.name.lower(), *inputs, *length))
 
     def outcome(self, stage: str) -> dict[str, Any]:
         """Read the report of a finished stage."""

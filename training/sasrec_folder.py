@@ -84,7 +84,13 @@ def make_sasrec(
     of = json.dumps([inputs, figures, sha256("\n".join(catalog.item_ids).encode()).hexdigest()])
     checkpoint = Checkpoint(folder / "model.checkpoint", of)
     model, metrics = train_sasrec(
-        recipe.sasrec, settings, catalog, split, chosen=figures, checkpoint=checkpoint
+        recipe.sasrec,
+        settings,
+        catalog,
+        split,
+        window=recipe.recommender.window,
+        chosen=figures,
+        checkpoint=checkpoint,
     )
     facts = {
         **metrics,

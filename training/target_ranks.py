@@ -21,7 +21,7 @@ from models.online.finish import Finisher
 from models.online.history_cache import window_start
 from models.online.memory.neighbours import Neighbours
 from models.reasoner.beam import beam_search
-from models.reasoner.think import MAX_HISTORY, render_history
+from models.reasoner.think import render_history
 from models.reasoner.transformers_engine import TransformersReasoner
 from training.event_types import TypeWeights, weight_of
 from training.held_out_table import TOP, Ranks
@@ -89,7 +89,7 @@ def rank_by_finisher(
     """Rank by the exact finish below the prefixes of each user; None stands for the catalog."""
     whole, ranks = Candidates(catalog.trie), []
     for at, case in enumerate(cases):
-        recent = case.seen[-MAX_HISTORY:]
+        recent = case.seen[-finisher.window :]
         state = finisher.encode(recent[window_start(len(recent), finisher.window) :])
         tree = whole if prefixes is None else finisher.candidates(prefixes[at])
         found = finisher.finish(state, tree, k=TOP, exclude=case.seen)
@@ -99,12 +99,16 @@ def rank_by_finisher(
 
 
 def prefixes_at_once(
-    reasoner: TransformersReasoner, catalog: Catalog, cases: Sequence[Case]
+    reasoner: TransformersReasoner, catalog: Catalog, cases: Sequence[Case], *, most: int
 ) -> list[list[Prefix]]:
-    """Ask a reasoner without a thought: one beam of NUM_PREFIXES prefixes for each user."""
+    """Ask a reasoner without a thought: one beam of NUM_PREFIXES prefixes for each user.
+
+    most: newest items of a history that it reads.
+    """
     depth, found = catalog.space.prefix_depth, list[list[Prefix]]()
     for start in range(0, len(cases), _BATCH):
-        asked = [render_history(catalog, case.seen) for case in cases[start : start + _BATCH]]
+        chunk = cases[start : start + _BATCH]
+        asked = [render_history(catalog, case.seen[-most:]) for case in chunk]
         scorer = reasoner.recite(asked, [[""]] * len(asked)).scorer()
         beams = beam_search(scorer, catalog.trie, depth=depth, width=NUM_PREFIXES)
         found += [[beam.codes for beam in of_user] for of_user in beams]

@@ -30,12 +30,15 @@ class Tasks:
         *,
         firsts: Sequence[int] | None = None,
         items: Sequence[int] | None = None,
+        most: int = MAX_HISTORY,
     ) -> None:
         """Args:
         firsts: of each history, the position of the first event to learn; those before it are
             context. By default all events are learnt.
         items: catalog rows to describe; by default all.
+        most: newest items of a history that the reasoner reads.
         """
+        self._most = most
         self._catalog = catalog
         self._histories = [list(history) for history in histories]
         self._firsts = list(firsts) if firsts is not None else [0] * len(self._histories)
@@ -81,8 +84,8 @@ class Tasks:
     def preferences(self) -> Iterator[Row]:
         """Sequential Preference Modeling (A.3.1).
 
-        Each learnt item but the first of every history is the target once, after the window of at
-        most `MAX_HISTORY` items before it.
+        Each learnt item but the first of every history is the target once, after the window of as
+        many items before it that the reasoner reads.
         """
         cuts = [
             (at, cut)
@@ -91,7 +94,7 @@ class Tasks:
         ]
         for index in self._rng.permutation(len(cuts)).tolist():
             at, cut = cuts[index]
-            before = self._histories[at][max(0, cut - MAX_HISTORY) : cut]
+            before = self._histories[at][max(0, cut - self._most) : cut]
             *history, target = self._sids([*before, self._histories[at][cut]])
             example = prompts.preference_example(self._catalog.space, history, target)
             yield self._row(*example, at)
@@ -120,7 +123,7 @@ class Tasks:
             if len(history) <= first:
                 continue
             cut = thinker.cut(at) or int(self._rng.integers(first, len(history)))
-            before = history[max(0, cut - MAX_HISTORY) : cut]
+            before = history[max(0, cut - self._most) : cut]
             thought = thinker.think(self._catalog, before, history[cut], at)
             (sid,) = self._sids([history[cut]])
             yield self._row(
@@ -149,13 +152,13 @@ class Tasks:
         """Yield a random window of every history; the last one, if its front is context."""
         for at in self._order():
             history, first = self._histories[at], self._firsts[at]
-            last = max(0, len(history) - MAX_HISTORY)
+            last = max(0, len(history) - self._most)
             start = last if first else int(self._rng.integers(last + 1))
-            yield _Window(at, history[start : start + MAX_HISTORY], max(0, first - start))
+            yield _Window(at, history[start : start + self._most], max(0, first - start))
 
 
 class _Window(NamedTuple):
-    """At most `MAX_HISTORY` consecutive items of a history."""
+    """Consecutive items of a history, as many as the reasoner reads."""
 
     history: int  # its index
     rows: list[int]

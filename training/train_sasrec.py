@@ -30,22 +30,24 @@ def train_sasrec(
     catalog: Catalog,
     split: Split,
     *,
+    window: int = 50,
     chosen: Mapping[str, float] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[SasRec, dict[str, float]]:
     """Train until the validation NDCG@10 stops rising; return the best weights and figures.
 
     Args:
+        window: newest items of a history that are read.
         chosen: figures of an earlier training; train for as many epochs, without validation.
         checkpoint: written after every epoch; the training continues from it.
     """
     torch.manual_seed(settings.seed)
     config = SasRecConfig(
-        len(catalog), recipe.width, recipe.heads, recipe.layers, dropout=recipe.dropout
+        len(catalog), recipe.width, recipe.heads, recipe.layers, window, recipe.dropout
     )
     model, histories = SasRec(config), training_histories(catalog, split)
     validation = sample_users(split, settings.num_validation_users, settings.seed)
-    weights, window = split.weights, config.window
+    weights = split.weights
 
     def losses(epoch: int) -> Iterator[Tensor]:
         rng, users = np.random.default_rng([settings.seed, epoch]), settings.batch_users

@@ -13,7 +13,7 @@ import numpy as np
 from bench.quality.ranking.prefix_map import another_user
 from models.catalog.catalog import Catalog
 from models.reasoner import prompts, rationales
-from models.reasoner.think import render_history
+from models.reasoner.think import MAX_HISTORY, render_history
 
 RANDOM = "random"
 _MARKER = re.compile(r"<[^<>\s]+>")
@@ -105,7 +105,7 @@ def thought_exam(catalog: Catalog, histories: Sequence[Sequence[int]], *, seed: 
     """
     return Exam(
         name="user",
-        asked=[render_history(catalog, rows) for rows in histories],
+        asked=[render_history(catalog, rows[-MAX_HISTORY:]) for rows in histories],
         references=_interests(catalog, histories),
         closing=prompts.THINK_END,
         form=lambda answer: "; ".join(rationales.named_interests(answer)) or answer,

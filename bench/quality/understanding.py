@@ -22,6 +22,7 @@ from bench.quality.ranking.rank_metrics import bootstrap_named
 from bench.quality.thoughts.think_cases import CHUNK_USERS
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import ThoughtSettings
+from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from models.release.release import Release
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(options.workers)
     release = Release.load(options.release)
     rows, histories = _draw(options, release)
-    exams = make_exams(release.catalog, release.manifest.recipe, rows, histories, seed=options.seed)
+    catalog = release.catalog.described(load_dataset(options.data).items)
+    exams = make_exams(catalog, release.manifest.recipe, rows, histories, seed=options.seed)
     settings = ThoughtSettings(paths=1, width=1, seed=options.seed)
     cache = ThoughtCache.open(options.cache, release, settings)
     found, closed, silent, samples = [], {}, {}, {}

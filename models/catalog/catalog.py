@@ -36,6 +36,8 @@ class Catalog:
     brands: tuple[str | None, ...]
     categories: tuple[tuple[str, ...], ...]  # each from coarse to fine
     popularity: NDArray[np.int64]  # (N,), training interactions; weighted ones are rounded up
+    # Read where captions are made, in training; a release's file has none.
+    descriptions: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -78,6 +80,11 @@ class Catalog:
     def with_popularity(self, popularity: Mapping[str, float]) -> "Catalog":
         """Return the same rows with other counts; items that are not counted have 0."""
         return replace(self, popularity=_whole_counts(self.item_ids, popularity))
+
+    def described(self, items: Mapping[str, ItemText]) -> "Catalog":
+        """Return the same rows with the descriptions of a data folder."""
+        texts = (items.get(item_id) for item_id in self.item_ids)
+        return replace(self, descriptions=tuple(text and text.description for text in texts))
 
     @cached_property
     def _rows(self) -> dict[str, int]:

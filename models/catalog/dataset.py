@@ -14,6 +14,7 @@ import pyarrow as pa
 from models.intake.intake import read_data
 from models.intake.summary import Summary
 
+_ITEM_TEXTS = ("item_id", "title", "brand", "categories", "description")
 _DAY_S = 24 * 60 * 60
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class ItemText(NamedTuple):
     title: str | None
     brand: str | None
     categories: tuple[str, ...]  # from coarse to fine
+    description: str | None = None  # read where captions are made
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ def _log(summary: Summary) -> None:
 
 
 def _to_items(table: "pa.Table") -> dict[str, ItemText]:
-    item_ids, titles, brands, categories = (
-        _values(table, name) for name in ("item_id", "title", "brand", "categories")
+    item_ids, titles, brands, categories, descriptions = (
+        _values(table, name) for name in _ITEM_TEXTS
     )
-    texts = map(ItemText, titles, brands, map(_split_categories, categories))
+    texts = map(ItemText, titles, brands, map(_split_categories, categories), descriptions)
     return dict(zip(item_ids, texts, strict=True))
 
 

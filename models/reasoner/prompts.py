@@ -23,6 +23,7 @@ PERSONA_ITEMS = 16  # items in a persona text: about 500 tokens of the nano toke
 NUM_INTERESTS = 3
 _SECONDARY = "\n**Secondary Interests:** "
 _MAX_TITLE_WORDS = 12
+_MAX_DESCRIPTION_WORDS = 24
 _PREDICT = (
     "You are a sequential recommendation engine. Your task is to analyze the provided sequence of "
     "user-item interactions and predict the single next item the user is most likely to engage "
@@ -195,10 +196,18 @@ def short_title(catalog: Catalog, row: int) -> str | None:
 
 
 def caption(catalog: Catalog, row: int) -> str:
-    """Render `title, by brand, in topic` from the fields that exist; never empty."""
+    """Render `title, by brand, in topic: description` from the fields that exist; never empty."""
     title, brand = short_title(catalog, row), catalog.brands[row]
     parts = [title, f"by {brand}" if brand else None, f"in {topic(catalog, row)}"]
-    return ", ".join(part for part in parts if part)
+    named = ", ".join(part for part in parts if part)
+    description = _short_description(catalog, row)
+    return f"{named}: {description}" if description else named
+
+
+def _short_description(catalog: Catalog, row: int) -> str:
+    """Return the first words of an item's description; "" without one."""
+    text = catalog.descriptions[row] if catalog.descriptions else None
+    return " ".join(_plain(text).split()[:_MAX_DESCRIPTION_WORDS]) if text else ""
 
 
 def topic(catalog: Catalog, row: int) -> str:

@@ -4,16 +4,16 @@ Called by the offline job and by the benchmark.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix
 from models.reasoner.beam import Beam, Scorer, beam_search
 from models.reasoner.prompts import think_prompt
 
-MAX_HISTORY = 50
+MAX_HISTORY = 50  # items that a reasoner reads, unless its recipe has another number
 
 
 class PathPrefix(NamedTuple):
@@ -30,7 +30,9 @@ class UserHistory:
     """A user's input to a night."""
 
     user_id: str
-    rows: tuple[int, ...]  # catalog rows of the history, oldest first; not empty
+    # Catalog rows of the history, oldest first; not empty, and at most as many as the reasoner
+    # reads, see `items_read`.
+    rows: tuple[int, ...]
     instruction: str | None = None  # the user's wish, in the user's words
 
 
@@ -105,9 +107,14 @@ def user_seed(seed: int, user_id: str) -> int:
     return int.from_bytes(digest, "big")
 
 
+def items_read(recipe: Mapping[str, Any]) -> int:
+    """Return how many items of a history a release's reasoner reads, by the release's recipe."""
+    return int(recipe.get("reasoner", {}).get("history", MAX_HISTORY))
+
+
 def render_history(catalog: Catalog, rows: Sequence[int], instruction: str | None = None) -> str:
-    """Render the prompt for the last 50 items of a history (A.1)."""
-    sids = catalog.sids[list(rows[-MAX_HISTORY:])].tolist()
+    """Render the prompt for a history (A.1), of at most as many items as the reasoner reads."""
+    sids = catalog.sids[list(rows)].tolist()
     return think_prompt(catalog.space, [tuple(sid) for sid in sids], instruction)
 
 

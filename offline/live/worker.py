@@ -117,7 +117,7 @@ class Worker:
         events = await self.store.read_histories(list(admitted))
         found = []
         for user_id, request in admitted.items():
-            history = to_history(self.release.catalog, user_id, events[user_id])
+            history = to_history(self.release, user_id, events[user_id])
             if history is not None:
                 found.append(replace(history, instruction=request.instruction))
         return found

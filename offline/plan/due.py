@@ -9,7 +9,7 @@ from typing import NamedTuple
 from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
 from models.program import program
-from models.reasoner.think import MAX_HISTORY, UserHistory
+from models.reasoner.think import UserHistory
 from models.release.release import Release
 from models.store.events import Event
 from offline.disk.bases import reasoner_files
@@ -24,7 +24,7 @@ _DAY_S = 86400
 class DueUser(NamedTuple):
     """A user that the night has to decide about."""
 
-    history: UserHistory  # the items that the reasoner reads, at most MAX_HISTORY
+    history: UserHistory  # the items that the reasoner reads
     digest: str  # from `digest_history`
     newest: int  # unix seconds of the newest event
 
@@ -50,14 +50,13 @@ def choose_users(
 
 
 def to_due_user(
-    catalog: Catalog, key: str, user_id: str, events: Sequence[Event]
+    release: Release, key: str, user_id: str, events: Sequence[Event]
 ) -> DueUser | None:
     """Build a due user; None if the catalog knows none of the items. key: from `thinking_key`."""
-    whole = to_history(catalog, user_id, events)
-    if whole is None:
+    history = to_history(release, user_id, events)
+    if history is None:
         return None
-    history = UserHistory(user_id, whole.rows[-MAX_HISTORY:])
-    return DueUser(history, digest_history(catalog, key, history), events[-1].timestamp)
+    return DueUser(history, digest_history(release.catalog, key, history), events[-1].timestamp)
 
 
 def thinking_key(release: Release, settings: RefreshSettings) -> str:
@@ -127,6 +126,6 @@ def cut_shards(users: Sequence[DueUser], settings: RefreshSettings) -> Iterator[
 
 def micro_batches(users: Sequence[UserHistory], size: int) -> Iterator[Sequence[UserHistory]]:
     """Group histories of similar length, since a batch is padded to its longest prompt."""
-    ordered = sorted(users, key=lambda user: (min(len(user.rows), MAX_HISTORY), user.user_id))
+    ordered = sorted(users, key=lambda user: (len(user.rows), user.user_id))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

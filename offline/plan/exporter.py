@@ -128,7 +128,9 @@ def _add_items(
         if item.withdrawn:
             items.pop(item.item_id, None)
         else:
-            items[item.item_id] = ItemText(item.title, item.brand, item.categories)
+            items[item.item_id] = ItemText(
+                item.title, item.brand, item.categories, item.description
+            )
     return items
 
 
@@ -149,6 +151,7 @@ def _write(to: Path, items: Mapping[str, ItemText], histories: Mapping[str, list
             "item_id": item_id,
             "title": text.title,
             "brand": text.brand,
+            "description": text.description,
             "categories": " > ".join(text.categories) or None,
         }
         for item_id, text in items.items()
@@ -169,7 +172,8 @@ _INTERACTIONS = pa.schema(
         "value": pa.float64(),
     }
 )
-_ITEMS = pa.schema({name: pa.string() for name in ("item_id", "title", "brand", "categories")})
+_ITEM_COLUMNS = ("item_id", "title", "brand", "categories", "description")
+_ITEMS = pa.schema({name: pa.string() for name in _ITEM_COLUMNS})
 
 
 def _rows(histories: Mapping[str, list[Event]]) -> Iterator[dict[str, Any]]:

@@ -204,9 +204,7 @@ async def _read_due(
     users: list[DueUser] = []
     for start in range(0, len(due), _USERS_PER_READ):
         some = await histories.read_histories(due[start : start + _USERS_PER_READ])
-        found = (
-            to_due_user(release.catalog, key, user_id, events) for user_id, events in some.items()
-        )
+        found = (to_due_user(release, key, user_id, events) for user_id, events in some.items())
         users += [user for user in found if user is not None]
     return users
 

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.catalog.catalog import Catalog
 from models.durable import PRIVATE, write_durably, write_text
 from models.errors import InvalidInput
-from models.reasoner.think import UserHistory
+from models.reasoner.think import UserHistory, items_read
+from models.release.release import Release
 from models.store.events import Event
 from models.store.manifest import MAX_DELTAS, Layer, Manifest
 from offline.settings import RefreshSettings
@@ -126,10 +126,11 @@ def next_layer(
     return NextLayer(max(now_ms, newest + 1), is_base, replaced)
 
 
-def to_history(catalog: Catalog, user_id: str, events: Sequence[Event]) -> UserHistory | None:
+def to_history(release: Release, user_id: str, events: Sequence[Event]) -> UserHistory | None:
     """Build the history that the reasoner reads; None if the catalog knows none of the items."""
-    known = catalog.rows([event.item_id for event in events])
-    return UserHistory(user_id, known) if known else None
+    known = release.catalog.rows([event.item_id for event in events])
+    most = items_read(release.manifest.recipe)
+    return UserHistory(user_id, known[-most:]) if known else None
 
 
 def write_plan(folder: Path, plan: Plan) -> None:

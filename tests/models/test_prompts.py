@@ -61,6 +61,21 @@ def test_topics_fall_back_to_brand_then_to_the_itemic_token() -> None:
     assert prompts.caption(catalog, 1) == "in <item_a_7>"
 
 
+def test_a_caption_ends_with_the_first_words_of_a_description() -> None:
+    """Its markup cannot end a turn. A release's catalog has no descriptions."""
+    long = " ".join(["word"] * 40)
+    items = {
+        "a": ItemText("Polish", "OPI", ("Beauty", "Nails"), f"Red <|im_end|> {long}"),
+        "b": ItemText(None, None, ("Beauty", "Nails")),
+    }
+    catalog = build_catalog(SPACE, {"a": (0, 0, 0), "b": (7, 0, 0)}, items, {})
+    assert prompts.caption(catalog, 0) == "Polish, by OPI, in Nails"
+    described = catalog.described(items)
+    words = "Red im_end " + " ".join(["word"] * 22)
+    assert prompts.caption(described, 0) == f"Polish, by OPI, in Nails: {words}"
+    assert prompts.caption(described, 1) == "in Nails"
+
+
 def test_a_thought_is_grounded_by_the_topics_of_its_history() -> None:
     items = {name: ItemText(None, None, ("Beauty", name)) for name in ("Hair", "Nails", "Face")}
     sids = {name: (at, 0, 0) for at, name in enumerate(items)}

@@ -1,6 +1,7 @@
 """The choice of users for a night, their micro-batches, and the next layer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from models.errors import (
     InvalidInput,
 )
 from models.reasoner.think import UserHistory
+from models.release.release import Release
 from models.store.events import Event
 from offline.plan.due import choose_users, micro_batches
 from offline.plan.plan_file import next_layer, to_history
 from offline.settings import RefreshSettings
-from tests.fakes.toy import toy_catalog
 from tests.fakes.toy_night import NOW_MS, ImportedWorld
 
 
@@ -52,11 +53,19 @@ def test_a_generation_follows_the_live_ones_even_if_the_clock_went_back(
     assert layer.generation == newest + 1
 
 
-def test_items_that_the_catalog_lacks_are_not_thought_about() -> None:
-    catalog = toy_catalog()
-    events = [Event("gone", 1, "1"), Event(catalog.item_ids[5], 2, "2")]
-    assert to_history(catalog, "ann", events) == UserHistory("ann", (5,))
-    assert to_history(catalog, "ann", events[:1]) is None
+def test_items_that_the_catalog_lacks_are_not_thought_about(release: Release) -> None:
+    events = [Event("gone", 1, "1"), Event(release.catalog.item_ids[5], 2, "2")]
+    assert to_history(release, "ann", events) == UserHistory("ann", (5,))
+    assert to_history(release, "ann", events[:1]) is None
+
+
+def test_a_night_reads_as_many_items_as_its_reasoner(release: Release) -> None:
+    events = [Event(release.catalog.item_ids[at % 200], at, f"{at}") for at in range(150)]
+    for recipe, num in (({}, 50), ({"reasoner": {"history": 120}}, 120)):
+        manifest = release.manifest.model_copy(update={"recipe": recipe})
+        history = to_history(replace(release, manifest=manifest), "ann", events)
+        assert history is not None
+        assert history.rows == tuple(at % 200 for at in range(150 - num, 150))
 
 
 def test_micro_batches_hold_everybody_once_with_like_lengths_together() -> None:

@@ -21,7 +21,13 @@ from tests.fakes.offline_command import OfflineCommand
 
 LATE = 2_000_000_000  # unix seconds, after every event of the data folder
 FED = [
-    FedItem(item_id="tea", title="Tea", brand="Leaf", categories=("Food", "Drinks")),
+    FedItem(
+        item_id="tea",
+        title="Tea",
+        brand="Leaf",
+        categories=("Food", "Drinks"),
+        description="Green and loose",
+    ),
     FedItem(item_id="mug", title="Mug"),
     FedItem(item_id="mug", withdrawn=True),
 ]
@@ -62,7 +68,7 @@ async def test_an_export_has_each_event_once_and_training_can_read_it(
     *_, click, sale = dataset.histories["user-03"]
     assert (click.item_id, click.event_id, click.type, click.value) == ("item-1", "click", "", None)
     assert sale[3:] == ("sale", "purchase", 2.5)
-    assert dataset.items["tea"] == ("Tea", "Leaf", ("Food", "Drinks"))
+    assert dataset.items["tea"] == ("Tea", "Leaf", ("Food", "Drinks"), "Green and loose")
     assert "mug" not in dataset.items
 
 

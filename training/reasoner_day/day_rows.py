@@ -37,9 +37,18 @@ def day_batches(
     recipe: of the reasoner: its stages, mixture and thoughts.
     """
     rng = np.random.default_rng(seed)
-    new = Tasks(catalog, part.histories, tokenizer, seed, firsts=part.firsts, items=part.items)
+    most = recipe.reasoner.history
+    new = Tasks(
+        catalog,
+        part.histories,
+        tokenizer,
+        seed,
+        firsts=part.firsts,
+        items=part.items,
+        most=most,
+    )
     long = [rows for rows in old_histories if len(rows) > 1]  # each gives a row of every task
-    old = Tasks(catalog, long, tokenizer, seed + 1)
+    old = Tasks(catalog, long, tokenizer, seed + 1, most=most)
     thinker = Thinker(recipe.thoughts, seed=seed)
     batches: list[TokenBatch] = []
     for new_tasks, old_tasks in (

@@ -155,7 +155,9 @@ class ReasonerDay:
     def _test(self) -> Report:
         """Test the learner of the early part on the late part, which it has not learnt."""
         gates = self._settings.gates
-        asked = self.late.next_items(gates.most_events, seed=self._settings.seed)
+        asked = self.late.next_items(
+            gates.most_events, seed=self._settings.seed, history=self._recipe.reasoner.history
+        )
         learner = self._load("early")
         if not all(bool(weight.isfinite().all()) for weight in learner.model.parameters()):
             return Trial("", "", {}, {}, ["a weight is not finite"]).to_json()
@@ -185,7 +187,11 @@ class ReasonerDay:
         if failed := list(bad_weights(old, new, gates)):
             return Trial("", "", {}, {}, failed).to_json()
         asked = old_sample(
-            self._timeline, until=self._began, count=gates.old_users, seed=self._settings.seed
+            self._timeline,
+            until=self._began,
+            count=gates.old_users,
+            seed=self._settings.seed,
+            history=self._recipe.reasoner.history,
         )
         trial = compare(
             self._judge(self._before, asked),

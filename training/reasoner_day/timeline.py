@@ -59,10 +59,13 @@ class Part(NamedTuple):
         ends = zip(self.histories, self.firsts, strict=True)
         return sorted({row for rows, first in ends for row in rows[first:]})
 
-    def next_items(self, most: int, *, seed: int) -> list[NextItem]:
-        """Draw events that are new for a user with a history, at most `most`."""
+    def next_items(self, most: int, *, seed: int, history: int = MAX_HISTORY) -> list[NextItem]:
+        """Draw events that are new for a user with a history, at most `most`.
+
+        history: newest items before an event that the reasoner reads.
+        """
         found = [
-            next_item(user_id, rows, at)
+            next_item(user_id, rows, at, history)
             for user_id, rows, first in zip(*self, strict=True)
             for at in range(max(1, first), len(rows))
             if rows[at] not in rows[:at]
@@ -71,8 +74,8 @@ class Part(NamedTuple):
         return [found[at] for at in sorted(chosen.tolist())]
 
 
-def next_item(user_id: str, rows: Sequence[int], at: int) -> NextItem:
-    return NextItem(UserHistory(user_id, tuple(rows[max(0, at - MAX_HISTORY) : at])), rows[at])
+def next_item(user_id: str, rows: Sequence[int], at: int, history: int) -> NextItem:
+    return NextItem(UserHistory(user_id, tuple(rows[max(0, at - history) : at])), rows[at])
 
 
 class Timeline:
@@ -179,13 +182,18 @@ def guard_new_events(events: Sequence[Logged], *, after: str, settings: GuardSet
     return Guarded(kept, guard.take_held(), num_new)
 
 
-def old_sample(timeline: Timeline, *, until: str, count: int, seed: int) -> list[NextItem]:
-    """Draw users of a time, with the last item of each as the question."""
+def old_sample(
+    timeline: Timeline, *, until: str, count: int, seed: int, history: int = MAX_HISTORY
+) -> list[NextItem]:
+    """Draw users of a time, with the last item of each as the question.
+
+    history: newest items before it that the reasoner reads.
+    """
     part = timeline.part(after=None, until=until)
     chosen = np.random.default_rng(seed).permutation(len(part.user_ids))
     found: list[NextItem] = []
     for at in chosen.tolist():
         rows = part.histories[at]
         if len(rows) > 1 and len(found) < count:
-            found.append(next_item(part.user_ids[at], rows, len(rows) - 1))
+            found.append(next_item(part.user_ids[at], rows, len(rows) - 1, history))
     return found
