@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 
 from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
+from models.intake.users_table import Attributes, attribute_names
 from models.machine import processor
 from models.reasoner import prompts, rationales
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
@@ -37,6 +39,7 @@ from training.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 _NUM_PROBED_USERS = 200
+_GROUNDING = {"warmup", "integrate"}  # stages that learn personas
 _CHANGES_NOTHING = {"bootstrap"}
 
 
@@ -48,6 +51,12 @@ class Material:
     catalog: Catalog
     histories: Sequence[Sequence[int]]  # catalog rows of training items
 
+    @cached_property
+    def attributes(self) -> list[Attributes]:
+        """Return the attributes of the user of each history."""
+        users = self.run.users
+        return [users.get(user.user_id, {}) for user in self.run.split.users if user.train]
+
     def tasks(self, learner: Learner) -> Tasks:
         seed = self.run.recipe.seed
         return Tasks(
@@ -56,6 +65,7 @@ class Material:
             learner.tokenizer,
             seed,
             most=self.run.recipe.reasoner.history,
+            attributes=self.attributes if self.run.users else None,
         )
 
     def checkpoint(self, stage: str) -> Checkpoint:
@@ -121,6 +131,7 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
         "parameters": parameters,
         "device": device_name(),
         "hours": round(hours, 3),
+        "user_attributes": attribute_names(run.users) if _GROUNDING & set(stages) else [],
         **made,
         "validation": last[-1] if last else {},
     }
@@ -179,9 +190,9 @@ def _task_texts(material: Material) -> list[str]:
     """Return texts of the alignment tasks; without them the BPE would split their prompts more."""
     catalog, space = material.catalog, material.catalog.space
     texts = list(general_texts())
-    for rows in material.histories[:1000]:
+    for rows, attributes in zip(material.histories[:1000], material.attributes, strict=False):
         *before, target = [tuple(sid) for sid in catalog.sids[list(rows)].tolist()]
-        texts.append(prompts.persona_text(catalog, rows[-16:]))
+        texts.append(prompts.persona_text(catalog, rows[-16:], attributes))
         texts.append(prompts.preference_example(space, before, target).prompt)
         texts.append(prompts.description_example(space, catalog, rows[0]).prompt)
         texts.append(prompts.rationale_query(catalog, rows[-10:], rows[-1]))

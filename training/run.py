@@ -16,6 +16,7 @@ from models.catalog.codebooks import Codebooks
 from models.catalog.dataset import Dataset, load_dataset
 from models.catalog.sid import SidSpace
 from models.intake.data_folder import data_digest
+from models.intake.users_table import Attributes, load_users
 from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
 from models.online.memory.similar_items import SimilarItems
@@ -94,6 +95,11 @@ class Run:
     def chosen(self) -> dict[str, Any] | None:
         """Return the figures of the epoch that the first round chose; None in that round."""
         return None if self.first is None else self.first.outcome("online")
+
+    @cached_property
+    def users(self) -> dict[str, Attributes]:
+        """Return the attributes of users that the reasoner learns; empty without any."""
+        return load_users(self.data)
 
     @cached_property
     def data_digest(self) -> str:

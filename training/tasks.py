@@ -10,6 +10,7 @@ import numpy as np
 
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Sid
+from models.intake.users_table import Attributes
 from models.reasoner import prompts
 from models.reasoner.think import MAX_HISTORY, render_history
 from training.batching import Encoder, Row
@@ -31,13 +32,16 @@ class Tasks:
         firsts: Sequence[int] | None = None,
         items: Sequence[int] | None = None,
         most: int = MAX_HISTORY,
+        attributes: Sequence[Attributes] | None = None,
     ) -> None:
         """Args:
         firsts: of each history, the position of the first event to learn; those before it are
             context. By default all events are learnt.
         items: catalog rows to describe; by default all.
         most: newest items of a history that the reasoner reads.
+        attributes: of the user of each history, for personas; None without any.
         """
+        self._attributes = attributes
         self._most = most
         self._catalog = catalog
         self._histories = [list(history) for history in histories]
@@ -76,10 +80,11 @@ class Tasks:
         """Interleaved User Persona Grounding (A.3.1): yield each history in consecutive windows."""
         for at in self._order():
             history = self._histories[at]
+            attributes = self._attributes[at] if self._attributes is not None else None
             size = prompts.PERSONA_ITEMS
             for start in range(self._firsts[at] // size * size, len(history), size):
                 window = history[start : start + size]
-                yield self._row("", prompts.persona_text(self._catalog, window), at)
+                yield self._row("", prompts.persona_text(self._catalog, window, attributes), at)
 
     def preferences(self) -> Iterator[Row]:
         """Sequential Preference Modeling (A.3.1).

@@ -12,6 +12,7 @@ from models.errors import InvalidDataset
 from models.intake.column_names import Chosen, Role, check_wishes, choose_columns
 from models.intake.file_form import FileForm, recognise
 from models.intake.reading_options import ReadingOptions
+from models.intake.users_table import USERS
 
 # Names of the file of events and of the file of items, up to the first ending in the general ones.
 _LAYOUTS = (
@@ -94,7 +95,8 @@ def _of_folder(folder: Path, not_read: list[str]) -> Iterable[tuple[Path, Role |
         if events:
             yield from ((file, "interactions", True) for each in events for file in _parts(each))
             yield from ((file, "items", True) for each in items for file in _parts(each))
-            not_read += [entry.name for entry in entries if entry not in {*events, *items}]
+            read = {*events, *items, folder / USERS}
+            not_read += [entry.name for entry in entries if entry not in read]
             return
     for entry in entries:
         is_of_people = entry.name.lower().startswith(_OF_PEOPLE)

@@ -15,6 +15,7 @@ from models.errors import InvalidInput
 from models.intake.data_files import find_data_files
 from models.intake.intake import Intake
 from models.intake.reading_options import ReadingOptions
+from models.intake.users_table import USERS
 
 INTERACTIONS, ITEMS = "interactions.parquet", "items.parquet"
 _RULES = 1  # raise it when the same foreign files give other tables
@@ -42,7 +43,7 @@ def write_data(intake: Intake, folder: Path) -> None:
 
 
 def data_digest(path: Path) -> str:
-    """Hash the files of a data set (SHA-256): of a canonical folder, its two tables.
+    """Hash the files of a data set (SHA-256): of a canonical folder, its tables.
 
     Raises InvalidDataset for a path without events.
     """
@@ -52,6 +53,7 @@ def data_digest(path: Path) -> str:
         found = find_data_files([path], ReadingOptions())
         tables = [file.form.file for file in (*found.interactions, *found.items)]
         digest.update(f"intake {_RULES}\0".encode())
+    tables += [path / USERS] if (path / USERS).is_file() else []
     for table in tables:
         with table.open("rb") as stream:
             while block := stream.read(1 << 24):

@@ -5,7 +5,7 @@ Chat markers are Qwen's. Knows SIDs and item texts. Knows nothing of tokenizers 
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from models.catalog.catalog import Catalog
@@ -23,6 +23,7 @@ PERSONA_ITEMS = 16  # items in a persona text: about 500 tokens of the nano toke
 NUM_INTERESTS = 3
 _SECONDARY = "\n**Secondary Interests:** "
 _MAX_TITLE_WORDS = 12
+_MAX_ATTRIBUTES, _MAX_ATTRIBUTE_WORDS = 16, 8  # of a user
 _MAX_DESCRIPTION_WORDS = 24
 _PREDICT = (
     "You are a sequential recommendation engine. Your task is to analyze the provided sequence of "
@@ -122,23 +123,28 @@ def description_example(space: SidSpace, catalog: Catalog, row: int) -> Example:
     return Example(_ask(_DESCRIBE, asked), f"{caption(catalog, row)}.{TURN_END}")
 
 
-def persona_text(catalog: Catalog, rows: Sequence[int]) -> str:
+def persona_text(
+    catalog: Catalog, rows: Sequence[int], attributes: Mapping[str, str] | None = None
+) -> str:
     """Render Interleaved User Persona Grounding (A.3.1). Every token carries the loss.
 
-    The text has the purchases, each SID beside its words, then the brands bought most often, then
-    a summary of the interests. The paper's static attributes, searches and comments have no
-    counterpart in purchase data.
+    The text has the static attributes of the user, where they are known, the purchases, each SID
+    beside its words, then the brands bought most often, then a summary of the interests. The
+    paper's searches and comments have no counterpart in purchase data.
     """
-    asked, summary = persona_example(catalog, rows)
+    asked, summary = persona_example(catalog, rows, attributes)
     return asked + summary
 
 
-def persona_example(catalog: Catalog, rows: Sequence[int]) -> Example:
+def persona_example(
+    catalog: Catalog, rows: Sequence[int], attributes: Mapping[str, str] | None = None
+) -> Example:
     """Split a persona text before its summary of interests, which is the completion."""
     bought = "\n".join(f"- {_item(catalog, row)} in {topic(catalog, row)}" for row in rows)
     brands = Counter(name for row in rows if (name := catalog.brands[row]))
     favoured = ", ".join(name for name, _ in brands.most_common(NUM_INTERESTS))
     parts = [
+        _static_attributes(attributes or {}),
         f"# Purchase Behavior\nThe user bought\n{bought}",
         f"# Followed Brands\n{favoured}" if favoured else "",
         "# User Summary\n**Primary Interests:**",
@@ -146,6 +152,15 @@ def persona_example(catalog: Catalog, rows: Sequence[int]) -> Example:
     first, *others = main_interests(catalog, rows)
     secondary = f"{_SECONDARY}{'; '.join(others)}" if others else ""
     return Example("\n".join(part for part in parts if part), f" {first}{secondary}{TURN_END}")
+
+
+def _static_attributes(attributes: Mapping[str, str]) -> str:
+    """Render attributes of a user, which are hostile text; "" without any."""
+    lines = [
+        f"- {_plain(name)}: {' '.join(_plain(text).split()[:_MAX_ATTRIBUTE_WORDS])}"
+        for name, text in sorted(attributes.items())[:_MAX_ATTRIBUTES]
+    ]
+    return "\n".join(["# Static Attributes", *lines]) if lines else ""
 
 
 def main_interests(catalog: Catalog, rows: Sequence[int]) -> tuple[str, ...]:

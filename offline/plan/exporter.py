@@ -17,6 +17,7 @@ from models.catalog.dataset import ItemText, load_dataset
 from models.catalog.fed_items import FedItem
 from models.durable import make_private, sync_folder, write_durably
 from models.errors import InvalidInput
+from models.intake.users_table import USERS, load_users
 from models.log.tombstones import Tombstones
 from models.store.contract import BEGINNING, ItemFeed
 from models.store.events import Event
@@ -83,7 +84,7 @@ def export_dataset(
     kept = {user_id: _in_order(events.values(), items) for user_id, events in histories.items()}
     kept = {user_id: events for user_id, events in kept.items() if events}
     num_kept = sum(map(len, kept.values()))
-    _write(to, items, kept)
+    _write(to, items, kept, _users_of(base, kept, window.tombstones))
     return ExportCounts(len(kept), num_kept, num_all - num_base, len(items), num_all - num_kept)
 
 
@@ -140,7 +141,24 @@ def _in_order(events: Iterable[Event], items: Mapping[str, ItemText]) -> list[Ev
     return sorted(known, key=lambda event: event.timestamp)
 
 
-def _write(to: Path, items: Mapping[str, ItemText], histories: Mapping[str, list[Event]]) -> None:
+def _users_of(
+    base: Path | None, kept: Mapping[str, list[Event]], tombstones: Tombstones
+) -> list[dict[str, str]]:
+    """Return the attributes of users with events; not those of a user who was ever erased."""
+    users = load_users(base) if base is not None else {}
+    return [
+        {"user_id": user_id, **attributes}
+        for user_id, attributes in sorted(users.items())
+        if user_id in kept and not tombstones.hides(user_id, 0)
+    ]
+
+
+def _write(
+    to: Path,
+    items: Mapping[str, ItemText],
+    histories: Mapping[str, list[Event]],
+    users: list[dict[str, str]],
+) -> None:
     draft = to.with_name(to.name + ".new")
     make_private(draft)
     rows = list(_rows(histories))
@@ -157,6 +175,10 @@ def _write(to: Path, items: Mapping[str, ItemText], histories: Mapping[str, list
         for item_id, text in items.items()
     ]
     _write_table(draft / "items.parquet", texts, _ITEMS, _ITEMS.names)
+    if users:
+        names = list(dict.fromkeys(name for row in users for name in row))
+        schema = pa.schema({name: pa.string() for name in names})
+        _write_table(draft / USERS, users, schema, names)
     draft.rename(to)
     sync_folder(to.parent)
 

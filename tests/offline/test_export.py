@@ -1,8 +1,10 @@
 """Export of base data and archive: each event once, erased users gone, fit to be trained on."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.progress import Progress
@@ -10,6 +12,7 @@ from rich.progress import Progress
 from models.catalog.dataset import load_dataset
 from models.catalog.fed_items import FedItem
 from models.errors import InvalidInput
+from models.intake.users_table import USERS, load_users
 from models.log.tombstones import write_tombstone
 from models.release.release import Release
 from models.store.events import Event
@@ -123,3 +126,15 @@ def test_the_command_exports_what_was_archived(
     )
     code, _, err = call("export", "--out", tmp_path / "other", "--until", "yesterday")
     assert (code, "'yesterday', expected YYYY-MM-DD" in err) == (78, True)
+
+
+def test_attributes_of_users_are_kept_but_for_erased_ones(
+    data_dir: Path, tmp_path: Path, store: MemoryStore
+) -> None:
+    base = Path(shutil.copytree(data_dir, tmp_path / "base"))
+    ids = ["user-01", "user-02", "nobody"]
+    pq.write_table(pa.table({"user_id": ids, "city": ["Rome", "Oslo", "Bonn"]}), base / USERS)
+    write_tombstone(tmp_path, "user-02", now_ms=1)  # and came back
+    export_dataset(tmp_path, tmp_path / "new", base=base, catalog=None, fed=[])
+    assert "user-02" in load_dataset(tmp_path / "new").histories
+    assert load_users(tmp_path / "new") == {"user-01": {"city": "Rome"}}

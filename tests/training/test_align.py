@@ -91,6 +91,17 @@ def test_a_preference_row_has_its_loss_on_the_target_alone_at_every_position(
     assert Counter(found) == Counter(expected)
 
 
+def test_persona_rows_have_the_attributes_of_their_users(
+    catalog: Catalog, histories: list[list[int]], learner: Learner
+) -> None:
+    attributes = [{"number": f"{at}"} for at in range(len(histories))]
+    tasks = Tasks(catalog, histories, learner.tokenizer, seed=0, attributes=attributes)
+    for row in tasks.personas():
+        text = "".join(decoded(learner, row))
+        assert text.startswith(f"# Static Attributes\n- number: {row.history}\n# Purchase Behavior")
+    assert not any("Static" in "".join(decoded(learner, row)) for row in tasks.rationales())
+
+
 def test_persona_rows_tell_a_whole_history_and_their_loss_is_everywhere(
     catalog: Catalog, histories: list[list[int]], learner: Learner, tasks: Tasks
 ) -> None:
