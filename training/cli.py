@@ -60,7 +60,7 @@ def _renew(run: Run, options: argparse.Namespace) -> None:
         options.data,
         run.recipe,
         keep_weights=options.keep_weights,
-        teacher_dir=lambda learns: options.teacher or run.teacher_dir(learns),
+        teacher_dir=lambda learns, recipe: options.teacher or run.teacher_dir(learns, recipe),
         reasoner_work=options.reasoner,
         learns=options.learns,
         out=options.to,

@@ -47,7 +47,7 @@ def renew(
     recipe: Recipe,
     *,
     keep_weights: bool,
-    teacher_dir: Callable[[Learns], Path],
+    teacher_dir: Callable[[Learns, Recipe], Path],
     reasoner_work: Path | None = None,
     learns: Learns | None = None,
     out: Path | None = None,
@@ -101,7 +101,7 @@ def renew(
             memory,
             data_digest=sha256,
             learns=learns,
-            teacher_dir=teacher_dir(learns),
+            teacher_dir=teacher_dir(learns, recipe),
             chosen=None if learns is Learns.HELD_OUT else metrics["online"],
         )
         tables = recipe.to_json()

@@ -172,10 +172,14 @@ class Run:
         at = {item: place for place, item in enumerate(self.dataset.items)}
         return [at[item] for item in catalog.item_ids]
 
-    def teacher_dir(self, learns: Learns) -> Path:
-        """Return the folder of the online recommender's teacher, which has learnt `learns`."""
-        inputs = self.data_digest[:8], self.recipe.digest(_OF_TEACHER)[:8]
-        window = self.recipe.recommender.window
+    def teacher_dir(self, learns: Learns, recipe: Recipe | None = None) -> Path:
+        """Return the folder of the online recommender's teacher, which has learnt `learns`.
+
+        recipe: of the teacher, if it is not that of the run.
+        """
+        recipe = recipe or self.recipe
+        inputs = self.data_digest[:8], recipe.digest(_OF_TEACHER)[:8]
+        window = recipe.recommender.window
         length = () if window == _USUAL_WINDOW else (f"{window}",)
         return self.work / "_".join(("teacher", learns.name.lower(), *inputs, *length))
 

@@ -121,7 +121,7 @@ def test_both_tiers_read_256_items_from_training_to_answers(
         exclude=rows,
     )  # fmt: skip
     with ServiceProcess(
-        "--release", str(release.directory), "--redis-url", own_server.url,
+        "--release", str(release.directory), "--redis", own_server.url,
         environ={"THINKAHEAD_REQUEST_BUDGET_MS": "20000", "THINKAHEAD_ONLINE_PREFIXES": "100"},
     ) as service:  # fmt: skip
         answer = httpx.get(f"{service.url}/recommend/somebody?n=10", timeout=30).json()

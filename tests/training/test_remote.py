@@ -75,7 +75,7 @@ def test_a_release_takes_the_reasoner_that_was_trained_apart(run: Run, tmp_path:
     before = toy_release(tmp_path / "beauty", catalog=run.catalog())
     reasoner: dict[str, Any] = {
         "keep_weights": True,
-        "teacher_dir": lambda learns: tmp_path / learns,
+        "teacher_dir": lambda learns, _: tmp_path / learns,
         "reasoner_work": run.work,
     }
     with pytest.raises(InvalidRelease, match="no finished reasoner"):
