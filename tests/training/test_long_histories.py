@@ -127,6 +127,6 @@ def test_both_tiers_read_256_items_from_training_to_answers(
         answer = httpx.get(f"{service.url}/recommend/somebody?n=10", timeout=30).json()
         assert answer["source"] == "online"
         scores = {item["item_id"]: item["score"] for item in answer["items"]}
-        expected = {release.catalog.item_ids[one.row]: one.logprob for one in found}
-        assert scores == pytest.approx(expected, abs=1e-3)
+        expected = {release.catalog.item_ids[one.row]: one.score for one in found}
+        assert scores == pytest.approx(expected, abs=1e-5)
         assert service.stop() == 0
