@@ -25,10 +25,11 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 RESULTS ?= bench/results
-# Users of other data than the bundled ones have keys and folders of their own in the store.
-GIVEN := $(THINKAHEAD_NAMESPACE)
-NAMESPACE ?= $(or $(GIVEN),$(if $(filter data/beauty,$(DATA)),,$(shell \
-	basename '$(DATA)' | tr A-Z a-z | tr -cs 'a-z0-9\n' - | sed 's/^-*//' | cut -c1-32)))
+# Users of other data than the bundled ones have keys and folders of their own in the store, by the
+# name of DATA, or by NAMESPACE.
+ifneq ($(origin NAMESPACE),undefined)
+export THINKAHEAD_NAMESPACE := $(NAMESPACE)
+endif
 URL ?=
 CONFIG ?= auto
 # The bundled release is judged on the test items, so its models must not learn them.
@@ -53,8 +54,6 @@ BASELINES_VENV := .venv-baselines
 BASELINES := $(BASELINES_VENV)/.baselines
 MODELS ?= gru4rec hgn sasrec_recbole bert4rec hstu rearec tiger
 
-demo serve night learn: export THINKAHEAD_NAMESPACE = $(NAMESPACE)
-
 .PHONY: help demo serve night learn test test-browser test-all lint types train dev bench baselines chaos locust docs docs-serve map clean
 .DELETE_ON_ERROR:
 
@@ -68,7 +67,7 @@ serve: $(OURS) $(KERNEL)
 	$(OURS) serve --release $(RELEASE) --data $(DATA) --host $(HOST) --port $(PORT)
 
 night: $(OURS) $(KERNEL)
-	$(OURS) night --release $(RELEASE)
+	$(OURS) night --release $(RELEASE) --data $(DATA)
 
 learn: $(DEV)
 	$(OURS) learn --release $(RELEASE) --data $(DATA)

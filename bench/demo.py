@@ -26,6 +26,7 @@ from models.catalog.sid import Prefix
 from models.release.release import Release
 from models.store.embedded import resolve, state_folder
 from models.store.namespace import VARIABLE as NAMESPACE_VARIABLE
+from models.store.namespace import namespace_of
 from models.store.redis_store import RedisStore
 from models.store.user_state import UserState
 
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     console = Console()
     stages = Stages(console)
+    os.environ.setdefault(NAMESPACE_VARIABLE, namespace_of(options.data))
     with resolve(options.redis, None) as server:
         _run(options, stages, server.url)
     console.rule("[bold]time", align="left")
@@ -91,9 +93,7 @@ def _ask(service_url: str, user_id: str) -> dict[str, Any]:
 
 async def _read_users(redis_url: str, release: Release, num_users: int) -> dict[str, UserState]:
     """Read some users with a record from the store, evenly spaced."""
-    store = RedisStore(
-        redis_url, _STORE_TIMEOUT_MS, namespace=os.environ.get(NAMESPACE_VARIABLE, "")
-    )
+    store = RedisStore(redis_url, _STORE_TIMEOUT_MS, namespace=os.environ[NAMESPACE_VARIABLE])
     try:
         manifest = await store.read_manifest()
         if manifest is None:

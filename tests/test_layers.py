@@ -56,6 +56,7 @@ LAYERS = {
             "learn",
             "status_page",
             "kernel",
+            "on_demand",
             "completion",
             "library",
         },

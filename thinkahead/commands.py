@@ -40,7 +40,8 @@ A stopped run continues when the same command is given again. All stages and opt
 thinkahead serve --release RELEASE [--data DATA] [--check]
 thinkahead serve keys new --client NAME --scopes SCOPE...
 
---data DATA   first import the histories that the store does not have yet
+--data DATA   first import the histories that the store does not have yet. Users of other data than
+              the bundled ones get a namespace of their own, the name of the file or folder
 --check       test whether the service would start, list every setting, and end
 Without --live it follows RELEASE.live in the state folder, where `thinkahead learn` publishes.
 All options:
@@ -49,20 +50,21 @@ All options:
     "night": Command(
         "thinkahead.night",
         "think about all users, and make the result live",
-        "thinkahead night --release releases/mine",
+        "thinkahead night --release releases/mine --data mine",
         note="""\
 thinkahead night --release RELEASE [--data DATA]
 thinkahead night plan|think|validate|load|activate|rollback|gc|archive|repair|erase|...
 
 Runs `thinkahead night refresh --users all --resume`: a stopped night continues.
---data DATA   first import the histories that the store does not have yet
+--data DATA   first import the histories that the store does not have yet. Users of other data than
+              the bundled ones get a namespace of their own, the name of the file or folder
 All options of `refresh`; `thinkahead night COMMAND --help` has those of other commands:
 """,
     ),
     "status": Command(
         "thinkahead.status_page",
         "show store, live night, release, learner and worker",
-        "thinkahead status",
+        "thinkahead status --data mine",
     ),
     "learn": Command(
         "thinkahead.learn",
@@ -77,10 +79,11 @@ state folder, which `thinkahead serve` follows, and keeps its work in RELEASE.le
 """,
     ),
     "worker": Command(
-        "offline.__main__",
+        "thinkahead.on_demand",
         "think about users on demand, until stopped",
-        "thinkahead worker --release releases/mine",
-        before=("worker",),
+        "thinkahead worker --release releases/mine --data mine",
+        note="thinkahead worker --release RELEASE [--data DATA]\n\n"
+        "--data DATA   for the users of these data: their namespace. All options:\n",
     ),
     "bench": Command(
         "bench.__main__",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from models.store.embedded import state_folder
 from models.store.namespace import VARIABLE, folder_name
-from thinkahead.words import beside, has, is_subcommand, value_of
+from thinkahead.words import beside, has, is_subcommand, value_of, with_namespace
 from training.__main__ import main as training
 
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def learn_words(arguments: Sequence[str]) -> list[str]:
     """Return the words of the learner, with the folders of its release."""
-    words = list(arguments)
+    words = with_namespace(arguments)
     release = value_of(words, "--release")
     if release is None or has(words, "-h", "--help"):
         return words

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from offline.__main__ import main as offline
-from thinkahead.words import has, is_subcommand, value_of, without
+from thinkahead.words import has, is_subcommand, value_of, with_namespace, without
 
 
 def main(arguments: Sequence[str]) -> int:
     if is_subcommand(arguments):
         return offline(arguments)
+    arguments = with_namespace(arguments)
     data = value_of(arguments, "--data")
     wants_help = has(arguments, "-h", "--help")
     if data is not None and not wants_help and (code := offline(import_words(data, arguments))):

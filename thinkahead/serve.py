@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from models.errors import ThinkAheadError
+from models.store.namespace import namespace_of
 from service.__main__ import main as service
 from service.settings import EffectiveSettings, ServiceSettings, resolve_settings
 from thinkahead.words import beside, has, is_subcommand, value_of, without
@@ -15,24 +16,28 @@ def main(arguments: Sequence[str]) -> int:
     if is_subcommand(arguments) or has(arguments, "-h", "--help"):
         return service(arguments)
     data = value_of(arguments, "--data")
-    words = without(arguments, "--data")
-    if "--check" in words:
-        return service(["check", *(word for word in words if word != "--check")])
+    words = [word for word in without(arguments, "--data") if word != "--check"]
     try:
-        effective = resolve_settings(words, os.environ)
+        words += _default_words(resolve_settings(words, os.environ), data)
+        settings = resolve_settings(words, os.environ).settings
     except ThinkAheadError:
         return service(words)  # reports the error
-    if data is not None and (code := _import(data, effective.settings)):
+    if "--check" in arguments:
+        return service(["check", *words])
+    if data is not None and (code := _import(data, settings)):
         return code
-    return service([*words, *_live_words(effective)])
+    return service(words)
 
 
-def _live_words(effective: EffectiveSettings) -> list[str]:
-    """Return the option that follows the live folder of the release, unless one is set."""
+def _default_words(effective: EffectiveSettings, data: str | None) -> list[str]:
+    """Return the live folder of the release and the namespace of the data, unless they are set."""
+    words: list[str] = []
     release = effective.settings.release_dir
-    if release is None or effective.settings.live_dir is not None:
-        return []
-    return ["--live", str(beside(release, "live"))]
+    if release is not None and effective.settings.live_dir is None:
+        words += ["--live", str(beside(release, "live"))]
+    if data is not None and effective.origins["namespace"] == "default":
+        words += ["--namespace", namespace_of(data)]
+    return words
 
 
 def _import(data: str, settings: ServiceSettings) -> int:

@@ -18,13 +18,14 @@ from offline.commands.options import add_store_arguments, default_out, open_stor
 from offline.live.status import read_status, render_status
 from offline.settings import NIGHT_LEASE
 from service.settings import mask_url
+from thinkahead.words import with_namespace
 from training.learn.one_learner import is_learning
 
 _TIMEOUT_S = 0.5
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(with_namespace(arguments))
     out_dir: Path = options.out or default_out(options.namespace)
     code = 0
     try:
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--release", type=Path, action="append", default=[], metavar="DIR", help="describe it too")
     add_store_arguments(parser)
+    add("--data", metavar="DATA", help="for the users of these data: their namespace")
     add("--out", type=Path, metavar="DIR", help="folder of generations (default: state folder)")
     add(
         "--url",

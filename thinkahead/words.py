@@ -1,9 +1,11 @@
 """Reading of a few options before the command's own parser reads them all."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from models.store.embedded import state_folder
+from models.store.namespace import VARIABLE, namespace_of
 
 
 def is_subcommand(arguments: Sequence[str]) -> bool:
@@ -36,6 +38,14 @@ def without(arguments: Sequence[str], option: str) -> list[str]:
             left.append(word)
         skips = word == option
     return left
+
+
+def with_namespace(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the namespace of --data, unless the user names one."""
+    data = value_of(arguments, "--data")
+    if data is None or has(arguments, "--namespace") or VARIABLE in os.environ:
+        return list(arguments)
+    return [*arguments, "--namespace", namespace_of(data)]
 
 
 def beside(release: str | Path, suffix: str) -> Path:

@@ -1,6 +1,7 @@
 """Two data sets in one server: keys, patterns and slots of a namespace."""
 
 import itertools
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from models.store.contract import BEGINNING
 from models.store.embedded import attach
 from models.store.keys import DEFAULT_KEYS, Keys, UserRow
 from models.store.model_pointer import ModelPointer
+from models.store.namespace import PATTERN, namespace_of
 from models.store.records import PrefixRecord, RecordedPrefix
 from models.store.redis_store import RedisStore
 from tests.models.test_store import SPACE, make_events, make_manifest
@@ -114,3 +116,21 @@ def test_keys_of_a_user_share_a_slot_and_name_their_owner(name: str) -> None:
 def test_a_namespace_that_a_pattern_could_match_is_refused(name: str) -> None:
     with pytest.raises(InvalidSettings, match="expected up to 32 characters"):
         RedisStore("redis://localhost", 1000, namespace=name)
+
+
+@pytest.mark.parametrize(
+    ("data", "namespace"),
+    [
+        ("data/beauty", ""),
+        ("/srv/clone/data/beauty/", ""),
+        ("beauty", "beauty"),
+        ("mine", "mine"),
+        ("/srv/-My Shop.2026/", "my-shop-2026"),
+        ("movies/u.data", "u-data"),
+        ("x" * 40, "x" * 32),
+        ("дата", "data-83fcb17c"),
+    ],
+)
+def test_data_have_a_namespace_by_their_name(data: str, namespace: str) -> None:
+    assert namespace_of(data) == namespace
+    assert re.fullmatch(f"({PATTERN})?", namespace)

@@ -14,7 +14,7 @@ from thinkahead.commands import COMMANDS, FIRST
 from thinkahead.completion import OPTIONS, script
 from thinkahead.learn import learn_words
 from thinkahead.night import import_words, refresh_words
-from thinkahead.words import has, value_of, without
+from thinkahead.words import has, value_of, with_namespace, without
 
 
 def test_the_help_shows_the_first_commands_with_an_example(
@@ -65,12 +65,23 @@ def test_a_night_takes_all_users_and_goes_on_unless_told_otherwise() -> None:
 
 def test_a_learner_follows_into_the_folder_of_its_release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THINKAHEAD_STATE_DIR", "/state")
+    monkeypatch.delenv("THINKAHEAD_NAMESPACE", raising=False)
     words = learn_words(["--release", "releases/mine/", "--data", "d", "--work", "w"])
     assert words[4:] == [
-        *("--work", "w", "--follow", "--live", "/state/mine.live"),
-        *("--erased", "/state/generations"),
+        *("--work", "w", "--namespace", "d", "--follow", "--live", "/state/mine.live"),
+        *("--erased", "/state/generations-d"),
     ]
     assert "--follow" not in learn_words(["--release", "r", "--once"])
+
+
+def test_data_name_the_namespace_unless_the_user_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THINKAHEAD_NAMESPACE", raising=False)
+    words = ["--release", "r", "--data", "/srv/My Shop"]
+    assert with_namespace(words) == [*words, "--namespace", "my-shop"]
+    assert with_namespace([*words, "--namespace=x"]) == [*words, "--namespace=x"]
+    assert with_namespace(["--release", "r"]) == ["--release", "r"]
+    monkeypatch.setenv("THINKAHEAD_NAMESPACE", "")
+    assert with_namespace(words) == words
 
 
 def test_options_are_found_in_both_forms() -> None:

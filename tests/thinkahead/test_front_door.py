@@ -40,11 +40,12 @@ def test_from_a_data_folder_to_a_live_night(
     assert main(["night", "--release", directory]) == 78
     assert "run `thinkahead night import --data DIR` first" in capsys.readouterr().err
     assert main(["night", "--release", directory, "--data", str(data), "--paths", "1"]) == 0
-    assert main(["serve", "--check", "--release", directory]) == 0
+    assert main(["serve", "--check", "--release", directory, "--data", str(data)]) == 0
     assert "is live" in capsys.readouterr().out
     live = LiveFolder(data / "state" / f"{release.directory.name}.live")
     with held_alone(live.path):
-        assert main(["status", "--release", directory, "--url", "http://127.0.0.1:9"]) == 0
+        words = ["--release", directory, "--data", str(data)]
+        assert main(["status", *words, "--url", "http://127.0.0.1:9"]) == 0
     page = capsys.readouterr().out
     assert "6 users with a history" in page
     assert f"release  {directory}: {release.name}@{release.version}" in page
