@@ -85,7 +85,7 @@ def _candidates(
         if path.is_dir():
             yield from _of_folder(path, not_read)
         else:
-            yield path, None, True
+            yield path, _role_by_name(path), True
 
 
 def _of_folder(folder: Path, not_read: list[str]) -> Iterable[tuple[Path, Role | None, bool]]:
@@ -99,10 +99,12 @@ def _of_folder(folder: Path, not_read: list[str]) -> Iterable[tuple[Path, Role |
             not_read += [entry.name for entry in entries if entry not in read]
             return
     for entry in entries:
-        is_of_people = entry.name.lower().startswith(_OF_PEOPLE)
-        yield from (
-            (file, "interactions" if is_of_people else None, False) for file in _parts(entry)
-        )
+        yield from ((file, _role_by_name(entry), False) for file in _parts(entry))
+
+
+def _role_by_name(path: Path) -> Role | None:
+    """Return the only role that a file about people can have: its ids are no items."""
+    return "interactions" if path.name.lower().startswith(_OF_PEOPLE) else None
 
 
 def _named(entries: Sequence[Path], name: str) -> list[Path]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from models.errors import InvalidDataset
 from models.intake.column_names import TEXT_FIELDS
 from models.intake.data_files import find_data_files
 from models.intake.event_order import (
@@ -89,6 +90,8 @@ def _drop_hidden(events: "pa.Table", items: Items, notes: Notes) -> "pa.Table":
     ids = events["item_id"].combine_chunks()
     is_hidden = pc.is_in(ids.dictionary, items.hidden).to_numpy(zero_copy_only=False)
     of_hidden = is_hidden[ids.indices.to_numpy()]
+    if of_hidden.all():
+        raise InvalidDataset("no events but those of hidden items, expected some of other items")
     notes.drop(int(of_hidden.sum()), "events of hidden items")
     return leave_out(events, of_hidden)
 

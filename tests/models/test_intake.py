@@ -673,3 +673,17 @@ def test_a_folder_of_days_is_one_table(tmp_path: Path) -> None:
     intake = read(tmp_path, {**days, "_SUCCESS": ""})
     assert events(intake) == [("u", str(day), NOON + day) for day in range(3)]
     assert len(intake.summary.read) == 1
+
+
+def test_users_are_no_items(tmp_path: Path) -> None:
+    folder = put(tmp_path, {"log.csv": f"{HEADER}u,a,{NOON}\n", "users.csv": "id,name\nu,Ann\n"})
+    assert read_data([folder]).summary.items == 1
+    message = r"users\.csv: columns id, name; expected a user and an item"
+    with pytest.raises(InvalidDataset, match=message):
+        read_data([folder / "log.csv", folder / "users.csv"])
+
+
+def test_events_of_hidden_items_alone_are_refused(tmp_path: Path) -> None:
+    items_file = "item_id,is_hidden\na,true\n"
+    with pytest.raises(InvalidDataset, match="no events but those of hidden items"):
+        read(tmp_path, {"log.csv": f"{HEADER}u,a,{NOON}\n", "items.csv": items_file})
