@@ -547,7 +547,7 @@ def test_a_summary_fits_a_terminal(tmp_path: Path) -> None:
     lines = intake.summary.render().splitlines()
     assert max(map(len, lines)) < 80
     assert "30 ignored: column_0" in intake.summary.render()
-    assert "dropped   1 events that stand twice; one is kept:" in lines
+    assert [line for line in lines if line.startswith("dropped   1 events that stand twice")]
 
 
 def test_the_log_has_the_summary_of_foreign_data_alone(
