@@ -27,10 +27,8 @@ def types_of(release: Release) -> dict[str, float]:
     return dict(release.manifest.recipe.get("types", {}))
 
 
-def read_types(file: Path, table: Any) -> dict[str, float]:
+def read_types(file: Path, table: Mapping[str, Any]) -> dict[str, float]:
     """Read the table of a file. Raises InvalidSettings naming the file and the type."""
-    if not isinstance(table, dict):
-        raise InvalidSettings(f"{file}: types = {table!r}, expected a table")
     for name, value in table.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 <= value < float("inf"):

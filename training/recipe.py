@@ -3,15 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.errors import InvalidSettings
 from models.online.memory.memory_settings import MemorySettings
-from training.event_types import read_types
 from training.online_recipes import (
     FitRecipe,
     QuantizeRecipe,
@@ -31,9 +28,7 @@ from training.reasoner_recipes import (
     ThoughtRecipe,
     WarmupRecipe,
 )
-from training.settings_table import fill_table
-
-_TYPES = "types"  # a table without fixed keys
+from training.settings_table import fill_table, read_settings
 
 
 @dataclass(frozen=True)
@@ -76,20 +71,7 @@ class Recipe:
 
 def load_recipe(file: Path, *, seed: int = 0) -> Recipe:
     """Read a recipe. Raises InvalidSettings naming the file and the key that is wrong."""
-    try:
-        tables = tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as exc:
-        raise InvalidSettings(f"{file}: not a readable TOML file ({exc})") from exc
-    known = {entry.name: entry for entry in dataclasses.fields(Recipe) if entry.name != "seed"}
-    if unknown := sorted(set(tables) - set(known)):
-        raise InvalidSettings(f"{file}: unknown tables {unknown}, expected among {sorted(known)}")
-    parts: dict[str, Any] = {_TYPES: read_types(file, tables.get(_TYPES, {}))}
-    del known[_TYPES]
-    for name, entry in known.items():
-        factory = entry.default_factory
-        assert factory is not dataclasses.MISSING
-        parts[name] = fill_table(file, name, factory(), tables.get(name, {}))
-    return dataclasses.replace(Recipe(), seed=seed, **parts)
+    return read_settings(file, Recipe(seed=seed))
 
 
 def recipe_of_reasoner(file: Path, values: Mapping[str, Any]) -> Recipe:

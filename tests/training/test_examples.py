@@ -263,6 +263,7 @@ def test_a_stage_depends_on_its_own_tables_and_the_seed() -> None:
         ("[online]\nepoch = 1", r"\[online\] has unknown keys \['epoch'\]"),
         ("[online]\nepochs = 'many'", r"\[online\] epochs = 'many', expected int"),
         ("[online", "not a readable TOML file"),
+        ("online = 3", "online = 3, expected a table"),
         ("[memory]\nfloor = 0", r"\[memory\] floor 0, expected a number above 0"),
     ],
 )

@@ -3,18 +3,15 @@
 import dataclasses
 import hashlib
 import json
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from models.errors import InvalidSettings
-from training.event_types import TypeWeights, read_types, weight_of
+from training.event_types import TypeWeights, weight_of
 from training.learn.guard import GuardSettings
 from training.learn.lazy_adam import Rates
 from training.learn.trial_gates import GateSettings
 from training.learn.weight_steps import StepSettings
-from training.settings_table import fill_table
+from training.settings_table import read_settings
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,6 @@ class LearnSettings:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-_TABLES = ("guard", "rates", "steps", "gates")
-
-
 def load_settings(
     file: Path | None, *, seed: int = 0, types: TypeWeights | None = None
 ) -> LearnSettings:
@@ -50,18 +44,4 @@ def load_settings(
     naming the file and the key that is wrong.
     """
     default = LearnSettings(types=dict(types or {}), seed=seed)
-    if file is None:
-        return default
-    try:
-        tables = tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as exc:
-        raise InvalidSettings(f"{file}: not a readable TOML file ({exc})") from exc
-    known = (*_TABLES, "types")
-    if unknown := sorted(set(tables) - set(known)):
-        raise InvalidSettings(f"{file}: unknown tables {unknown}, expected among {sorted(known)}")
-    parts: dict[str, Any] = {
-        name: fill_table(file, name, getattr(default, name), tables.get(name, {}))
-        for name in _TABLES
-    }
-    parts |= {"types": read_types(file, tables["types"])} if "types" in tables else {}
-    return dataclasses.replace(default, **parts)
+    return default if file is None else read_settings(file, default)

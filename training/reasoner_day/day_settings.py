@@ -3,15 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from models.errors import InvalidSettings
-from training.event_types import TypeWeights, read_types
+from training.event_types import TypeWeights
 from training.learn.guard import GuardSettings
-from training.settings_table import fill_table
+from training.settings_table import read_settings
 
 
 @dataclass(frozen=True)
@@ -76,9 +73,6 @@ class DaySettings:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-_TABLES = ("steps", "gates", "reasoner", "guard")
-
-
 def load_day_settings(
     file: Path | None, *, seed: int = 0, types: TypeWeights | None = None
 ) -> DaySettings:
@@ -88,18 +82,4 @@ def load_day_settings(
     naming the file and the key that is wrong.
     """
     default = DaySettings(types=dict(types or {}), seed=seed)
-    if file is None:
-        return default
-    try:
-        tables = tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as exc:
-        raise InvalidSettings(f"{file}: not a readable TOML file ({exc})") from exc
-    if unknown := sorted(set(tables) - {*_TABLES, "types"}):
-        expected = sorted((*_TABLES, "types"))
-        raise InvalidSettings(f"{file}: unknown tables {unknown}, expected among {expected}")
-    parts: dict[str, Any] = {
-        name: fill_table(file, name, getattr(default, name), tables.get(name, {}))
-        for name in _TABLES
-    }
-    parts |= {"types": read_types(file, tables["types"])} if "types" in tables else {}
-    return dataclasses.replace(default, **parts)
+    return default if file is None else read_settings(file, default)
