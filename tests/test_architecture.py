@@ -211,7 +211,7 @@ from pathlib import Path
 import {", ".join(served)}
 from service.recommend.engine import load_engine, self_test
 self_test(load_engine(Path("releases/beauty")))
-print(sorted({{"torch", "transformers", "onnx", "rich"}} & set(sys.modules)))
+print(sorted({{"torch", "transformers", "onnx", "pandas", "rich"}} & set(sys.modules)))
 """
     assert run_python(code) == "[]"
 

@@ -163,7 +163,8 @@ def popular_items(catalog: Catalog, count: int) -> tuple[str, ...]:
 def load_catalog(file: Path, space: SidSpace) -> Catalog:
     """Read a file of `Catalog.save`. Raises InvalidCatalog, which names file and row."""
     try:
-        columns = _to_lists(pq.read_table(file))
+        with pq.ParquetFile(file) as opened:  # read_table would import pandas where it is installed
+            columns = _to_lists(opened.read())
         sids = np.array(
             [columns[f"code_{level}"] for level in range(space.levels)], dtype=np.int32
         ).T

@@ -15,7 +15,7 @@ from models.intake.notes import Notes, note_files
 from models.intake.value_types import is_list, to_ids, to_texts
 from models.intake.wrong_rows import WrongRows
 
-_TRUE = pa.array(["1", "true", "True", "TRUE", "yes", "t"])
+_TRUE = ["1", "true", "True", "TRUE", "yes", "t"]
 
 
 class Items(NamedTuple):
@@ -95,9 +95,9 @@ def _words_as_path(texts: "pa.Array") -> "pa.Array":
 
 def _is_true(column: "pa.ChunkedArray") -> NDArray[np.bool_]:
     """Mark the rows whose value is true or 1."""
-    marked: NDArray[np.bool_] = pc.fill_null(pc.is_in(to_texts(column), _TRUE), False).to_numpy(
-        zero_copy_only=False
-    )
+    marked: NDArray[np.bool_] = pc.fill_null(
+        pc.is_in(to_texts(column), pa.array(_TRUE)), False
+    ).to_numpy(zero_copy_only=False)
     return marked
 
 

@@ -16,7 +16,7 @@ from models.ids import id_problem
 from models.intake.wrong_rows import WrongRows
 
 _MOST_WRONG = 1000  # cells that are looked for one by one
-MISSING = pa.array(["", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "None", "none", "\\N"])
+_MISSING = ["", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "None", "none", "\\N"]
 
 
 class Ids(NamedTuple):
@@ -110,7 +110,7 @@ def blank_to_null(array: "pa.Array") -> "pa.Array":
     if not pa.types.is_string(array.type):
         return array
     texts = _trim(array)
-    return pc.if_else(pc.is_in(texts, MISSING), None, texts)
+    return pc.if_else(pc.is_in(texts, pa.array(_MISSING)), None, texts)
 
 
 def uncastable(array: "pa.Array", target: "pa.DataType") -> NDArray[np.bool_]:
