@@ -50,13 +50,15 @@ def _show(name: str, text: str) -> None:
 
 
 def _store(options: argparse.Namespace, out_dir: Path) -> str:
-    """Describe users, live layers and the generations on disk. Raises ThinkAheadError."""
+    """Describe users, workers, live layers and kept generations. Raises ThinkAheadError."""
     url = options.redis or os.environ.get("THINKAHEAD_REDIS_URL")
     address = mask_url(url) if url else "embedded server"
     with open_store(options) as (store, runner):
         status = runner.run(read_status(store, now_s=int(time.time()), out_dir=out_dir))
         used = runner.run(store.memory()).used
-    return f"{address}, {used / 1e6:.1f} MB\n{render_status(status)}"
+        workers = runner.run(store.count_workers())
+    head = f"{address}, {used / 1e6:.1f} MB\nworkers on demand: {workers or 'none'}"
+    return f"{head}\n{render_status(status)}"
 
 
 def _release(directory: Path) -> str:

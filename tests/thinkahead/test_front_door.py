@@ -47,6 +47,7 @@ def test_from_a_data_folder_to_a_live_night(
         words = ["--release", directory, "--data", str(data)]
         assert main(["status", *words, "--url", "http://127.0.0.1:9"]) == 0
     page = capsys.readouterr().out
+    assert "workers on demand: none" in page
     assert "6 users with a history" in page
     assert f"release  {directory}: {release.name}@{release.version}" in page
     assert f"learner  {live.path}: running, nothing published" in page
