@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
 def import_words(data: str, arguments: Sequence[str]) -> list[str]:
     """Return the words of the import into the store that the night uses."""
     words = ["import", "--data", data]
-    for option in ("--redis", "--namespace"):
+    for option in ("--redis", "--namespace", "--release"):
         value = value_of(arguments, option)
         words += [] if value is None else [option, value]
     return words

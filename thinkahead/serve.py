@@ -46,6 +46,8 @@ def _import(data: str, settings: ServiceSettings) -> int:
     if settings.redis_url is not None:
         words += ["--redis", settings.redis_url]
     words += ["--namespace", settings.namespace]
+    if settings.release_dir is not None:
+        words += ["--release", str(settings.release_dir)]
     state = settings.state_dir
     environ = os.environ | ({"THINKAHEAD_STATE_DIR": str(state)} if state else {})
     return subprocess.run(words, env=environ, check=False).returncode

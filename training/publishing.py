@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from models.catalog.data_content import CONTENT, FILES, content_digest
 from models.online.recommender import OnlineRecommender
 from models.online.shape import RecommenderConfig
 from models.release.publish import publish
@@ -37,7 +38,8 @@ def publish_run(
     recipe = {
         **run.recipe.to_json(),
         "memory": memory.settings.to_json(),
-        "data_sha256": run.data_digest,
+        FILES: run.data_digest,
+        CONTENT: content_digest(run.dataset),
         "torch": torch.__version__,
         "reasoner_learnt": run.learns.value,
     }

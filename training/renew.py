@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from models.catalog.catalog import Catalog, load_catalog
+from models.catalog.data_content import CONTENT, FILES, content_digest
 from models.catalog.dataset import load_dataset
 from models.catalog.trie import CatalogTrie
 from models.errors import InvalidInput, InvalidRelease
@@ -106,7 +107,7 @@ def renew(
         )
         tables = recipe.to_json()
         described |= {name: tables[name] for name in _OF_THE_MODEL}
-        described |= {"data_sha256": sha256, "torch": torch.__version__}
+        described |= {FILES: sha256, CONTENT: content_digest(dataset), "torch": torch.__version__}
         described.pop("updates", None)  # of a learner, on the weights that are replaced here
     reasoner_dir = release.reasoner_dir
     if reasoner_work is not None:

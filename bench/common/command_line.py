@@ -36,6 +36,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_own_data(parser: argparse.ArgumentParser) -> None:
+    """Add --data for a command that refuses data that the release was not trained on."""
+    add_data(parser)
+    parser.add_argument(
+        "--other-data",
+        action="store_true",
+        help="measure the release also on data that it was not trained on",
+    )
+
+
 def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="random seed (default: %(default)s)"

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from bench.common.command_line import add_data, add_json, add_release, make_parser
+from bench.common.command_line import add_json, add_own_data, add_release, make_parser
 from bench.common.leave_one_out import Case, cut_histories, target_rows
+from bench.common.own_data import load_own_data
 from bench.common.results import open_console, print_table, write_json
 from bench.finish.generate import Generator
 from bench.quality.ranking.quality_rows import CUTOFFS
@@ -26,7 +27,6 @@ from bench.quality.ranking.rank_metrics import bootstrap_named, ndcg_at, rank_ta
 from bench.quality.ranking.row_sets import rank_simple
 from models.baselines.sid_lm import LanguageModelScorer
 from models.catalog.catalog import Catalog
-from models.catalog.dataset import load_dataset
 from models.release.release import Release
 
 BASELINE = Path("bench/baseline")
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     release = Release.load(options.release)
     catalog: Catalog = release.catalog
     generator = Generator.load(options.baseline, catalog)
-    dataset = load_dataset(options.data)
+    dataset = load_own_data(options, release)
     cases = cut_histories(dataset, catalog, split=options.split, num_users=options.users)
     ranks = rank_simple(open_console(), dataset, catalog, cases)
     started = time.perf_counter()
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser("baseline", __doc__)
     add = parser.add_argument
     add_release(parser)
-    add_data(parser)
+    add_own_data(parser)
     add("--baseline", type=Path, default=BASELINE, metavar="DIR", help="(default: %(default)s)")
     add("--users", type=int, metavar="N", help="size of a sample (default: all)")
     add("--split", choices=["test", "valid"], default="test", help="(default: %(default)s)")

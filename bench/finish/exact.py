@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from rich.progress import track
 from safetensors.numpy import load_file
 
-from bench.common.command_line import add_data, add_json, add_release, make_parser
+from bench.common.command_line import add_json, add_own_data, add_release, make_parser
 from bench.common.leave_one_out import cut_histories
+from bench.common.own_data import load_own_data
 from bench.common.results import open_console, print_table, write_json
 from bench.finish.one_pass import CatalogScorer
 from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
-from models.catalog.dataset import load_dataset
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher, Scored
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     release = Release.load(options.release)
     cases = cut_histories(
-        load_dataset(options.data), release.catalog, split="test", num_users=options.users
+        load_own_data(options, release), release.catalog, split="test", num_users=options.users
     )
     rows = compare(release, [case.history.rows for case in cases])
     title = f"finish of {NUM_PREFIXES} prefixes against scoring every item in float64"
@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser("exact", __doc__)
     add = parser.add_argument
     add_release(parser)
-    add_data(parser)
+    add_own_data(parser)
     add("--users", type=int, default=1000, metavar="N", help="(default: %(default)s)")
     add_json(parser)
     return parser

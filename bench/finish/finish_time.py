@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from bench.common.command_line import add_data, add_json, add_release, add_seed, make_parser
+from bench.common.command_line import add_json, add_own_data, add_release, add_seed, make_parser
 from bench.common.leave_one_out import cut_histories
+from bench.common.own_data import load_own_data
 from bench.common.results import open_console, print_table, write_json, write_markdown
 from bench.finish.contenders import Contender
 from bench.finish.finish_world import Request, World, histories_of, random_world, real_world
 from bench.finish.flop_count import measured_peak
-from models.catalog.dataset import load_dataset
 from models.release.release import Release
 
 _COLUMNS = (
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     release = Release.load(options.release)
     world = real_world(release, options.baseline)
-    cases = cut_histories(load_dataset(options.data), release.catalog, split="test")
+    cases = cut_histories(load_own_data(options, release), release.catalog, split="test")
     histories = [case.seen for case in cases]
     peaks, rows = measured_peak(), []
     console = open_console()
@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser("finish", __doc__)
     add = parser.add_argument
     add_release(parser)
-    add_data(parser)
+    add_own_data(parser)
     add(
         "--baseline",
         type=Path,

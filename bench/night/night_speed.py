@@ -19,13 +19,13 @@ import torch
 from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
 
-from bench.common.command_line import add_data, add_json, add_release, add_seed, make_parser
+from bench.common.command_line import add_json, add_own_data, add_release, add_seed, make_parser
 from bench.common.leave_one_out import cut_histories
+from bench.common.own_data import load_own_data
 from bench.common.results import Row, open_console, print_table, write_json, write_markdown
 from bench.load.footprint import measure_bytes
 from bench.night.night_engines import Thinker, load_thinkers, load_worker
 from bench.night.thinking_cost import PHASES, Cost, read_notes
-from models.catalog.dataset import load_dataset
 from models.reasoner.think import UserHistory
 from models.release.release import Release
 
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     release = Release.load(options.release)
-    cases = cut_histories(load_dataset(options.data), release.catalog, split="valid")
+    cases = cut_histories(load_own_data(options, release), release.catalog, split="valid")
     histories = [case.history for case in cases if case.history.rows]
     batches = sample_batches(
         histories, size=options.batch, count=options.batches, seed=options.seed
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser("refresh", __doc__)
     add = parser.add_argument
     add_release(parser)
-    add_data(parser)
+    add_own_data(parser)
     add("--batches", type=int, default=8, metavar="N", help="number of micro-batches")
     add("--batch", type=int, default=16, metavar="N", help="users per micro-batch")
     add("--paths", type=int, default=5, metavar="T", help="(default: %(default)s)")

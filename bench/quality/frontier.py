@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.common.leave_one_out import Case
+from bench.common.own_data import load_own_data
 from bench.common.results import open_console, open_progress, report
 from bench.quality.plots import plot_frontier
 from bench.quality.quality_options import describe_run, draw_cases, quality_parser
@@ -36,7 +37,6 @@ from bench.quality.thoughts.think_cases import plan_chunks, think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings, without_thought
 from models.catalog.catalog import Catalog
-from models.catalog.dataset import load_dataset
 from models.errors import InvalidSettings
 from models.reasoner.think import UserHistory, think_users, user_seed
 from models.reasoner.transformers_engine import TransformersReasoner
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     console = open_console()
     torch.set_num_threads(1)
     release = Release.load(options.release)
-    dataset = load_dataset(options.data)
+    dataset = load_own_data(options, release)
     cases = draw_cases(options, release, dataset)
     cells = [Cell(paths, width) for paths in options.paths for width in options.widths]
     settings = ThoughtSettings(

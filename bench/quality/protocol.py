@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.common.leave_one_out import Case
+from bench.common.own_data import load_own_data
 from bench.common.results import open_progress
 from bench.common.ties import split_ties
 from bench.quality.learnt import require_refit
@@ -22,7 +23,7 @@ from bench.quality.ranking.row_sets import count_trained, model_rows, sasrec_row
 from bench.quality.ranking.target_groups import group_targets
 from models.baselines.sasrec import SasRec, load_sasrec
 from models.catalog.catalog import Catalog
-from models.catalog.dataset import Dataset, load_dataset
+from models.catalog.dataset import Dataset
 from models.errors import InvalidSettings, ReleaseMismatch
 from models.release.release import Release
 
@@ -52,7 +53,7 @@ class Inputs:
             _check_items(release, refit)
         return cls(
             options,
-            load_dataset(options.data),
+            load_own_data(options, release),
             release,
             refit,
             _load_sasrec(options.sasrec, release.catalog),

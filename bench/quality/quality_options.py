@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.common.command_line import add_data, add_release, add_seed, make_parser
+from bench.common.command_line import add_own_data, add_release, add_seed, make_parser
 from bench.common.leave_one_out import Case, cut_histories
+from bench.common.own_data import load_own_data
 from bench.quality.learnt import refuse_learnt
 from bench.quality.thoughts.thoughts import ThoughtSettings
-from models.catalog.dataset import Dataset, load_dataset
+from models.catalog.dataset import Dataset
 from models.errors import InvalidDataset
 from models.release.release import Release
 
@@ -26,7 +27,7 @@ def quality_parser(
     parser = make_parser(command, description)
     add = parser.add_argument
     add_release(parser)
-    add_data(parser)
+    add_own_data(parser)
     add("--split", choices=("test", "valid"), default="test", help="(default: %(default)s)")
     add("--users", type=int, default=num_users, metavar="N", help="size of a seeded sample; 0: all")
     add_seed(parser)
@@ -83,7 +84,7 @@ def draw_cases(
     """
     refuse_learnt(release, options.split)
     cases = cut_histories(
-        dataset or load_dataset(options.data),
+        dataset or load_own_data(options, release),
         release.catalog,
         split=options.split,
         num_users=options.users or None,

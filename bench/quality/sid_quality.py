@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bench.common.command_line import add_data, add_json, add_release, make_parser
+from bench.common.command_line import add_json, add_own_data, add_release, make_parser
+from bench.common.own_data import load_own_data
 from bench.common.results import open_console, print_table, write_json
-from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset
 from models.release.release import Release
 
@@ -107,7 +107,7 @@ def _purity(group_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     release = Release.load(options.release)
-    dataset = load_dataset(options.data)
+    dataset = load_own_data(options, release)
     own = SidSet(release.name, release.catalog.item_ids, release.catalog.sids.astype(np.int64))
     categories = {item_id: item.categories for item_id, item in dataset.items.items()}
     rows = [describe(sids, categories) for sids in [own, *published_sets(options.data)]]
@@ -123,6 +123,6 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("sids", __doc__)
     add_release(parser)
-    add_data(parser)
+    add_own_data(parser)
     add_json(parser)
     return parser

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.common.leave_one_out import Case, cut_histories
+from bench.common.own_data import load_own_data
 from bench.common.results import open_console, open_progress, report
 from bench.quality.learnt import refuse_learnt
 from bench.quality.plots import plot_staleness
@@ -32,7 +33,6 @@ from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.think_cases import think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts, ThoughtSettings, without_thought
-from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset, InvalidSettings
 from models.reasoner.think import MAX_HISTORY, UserHistory
 from models.release.release import Release
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     release = Release.load(options.release)
     refuse_learnt(release, options.split)
-    dataset = load_dataset(options.data)
+    dataset = load_own_data(options, release)
     everybody = cut_histories(dataset, release.catalog, split=options.split, seed=options.seed)
     eligible = [case for case in everybody if len(case.seen) > options.outlast]
     cases = eligible[: options.users or None]

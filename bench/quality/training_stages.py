@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.common.own_data import load_own_data
 from bench.common.results import open_console, report
 from bench.quality.quality_options import (
     add_budget,
@@ -36,7 +37,6 @@ from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.think_cases import think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import without_thought
-from models.catalog.dataset import load_dataset
 from models.errors import InvalidInput
 from models.release.release import Release
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(options.workers)
     specs = [read_spec(text) for text in options.row]
     release = Release.load(options.release)
-    dataset = load_dataset(options.data)
+    dataset = load_own_data(options, release)
     cases = draw_cases(options, release, dataset)
     settings = read_settings(options)
     ranked: dict[str, ReasonerRanks] = {}

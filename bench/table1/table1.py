@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from bench.common.command_line import add_data, add_json, add_release, make_parser
+from bench.common.command_line import add_json, add_own_data, add_release, make_parser
 from bench.common.leave_one_out import target_rows
+from bench.common.own_data import load_own_data
 from bench.common.results import Row, open_console, open_progress, print_table, write_json
 from bench.quality.learnt import refuse_learnt
 from bench.quality.ranking.paired_differences import print_differences, to_json
@@ -32,7 +33,7 @@ from bench.table1.padded_rows import World
 from bench.table1.paper_figures import paper_columns
 from bench.table1.tried_settings import ENTRIES
 from models.baselines.sasrec import load_sasrec
-from models.catalog.dataset import Dataset, load_dataset
+from models.catalog.dataset import Dataset
 from models.errors import ReleaseMismatch
 from models.extras import needs_extras
 from models.release.release import Release
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     budget = Budget(options.try_minutes, options.train_minutes)
-    release, dataset = Release.load(options.release), load_dataset(options.data)
+    release = Release.load(options.release)
+    dataset = load_own_data(options, release)
     refuse_learnt(release, "test")
     world = World.load(
         dataset, release.catalog, num_validation=budget.num_validation, seed=budget.seed
@@ -126,7 +128,7 @@ def _add_paper(row: Row, data: str) -> Row:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("table1", __doc__)
     add_release(parser)
-    add_data(parser)
+    add_own_data(parser)
     add_json(parser)
     add = parser.add_argument
     add(

@@ -17,7 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
+from models.catalog.dataset import Dataset
 from models.program import program
+from models.release.data_match import Match, match
 from offline.commands import nightly
 from offline.commands.exits import exit_of, signals_raise
 from offline.commands.live_commands import add_live_commands
@@ -28,6 +30,9 @@ from offline.plan.importer import import_dataset
 from offline.progress import make_progress
 
 Command = Callable[[argparse.Namespace, Console], None]
+
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,8 +68,26 @@ def _resume_hint(arguments: Sequence[str]) -> str:
 
 def _import(options: argparse.Namespace, console: Console) -> None:
     with open_store(options) as (store, runner), make_progress(console) as progress:
-        counts = runner.run(import_dataset(options.data, store, progress, again=options.again))
+        counts = runner.run(
+            import_dataset(
+                *(options.data, store, progress),
+                again=options.again,
+                check=lambda dataset: _warn_of_other_data(options, dataset),
+            )
+        )
     print(counts.model_dump_json())
+
+
+def _warn_of_other_data(options: argparse.Namespace, dataset: Dataset) -> None:
+    """Log one line if the release was trained on other data. Raises InvalidRelease."""
+    if options.release is None:
+        return
+    release = load_base(options.release)
+    if match(release, options.data, dataset) is Match.OTHER:
+        logger.warning(
+            "%s@%s was trained on other data than %s; it cannot tell items that it does not know",
+            *(release.name, release.version, options.data),
+        )
 
 
 def _export(options: argparse.Namespace, console: Console) -> None:
@@ -118,6 +141,12 @@ def _parser() -> Parser:
     )
     importing.add_argument(
         "--again", action="store_true", help="import even if the store has these data already"
+    )
+    importing.add_argument(
+        "--release",
+        type=Path,
+        metavar="DIR",
+        help="warn if this release was trained on other data",
     )
     importing.set_defaults(run=_import)
     add_store_arguments(importing)

@@ -4,14 +4,14 @@ Knows nothing of releases or SIDs: items that no release knows yet are imported 
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.progress import Progress
 
-from models.catalog.dataset import Interaction, load_dataset
+from models.catalog.dataset import Dataset, Interaction, load_dataset
 from models.intake.data_folder import INTERACTIONS, data_digest
 from models.store.contract import UserStore
 from models.store.events import Event
@@ -32,9 +32,16 @@ class ImportCounts(BaseModel):
 
 
 async def import_dataset(
-    data_dir: Path, store: UserStore, progress: Progress, *, again: bool = False
+    data_dir: Path,
+    store: UserStore,
+    progress: Progress,
+    *,
+    again: bool = False,
+    check: Callable[[Dataset], None] = lambda _: None,
 ) -> ImportCounts:
     """Append every history of `data_dir`.
+
+    check: called with the data before anything is written.
 
     Without `again`, data that the store has completely are not read. So users erased since then
     stay erased, and a service that imports at every start is ready at once.
@@ -47,6 +54,7 @@ async def import_dataset(
     if earlier is not None and not again:
         return earlier.model_copy(update={"new_events": 0, "is_repeat": True})
     dataset = load_dataset(data_dir)
+    check(dataset)
     task = progress.add_task("import", total=len(dataset.histories))
     num_events = num_new = 0
     for batch in _batches(dataset.histories):
