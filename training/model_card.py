@@ -91,7 +91,9 @@ def _facts(
     yield "folder", f"`{data.resolve().name}`"
     yield "items", f"{len(texts):,}, {titled:.0%} with a title"
     if "quantize" in metrics:
-        yield "semantic ids", f"{metrics['quantize']['sids']:,}; other items share one"
+        made = metrics["quantize"]
+        source = "" if made.get("has_texts", True) else ", from co-occurrence alone, without texts"
+        yield "semantic ids", f"{made['sids']:,}{source}; other items share one"
     yield "users", f"{len(histories):,}, {judged:,} of three items or more"
     yield "events", f"{sum(map(len, histories)):,}"
     if span := _time_span(dataset):

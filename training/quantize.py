@@ -42,7 +42,7 @@ def embed_items(
     """Return one vector per item (N, E): weighted unit vectors of text and co-occurrence, joined.
 
     Args:
-        text_NE: of `item_text.embed_texts`; used if any item has a text.
+        text_NE: of `item_text.embed_texts`; without any text, co-occurrence counts alone.
 
     Raises:
         InvalidDataset: there is neither text nor co-occurrence.
@@ -50,9 +50,9 @@ def embed_items(
     parts = []
     if text_NE.any():
         parts.append(text_weight**0.5 * text_NE)
-    if split.num_train and text_weight < 1:
-        cooccurrence = embed_cooccurrence(item_ids, split, seed=seed)
-        parts.append((1 - text_weight) ** 0.5 * cooccurrence)
+    share = 1 - text_weight if parts or text_weight < 1 else 1.0
+    if split.num_train and share > 0:
+        parts.append(share**0.5 * embed_cooccurrence(item_ids, split, seed=seed))
     if not parts:
         raise InvalidDataset("items have no text and users no histories: nothing to embed")
     return np.concatenate(parts, axis=1)

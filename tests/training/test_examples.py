@@ -306,6 +306,16 @@ def test_cooccurrence_pulls_items_with_like_neighbours_together() -> None:
     assert np.abs(vectors[6]).max() == 0
 
 
+@pytest.mark.parametrize("text_weight", [0.7, 1.0])
+def test_items_without_any_text_are_embedded_by_cooccurrence_alone(text_weight: float) -> None:
+    items, no_text = ["a", "b", "c"], np.zeros((3, 4), dtype=np.float32)
+    split = Split((UserSplit("u", ("a", "b", "c"), None),))
+    found = embed_items(items, no_text, split, text_weight=text_weight, seed=0)
+    expected = embed_cooccurrence(items, split, seed=0)
+    norms = np.linalg.norm(found, axis=1, keepdims=True)
+    assert np.allclose(found / norms, expected, atol=1e-6)
+
+
 def test_items_without_text_or_history_cannot_be_embedded() -> None:
     with pytest.raises(InvalidDataset, match="nothing to embed"):
         embed_items(["a"], np.zeros((1, 4), dtype=np.float32), Split(()), text_weight=0.5, seed=0)
