@@ -262,6 +262,7 @@ def _routes(
             "release": serving.engine.label,
             "manifest_epoch": current.epoch if current else None,
             "manifest_refusal": serving.manifest.refusal,
+            "warning": serving.foreign_users.warning,
             "model": _describe(serving.model) if serving.model is not None else None,
             "workers": await crew.status() if crew is not None else None,
         }

@@ -44,6 +44,7 @@ from service.reload import Renewal, is_live_folder, renew
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
 from service.users.breaker import Breaker
+from service.users.foreign_users import PERIOD_S, ForeignUsers
 from service.users.local_state import ErasureWatch, EventBuffer, LastGoodCache, LiveHits
 from service.users.manifest_watch import ManifestWatch
 from service.users.reader import Appended, Users
@@ -109,6 +110,7 @@ class Serving:
             store, fingerprint=space.fingerprint, breaker=self._breaker, metrics=self.metrics
         )
         self._engines = Engines(engine, arms)
+        self.foreign_users = ForeignUsers(store, lambda: self.engine.catalog)
         self._hits = LiveHits(_REMEMBERED)
         self.metrics.watch_hits(self._hits.num_judged, self._hits.num_hits)
         self.model = self._watch_own(settings.live_dir)
@@ -180,6 +182,7 @@ class Serving:
             asyncio.create_task(self._follow_store()),
             asyncio.create_task(self._follow_models()),
             asyncio.create_task(self._reload_when_wanted()),
+            asyncio.create_task(self._sample_users()),
         ]
 
     async def until_tested(self) -> None:
@@ -338,6 +341,15 @@ class Serving:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
 
+    async def _sample_users(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                await self.foreign_users.look()
+            except Exception:
+                logger.exception("sampling the users failed")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), PERIOD_S)
+
     async def _look(self, watch: ModelWatch) -> None:
         before = self.engine
         try:
@@ -434,6 +446,12 @@ class Serving:
             "model_refused",
             "1 while a model pointer is refused and the version before it serves.",
             lambda: self.model is not None and self.model.refusal is not None,
+            merge="max",
+        )
+        watch(
+            "users_without_item",
+            "Share of sampled users of whom the release knows no item.",
+            lambda: self.foreign_users.sample.share,
             merge="max",
         )
         watch(

@@ -35,7 +35,11 @@ async def ready(request: Request, serving: CurrentServing) -> Response:
     if serving.unready is not None:
         return problem(503, serving.unready, request_id=request.state.request_id)
     epoch = serving.manifest.current.epoch if serving.manifest.current else None
-    answer = Ready(release=serving.engine.label, manifest_epoch=epoch)
+    answer = Ready(
+        release=serving.engine.label,
+        manifest_epoch=epoch,
+        warning=serving.foreign_users.warning,
+    )
     return Response(answer.model_dump_json(), media_type="application/json")
 
 

@@ -124,6 +124,7 @@ EXAMPLES: dict[tuple[str, str, str], _Example] = {
         "status": "ready",
         "release": "beauty@4f6c1d2a90b3",
         "manifest_epoch": 7,
+        "warning": None,
     },
 }
 _RESPONSE_HEADERS = {

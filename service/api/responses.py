@@ -180,3 +180,7 @@ class Ready(BaseModel):
     manifest_epoch: Annotated[
         int | None, Field(description="Null before the first manifest; not needed for readiness.")
     ]
+    warning: Annotated[
+        str | None,
+        Field(description="Says if most of the store's users have no item of this release."),
+    ]

@@ -182,6 +182,7 @@ async def test_alive_and_ready_do_not_ask_the_store(service: InProcess) -> None:
             "status": "ready",
             "release": toy_engine().label,
             "manifest_epoch": None,
+            "warning": None,
         }
 
 

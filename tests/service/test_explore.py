@@ -223,9 +223,10 @@ async def test_a_store_that_is_away_is_told_and_users_are_shown_from_a_copy(
 
 
 async def test_the_footer_counts_users_of_other_items(
-    store: MemoryStore, page: httpx.AsyncClient
+    store: MemoryStore, service: InProcess, page: httpx.AsyncClient
 ) -> None:
     await give_history(store, "stranger", ["of another shop"])
+    await service.serving.foreign_users.look()
     status = await read(page, "status")
     assert (status["users_looked_at"], status["users_without_item"]) == (2, 1)
     assert status["night"]["generation"] == GENERATION
