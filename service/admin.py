@@ -206,7 +206,7 @@ def create_admin(
     app = FastAPI(title="Think-Ahead, admin", version="1", docs_url=None, redoc_url=None)
     app.include_router(_routes(Admin(serving, store), serving, effective, crew))
     if serving.settings.explore:
-        app.include_router(explore_router(serving, has_keys=ring is not None))
+        app.include_router(explore_router(serving, store, has_keys=ring is not None))
     problems.install(app)
     app.add_exception_handler(InvalidInput, _on_rejection)
     app.add_exception_handler(ManifestConflict, _on_rejection)

@@ -97,7 +97,7 @@ def create_app(
     ):
         app.include_router(router)
     if settings.explore and is_loopback(settings.host):
-        app.include_router(explore_router(serving, has_keys=ring is not None))
+        app.include_router(explore_router(serving, store, has_keys=ring is not None))
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)

@@ -146,10 +146,6 @@ class Serving:
         return self._settings
 
     @property
-    def store(self) -> ServingStore:
-        return self._store
-
-    @property
     def users(self) -> Users:
         return self._users
 

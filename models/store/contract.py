@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 from models.catalog.fed_items import FedItem
 from models.catalog.sid import SidSpace
 from models.store.events import Event, Fate
+from models.store.gate_report import GateReport
 from models.store.keys import UserRow
 from models.store.manifest import Manifest
 from models.store.model_pointer import ModelPointer
@@ -188,6 +189,14 @@ class UserStore(Protocol):
 
         Raises InvalidRecord if the key holds something other than a manifest.
         """
+        ...
+
+    async def read_gates(self) -> GateReport | None:
+        """Return the gates of the newest night that went live; None if they do not decode."""
+        ...
+
+    async def write_gates(self, report: GateReport) -> None:
+        """Keep the gates of a night that goes live, in place of those before."""
         ...
 
     async def past_manifests(self) -> list[Manifest]:

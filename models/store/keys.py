@@ -12,6 +12,7 @@
     ta:log                       new events of all users in order of arrival, a stream
     ta:items                     items that were offered or withdrawn, a stream
     ta:workers                   heartbeats of workers, a stream
+    ta:gates                     gates of the newest night that went live
     ta:model                     the model pointer: which base and deltas are live
 
 With a namespace every key begins with `ta:NAMESPACE:`, so that a server can hold several data sets.
@@ -81,6 +82,7 @@ class Keys:
         self.items = f"{start}items"
         self.model = f"{start}model"
         self.workers = f"{start}workers"
+        self.gates = f"{start}gates"
         self.histories = f"{start}{{*}}:h"  # a pattern
         self.layers = f"{start}{{*}}:[pw]*"  # a pattern; `generation_of` tells which keys are meant
         self._layer = re.compile(rf"{start}\{{[^{{}}:]+\}}:(?:p|why):([0-9]{{1,20}})")

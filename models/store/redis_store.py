@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from models.catalog.sid import SidSpace
-from models.errors import ManifestConflict
+from models.errors import InvalidRecord, ManifestConflict
 from models.store.appends import RedisAppends
 from models.store.connection import BATCH, batches
 from models.store.contract import FoundUsers
 from models.store.events import STREAM_LIMIT, Event, merge_events
+from models.store.gate_report import GateReport
 from models.store.item_feed import RedisItems
 from models.store.keys import PAST_LIMIT, UserRow, check_swap, encode_row, jitter_of, read_texts
 from models.store.manifest import Manifest
@@ -113,6 +114,17 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisI
             (self._keys.manifest, self._keys.past_manifests), current, new
         ):
             raise ManifestConflict("the manifest changed in between: another job was faster")
+
+    async def read_gates(self) -> GateReport | None:
+        current = await self._read_bytes(self._keys.gates)
+        try:
+            return GateReport.decode(current) if current is not None else None
+        except InvalidRecord as exc:
+            logger.warning("%s", exc)
+            return None
+
+    async def write_gates(self, report: GateReport) -> None:
+        await self._ask(("SET", self._keys.gates, report.encode()))
 
     async def read_model(self) -> ModelPointer | None:
         current = await self._read_bytes(self._keys.model)

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from models.errors import GatesFailed, InvalidInput, StoreFull, StoreUnavailable
 from models.release.release import Release
 from models.store.contract import NightStore
+from models.store.gate_report import GateReport, Verdict
 from models.store.manifest import Manifest
 from offline.check.compare import Before, Comparison, compare, summarise_before
 from offline.check.gates import Gate, GateLimits, Night, describe_failures, judge, may_force
@@ -95,11 +96,18 @@ def go_live(launch: Launch) -> dict[str, Any]:
         logger.warning("gates overruled (%s): %s", launch.settings.force, failures)
     write_rate = WriteRate(target_ms=launch.settings.target_ms)
     loaded = load_completely(launch, write_rate)
+    launch.runner.run(launch.store.write_gates(_gate_report(launch, gates)))
     manifest = activate_loaded(launch, loaded)
     summary |= _describe_load(launch, loaded, write_rate, manifest)
     write_reports(launch.generation.folder, summary, launch.settings.textfile)
     launch.runner.run(collect(launch.store, launch.out_dir, keep=launch.settings.keep))
     return summary
+
+
+def _gate_report(launch: Launch, gates: Sequence[Gate]) -> GateReport:
+    verdicts = tuple(Verdict(**gate._asdict()) for gate in gates)
+    forced = launch.settings.force if describe_failures(gates) else None
+    return GateReport(generation=launch.generation.number, forced=forced, gates=verdicts)
 
 
 def _facts(launch: Launch) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from models.store.gate_report import Verdict
 from service.api.params import EventType, ItemIdText, UserIdText
 from service.api.requests import ThinkRequest
 from service.sources import NotStored, Source
@@ -158,6 +159,13 @@ class Learner(BaseModel):
     refusal: str | None
 
 
+class Gates(BaseModel):
+    """Gates of the live night."""
+
+    verdicts: list[Verdict]
+    forced: str | None  # reason for overruling failed ones
+
+
 class Status(BaseModel):
     """The footer."""
 
@@ -167,6 +175,7 @@ class Status(BaseModel):
     unready: str | None
     night: LiveNight | None
     night_refusal: str | None
+    gates: Gates | None  # None: not known of the live night
     learner: Learner | None
     workers_alive: int | None  # None: not known
     users_looked_at: int  # sample for the number below

@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from models.ids import MAX_ID_BYTES
+from models.store.contract import UserStore
 from service.api.query_names import StrictRoute
 from service.explore.explore_bodies import (
     Clicked,
@@ -36,15 +37,17 @@ def is_of_page(path: str) -> bool:
     return path == "/explore" or path.startswith("/explore/")
 
 
-def explore_router(serving: Serving, *, has_keys: bool) -> APIRouter:
+def explore_router(serving: Serving, store: UserStore, *, has_keys: bool) -> APIRouter:
     """Return all routes of the page; they are in no OpenAPI document.
 
-    has_keys: callers need an API key, which the page asks for.
+    Args:
+        store: finds users.
+        has_keys: callers need an API key, which the page asks for.
     """
     router = APIRouter(include_in_schema=False)
     router.include_router(page_router("/explore"))
     router.include_router(
-        _data_router(Explorer(serving), StatusReader(serving)),
+        _data_router(Explorer(serving, store), StatusReader(serving, store)),
         prefix="/explore/api",
         dependencies=[Depends(SameOrigin(has_keys=has_keys)), Depends(_no_store)],
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from models.catalog.catalog import Catalog
 from models.online.score_parts import ScoreParts, score_parts
+from models.store.contract import UserStore
 from models.store.events import Event, check_event, check_user_id
 from service.explore.explore_bodies import (
     Clicked,
@@ -43,8 +44,10 @@ _PARTS_S = 2.0  # patience for the parts of the scores
 class Explorer:
     """The page's view of one serving process."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving, store: UserStore) -> None:
+        """store: finds users, which the service's own Redis user need not be able to do."""
         self._serving = serving
+        self._store = store
         self._search: ItemSearch | None = None
 
     async def find(self, text: str) -> Found:
@@ -54,9 +57,8 @@ class Explorer:
         """
         current = self._serving.manifest.current
         generation = current.base.generation if current is not None and not text else None
-        store = self._serving.store
         found = await patiently(
-            lambda: store.find_users(text, limit=_MAX_FOUND, generation=generation)
+            lambda: self._store.find_users(text, limit=_MAX_FOUND, generation=generation)
         )
         catalog = self._serving.engine.catalog
         rows = await asyncio.to_thread(self._find_items, catalog, text)
@@ -110,14 +112,14 @@ class Explorer:
     async def sides(self, user_id: str) -> list[Side]:
         """Return the sides to compare with. Raises StoreUnavailable."""
         check_user_id(user_id)
-        past = await patiently(self._serving.store.past_manifests)
+        past = await patiently(self._store.past_manifests)
         own = own_side(self._serving, user_id)
         return [option.side for option in (own, *list_sides(self._serving, past))]
 
     async def ranked(self, user_id: str, side: str, num_items: int) -> RankedList:
         """Return the list of one side. Raises InvalidRecord for an unknown side."""
         check_user_id(user_id)
-        past = await patiently(self._serving.store.past_manifests)
+        past = await patiently(self._store.past_manifests)
         option = find_side(side, self._serving, user_id, past)
         return await self._ranked(user_id, option, num_items)
 

@@ -1,14 +1,18 @@
 """The footer of the page: release, live night, learner, workers, and users without an item."""
 
-from service.explore.explore_bodies import Learner, LiveNight, Status
+from models.errors import StoreUnavailable
+from models.store.contract import UserStore
+from service.explore.explore_bodies import Gates, Learner, LiveNight, Status
+from service.explore.patience import patiently
 from service.serving import Serving
 
 
 class StatusReader:
     """Reads the state of one serving process."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving, store: UserStore) -> None:
         self._serving = serving
+        self._store = store
 
     async def read(self) -> Status:
         serving = self._serving
@@ -20,6 +24,7 @@ class StatusReader:
             unready=serving.unready,
             night=self._night(),
             night_refusal=serving.manifest.refusal,
+            gates=await self._gates(),
             learner=self._learner(),
             workers_alive=await serving.users.count_workers(),
             users_looked_at=sample.users,
@@ -38,6 +43,16 @@ class StatusReader:
             layers=len(manifest.layers),
             canary_percent=manifest.canary.percent if manifest.canary is not None else None,
         )
+
+    async def _gates(self) -> Gates | None:
+        manifest = self._serving.manifest.current
+        try:
+            report = await patiently(self._store.read_gates)
+        except StoreUnavailable:
+            return None
+        if manifest is None or report is None or report.generation not in manifest.generations:
+            return None
+        return Gates(verdicts=list(report.gates), forced=report.forced)
 
     def _learner(self) -> Learner | None:
         watch = self._serving.model

@@ -78,6 +78,7 @@ def test_a_user_is_found_with_the_keyboard_alone(page: "Page", shop: Shop) -> No
     assert page.locator("#list .reason").count() >= 5
     assert page.evaluate(NAMELESS) == []
     page.get_by_text("0 of 6 sampled").wait_for()
+    page.get_by_text("7 of 7 passed").wait_for()
 
 
 @pytest.mark.parametrize("port", ["url", "admin_url"])

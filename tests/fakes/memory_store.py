@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from models.catalog.fed_items import FedItem
 from models.catalog.sid import SidSpace
-from models.errors import StoreUnavailable
+from models.errors import InvalidRecord, StoreUnavailable
 from models.store.connection import LOG_LIMIT
 from models.store.contract import (
     BEGINNING,
@@ -34,6 +34,7 @@ from models.store.events import (
     stream_limit,
     tell_fates,
 )
+from models.store.gate_report import GateReport
 from models.store.keys import (
     DEFAULT_KEYS,
     PAST_LIMIT,
@@ -209,6 +210,18 @@ class MemoryStore:
     async def mark_import(self, digest: str, note: str) -> None:
         await self.ping()
         self._imports[digest] = note
+
+    async def read_gates(self) -> GateReport | None:
+        await self.ping()
+        current = self._get(DEFAULT_KEYS.gates)
+        try:
+            return GateReport.decode(current) if current is not None else None
+        except InvalidRecord:
+            return None
+
+    async def write_gates(self, report: GateReport) -> None:
+        await self.ping()
+        self.values[DEFAULT_KEYS.gates] = report.encode()
 
     async def read_model(self) -> ModelPointer | None:
         await self.ping()

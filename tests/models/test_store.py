@@ -21,6 +21,7 @@ from models.errors import (
 from models.store.contract import UserStore
 from models.store.embedded import attach
 from models.store.events import DEDUP_LIMIT, HISTORY_LIMIT, STREAM_LIMIT, Event, Fate
+from models.store.gate_report import GateReport, Verdict
 from models.store.keys import DEFAULT_KEYS, UserRow
 from models.store.manifest import Layer, Manifest, next_epoch
 from models.store.records import PrefixRecord, RecordedPrefix
@@ -311,6 +312,16 @@ async def test_an_old_history_imported_late_does_not_push_out_new_events(store: 
     await store.append_events("ann", [fresh])
     await store.append_events("ann", make_events(HISTORY_LIMIT))
     assert (await store.read_user("ann", [], SPACE)).history[-1] == fresh
+
+
+async def test_the_gates_of_a_night_are_kept(bench: Bench) -> None:
+    assert await bench.store.read_gates() is None
+    verdict = Verdict(name="coverage", value=None, expected="at least 0.5", has_passed=True)
+    report = GateReport(generation=7, gates=(verdict,))
+    await bench.store.write_gates(report)
+    assert await bench.store.read_gates() == report
+    await bench.plant(DEFAULT_KEYS.gates, b"\xff")
+    assert await bench.store.read_gates() is None
 
 
 async def test_users_are_found_by_the_beginning_of_their_ids(store: UserStore) -> None:

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from models.catalog.catalog import Catalog
+from models.store.gate_report import GateReport, Verdict
+from models.store.keys import DEFAULT_KEYS
 from service import admin
 from service.auth.api_keys import new_key
 from service.explore.item_search import ItemSearch
@@ -231,6 +233,21 @@ async def test_the_footer_counts_users_of_other_items(
     assert (status["users_looked_at"], status["users_without_item"]) == (2, 1)
     assert status["night"]["generation"] == GENERATION
     assert status["learner"] is None
+
+
+async def test_the_footer_shows_the_gates_of_the_live_night_alone(
+    store: MemoryStore, page: httpx.AsyncClient
+) -> None:
+    assert (await read(page, "status"))["gates"] is None
+    verdict = Verdict(name="coverage", value=0.4, expected="at least 0.5", has_passed=False)
+    report = GateReport(generation=GENERATION, forced="a small night", gates=(verdict,))
+    await store.write_gates(report)
+    gates = (await read(page, "status"))["gates"]
+    assert gates == {"verdicts": [verdict.model_dump()], "forced": "a small night"}
+    await store.write_gates(report.model_copy(update={"generation": NEWER}))
+    assert (await read(page, "status"))["gates"] is None
+    store.values[DEFAULT_KEYS.gates] = b"no report"
+    assert (await read(page, "status"))["gates"] is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ export async function showStatus() {
     ...fact("release", `${status.release} · ${plural(status.num_items, "item")}`, status.unready),
     ...fact("model", status.model),
     ...fact("live night", night(status.night), status.night_refusal),
+    ...fact("gates", gates(status.gates), status.gates && failed(status.gates)),
     ...fact("learner", learner(status.learner), status.learner && status.learner.refusal),
     ...fact("worker", worker(status.workers_alive)),
     ...fact("users without an item of this release",
@@ -21,6 +22,21 @@ function night(live) {
   const canary = live.canary_percent === null ? "" : `, canary ${live.canary_percent}%`;
   return `${ageOf(live.created_at)} · ${plural(live.users, "user")} · epoch ${live.epoch}${canary}`;
 }
+
+function gates(report) {
+  if (report === null) return "not known";
+  const passed = report.verdicts.filter((each) => each.has_passed).length;
+  return make("span", { title: report.verdicts.map(verdict).join("\n") },
+    `${passed} of ${report.verdicts.length} passed`);
+}
+
+function failed(report) {
+  const names = report.verdicts.filter((each) => !each.has_passed).map((each) => each.name);
+  return names.length ? `${names.join(", ")} failed; overruled: ${report.forced}` : null;
+}
+
+const verdict = ({ name, value, expected }) =>
+  `${name}: ${value === null ? "too few data" : value.toPrecision(3)}, expected ${expected}`;
 
 function learner(followed) {
   if (followed === null) return "none: no live folder is followed";
