@@ -145,7 +145,7 @@ def test_the_admin_port_changes_the_manifest_by_a_user_of_its_own(
         httpx.Client(base_url=service.admin_url, timeout=30) as admin,
     ):
         assert admin.get(f"/users/{ANN}").json()["layers"][0]["record"]
-        found = admin.get("/explore/api/find", params={"text": ANN[:2]})
+        found = admin.get("/explore/api/find", params={"text": ANN})
         assert found.json()["users"] == [ANN]
         assert admin.get("/explore/api/status").json()["users_looked_at"] > 0
         assert admin.post("/rollback", json={}).json()["held"]["epoch"] == 3
