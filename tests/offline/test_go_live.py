@@ -408,6 +408,7 @@ def test_a_repaired_store_equals_the_original(world: NightWorld, server: RedisSe
     world.said("archive")
     before = everything(server)
     del before[b"ta:log"]  # its events are in the archive, and a learner has its own copy
+    del before[b"ta:gates"]  # to look at; the next night writes its own
     server.flush()
     restored = world.said("repair")
     after = everything(server)
