@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from models.catalog.dataset import load_dataset
 from models.errors import (
@@ -66,6 +67,7 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(options.threads)
+    transformers_logging.disable_progress_bar()
     return run_command("training reason-day", lambda: _reason(options))
 
 
