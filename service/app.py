@@ -96,6 +96,8 @@ def create_app(
         page_router("/docs"),
     ):
         app.include_router(router)
+    # FastAPI puts the routes of the documentation first; each would cost every request a match.
+    app.router.routes.sort(key=lambda route: not isinstance(route, recommend_routes.DirectRoute))
     if settings.explore and is_loopback(settings.host):
         app.include_router(explore_router(serving, store, has_keys=ring is not None))
     problems.install(app)

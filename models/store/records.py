@@ -17,8 +17,9 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import google_crc32c
@@ -58,6 +59,17 @@ class PrefixRecord:
     fingerprint: int  # of the SID space
     created_at: int  # unix seconds of the thinking itself
     prefixes: tuple[RecordedPrefix, ...]  # best first
+
+    @cached_property
+    def path_of(self) -> Mapping[Prefix, int]:
+        """Path by codes. Computed once, as a record that is kept answers many requests."""
+        return {prefix.codes: prefix.path for prefix in self.prefixes}
+
+    @cached_property
+    def codes_key(self) -> bytes:
+        """Codes of all prefixes, as a key: tuples are hashed at each look-up, bytes once."""
+        codes = [code for prefix in self.prefixes for code in prefix.codes]
+        return struct.pack(f">H{len(codes)}I", _common_depth(self.prefixes), *codes)
 
     def encode(self, user_id: str) -> bytes:
         """Raises InvalidRecord for values that the layout cannot hold."""

@@ -56,19 +56,19 @@ def _generation(served: Served) -> Generation | None:
 def _items(served: Served) -> list[Item]:
     catalog, record = served.engine.catalog, served.record
     sids = catalog.sids[[pick.row for pick in served.picks]].tolist()
-    paths = {prefix.codes: prefix.path for prefix in record.prefixes} if record else {}
+    paths = record.path_of if record is not None else {}
     depth = catalog.space.prefix_depth
     return [
-        Item(
-            item_id=catalog.item_ids[pick.row],
-            rank=rank,
-            score=pick.score,
-            sid=sid,
-            source=pick.source,
-            title=catalog.titles[pick.row],
-            path=paths.get(tuple(sid[:depth])) if pick.source in RECORDED else None,
-            because=[catalog.item_ids[row] for row in pick.because] or None,
-        )
+        {  # a literal takes half the time of a call
+            "item_id": catalog.item_ids[pick.row],
+            "rank": rank,
+            "score": pick.score,
+            "sid": sid,
+            "source": pick.source,
+            "title": catalog.titles[pick.row],
+            "path": paths.get(tuple(sid[:depth])) if pick.source in RECORDED else None,
+            "because": [catalog.item_ids[row] for row in pick.because] or None,
+        }
         for rank, (pick, sid) in enumerate(
             zip(served.picks, sids, strict=True), start=1 + served.num_before
         )

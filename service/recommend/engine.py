@@ -24,7 +24,7 @@ from models.release.live import LiveRelease
 from models.release.release import Release
 from models.release.searchers import FASTEST, load_finisher
 from models.store.model_pointer import ModelCanary
-from models.store.records import PrefixRecord, RecordedPrefix
+from models.store.records import PrefixRecord
 from service.recommend.categories import MAX_POPULAR, Categories, by_popularity
 from service.recommend.pages import digest
 
@@ -51,7 +51,7 @@ class Kept:
         """candidates_limit: number of records with a cached candidate tree."""
         self.histories = HistoryCache(max_bytes=history_cache_bytes)
         self._release = release
-        self._candidates: OrderedDict[tuple[RecordedPrefix, ...], Candidates] = OrderedDict()
+        self._candidates: OrderedDict[bytes, Candidates] = OrderedDict()  # by codes_key
         self._candidates_limit = candidates_limit
         self._global: Candidates | None = None
 
@@ -81,15 +81,15 @@ class Kept:
     def candidates(self, finisher: Finisher, record: PrefixRecord) -> Candidates:
         """Return the candidate tree below a record's prefixes.
 
-        The prefixes are the cache's key, so no user can get the tree of another by mistake.
+        The prefixes' codes are the cache's key, so no user can get the tree of another by mistake.
         """
-        kept = self._candidates.get(record.prefixes)
+        kept = self._candidates.get(record.codes_key)
         if kept is None:
             kept = finisher.candidates([prefix.codes for prefix in record.prefixes])
-            self._candidates[record.prefixes] = kept
+            self._candidates[record.codes_key] = kept
             if len(self._candidates) > self._candidates_limit:
                 self._candidates.popitem(last=False)
-        self._candidates.move_to_end(record.prefixes)
+        self._candidates.move_to_end(record.codes_key)
         return kept
 
 

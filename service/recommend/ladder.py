@@ -6,7 +6,6 @@ Pure decisions over a user's state and an engine: no store, no thread, no clock.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from models.store.records import PrefixRecord
@@ -27,8 +26,7 @@ class Pick(NamedTuple):
     because: tuple[int, ...] = ()  # catalog rows of the history that gave it most evidence
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Rungs that may answer for one user, and reasons why better ones may not."""
 
     rungs: tuple[Source, ...]  # rungs of the model, best first; `popular` comes after all of them
@@ -38,8 +36,7 @@ class Plan:
     is_impaired: bool  # a fault or an over-age record costs a better rung or fresher data
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """Items that an answer may hold."""
 
     num_items: int

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import orjson
 
@@ -58,8 +59,7 @@ class Query:
         return digest(orjson.dumps((self.user_id, items, *filters)))
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(NamedTuple):
     """Answer to one query, before it is written as JSON."""
 
     engine: Engine
@@ -169,7 +169,9 @@ class Pipeline:
 
     async def _answer(self, query: Query, *, deadline: float, is_shed: bool) -> Served:
         began_at, query_digest = self._monotonic(), query.digest
-        choice = query.choice or self.assign(query.user_id, query.mode, is_shed=is_shed)
+        choice = query.choice or self._experiments.assign(
+            query.user_id, query.mode, is_shed=is_shed
+        )
         query = replace(query, mode=choice.mode) if choice.mode is not None else query
         engine, role = self._engines.of(choice.release, query.user_id)
         in_time = deadline - self._gate.settings.answer_reserve_s
