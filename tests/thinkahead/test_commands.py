@@ -59,7 +59,7 @@ def test_a_night_takes_all_users_and_goes_on_unless_told_otherwise() -> None:
         *("refresh", *night, "--users=3", "--dry-run")
     ]
     assert import_words("d", [*night, "--redis=unix:///x"]) == [
-        *("import", "--data", "d", "--redis", "unix:///x")
+        *("import", "--data", "d", "--redis", "unix:///x", "--release", "r")
     ]
 
 
