@@ -110,7 +110,7 @@ def test_a_wish_makes_the_night_think_again(page: "Page", shop: Shop) -> None:
         open_user(page, shop.url, shop.users[2])
         page.get_by_label("A wish").fill("something for the sea")
         page.get_by_role("button", name="Think again").click()
-        page.get_by_text("The night thought again").wait_for(timeout=120_000)
+        page.get_by_text("The night thought again").wait_for(timeout=240_000)
     finally:
         worker.terminate()
         worker.wait(timeout=60)

@@ -10,7 +10,7 @@ import { openItem } from "./item.js";
 import { showStatus } from "./status.js";
 
 const WORKER = ".venv/bin/thinkahead worker --release RELEASE";
-const THINKS_MS = 120000, LOOK_MS = 1000, STATUS_MS = 15000;
+const THINKS_MS = 120000, STARTS_MS = 600000, LOOK_MS = 1000, STATUS_MS = 15000;
 const NOT_STORED = {
   too_old: "the history is full of newer ones", waiting: "the store is away, and the event waits in this process",
 };
@@ -118,14 +118,11 @@ async function wish() {
   status.textContent = "Asking …";
   const { workers_alive: alive } = await post("wish",
     { user_id: userId, instruction: byId("wish-text").value.trim() || null });
-  if (alive === 0) {
-    status.textContent = `No worker is alive, so the wish waits. Start one: ${WORKER}`;
-    return;
-  }
   const began = Date.now();
-  while (Date.now() - began < THINKS_MS) {
+  if (alive === 0) status.textContent = `No worker is alive, so the wish waits. Start one: ${WORKER}`;
+  while (Date.now() - began < (alive === 0 ? STARTS_MS : THINKS_MS)) {
     const waited = Math.round((Date.now() - began) / 1000);
-    status.textContent = `A worker thinks … ${waited} s`;
+    if (alive !== 0) status.textContent = `A worker thinks … ${waited} s`;
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
     if (shown === null || shown.user_id !== userId) return;
     const page = await get("user", { user_id: userId });
@@ -139,7 +136,7 @@ async function wish() {
       return;
     }
   }
-  status.textContent = `No thought came in two minutes. Is a worker running? ${WORKER}`;
+  status.textContent = `No thought came. Is a worker running? ${WORKER}`;
 }
 
 const route = safely(async () => {
