@@ -76,7 +76,11 @@ class NumpySearch:
 
 
 def _held(recalled: Recalled | None) -> AbstractContextManager[None]:
-    return nullcontext() if recalled is None else recalled.memory.recalled(recalled.recent)
+    return (
+        nullcontext()
+        if recalled is None
+        else recalled.memory.recalled(recalled.recent, recalled.night)
+    )
 
 
 class _Scores(Protocol):

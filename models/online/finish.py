@@ -22,7 +22,7 @@ from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix
 from models.online.found import Ints, Searched
 from models.online.memory.neighbours import Neighbours
-from models.online.memory.tree_memory import Recalled, TreeMemory
+from models.online.memory.tree_memory import NightBonus, Recalled, TreeMemory
 from models.online.shape import RecommenderConfig
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
@@ -174,18 +174,23 @@ class Finisher:
         """Resolve `prefixes` to a tree, to be kept. Prefixes outside the catalog are left out."""
         return self.prepare(resolve(self._catalog.trie, prefixes))
 
-    def own_prefixes(self, state: KeptHistory, *, count: int) -> Candidates:
+    def own_prefixes(
+        self, state: KeptHistory, *, count: int, night: NightBonus | None = None
+    ) -> Candidates:
         """Return the tree below the `count` legal prefixes that `rank_prefixes` ranks first."""
-        nodes = self.rank_prefixes(state, count=count)
+        nodes = self.rank_prefixes(state, count=count, night=night)
         return self.prepare(from_nodes(self._catalog.trie, nodes))
 
-    def rank_prefixes(self, state: KeptHistory, *, count: int) -> Ints:
+    def rank_prefixes(
+        self, state: KeptHistory, *, count: int, night: NightBonus | None = None
+    ) -> Ints:
         """Return the `count` best prefixes as trie nodes, best first; ties by SID.
 
         Ranked by log P(prefix) and the largest bonus of an item below.
         """
         depth = self._catalog.space.prefix_depth
-        return self._search(state, self._whole, depth, k=count, allowed=None).found.entry
+        searched = self._search(state, self._whole, depth, k=count, allowed=None, night=night)
+        return searched.found.entry
 
     def union(self, first: Candidates, second: Candidates) -> Candidates:
         both = np.concatenate([first.prefix_nodes, second.prefix_nodes])
@@ -199,6 +204,7 @@ class Finisher:
         k: int,
         exclude: Collection[int] = (),
         allowed_N: NDArray[np.bool_] | None = None,
+        night: NightBonus | None = None,
     ) -> list[Scored]:
         """Return the k best allowed items among `candidates`, best first; ties by catalog row.
 
@@ -209,20 +215,30 @@ class Finisher:
         Args:
             exclude: catalog rows to leave out.
             allowed_N: mask over the catalog's rows.
+            night: what a night adds to the scores; needs a memory, whose scale is above 0.
         """
         allowed = AllowedRows(self._first_row, self._banned_N, allowed_N)
         with self._ban(exclude):
-            searched = self._search(state, candidates, self._levels, k=k, allowed=allowed)
+            searched = self._search(
+                state, candidates, self._levels, k=k, allowed=allowed, night=night
+            )
         found = searched.found
         columns = found.entry.tolist(), found.logprob.tolist(), found.score.tolist()
         if not searched.reasons:
             return [Scored(*values) for values in zip(*columns, strict=True)]
         return [Scored(*values) for values in zip(*columns, searched.reasons, strict=True)]
 
-    def _recalled(self, state: KeptHistory) -> Recalled | None:
-        if self._memory is None or not len(state.recent):
+    @property
+    def takes_nights(self) -> bool:
+        """Tell if a night can add to the scores."""
+        return self._memory is not None and self._memory.settings.scale > 0
+
+    def _recalled(self, state: KeptHistory, night: NightBonus | None) -> Recalled | None:
+        if night is not None and not self.takes_nights:
+            raise ValueError("a night's bonus, expected a memory with a scale above 0 beside it")
+        if self._memory is None or not (len(state.recent) or night is not None):
             return None
-        return Recalled(self._memory, state.recent)
+        return Recalled(self._memory, state.recent, night)
 
     @contextmanager
     def _ban(self, rows: Collection[int]) -> Iterator[None]:
@@ -246,11 +262,17 @@ class Finisher:
         *,
         k: int,
         allowed: AllowedRows | None,
+        night: NightBonus | None = None,
     ) -> Searched:
         if not k:
             return Searched.nothing(self._levels)
         searched = self._searcher.search(
-            state.encoded, tree, goal=goal, k=k, allowed=allowed, recalled=self._recalled(state)
+            state.encoded,
+            tree,
+            goal=goal,
+            k=k,
+            allowed=allowed,
+            recalled=self._recalled(state, night),
         )
         self.num_opened_L += searched.num_opened_L
         self.num_scored += searched.num_scored

@@ -99,7 +99,14 @@ class MemoryStruct(Structure):
 
 
 class RecalledStruct(Structure):
-    _fields_ = (("memory", POINTER(MemoryStruct)), ("recent", _Int), ("num", c_int32))
+    _fields_ = (
+        ("memory", POINTER(MemoryStruct)),
+        ("recent", _Int),
+        ("night_row", _Int),
+        ("night_factor", _Double),
+        ("num", c_int32),
+        ("num_night", c_int32),
+    )
 
 
 class ResultsStruct(Structure):

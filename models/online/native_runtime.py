@@ -112,13 +112,21 @@ class _KeptMemory:
             memory.parent[depth] = self._keep(parent_M)
         for depth, evidence_M in enumerate(source.node_evidence_M):
             memory.node_evidence[depth] = self._keep(evidence_M)
+        self._scale = settings.scale
         self._recent = np.empty(settings.recent, dtype=np.int64)
-        self._recalled = RecalledStruct(pointer(memory), self._recent.ctypes.data, 0)
+        self._recalled = RecalledStruct(pointer(memory), self._recent.ctypes.data)
 
-    def recall(self, recent: NDArray[np.int64]) -> RecalledStruct:
-        """Return the structure of one history's newest rows, until the next call."""
-        self._recent[: len(recent)] = recent
-        self._recalled.num = len(recent)
+    def recall(self, source: Recalled) -> RecalledStruct:
+        """Return the structure of one history's newest rows and night, until the next call."""
+        self._recent[: len(source.recent)] = source.recent
+        self._recalled.num = len(source.recent)
+        self._recalled.num_night = 0
+        if (night := source.night) is not None:
+            self._night = night.row_R, np.exp(night.bonus_R / self._scale)
+            self._recalled.num_night = len(night.row_R)
+            self._recalled.night_row, self._recalled.night_factor = (
+                array.ctypes.data for array in self._night
+            )
         return self._recalled
 
     def _keep(self, array: NDArray[Any]) -> int:
@@ -250,7 +258,7 @@ class NativeRuntime:
             state.rows,
             byref(self._tree(tree)),
             byref(_point_to_rows(allowed)),
-            None if recalled is None else byref(self._memory(recalled).recall(recalled.recent)),
+            None if recalled is None else byref(self._memory(recalled).recall(recalled)),
             goal,
             k,
             self._prunes,

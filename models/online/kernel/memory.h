@@ -1,5 +1,5 @@
-/* The memory of a search: what the newest items of a history say of other items, spread over the
- * catalog and the nodes above it (models/online/memory/tree_memory.py is the readable form).
+/* The memory of a search: what the newest items of a history and the night say of other items,
+ * spread over the catalog and the nodes above it (models/online/memory/tree_memory.py is the readable form).
  *
  * A = recent items, newest first
  */
@@ -23,11 +23,13 @@ typedef struct {
     double *row_evidence, *node_evidence[MAX_LEVELS];
 } Memory;
 
-/* The newest rows of one history. */
+/* The newest rows of one history, and the rows that a night raises. night_factor: the factor of
+ * floor + evidence, above 1; a bonus of b nats is exp(b / scale). */
 typedef struct {
     const Memory *memory;
-    const int64_t *recent;
-    int32_t num;
+    const int64_t *recent, *night_row;
+    const double *night_factor;
+    int32_t num, num_night;
 } Recalled;
 
 /* log() takes a third of log1p()'s time, and the absolute error is 1e-16 either way. */
@@ -58,7 +60,8 @@ static void spread_up(const Memory *memory, int64_t row) {
 /* Fill the room; returns how many rows `touched` then holds, or -1 when there is no memory. */
 static int64_t recall(const Recalled *recalled, Workspace *workspace) {
     const Memory *memory = recalled->memory;
-    int32_t *touched = reserve(workspace, ROOM_TOUCHED, sizeof(int32_t) * (num_pairs(recalled) + 1));
+    size_t most = num_pairs(recalled) + recalled->num_night + 1;
+    int32_t *touched = reserve(workspace, ROOM_TOUCHED, sizeof(int32_t) * most);
     if (!touched) return -1;
     int64_t num = 0;
     double share = 1;
@@ -69,6 +72,11 @@ static int64_t recall(const Recalled *recalled, Workspace *workspace) {
             if (*evidence == 0) touched[num++] = memory->neighbour[pair];
             *evidence += share * memory->weight[pair];
         }
+    }
+    for (int32_t at = 0; at < recalled->num_night; at++) {
+        double *evidence = &memory->row_evidence[recalled->night_row[at]];
+        if (*evidence == 0) touched[num++] = (int32_t)recalled->night_row[at];
+        *evidence = (memory->floor + *evidence) * recalled->night_factor[at] - memory->floor;
     }
     for (int64_t at = 0; at < num; at++) spread_up(memory, touched[at]);
     return num;

@@ -53,10 +53,24 @@ class Neighbours:
                 np.concatenate([weight_P, more.weight_P]),
             )
         item_P, other_P = np.divmod(pair_P, counts.num_items)
+        return cls.of_pairs(settings, counts.num_items, item_P, other_P, weight_P)
+
+    @classmethod
+    def of_pairs(
+        cls,
+        settings: MemorySettings,
+        num_items: int,
+        item_P: Ints,
+        other_P: Ints,
+        weight_P: Counts,
+    ) -> "Neighbours":
+        """Keep the largest weights of each item. A pair comes once, in any order."""
+        order = np.lexsort((other_P, item_P))
+        item_P, other_P, weight_P = item_P[order], other_P[order], weight_P[order]
         kept = largest_of_each(item_P, weight_P, settings.num_neighbours)
         return cls(
             settings,
-            np.searchsorted(item_P[kept], np.arange(counts.num_items + 1)).astype(np.int64),
+            np.searchsorted(item_P[kept], np.arange(num_items + 1)).astype(np.int64),
             other_P[kept].astype(np.int32),
             weight_P[kept].astype(np.float32),
         )

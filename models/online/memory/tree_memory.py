@@ -2,6 +2,8 @@
 
 score(item) = log P(SID | history) + bonus, with bonus = scale * log(1 + evidence / floor). The
 largest bonus below a node, added to log P(node | history), bounds every score below the node.
+A night may add to the bonus of some items. Its share is kept as evidence too, as much as gives the
+same bonus, so that a search knows one kind of bonus.
 Knows nothing of models, users or requests. `models/online/kernel/memory.h` does the same in C.
 """
 
@@ -10,6 +12,7 @@ Knows nothing of models, users or requests. `models/online/kernel/memory.h` does
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +21,22 @@ from numpy.typing import NDArray
 from models.catalog.catalog import Catalog
 from models.online.memory.neighbours import Neighbours
 from models.online.memory.pair_counts import Counts, Ints
+
+_LEAST_SHARE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class NightBonus:
+    """Items that a night found likely for one user, and what it adds to their scores."""
+
+    row_R: Ints  # catalog rows, each once
+    bonus_R: NDArray[np.float64]  # nats, from 0 up
+
+    def faded(self, share: float) -> "NightBonus | None":
+        """Return a share of the bonus; None for a share that is next to nothing, or no items."""
+        if share < _LEAST_SHARE or not len(self.row_R):
+            return None
+        return self if share == 1 else NightBonus(self.row_R, share * self.bonus_R)
 
 
 class TreeMemory:
@@ -66,9 +85,11 @@ class TreeMemory:
         return self.neighbours.num_bytes + nodes + room
 
     @contextmanager
-    def recalled(self, recent: Ints) -> Iterator[None]:
-        """Hold the evidence of a history's newest rows, newest first, in the room."""
+    def recalled(self, recent: Ints, night: NightBonus | None = None) -> Iterator[None]:
+        """Hold the evidence of a history's newest rows, newest first, and of a night."""
         row_R, evidence_R = self.neighbours.evidence(recent)
+        if night is not None:
+            row_R, evidence_R = self._raised(row_R, evidence_R, night)
         self.row_evidence_N[row_R] = evidence_R
         for depth, node_R in self._ancestors(row_R):
             np.maximum.at(self.node_evidence_M[depth], node_R, evidence_R)
@@ -78,6 +99,17 @@ class TreeMemory:
             self.row_evidence_N[row_R] = 0
             for depth, node_R in self._ancestors(row_R):
                 self.node_evidence_M[depth][node_R] = 0
+
+    def _raised(self, row_R: Ints, evidence_R: Counts, night: NightBonus) -> tuple[Ints, Counts]:
+        """Return the rows with evidence, ascending, after a night has raised it."""
+        floor = self.settings.floor
+        all_R = np.union1d(row_R, night.row_R)
+        raised_R = np.zeros(len(all_R))
+        raised_R[np.searchsorted(all_R, row_R)] = evidence_R
+        at_R = np.searchsorted(all_R, night.row_R)
+        factor_R = np.exp(night.bonus_R / self.settings.scale)
+        raised_R[at_R] = (floor + raised_R[at_R]) * factor_R - floor
+        return all_R, raised_R
 
     def row_bonus(self, row_R: Ints) -> Counts:
         return self._bonus(self.row_evidence_N[row_R])
@@ -99,7 +131,8 @@ class TreeMemory:
 
 
 class Recalled(NamedTuple):
-    """A memory, and the newest rows of one history in it."""
+    """A memory, the newest rows of one history in it, and a night's bonus."""
 
     memory: TreeMemory
     recent: Ints  # catalog rows, newest first
+    night: NightBonus | None = None
