@@ -18,7 +18,7 @@ LAYERS = {
         {"intake"},
         {"catalog"},
         {"store", "online", "reasoner", "baselines"},
-        {"release", "log"},
+        {"release", "log", "night"},
     ),
     "service": (
         {"sources", "problems", "config_file"},

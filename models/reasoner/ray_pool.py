@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import ray.data
 
-from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
+from models.reasoner.think import NightItem, PathPrefix, UserHistory, UserThoughts
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,10 @@ def _read_users(text: str) -> list[UserHistory]:
 def _write_thoughts(found: Sequence[UserThoughts]) -> str:
     """Write thoughts as JSON, which keeps every bit of a float, and lone surrogates."""
     return json.dumps(
-        [[one.user_id, one.texts, one.prefixes, one.dropped_paths, one.tokens] for one in found]
+        [
+            [one.user_id, one.texts, one.prefixes, one.dropped_paths, one.tokens, one.items]
+            for one in found
+        ]
     )
 
 
@@ -114,6 +117,7 @@ def _read_thoughts(text: str) -> list[UserThoughts]:
             ),
             dropped_paths,
             tokens,
+            tuple(NightItem(tuple(codes), bonus) for codes, bonus in items),
         )
-        for user_id, texts, prefixes, dropped_paths, tokens in json.loads(text)
+        for user_id, texts, prefixes, dropped_paths, tokens, items in json.loads(text)
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from models.catalog.catalog import Catalog
-from models.catalog.sid import Prefix
+from models.catalog.sid import Prefix, Sid
 from models.reasoner.beam import Beam, Scorer, beam_search
 from models.reasoner.prompts import think_prompt
 
@@ -23,6 +23,13 @@ class PathPrefix(NamedTuple):
     path: int  # number of the best path
     logprob: float  # log P(prefix | history, best path)
     support: int  # number of paths that found the prefix
+
+
+class NightItem(NamedTuple):
+    """An item that the night found likely for a user."""
+
+    codes: Sid
+    bonus: float  # nats that it adds to the item's online score
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class UserThoughts:
     prefixes: tuple[PathPrefix, ...]  # C_u, best prefix first
     dropped_paths: int  # paths that never closed
     tokens: int  # sampled tokens, of all paths
+    items: tuple[NightItem, ...] = ()  # largest bonus first; each SID once
 
 
 class ThoughtBatch(Protocol):

@@ -1,0 +1,1 @@
+"""The night's own model of items: a ridge regression over users and words, and what it finds."""
