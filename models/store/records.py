@@ -4,12 +4,14 @@ A record (big-endian) is
 
     magic "TA", version u8, flags u8, prefix depth u8, number of prefixes u16,
     generation u64, SID-space fingerprint u64, created u32 (unix seconds), hash of the user id u64,
+    version 2 only: codes of an item u8, number of items u16,
     per prefix: its codes (u8 each, u16 when the flag says wide), path u8, -log-probability u16,
+    version 2 only, per item: its codes, bonus u8 in sixteenths of a nat,
     CRC32C u32 over all of it
 
-A prefix of two narrow codes takes 5 bytes, the rest of a record 39: together 199 bytes at 32
-prefixes. The decoders are total: any bytes give a value or `InvalidRecord`. Knows nothing of Redis,
-keys or reasoners.
+A prefix of two narrow codes takes 5 bytes, an item of three 4, the rest of a record 42: together
+442 bytes at 32 prefixes and 60 items. A record without items is of version 1. The decoders are
+total: any bytes give a value or `InvalidRecord`. Knows nothing of Redis, keys or reasoners.
 """
 
 import hashlib
@@ -24,19 +26,23 @@ from typing import NamedTuple
 
 import google_crc32c
 
-from models.catalog.sid import Prefix, SidSpace
+from models.catalog.sid import Prefix, Sid, SidSpace
 from models.errors import ForeignRecord, InvalidRecord, SkewedRecord
 
 MAX_PREFIXES = 1024
+MAX_ITEMS = 1024
 MAX_PATHS = 64
 MAX_THOUGHT_CHARS = 4096
 
 _HEAD = struct.Struct(">2sBBBHQQIQ")
 _CRC = struct.Struct(">I")
+_COUNTS = struct.Struct(">BH")  # codes of an item, number of items
 _MAGIC = b"TA"
-_VERSION = 1
+_VERSION, _WITH_ITEMS = 1, 2
 _WIDE = 1  # flag: codes take two bytes
 _STEPS_PER_NAT = 1024  # a log-probability keeps three decimals, down to -63.999
+_BONUS_STEPS = 16  # per nat
+MAX_BONUS = 255 / _BONUS_STEPS
 
 _THOUGHTS_HEAD = struct.Struct(">2sBQI")
 _THOUGHTS_MAGIC = b"TW"
@@ -51,14 +57,22 @@ class RecordedPrefix(NamedTuple):
     logprob: float  # of the reasoner, at most 0
 
 
+class RecordedItem(NamedTuple):
+    """An item that the night found likely, as a record holds it."""
+
+    codes: Sid
+    bonus: float  # nats that it adds to the item's score; above 0, at most MAX_BONUS
+
+
 @dataclass(frozen=True)
 class PrefixRecord:
-    """Prefixes of one user."""
+    """Prefixes and items of one user."""
 
     generation: int
     fingerprint: int  # of the SID space
     created_at: int  # unix seconds of the thinking itself
     prefixes: tuple[RecordedPrefix, ...]  # best first
+    items: tuple[RecordedItem, ...] = ()  # largest bonus first
 
     @cached_property
     def path_of(self) -> Mapping[Prefix, int]:
@@ -73,13 +87,16 @@ class PrefixRecord:
 
     def encode(self, user_id: str) -> bytes:
         """Raises InvalidRecord for values that the layout cannot hold."""
-        depth = _common_depth(self.prefixes)
-        is_wide = any(code > 255 for prefix in self.prefixes for code in prefix.codes)
-        entry = _entry(depth, is_wide)
+        prefix_codes = [prefix.codes for prefix in self.prefixes]
+        item_codes = [item.codes for item in self.items]
+        depth = _common_depth(prefix_codes, "prefixes", MAX_PREFIXES)
+        levels = _common_depth(item_codes, "items", MAX_ITEMS)
+        is_wide = any(max(codes, default=0) > 255 for codes in (*prefix_codes, *item_codes))
+        prefix_entry, item_entry = _prefix_entry(depth, is_wide), _item_entry(levels, is_wide)
         try:
             head = _HEAD.pack(
                 _MAGIC,
-                _VERSION,
+                _WITH_ITEMS if self.items else _VERSION,
                 _WIDE if is_wide else 0,
                 depth,
                 len(self.prefixes),
@@ -88,13 +105,16 @@ class PrefixRecord:
                 self.created_at,
                 hash_user(user_id),
             )
-            body = b"".join(
-                entry.pack(*prefix.codes, prefix.path, _quantise(prefix.logprob))
+            if self.items:
+                head += _COUNTS.pack(levels, len(self.items))
+            entries = [
+                prefix_entry.pack(*prefix.codes, prefix.path, _quantise(prefix.logprob))
                 for prefix in self.prefixes
-            )
+            ]
+            entries += [item_entry.pack(*item.codes, _to_steps(item.bonus)) for item in self.items]
         except struct.error as exc:
             raise InvalidRecord(f"record of generation {self.generation}: {exc}") from exc
-        return _seal(head + body)
+        return _seal(head + b"".join(entries))
 
     @classmethod
     def decode(cls, data: bytes, *, user_id: str, space: SidSpace) -> "PrefixRecord":
@@ -109,12 +129,23 @@ class PrefixRecord:
             raise InvalidRecord(f"record of {len(data)} bytes, too short to be one")
         magic, version, flags, depth, count, *rest = _HEAD.unpack_from(data)
         generation, fingerprint, created_at, user_hash = rest
-        if magic != _MAGIC or version != _VERSION or flags & ~_WIDE or count > MAX_PREFIXES:
-            raise InvalidRecord(f"record head {data[:7].hex()}, expected version {_VERSION}")
-        entry = _entry(depth, bool(flags & _WIDE))
-        if len(data) != _HEAD.size + count * entry.size + _CRC.size:
-            raise InvalidRecord(f"record of {len(data)} bytes, its head says {count} prefixes")
-        body = _unseal(data)[_HEAD.size :]
+        is_known = magic == _MAGIC and version in (_VERSION, _WITH_ITEMS)
+        if not is_known or flags & ~_WIDE or count > MAX_PREFIXES:
+            raise InvalidRecord(f"record head {data[:7].hex()}, expected version 1 or 2")
+        begin, levels, num_items = _HEAD.size, 0, 0
+        if version == _WITH_ITEMS:
+            begin += _COUNTS.size
+            levels, num_items = _read_counts(data)
+        entry, item_entry = (
+            make(size, bool(flags & _WIDE))
+            for make, size in ((_prefix_entry, depth), (_item_entry, levels))
+        )
+        middle = begin + count * entry.size
+        if len(data) != middle + num_items * item_entry.size + _CRC.size:
+            raise InvalidRecord(
+                f"record of {len(data)} bytes, its head says {count} prefixes, {num_items} items"
+            )
+        payload = _unseal(data)
         if user_hash != hash_user(user_id):
             raise ForeignRecord("record of another user")
         if fingerprint != space.fingerprint:
@@ -123,12 +154,11 @@ class PrefixRecord:
             )
         if count and depth != space.prefix_depth:
             raise InvalidRecord(f"prefixes of {depth} codes, expected {space.prefix_depth}")
-        *levels, paths, costs = zip(*entry.iter_unpack(body), strict=True) if count else ((), ())
-        _check_codes(levels, space)
-        logprobs = [-cost / _STEPS_PER_NAT for cost in costs]
-        codes = zip(*levels, strict=True)
-        prefixes = tuple(map(RecordedPrefix, codes, paths, logprobs))
-        return cls(generation, fingerprint, created_at, prefixes)
+        if num_items and levels != space.levels:
+            raise InvalidRecord(f"items of {levels} codes, expected {space.levels}")
+        prefixes = _decode_prefixes(entry, payload[begin:middle], space) if count else ()
+        items = _decode_items(item_entry, payload[middle:], space) if num_items else ()
+        return cls(generation, fingerprint, created_at, prefixes, items)
 
 
 def hash_user(user_id: str) -> int:
@@ -174,24 +204,62 @@ def decode_thoughts(data: bytes, *, user_id: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _common_depth(prefixes: Sequence[RecordedPrefix]) -> int:
-    depths = {len(prefix.codes) for prefix in prefixes}
-    if len(prefixes) > MAX_PREFIXES or len(depths) > 1:
+def _read_counts(data: bytes) -> tuple[int, int]:
+    """Read the number of codes of an item, and of items, behind the head."""
+    if len(data) < _HEAD.size + _COUNTS.size + _CRC.size:
+        raise InvalidRecord(f"record of {len(data)} bytes, too short for one with items")
+    levels, num_items = _COUNTS.unpack_from(data, _HEAD.size)
+    if not 0 < num_items <= MAX_ITEMS:
+        raise InvalidRecord(f"record of {num_items} items, expected 1 to {MAX_ITEMS}")
+    return levels, num_items
+
+
+def _decode_prefixes(
+    entry: struct.Struct, body: bytes, space: SidSpace
+) -> tuple[RecordedPrefix, ...]:
+    *levels, paths, costs = zip(*entry.iter_unpack(body), strict=True)
+    _check_codes(levels, space)
+    logprobs = [-cost / _STEPS_PER_NAT for cost in costs]
+    return tuple(map(RecordedPrefix, zip(*levels, strict=True), paths, logprobs))
+
+
+def _decode_items(entry: struct.Struct, body: bytes, space: SidSpace) -> tuple[RecordedItem, ...]:
+    *levels, steps = zip(*entry.iter_unpack(body), strict=True)
+    _check_codes(levels, space)
+    if not min(steps):
+        raise InvalidRecord("record: an item with a bonus of 0")
+    bonuses = [step / _BONUS_STEPS for step in steps]
+    return tuple(map(RecordedItem, zip(*levels, strict=True), bonuses))
+
+
+def _common_depth(all_codes: Sequence[tuple[int, ...]], name: str, most: int) -> int:
+    depths = {len(codes) for codes in all_codes}
+    if len(all_codes) > most or len(depths) > 1:
         raise InvalidRecord(
-            f"{len(prefixes)} prefixes of depths {sorted(depths)}, "
-            f"expected at most {MAX_PREFIXES} of one depth"
+            f"{len(all_codes)} {name} of depths {sorted(depths)}, "
+            f"expected at most {most} of one depth"
         )
     return depths.pop() if depths else 0
 
 
-def _entry(depth: int, is_wide: bool) -> struct.Struct:
+def _prefix_entry(depth: int, is_wide: bool) -> struct.Struct:
     return struct.Struct(f">{depth}{'H' if is_wide else 'B'}BH")
+
+
+def _item_entry(levels: int, is_wide: bool) -> struct.Struct:
+    return struct.Struct(f">{levels}{'H' if is_wide else 'B'}B")
 
 
 def _quantise(logprob: float) -> int:
     if not math.isfinite(logprob):
         raise InvalidRecord(f"log-probability {logprob}, expected a finite one")
     return min(max(round(-logprob * _STEPS_PER_NAT), 0), 0xFFFF)
+
+
+def _to_steps(bonus: float) -> int:
+    if not 0 < bonus < math.inf:
+        raise InvalidRecord(f"bonus {bonus}, expected a number above 0")
+    return min(max(round(bonus * _BONUS_STEPS), 1), 255)
 
 
 def _check_codes(levels: Sequence[tuple[int, ...]], space: SidSpace) -> None:

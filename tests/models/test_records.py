@@ -4,6 +4,7 @@ import json
 import math
 import struct
 import zlib
+from dataclasses import replace
 
 import google_crc32c
 import pytest
@@ -15,6 +16,7 @@ from models.errors import ForeignRecord, InvalidRecord, SkewedRecord
 from models.store.records import (
     MAX_PATHS,
     PrefixRecord,
+    RecordedItem,
     RecordedPrefix,
     decode_thoughts,
     encode_thoughts,
@@ -42,12 +44,16 @@ def records(draw: st.DrawFn) -> tuple[PrefixRecord, SidSpace]:
     codes = st.tuples(*(st.integers(0, size - 1) for size in space.sizes[: space.prefix_depth]))
     logprob = st.integers(0, 0xFFFF).map(lambda steps: -steps / 1024)
     prefix = st.builds(RecordedPrefix, codes, st.integers(0, 255), logprob)
+    sid = st.tuples(*(st.integers(0, size - 1) for size in space.sizes))
+    bonus = st.integers(1, 255).map(lambda steps: steps / 16)
+    item = st.builds(RecordedItem, sid, bonus)
     return (
         PrefixRecord(
             draw(st.integers(0, 2**64 - 1)),
             space.fingerprint,
             draw(st.integers(0, 2**32 - 1)),
             tuple(draw(st.lists(prefix, max_size=40))),
+            tuple(draw(st.lists(item, max_size=70))),
         ),
         space,
     )
@@ -111,6 +117,45 @@ def test_prefixes_of_another_depth_are_invalid() -> None:
 
 def test_a_record_of_32_prefixes_takes_at_most_200_bytes() -> None:
     assert len(make_record(NARROW, many_prefixes(32)).encode("ann")) == 199
+
+
+def with_items(count: int, *, codes: int = 3) -> PrefixRecord:
+    items = tuple(RecordedItem((index % 256,) * codes, 1 + index / 16) for index in range(count))
+    return replace(make_record(NARROW, many_prefixes(32)), items=items)
+
+
+def test_a_record_of_32_prefixes_and_60_items_takes_at_most_450_bytes() -> None:
+    assert len(with_items(60).encode("ann")) == 442
+
+
+def test_every_change_of_a_record_with_items_is_noticed() -> None:
+    data = with_items(20).encode("ann")
+    broken = [data[:length] for length in range(len(data))]
+    broken += [data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :] for at in range(len(data))]
+    for each in [*broken, data + b"\0"]:
+        with pytest.raises(InvalidRecord):
+            PrefixRecord.decode(each, user_id="ann", space=NARROW)
+
+
+def test_a_record_without_items_has_the_bytes_of_before() -> None:
+    assert with_items(0).encode("ann")[2] == 1
+    assert with_items(1).encode("ann")[2] == 2
+
+
+def test_a_bonus_keeps_a_sixteenth_of_a_nat_and_saturates() -> None:
+    items = tuple(RecordedItem((1, 2, code), 10.0**code) for code in (0, 1, 2))
+    items = (*items, RecordedItem((1, 2, 9), 0.001))
+    record = replace(make_record(NARROW, []), items=items)
+    decoded = PrefixRecord.decode(record.encode("ann"), user_id="ann", space=NARROW)
+    assert [item.bonus for item in decoded.items] == [1.0, 10.0, 255 / 16, 1 / 16]
+
+
+def test_items_of_another_depth_or_without_a_bonus_are_invalid() -> None:
+    with pytest.raises(InvalidRecord, match="items of 2 codes"):
+        PrefixRecord.decode(with_items(3, codes=2).encode("ann"), user_id="ann", space=NARROW)
+    for bonus in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(InvalidRecord, match="above 0"):
+            replace(with_items(0), items=(RecordedItem((1, 2, 3), bonus),)).encode("ann")
 
 
 def test_logprobs_keep_three_decimals_and_saturate() -> None:
