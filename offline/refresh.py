@@ -29,6 +29,7 @@ from offline.progress import Stopwatch, ThinkMeter
 from offline.settings import NIGHT_LEASE, RefreshSettings
 from offline.think.engines import EngineSettings, load_engine
 from offline.think.micro_batch import Think, ThinksAhead, in_use
+from offline.think.night_model import NightModel
 from offline.think.think_shards import ThinkJob, pending_batches, shards_of_process, think_shards
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,9 @@ def think_night(
                 loaded.expect(pending_batches(folder, plan, shards))
             return loaded
 
-        think_shards(ThinkJob(folder, plan, think, watch, meter.report), shards)
+        night = NightModel(settings.out_dir).of(release.catalog)
+        job = ThinkJob(folder, plan, think, watch, meter.report, release.catalog, night)
+        think_shards(job, shards)
     return meter
 
 

@@ -206,6 +206,7 @@ def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore
     with console.status("starting"):  # importing torch and transformers takes seconds
         from offline.live.base_follower import BaseFollower
         from offline.live.worker import Worker
+        from offline.think.night_model import NightModel
 
     release, out_dir = load_base(options.release), out_folder(options)
     settings = RefreshSettings(options.release, out_dir, paths=options.paths, width=options.width)
@@ -215,7 +216,8 @@ def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore
         open_store(options) as (store, runner),
         _stopped_by_sigterm() as is_stopped,
     ):
-        worker = Worker(store, release, out_dir, think, runner, idle_ms=options.idle_ms)
+        night = NightModel(out_dir)
+        worker = Worker(store, release, out_dir, think, runner, night, idle_ms=options.idle_ms)
         logging.getLogger(__name__).warning("waiting for requests")
         look = BaseFollower(options.release, thinkers.load).look
         served = worker.serve_once() if options.once else worker.run(is_stopped, look)

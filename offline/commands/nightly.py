@@ -16,6 +16,7 @@ from rich.console import Console
 
 from models.errors import InvalidInput
 from models.program import program
+from models.store.namespace import add_namespace_argument
 from offline.check.report import render_table
 from offline.check.validate import validate
 from offline.commands.live_commands import add_gate_arguments, live_settings
@@ -95,6 +96,7 @@ def add_commands(commands: "_Commands") -> None:
         add_gate_arguments(command)
     for command in (thinking, validating):
         add_generation_argument(command)
+        add_namespace_argument(command)
 
 
 def _plan(options: argparse.Namespace, console: Console) -> None:

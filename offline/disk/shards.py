@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from models.durable import PRIVATE, write_durably, write_text
 from models.errors import InvalidInput, InvalidRecord
-from models.reasoner.think import PathPrefix, UserThoughts
+from models.reasoner.think import NightItem, PathPrefix, UserThoughts
 from models.store.manifest import Manifest
 from offline.disk.outcome import Outcome
 
@@ -41,6 +41,8 @@ _SCHEMA = pa.schema(
         "dropped_paths": pa.int32(),
         "tokens": pa.int64(),
         "digest": pa.string(),
+        "item_codes": pa.list_(pa.list_(pa.uint16())),  # SIDs, largest bonus first
+        "item_bonus": pa.list_(pa.float32()),
     }
 )
 _OUTCOME = b"think_ahead.outcome"  # a key of a part's metadata
@@ -168,6 +170,8 @@ def to_columns(row: ShardRow) -> dict[str, Any]:
         "dropped_paths": thoughts.dropped_paths,
         "tokens": thoughts.tokens,
         "digest": row.digest,
+        "item_codes": [list(item.codes) for item in thoughts.items],
+        "item_bonus": [item.bonus for item in thoughts.items],
     }
 
 
@@ -177,7 +181,14 @@ def from_columns(row: dict[str, Any]) -> ShardRow:
         PathPrefix(tuple(codes), path, logprob, support)
         for codes, path, logprob, support in columns
     )
+    # Older parts and segments have no items.
+    items = zip(row.get("item_codes") or (), row.get("item_bonus") or (), strict=True)
     thoughts = UserThoughts(
-        row["user_id"], tuple(row["texts"]), prefixes, row["dropped_paths"], row["tokens"]
+        row["user_id"],
+        tuple(row["texts"]),
+        prefixes,
+        row["dropped_paths"],
+        row["tokens"],
+        tuple(NightItem(tuple(codes), bonus) for codes, bonus in items),
     )
     return ShardRow(row["created_at"], thoughts, row["digest"] or "")

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from models.durable import link_or_copy
 from models.errors import InvalidInput
+from models.night.night_file import NIGHT_ITEMS
 from models.store.manifest import Manifest
 from offline.disk.generation import Generation, open_generation
 from offline.disk.shards import ROWS_PER_PART, ShardRow, write_part, write_summary
@@ -25,6 +27,8 @@ def compact(out_dir: Path, held: Manifest | None, *, now_ms: int) -> Generation:
     while some := list(itertools.islice(rows, ROWS_PER_PART)):
         write_part(folder / f"part-{num_rows // ROWS_PER_PART:05d}.parquet", some)
         num_rows += len(some)
+    if (model := out_dir / str(held.base.generation) / NIGHT_ITEMS).is_file():
+        link_or_copy(model, folder / NIGHT_ITEMS)
     write_summary(folder, _summarise(held, number, now_ms, num_rows))
     return open_generation(folder)
 

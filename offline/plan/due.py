@@ -17,7 +17,7 @@ from offline.plan.carried_rows import LiveRow
 from offline.plan.plan_file import PlannedUser, to_history
 from offline.settings import MAX_PREFIXES, RefreshSettings
 
-_RULES = 1  # raise it when prompts or sampling change
+_RULES = 2  # raise it when prompts, sampling or the items of records change
 _DAY_S = 86400
 
 

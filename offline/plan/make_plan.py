@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset, load_dataset
 from models.errors import InvalidInput
+from models.night.night_file import NIGHT_ITEMS, save_night_items
+from models.night.night_items import NightItems
 from models.release.release import Release
 from models.store.events import Event, merge_events
 from models.store.manifest import Manifest
@@ -45,6 +48,7 @@ logger = logging.getLogger(__name__)
 _USERS_PER_READ = 512
 _MOST_KEYS = 30  # of a plan; rows of older reasoners are thought again
 _NUM_EXAMPLES = 3  # users that a warning names
+_MAX_FITTED = 1_000_000  # users that the night's model of items is fitted to, about
 
 
 class Histories(Protocol):
@@ -75,6 +79,7 @@ class Agenda:
     """A plan before its users are cut into shards and written."""
 
     release: str  # name@version
+    catalog: Catalog
     layer: NextLayer
     created_at: int  # unix seconds
     held: Manifest | None  # the live manifest
@@ -84,6 +89,7 @@ class Agenda:
     to_carry: dict[str, LiveRow]  # user id -> the row to carry over
     unreadable: int  # due users without a single item in the catalog
     keys: tuple[str, ...]  # thinking keys, as the plan has them
+    night: NightItems | None  # fitted to all users; None for a delta, which takes an older one
 
 
 async def make_agenda(
@@ -115,6 +121,7 @@ async def make_agenda(
     carriable = {user: row for user, row in live.items() if row.is_legal and user not in thought}
     return Agenda(
         release=f"{release.name}@{release.version}",
+        catalog=release.catalog,
         layer=layer,
         created_at=now_ms // 1000,
         held=held,
@@ -124,7 +131,30 @@ async def make_agenda(
         to_carry=_choose_carried(carriable, layer, known=set(with_history), due=set(due)),
         unreadable=len(due) - len(users),
         keys=keys,
+        night=await _fit_night(release.catalog, histories, with_history, users, layer),
     )
+
+
+async def _fit_night(
+    catalog: Catalog,
+    histories: Histories,
+    with_history: Sequence[str],
+    users: Sequence[DueUser],
+    layer: NextLayer,
+) -> NightItems | None:
+    """Fit the night's model of items to the histories of all users, for a base."""
+    if not layer.is_base:
+        return None
+    from models.night.ridge import fit_night_items  # imports scipy
+
+    rows = {user.history.user_id: user.history.rows for user in users}
+    step = 1 + len(with_history) // _MAX_FITTED
+    more = [user_id for user_id in with_history[::step] if user_id not in rows]
+    for start in range(0, len(more), _USERS_PER_READ):
+        some = await histories.read_histories(more[start : start + _USERS_PER_READ])
+        for user_id, events in some.items():
+            rows[user_id] = catalog.rows([event.item_id for event in events])
+    return fit_night_items([rows[user_id] for user_id in sorted(rows)], catalog)
 
 
 def write_agenda(settings: RefreshSettings, agenda: Agenda) -> Plan:
@@ -152,6 +182,8 @@ def write_agenda(settings: RefreshSettings, agenda: Agenda) -> Plan:
         shards=tuple(shards),
         keys=agenda.keys,
     )
+    if agenda.night is not None:
+        save_night_items(agenda.night, folder / NIGHT_ITEMS, agenda.catalog)
     write_plan(folder, plan)
     return plan
 

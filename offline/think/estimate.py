@@ -12,6 +12,7 @@ from offline.plan.due import micro_batches
 from offline.plan.make_plan import Agenda
 from offline.settings import RefreshSettings
 from offline.think.micro_batch import Think, in_use, think_about, to_record
+from offline.think.night_model import add_items
 
 SAMPLE_USERS = 64
 
@@ -37,7 +38,8 @@ def estimate(
         with in_use(load()) as think:
             started = clock()
             for batch in micro_batches([user.history for user in sample], settings.micro_batch):
-                thoughts += think_about(batch, think, outcome)
+                found = think_about(batch, think, outcome)
+                thoughts += add_items(agenda.night, agenda.catalog, batch, found)
             seconds = clock() - started
     factor = len(due) / max(len(sample), 1)
     hours = seconds * factor / 3600

@@ -21,7 +21,7 @@ from models.reasoner.think import (
     think_users,
     user_seed,
 )
-from models.store.records import PrefixRecord, RecordedPrefix, encode_thoughts
+from models.store.records import PrefixRecord, RecordedItem, RecordedPrefix, encode_thoughts
 from offline.disk.outcome import Outcome
 from offline.settings import MAX_PREFIXES, RefreshSettings
 
@@ -130,7 +130,8 @@ def to_record(
     prefixes = tuple(
         RecordedPrefix(prefix.codes, prefix.path, prefix.logprob) for prefix in thoughts.prefixes
     )
-    return PrefixRecord(generation, fingerprint, created_at, prefixes)
+    items = tuple(RecordedItem(*item) for item in thoughts.items)
+    return PrefixRecord(generation, fingerprint, created_at, prefixes, items)
 
 
 def _anonymous(user_id: str) -> str:

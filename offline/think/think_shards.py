@@ -11,7 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from models.catalog.catalog import Catalog
 from models.lease import Lease
+from models.night.night_items import NightItems
 from models.reasoner.think import UserHistory
 from offline.disk.outcome import Outcome
 from offline.disk.segment import Batch, Segment, count_batches
@@ -20,6 +22,7 @@ from offline.plan.carried_rows import carry_rows
 from offline.plan.plan_file import Plan, PlannedUser, read_users
 from offline.progress import Stopwatch, Timing, note_timing
 from offline.think.micro_batch import Think, think_about
+from offline.think.night_model import add_items
 
 GetThink = Callable[[], Think]  # loads the model at the first call that needs it
 Report = Callable[[Outcome, bool], None]
@@ -34,6 +37,8 @@ class ThinkJob:
     think: GetThink
     watch: Stopwatch
     report: Report  # called with the counts of each batch, and True if an earlier process made it
+    catalog: Catalog
+    night: NightItems | None = None  # finds the items of the same users; None: none
 
 
 def think_shards(job: ThinkJob, shards: Sequence[int]) -> Outcome:
@@ -135,8 +140,11 @@ def _think_batch(
     think = job.think()
     outcome = Outcome()
     started_s = time.monotonic()
+    histories = list(map(_to_history, users))
     with job.watch("think"):
-        found = think_about(list(map(_to_history, users)), think, outcome)
+        found = think_about(histories, think, outcome)
+    with job.watch("items"):
+        found = add_items(job.night, job.catalog, histories, found)
     seconds = round(time.monotonic() - started_s, 4)
     digests = {user.user_id: user.digest for user in users}
     rows = tuple(

@@ -15,7 +15,9 @@ from models.errors import (
     ManifestConflict,
     StoreUnavailable,
 )
+from models.night.ridge import fit_night_items
 from models.reasoner.think import UserHistory, UserThoughts
+from models.store.records import RecordedItem
 from offline.plan.importer import import_dataset
 from offline.think.micro_batch import (
     Think,
@@ -43,7 +45,7 @@ def test_a_whole_night_makes_a_base_and_says_what_it_did(world: ImportedWorld) -
     assert summary.items() >= expected.items()
     assert (summary["layer"], summary["epoch"], summary["carried"]) == ("base", 1, 0)
     assert (summary["dropped_paths"], summary["tokens"]) == (NUM_USERS, 10 * NUM_USERS)
-    stages = {"plan", "model", "think", "write", "validate"}
+    stages = {"plan", "model", "think", "items", "write", "validate"}
     stages |= {"gates", "load", "verify", "activate", "total"}
     assert summary["seconds"].keys() == stages
     folder = Path(summary["shards"])
@@ -51,7 +53,7 @@ def test_a_whole_night_makes_a_base_and_says_what_it_did(world: ImportedWorld) -
     success = json.loads((folder / "_SUCCESS.json").read_text())
     assert {name: summary[name] for name in success if name != "parts"}.items() <= success.items()
     names = {"plan.json", "plan-00000.parquet", "part-00000.parquet", "part-00000.times"}
-    names |= {"report.html", "metrics.prom"}
+    names |= {"report.html", "metrics.prom", "night_items.safetensors"}
     assert {file.name for file in folder.iterdir()} == names | {"_SUCCESS.json", "summary.json"}
     assert not list(world.out_dir.glob("*.lease"))
 
@@ -80,6 +82,36 @@ def test_each_user_gets_their_own_prefixes_and_thoughts(world: ImportedWorld) ->
         assert {prefix.codes for prefix in state.record.prefixes} == own
         texts = asyncio.run(world.store.read_thoughts(user_id, generation))
         assert texts == (f"about {user_id}",)
+
+
+def test_each_user_gets_the_items_that_the_history_of_everybody_suggests(
+    world: ImportedWorld,
+) -> None:
+    generation = world.night(num_users=7)["generation"]
+    catalog = world.release.catalog
+    histories = toy_histories(catalog, num_users=NUM_USERS)
+    night = fit_night_items(histories, catalog)
+    for user in range(7):
+        items = recorded_items(world, f"user-{user:02d}", generation)
+        expected = night.find_sids(histories[user], catalog)
+        assert [item.codes for item in items] == [item.codes for item in expected]
+        bonuses = [item.bonus for item in expected]
+        assert [item.bonus for item in items] == pytest.approx(bonuses, abs=1 / 32)
+        assert items
+
+
+def test_a_delta_finds_items_with_the_model_of_the_last_base(world: ImportedWorld) -> None:
+    base = world.night()["generation"]
+    delta = world.night(user_ids=("user-01",), rethink=True)["generation"]
+    assert not (world.out_dir / str(delta) / "night_items.safetensors").exists()
+    items = [recorded_items(world, "user-01", generation) for generation in (delta, base)]
+    assert items[0] == items[1] != ()
+
+
+def recorded_items(world: ImportedWorld, user_id: str, generation: int) -> tuple[RecordedItem, ...]:
+    state = asyncio.run(world.store.read_user(user_id, [generation], world.release.space))
+    assert state.record is not None
+    return state.record.items
 
 
 def test_some_users_become_a_delta_over_the_base(world: ImportedWorld) -> None:

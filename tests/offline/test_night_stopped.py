@@ -377,12 +377,12 @@ def test_sigterm_ends_a_night_with_75_and_the_command_that_goes_on(
 def test_a_full_disk_ends_a_night_with_75_and_it_goes_on_once_there_is_room(
     state: Path, release: Release, call: OfflineCommand
 ) -> None:
+    here = ["--release", release.directory]
+    assert call("plan", *here, "--paths", 32, "--width", 30)[0] == 0
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        code, out, err = call(
-            "refresh", "--release", release.directory, "--paths", 32, "--width", 30
-        )
+        code, out, err = call("refresh", *here, "--paths", 32, "--width", 30, "--resume")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (code, out) == (75, "")
