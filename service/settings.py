@@ -89,7 +89,7 @@ class ServiceSettings(BaseSettings):
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 128  # most requests in work at once
 
     # Recommendations
-    mode: Mode = Mode.STRICT  # prefixes to finish for a user with a record; a request may override
+    mode: Mode = Mode.FUSED  # prefixes to finish for a user with a record; a request may override
     online_prefixes: Annotated[int, Field(ge=1, le=1000)] = 100  # that the online model picks
     record_max_age_hours: Annotated[float, Field(gt=0)] = 48  # an older record is `stale`
     # Share of all users that each rung below `stale` always serves, so that its value is measured.

@@ -83,15 +83,25 @@ class PrefixRecord:
     def codes_key(self) -> bytes:
         """Codes of all prefixes, as a key: tuples are hashed at each look-up, bytes once."""
         codes = [code for prefix in self.prefixes for code in prefix.codes]
-        return struct.pack(f">H{len(codes)}I", _common_depth(self.prefixes), *codes)
+        return struct.pack(f">H{len(codes)}I", self._depth, *codes)
+
+    @cached_property
+    def items_key(self) -> bytes:
+        """Codes and bonuses of all items, as a key."""
+        codes = [code for item in self.items for code in item.codes]
+        bonuses = [item.bonus for item in self.items]
+        return struct.pack(f">{len(codes)}I{len(bonuses)}d", *codes, *bonuses)
+
+    @property
+    def _depth(self) -> int:
+        return _common_depth([prefix.codes for prefix in self.prefixes], "prefixes", MAX_PREFIXES)
 
     def encode(self, user_id: str) -> bytes:
         """Raises InvalidRecord for values that the layout cannot hold."""
-        prefix_codes = [prefix.codes for prefix in self.prefixes]
-        item_codes = [item.codes for item in self.items]
-        depth = _common_depth(prefix_codes, "prefixes", MAX_PREFIXES)
+        depth, item_codes = self._depth, [item.codes for item in self.items]
         levels = _common_depth(item_codes, "items", MAX_ITEMS)
-        is_wide = any(max(codes, default=0) > 255 for codes in (*prefix_codes, *item_codes))
+        all_codes = (*(prefix.codes for prefix in self.prefixes), *item_codes)
+        is_wide = any(max(codes, default=0) > 255 for codes in all_codes)
         prefix_entry, item_entry = _prefix_entry(depth, is_wide), _item_entry(levels, is_wide)
         try:
             head = _HEAD.pack(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from models.catalog.candidates import Candidates
 from models.online.finish import KeptHistory
+from models.online.memory.tree_memory import NightBonus
 from service.recommend.engine import Engine
 from service.recommend.ladder import RECORDED, Pick, Plan, Wanted, top_up
 from service.recommend.model_thread import (
@@ -77,6 +78,7 @@ class Climb:
         self._clock = clock
         self._taken = set(wanted.exclude)
         self._is_united = wanted.is_union and plan.record is not None
+        self._night: NightBonus | None = None  # of the rung of the record, in a fused answer
 
     def run(self, deadline: float) -> None:
         """Try the rungs of the model in order, until enough items are found or time is up.
@@ -120,17 +122,25 @@ class Climb:
         began_at = self._clock()
         state = engine.encode(self._plan.rows)
         self.encode_s += self._clock() - began_at
+        self._night = self._night_bonus(rung)
         found = engine.finisher.finish(
             state,
             self._candidates(rung, state),
             k=wanted.num_items - len(self.picks),
             exclude=self._taken,
             allowed_N=wanted.category.mask if wanted.category is not None else None,
+            night=self._night,
         )
         return [
             Pick(scored.row, scored.score, self._source(rung, scored.row), scored.because)
             for scored in found
         ]
+
+    def _night_bonus(self, rung: Source) -> NightBonus | None:
+        if rung not in RECORDED or not self._wanted.is_fused:
+            return None
+        assert self._plan.record is not None
+        return self._engine.night_bonus(self._plan.record, num_fresh=self._plan.num_fresh)
 
     def _candidates(self, rung: Source, state: KeptHistory) -> Candidates:
         if rung == Source.GLOBAL:
@@ -147,17 +157,24 @@ class Climb:
         """Return the model's own prefixes, or all prefixes of the category if there is one."""
         if self._wanted.category is not None:
             return self._wanted.category.candidates
-        return self._engine.finisher.own_prefixes(state, count=self._wanted.num_own)
+        return self._engine.finisher.own_prefixes(
+            state, count=self._wanted.num_own, night=self._night
+        )
 
     def _source(self, rung: Source, row: int) -> Source:
         """Return the rung, or `online` for an item of a union that the record does not hold."""
         if not self._is_united or rung not in RECORDED:
             return rung
-        return rung if self._prefix_of(row) in self._recorded else Source.ONLINE
+        is_recorded = self._prefix_of(row) in self._recorded or row in self._night_rows
+        return rung if is_recorded else Source.ONLINE
 
     def _prefix_of(self, row: int) -> tuple[int, ...]:
         catalog = self._engine.catalog
         return tuple(catalog.sids[row, : catalog.space.prefix_depth].tolist())
+
+    @cached_property
+    def _night_rows(self) -> frozenset[int]:
+        return frozenset(self._night.row_R.tolist()) if self._night is not None else frozenset()
 
     @cached_property
     def _recorded(self) -> frozenset[tuple[int, ...]]:

@@ -17,14 +17,17 @@ import numpy as np
 
 from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
+from models.catalog.trie import expand_ranges
 from models.errors import InvalidRelease
+from models.night.night_items import FADE
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import HistoryCache
+from models.online.memory.tree_memory import NightBonus
 from models.release.live import LiveRelease
 from models.release.release import Release
 from models.release.searchers import FASTEST, load_finisher
 from models.store.model_pointer import ModelCanary
-from models.store.records import PrefixRecord
+from models.store.records import PrefixRecord, RecordedItem
 from service.recommend.categories import MAX_POPULAR, Categories, by_popularity
 from service.recommend.pages import digest
 
@@ -53,6 +56,7 @@ class Kept:
         self._release = release
         self._candidates: OrderedDict[bytes, Candidates] = OrderedDict()  # by codes_key
         self._candidates_limit = candidates_limit
+        self._nights: OrderedDict[bytes, NightBonus] = OrderedDict()  # by items_key
         self._global: Candidates | None = None
 
     @cached_property
@@ -91,6 +95,26 @@ class Kept:
                 self._candidates.popitem(last=False)
         self._candidates.move_to_end(record.codes_key)
         return kept
+
+    def night_bonus(self, record: PrefixRecord) -> NightBonus:
+        """Return the bonus of a record's items, as rows; items outside the catalog are left out."""
+        kept = self._nights.get(record.items_key)
+        if kept is None:
+            kept = _to_bonus(self._release.catalog, record.items)
+            self._nights[record.items_key] = kept
+            if len(self._nights) > self._candidates_limit:
+                self._nights.popitem(last=False)
+        self._nights.move_to_end(record.items_key)
+        return kept
+
+
+def _to_bonus(catalog: Catalog, items: Sequence[RecordedItem]) -> NightBonus:
+    sids = np.array([item.codes for item in items])
+    leaf_R = catalog.trie.nodes(sids)
+    is_known_R = leaf_R >= 0
+    bonus_R = np.array([item.bonus for item in items])[is_known_R]
+    owner_P, row_P = expand_ranges(catalog.first_row, leaf_R[is_known_R])
+    return NightBonus(row_P, bonus_R[owner_P])
 
 
 class Engine:
@@ -184,6 +208,15 @@ class Engine:
     def candidates(self, record: PrefixRecord) -> Candidates:
         """Return the candidate tree below a record's prefixes."""
         return self._kept.candidates(self.finisher, record)
+
+    def night_bonus(self, record: PrefixRecord, *, num_fresh: int) -> NightBonus | None:
+        """Return what a record adds to the scores of its items; None if it adds nothing.
+
+        num_fresh: events since the thinking; each leaves FADE of the bonus.
+        """
+        if not record.items or not self.finisher.takes_nights:
+            return None
+        return self._kept.night_bonus(record).faded(FADE**num_fresh)
 
 
 class Chosen(NamedTuple):

@@ -8,6 +8,7 @@ Pure decisions over a user's state and an engine: no store, no thread, no clock.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from models.store.events import Event
 from models.store.records import PrefixRecord
 from service.recommend.categories import Category
 from service.recommend.engine import Engine
@@ -34,6 +35,7 @@ class Plan(NamedTuple):
     record: PrefixRecord | None  # None unless it has prefixes
     reasons: tuple[Reason, ...]  # why higher rungs are missing
     is_impaired: bool  # a fault or an over-age record costs a better rung or fresher data
+    num_fresh: int = 0  # events since the record's thinking
 
 
 class Wanted(NamedTuple):
@@ -44,6 +46,7 @@ class Wanted(NamedTuple):
     category: Category | None  # None: the whole catalog
     is_union: bool  # search a record's prefixes together with the online model's own prefixes
     num_own: int  # number of its own prefixes that the online model takes
+    is_fused: bool = False  # a union in which the night's bonus counts
 
 
 def plan_rungs(
@@ -73,7 +76,18 @@ def plan_rungs(
     elif record is None:
         reasons.append(Reason.NO_HISTORY)
     rungs.append(Source.GLOBAL)
-    return Plan(tuple(rungs), rows, record, tuple(reasons), is_impaired)
+    num_fresh = _count_fresh(view.history, record.created_at) if record is not None else 0
+    return Plan(tuple(rungs), rows, record, tuple(reasons), is_impaired, num_fresh)
+
+
+def _count_fresh(history: Sequence[Event], since_s: int) -> int:
+    """Count the events after a time. history: oldest first."""
+    num = 0
+    for event in reversed(history):
+        if event.timestamp <= since_s:
+            break
+        num += 1
+    return num
 
 
 def plan_popular(reason: Reason) -> Plan:

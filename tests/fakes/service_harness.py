@@ -31,7 +31,7 @@ from models.store.events import Event
 from models.store.keys import DEFAULT_KEYS, UserRow
 from models.store.log_stream import log_command
 from models.store.manifest import Layer, Manifest
-from models.store.records import PrefixRecord, RecordedPrefix
+from models.store.records import PrefixRecord, RecordedItem, RecordedPrefix
 from models.store.redis_store import RedisStore
 from service.app import create_app
 from service.auth.api_keys import KeyRing
@@ -118,6 +118,7 @@ def new_record(
     age_s: float = 60,
     prefixes: Sequence[Prefix] | None = None,
     fingerprint: int | None = None,
+    items: Sequence[RecordedItem] = (),
 ) -> PrefixRecord:
     """A record in which path i leads to the i-th prefix."""
     found = some_prefixes() if prefixes is None else prefixes
@@ -129,6 +130,7 @@ def new_record(
         prefixes=tuple(
             RecordedPrefix(codes, path, -float(path)) for path, codes in enumerate(found)
         ),
+        items=tuple(items),
     )
 
 
@@ -218,13 +220,15 @@ async def serving(
 ) -> AsyncIterator[InProcess]:
     """A started service over `store`, which holds no user at a lower rung.
 
-    The budget is wide: other work shares the test machine. Without `engine` it has one of its own:
-    two services of one process have two model threads, and an engine may know only one.
+    The mode is strict: a record's prefixes alone give its items. The budget is wide: other work
+    shares the test machine. Without `engine` it has one of its own: two services of one process
+    have two model threads, and an engine may know only one.
     """
     engine = engine or load_engine(toy_release_dir())
     overrides = {
         "release_dir": "unused",
         "request_budget_ms": 30_000,
+        "mode": "strict",
         "rung_share": 0,
         **settings,
     }

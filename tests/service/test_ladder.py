@@ -13,6 +13,7 @@ import torch
 from models.catalog.candidates import Candidates
 from models.online.best_first import NumpySearch
 from models.online.finish import Finisher, KeptHistory
+from models.online.memory.tree_memory import NightBonus
 from models.online.torch_runtime import TorchRuntime
 from models.store.keys import DEFAULT_KEYS
 from models.store.redis_store import RedisStore
@@ -246,10 +247,12 @@ class GatedFinisher(Finisher):
         self.gate.set()
         self.reached = threading.Event()
 
-    def own_prefixes(self, state: KeptHistory, *, count: int) -> Candidates:
+    def own_prefixes(
+        self, state: KeptHistory, *, count: int, night: NightBonus | None = None
+    ) -> Candidates:
         self.reached.set()
         self.gate.wait(timeout=60)
-        return super().own_prefixes(state, count=count)
+        return super().own_prefixes(state, count=count, night=night)
 
 
 @pytest.fixture
