@@ -19,7 +19,13 @@ from bench.quality.learnt import require_refit
 from bench.quality.quality_options import draw_cases
 from bench.quality.ranking.plain_rows import Ranker, rank_plain
 from bench.quality.ranking.quality_rows import REFIT, TIES, Outcome, Table, summarise
-from bench.quality.ranking.row_sets import count_trained, model_rows, sasrec_row, simple_rows
+from bench.quality.ranking.row_sets import (
+    count_trained,
+    model_rows,
+    night_rows,
+    sasrec_row,
+    simple_rows,
+)
 from bench.quality.ranking.target_groups import group_targets
 from models.baselines.sasrec import SasRec, load_sasrec
 from models.catalog.catalog import Catalog
@@ -65,7 +71,8 @@ def rank_not_refit(console: Console, inputs: Inputs, cases: Sequence[Case]) -> d
     """Rank popularity, counts, SASRec and the online model."""
     catalog = inputs.release.catalog
     rankers = simple_rows(inputs.dataset, catalog) | sasrec_row(inputs.sasrec)
-    return _rank(console, "ranking", rankers | model_rows(inputs.release), catalog, cases)
+    rankers |= model_rows(inputs.release) | night_rows(inputs.release, inputs.dataset)
+    return _rank(console, "ranking", rankers, catalog, cases)
 
 
 def rank_refit(console: Console, inputs: Inputs, cases: Sequence[Case]) -> dict[str, Outcome]:
@@ -80,7 +87,7 @@ def rank_refit(console: Console, inputs: Inputs, cases: Sequence[Case]) -> dict[
     found = _rank(console, "ranking, refit", rankers, catalog, cases)
     if inputs.refit is not None:
         own_cases = draw_cases(inputs.options, inputs.refit, inputs.dataset)
-        rankers = model_rows(inputs.refit)
+        rankers = model_rows(inputs.refit) | night_rows(inputs.refit, inputs.dataset, held_out=1)
         found |= _rank(console, "ranking, refit", rankers, inputs.refit.catalog, own_cases)
     return {name + REFIT: outcome for name, outcome in found.items()}
 
@@ -91,9 +98,8 @@ def tie_table(console: Console, inputs: Inputs) -> Table:
     for_training, for_cases = split_ties(inputs.dataset, options.split, seed=options.ties)
     cases = draw_cases(options, inputs.release, for_cases)
     rankers = simple_rows(for_training, catalog) | sasrec_row(inputs.sasrec)
-    found = _rank(
-        console, "ranking, ties shuffled", rankers | model_rows(inputs.release), catalog, cases
-    )
+    rankers |= model_rows(inputs.release) | night_rows(inputs.release, for_training)
+    found = _rank(console, "ranking, ties shuffled", rankers, catalog, cases)
     groups = group_targets(cases, count_trained(for_training, catalog))
     named = {name + TIES: outcome for name, outcome in found.items()}
     return summarise(named, groups, seed=options.seed)

@@ -48,6 +48,12 @@ _PLAIN_ROWS = {
     "online_no_memory": "online tier without its memory",
     "online": "online tier",
 }
+_FUSED_ROWS = {
+    **_PLAIN_ROWS,
+    "night_items": "the night's items alone",
+    "two_tier_fused_no_thought": "two tiers, fused",
+    "two_tier_fused_day_before": "two tiers, fused, night of the day before",
+}
 _REFIT_ROWS = {f"{name}_refit": f"{label}, refit" for name, label in _PLAIN_ROWS.items()}
 _TIE_ROWS = {f"{name}_ties": f"{label}, ties shuffled" for name, label in _PLAIN_ROWS.items()}
 _PROTOCOL = pick(
@@ -64,6 +70,29 @@ _SUMMARY = pick(
     _interval("recall@10", "recall@10"),
     Column("NDCG@10", "ndcg@10"),
     Column("recall@10, target of another day", "recall@10_other_day"),
+)
+_FUSED = pick(
+    "row",
+    _FUSED_ROWS,
+    _interval("R@10", "recall@10"),
+    Column("N@10", "ndcg@10"),
+    _interval("R@10, same day", "recall@10_same_day"),
+    _interval("R@10, other day", "recall@10_other_day"),
+)
+_FUSED_DIFFERENCES = differences(
+    "difference, paired by user",
+    "differences",
+    {
+        "two_tier_fused_no_thought minus online": "two tiers, fused - online tier",
+        "two_tier_fused_day_before minus online": "night of the day before - online tier",
+        "two_tier_fused_no_thought minus night_items": "two tiers, fused - the night's items alone",
+    },
+    {
+        "recall@10": "R@10",
+        "ndcg@10": "N@10",
+        "recall@10_same_day": "R@10, same day",
+        "recall@10_other_day": "R@10, other day",
+    },
 )
 _ITEM_AGE = pick(
     "row",
@@ -246,6 +275,8 @@ QUALITY_TABLES = {
     "quality-differences": Table("quality", _DIFFERENCES),
     "protocol": Table("protocol", _PROTOCOL),
     "protocol-differences": Table("protocol", _PROTOCOL_DIFFERENCES),
+    "fused": Table("fused", _FUSED),
+    "fused-differences": Table("fused", _FUSED_DIFFERENCES),
     "item-age": Table("protocol", _ITEM_AGE),
     "time-split": Table("time_split", _TIME_SPLIT),
     "time-split-differences": Table("time_split", _TIME_SPLIT_DIFFERENCES),

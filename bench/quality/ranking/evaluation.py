@@ -19,6 +19,7 @@ from bench.quality.ranking.prefix_map import Nodes, PrefixMap, equally_many_popu
 from bench.quality.ranking.quality_rows import (
     AT_ONCE,
     CUTOFFS,
+    NUM_OWN,
     POPULAR,
     REASONER,
     SHUFFLED,
@@ -35,8 +36,6 @@ from models.catalog.candidates import from_nodes
 from models.catalog.catalog import Catalog
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import window_start
-
-NUM_OWN = 100  # of the online model's own prefixes, in the union
 
 
 class Evaluation:

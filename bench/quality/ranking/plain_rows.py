@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from bench.common.leave_one_out import Case, mask_seen, target_rows
 from bench.quality.ranking.prefix_map import PrefixMap
-from bench.quality.ranking.quality_rows import CUTOFFS, Outcome
+from bench.quality.ranking.quality_rows import CUTOFFS, NUM_OWN, Outcome
 from bench.quality.ranking.rank_metrics import rank_targets
 from models.baselines.sasrec import SasRec
 from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
-from models.online.finish import Finisher
+from models.night.night_items import FADE, NightItems
+from models.online.finish import Finisher, KeptHistory, Scored
 from models.online.history_cache import window_start
+from models.online.memory.tree_memory import NightBonus
 
 
 class Ranker(Protocol):
@@ -72,11 +74,54 @@ class OnlineRow:
         self._finisher, self._whole = finisher, Candidates(catalog.trie)
 
     def rank(self, case: Case) -> float:
-        rows = case.seen
-        state = self._finisher.encode(rows[window_start(len(rows), self._finisher.window) :])
+        state = _encode(self._finisher, case)
         found = self._finisher.finish(state, self._whole, k=max(CUTOFFS), exclude=case.seen)
-        ranked = [item.row for item in found]
-        return ranked.index(case.target) + 1.0 if case.target in ranked else np.inf
+        return _rank_in(found, case)
+
+
+class NightItemsRow:
+    """Ranks by the night's model of items alone; ties, and so all others, by popularity."""
+
+    def __init__(self, night: NightItems, popularity_N: NDArray[np.int64]) -> None:
+        self._night, self._popularity_N = night, popularity_N
+
+    def rank(self, case: Case) -> float:
+        found = self._night.find(case.seen, num=len(self._popularity_N), exclude=case.seen)
+        bonus_N = np.zeros(len(self._popularity_N))
+        bonus_N[found.row_R] = found.bonus_R
+        return rank_unseen(bonus_N, case, tie_N=self._popularity_N)
+
+
+class FusedRow:
+    """Ranks by the online scores and the night's bonus, below the prefixes that both like best.
+
+    The online model reads the whole history. A night of the day before has not seen the items of
+    the target's day, and each of them takes away from its bonus, as in the service.
+    """
+
+    def __init__(self, finisher: Finisher, night: NightItems, *, is_day_before: bool) -> None:
+        self._finisher, self._night = finisher, night
+        self._is_day_before = is_day_before
+
+    def rank(self, case: Case) -> float:
+        state, bonus = _encode(self._finisher, case), self._bonus(case)
+        tree = self._finisher.own_prefixes(state, count=NUM_OWN, night=bonus)
+        found = self._finisher.finish(state, tree, k=max(CUTOFFS), exclude=case.seen, night=bonus)
+        return _rank_in(found, case)
+
+    def _bonus(self, case: Case) -> NightBonus | None:
+        known = case.day_before() if self._is_day_before else case
+        num_fresh = len(case.seen) - len(known.seen)
+        return self._night.find(known.seen, exclude=known.seen).faded(FADE**num_fresh)
+
+
+def _encode(finisher: Finisher, case: Case) -> KeptHistory:
+    return finisher.encode(case.seen[window_start(len(case.seen), finisher.window) :])
+
+
+def _rank_in(found: Sequence[Scored], case: Case) -> float:
+    ranked = [item.row for item in found]
+    return ranked.index(case.target) + 1.0 if case.target in ranked else np.inf
 
 
 def rank_plain(

@@ -15,11 +15,14 @@ from bench.quality.ranking.rank_metrics import Interval, bootstrap_named, ndcg_a
 from bench.quality.ranking.target_groups import Groups
 
 CUTOFFS = (5, 10)
+NUM_OWN = 100  # of the online model's own prefixes, in a union
 GROUP_METRICS = ("recall@10", "ndcg@10")  # also of each group of users
 METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in CUTOFFS)
 STRICT, UNION = "two_tier_strict", "two_tier_union"
 SHUFFLED, POPULAR = "two_tier_shuffled", "two_tier_popular_prefixes"
 STRICT_BEFORE, UNION_BEFORE = "two_tier_strict_day_before", "two_tier_union_day_before"
+NIGHT_ITEMS = "night_items"  # the night's ridge regression over users and words alone
+FUSED_SILENT, FUSED_BEFORE = "two_tier_fused_no_thought", "two_tier_fused_day_before"
 OWN = "online_own_prefixes"
 AT_ONCE, TIERS_AT_ONCE = "reasoner_at_once", "two_tier_at_once"  # without a thought
 REASONER, ONLINE, SASREC = "reasoner", "online", "sasrec"
@@ -27,13 +30,19 @@ ONLINE_NO_MEMORY = "online_no_memory"
 POPULARITY, COUNTS = "popularity", "counts"  # too simple to lose
 MEMORY = "memory"  # the online model's memory alone: counts and similar texts
 REFIT, TIES = "_refit", "_ties"  # suffixes of rows
-PLAIN = (POPULARITY, COUNTS, MEMORY, SASREC, ONLINE_NO_MEMORY, ONLINE)
+PLAIN = (
+    POPULARITY, COUNTS, MEMORY, NIGHT_ITEMS, SASREC, ONLINE_NO_MEMORY, ONLINE, FUSED_SILENT,
+    FUSED_BEFORE,
+)  # fmt: skip
 COMPARED_PLAIN = (  # also with each suffix
     (COUNTS, POPULARITY),
     (ONLINE, COUNTS),
     (ONLINE, MEMORY),
     (ONLINE, ONLINE_NO_MEMORY),
     (ONLINE, SASREC),
+    (FUSED_SILENT, ONLINE),
+    (FUSED_SILENT, NIGHT_ITEMS),
+    (FUSED_BEFORE, ONLINE),
 )
 COMPARED = (
     *((one + end, other + end) for end in ("", REFIT, TIES) for one, other in COMPARED_PLAIN),

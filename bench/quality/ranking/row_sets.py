@@ -13,6 +13,8 @@ from bench.common.leave_one_out import Case, learnt_histories
 from bench.common.results import open_progress
 from bench.quality.ranking.counts_row import CountsRow, all_neighbours
 from bench.quality.ranking.plain_rows import (
+    FusedRow,
+    NightItemsRow,
     OnlineRow,
     PopularityRow,
     Ranker,
@@ -21,7 +23,10 @@ from bench.quality.ranking.plain_rows import (
 )
 from bench.quality.ranking.quality_rows import (
     COUNTS,
+    FUSED_BEFORE,
+    FUSED_SILENT,
     MEMORY,
+    NIGHT_ITEMS,
     ONLINE,
     ONLINE_NO_MEMORY,
     POPULARITY,
@@ -30,6 +35,7 @@ from bench.quality.ranking.quality_rows import (
 from models.baselines.sasrec import SasRec
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset
+from models.night.ridge import fit_night_items
 from models.online.finish import Finisher
 from models.release.release import Release
 from models.release.searchers import load_finisher, load_searcher
@@ -69,6 +75,23 @@ def model_rows(release: Release) -> Rankers:
         MEMORY: CountsRow(neighbours, release.catalog.popularity),
         ONLINE_NO_MEMORY: plain,
         ONLINE: OnlineRow(load_finisher(release), release.catalog),
+    }
+
+
+def night_rows(release: Release, dataset: Dataset, *, held_out: int = 2) -> Rankers:
+    """Return the night's model of items alone and beside the online model.
+
+    It learns all but the last `held_out` items of each user. Empty for a release without a memory.
+    """
+    finisher, catalog = load_finisher(release), release.catalog
+    if not finisher.takes_nights:
+        return {}
+    night = fit_night_items(learnt_histories(dataset, catalog, held_out=held_out), catalog)
+    popularity_N = count_trained(dataset, catalog, held_out=held_out)
+    return {
+        NIGHT_ITEMS: NightItemsRow(night, popularity_N),
+        FUSED_SILENT: FusedRow(finisher, night, is_day_before=False),
+        FUSED_BEFORE: FusedRow(finisher, night, is_day_before=True),
     }
 
 

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.leave_one_out import Case
-from bench.quality.ranking.evaluation import NUM_OWN
 from bench.quality.ranking.prefix_map import Nodes, PrefixMap
-from bench.quality.ranking.quality_rows import CUTOFFS, ONLINE
+from bench.quality.ranking.quality_rows import CUTOFFS, NUM_OWN, ONLINE
 from bench.quality.ranking.rank_metrics import bootstrap_named, ndcg_at, recall_at
 from models.catalog.candidates import Candidates, from_nodes
 from models.catalog.catalog import Catalog
