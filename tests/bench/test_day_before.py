@@ -8,7 +8,8 @@ from rich.console import Console
 
 from bench.common.leave_one_out import Case, cut_histories
 from bench.quality.quality import main
-from bench.quality.ranking.evaluation import NUM_OWN, Evaluation
+from bench.quality.ranking.evaluation import Evaluation
+from bench.quality.ranking.quality_rows import NUM_OWN
 from bench.quality.thought_rows import think_day_before
 from bench.quality.thoughts.think_cases import think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache

@@ -21,7 +21,7 @@ from models.catalog.dataset import Dataset, Interaction, load_dataset
 from models.online.memory.memory_settings import MemorySettings
 from models.reasoner.think import UserHistory
 from models.release.release import Release
-from tests.bench.test_quality import PLAIN_ROWS, write_dataset
+from tests.bench.test_quality import NIGHT_ROWS, PLAIN_ROWS, write_dataset
 from tests.fakes.toy import toy_catalog
 
 DAY = 86_400
@@ -172,7 +172,7 @@ def test_no_thoughts_computes_the_plain_rows_and_no_cache(release: Release, tmp_
     assert main([*arguments, "--cache", str(tmp_path / "cache"), "--json", str(file)]) == 0
     table = json.loads(file.read_text())
     assert [row["name"] for row in table["rows"]][: len(PLAIN_ROWS)] == PLAIN_ROWS
-    assert not any("two_tier" in row["name"] for row in table["rows"])
+    assert {row["name"] for row in table["rows"] if "two_tier" in row["name"]} == {*NIGHT_ROWS[1:]}
     assert not (tmp_path / "cache").exists()
     same = table["meta"]["groups"]["same_day"] / table["meta"]["users"]
     for row in table["rows"]:

@@ -386,7 +386,8 @@ def test_quality_writes_every_row_and_thinks_only_once(
 
 NAMES = ("first", "second")
 PLAIN_ROWS = ["popularity", "counts", "memory", "online_no_memory", "online"]
-ROWS = [*PLAIN_ROWS, "popularity_refit", "counts_refit", "reasoner", AT_ONCE]
+NIGHT_ROWS = ["night_items", "two_tier_fused_no_thought", "two_tier_fused_day_before"]
+ROWS = [*PLAIN_ROWS, *NIGHT_ROWS, "popularity_refit", "counts_refit", "reasoner", AT_ONCE]
 ROWS += [STRICT, UNION, SHUFFLED, POPULAR, TIERS_AT_ONCE]
 MEASURED = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "prefix_recall")
 COLUMNS = {"name", "prefixes", "fan_out", "seconds"} | {

@@ -208,7 +208,8 @@ async def test_an_arm_chooses_the_mode_and_a_request_that_names_one_is_in_no_exp
     async with serving(store, **one_arm(mode="union")) as service:
         answer = await service.recommend("user")
         asked = await service.recommend("user", mode="strict")
-    strict, union = plain
+    strict, union, fused = plain
+    assert fused["items"] == union["items"], "the record holds no items"
     assert answer["items"] == union["items"] != strict["items"]
     assert asked["items"] == strict["items"]
     assert answer["experiment"] == [{"name": "test", "arm": "only"}]
