@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 class Budget:
     """Settings of training that all contenders share."""
 
-    try_minutes: float = 3.0  # of CPU time, for each setting
-    train_minutes: float = 15.0  # in all, for the setting that was best by then
+    try_minutes: float = 2.0  # of CPU time, for each setting
+    train_minutes: float = 12.0  # in all, for the setting that was best by then
     step_users: int = 256
     learning_rate: float = 1e-3  # of Adam, constant
     evaluate_every: int = 2  # epochs

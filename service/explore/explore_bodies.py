@@ -55,10 +55,11 @@ class ListedItem(ItemCard):
     rank: int
     source: Source
     sid: list[int]
-    score: float | None  # model and memory together; None for `popular`
+    score: float | None  # model, memory and night together; None for `popular`
     model: float | None  # log-probability by the online model
     memory: float | None  # bonus of the memory
-    night: float | None  # log-probability of the item's prefix by the reasoner
+    night: float | None  # bonus of the night
+    prefix: float | None  # log-probability of the item's prefix by the reasoner
     path: int | None  # number of the thought whose prefix covers the item
     because: list[ItemCard]
 

@@ -29,7 +29,7 @@ from service.explore.item_search import ItemSearch
 from service.explore.patience import patiently
 from service.explore.prefix_tree import prefix_tree
 from service.explore.sides import Option, find_side, list_sides, own_side
-from service.recommend.ladder import RECORDED
+from service.recommend.ladder import RECORDED, Pick
 from service.recommend.model_thread import NotDoneError
 from service.recommend.pipeline import Query, Served
 from service.serving import Serving
@@ -38,6 +38,7 @@ from service.users.reader import UserView
 _MAX_FOUND = 8  # users, and as many items
 _MAX_EVENTS = 100  # of a history, the newest
 _MAX_NEIGHBOURS = 20
+_LEAST_BONUS = 1e-3  # nats; parts are computed on their own, in float32
 _PARTS_S = 2.0  # patience for the parts of the scores
 
 
@@ -204,6 +205,14 @@ def _ranked_list(served: Served, parts: Mapping[int, ScoreParts], side: Side) ->
     )
 
 
+def _night_bonus(pick: Pick, part: ScoreParts | None) -> float | None:
+    """Return what is left of a score without the parts of model and memory."""
+    if part is None or pick.score is None:
+        return None
+    left = pick.score - part.logprob - part.bonus
+    return left if left > _LEAST_BONUS else 0.0
+
+
 def _listed(served: Served, parts: Mapping[int, ScoreParts]) -> Iterator[ListedItem]:
     catalog, record = served.engine.catalog, served.record
     recorded = {prefix.codes: prefix for prefix in record.prefixes} if record is not None else {}
@@ -221,7 +230,8 @@ def _listed(served: Served, parts: Mapping[int, ScoreParts]) -> Iterator[ListedI
             score=pick.score,
             model=part.logprob if part is not None else None,
             memory=part.bonus if part is not None else None,
-            night=prefix.logprob if prefix is not None else None,
+            night=_night_bonus(pick, part),
+            prefix=prefix.logprob if prefix is not None else None,
             path=prefix.path if prefix is not None else None,
             because=[_card(catalog, catalog.item_ids[row]) for row in pick.because],
         )

@@ -13,6 +13,11 @@ from service.serving import Serving
 from service.sources import Mode
 
 OWN = "own"
+_MODES = (
+    (Mode.STRICT, "the prefixes of the night alone"),
+    (Mode.UNION, "prefixes of both, without the night's bonus"),
+    (Mode.FUSED, "prefixes of both, with the night's bonus"),
+)
 
 
 class Option(NamedTuple):
@@ -51,7 +56,7 @@ def find_side(key: str, serving: Serving, user_id: str, past: Sequence[Manifest]
 def _modes() -> Iterator[Option]:
     without = Side(key="no-night", label="without the night", kind="this service")
     yield Option(without, Choice(generation="none"))
-    for mode, label in ((Mode.STRICT, "the night alone"), (Mode.UNION, "night and own prefixes")):
+    for mode, label in _MODES:
         side = Side(key=f"mode/{mode}", label=f"{mode}: {label}", kind="this service")
         yield Option(side, Choice(mode=mode))
 

@@ -107,7 +107,8 @@ async def test_a_user_is_shown_with_history_thoughts_tree_and_list(
         if shown["score"] is not None:
             assert shown["model"] + shown["memory"] == pytest.approx(shown["score"])
         if shown["source"] == "personal":
-            assert shown["night"] == -float(shown["path"])
+            assert shown["night"] == 0
+            assert shown["prefix"] == -float(shown["path"])
 
 
 def rest_of(catalog: Catalog, item_id: str) -> dict[str, Any]:
