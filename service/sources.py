@@ -23,7 +23,7 @@ class Mode(StrEnum):
 
     STRICT = "strict"  # the record's prefixes alone, as in the paper
     UNION = "union"  # the record's prefixes and the online model's own
-    FUSED = "fused"  # these, and the bonus that the night gives the items of the record
+    FUSED = "fused"  # the whole catalog, with the night's bonus for the items of the record
 
 
 class Criticality(StrEnum):

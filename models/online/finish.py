@@ -174,11 +174,9 @@ class Finisher:
         """Resolve `prefixes` to a tree, to be kept. Prefixes outside the catalog are left out."""
         return self.prepare(resolve(self._catalog.trie, prefixes))
 
-    def own_prefixes(
-        self, state: KeptHistory, *, count: int, night: NightBonus | None = None
-    ) -> Candidates:
+    def own_prefixes(self, state: KeptHistory, *, count: int) -> Candidates:
         """Return the tree below the `count` legal prefixes that `rank_prefixes` ranks first."""
-        nodes = self.rank_prefixes(state, count=count, night=night)
+        nodes = self.rank_prefixes(state, count=count)
         return self.prepare(from_nodes(self._catalog.trie, nodes))
 
     def rank_prefixes(
@@ -227,6 +225,11 @@ class Finisher:
         if not searched.reasons:
             return [Scored(*values) for values in zip(*columns, strict=True)]
         return [Scored(*values) for values in zip(*columns, searched.reasons, strict=True)]
+
+    @property
+    def whole(self) -> Candidates:
+        """Return the tree of the whole catalog."""
+        return self._whole
 
     @property
     def takes_nights(self) -> bool:

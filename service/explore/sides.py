@@ -16,7 +16,7 @@ OWN = "own"
 _MODES = (
     (Mode.STRICT, "the prefixes of the night alone"),
     (Mode.UNION, "prefixes of both, without the night's bonus"),
-    (Mode.FUSED, "prefixes of both, with the night's bonus"),
+    (Mode.FUSED, "the whole catalog, with the night's bonus"),
 )
 
 

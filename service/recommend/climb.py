@@ -147,6 +147,9 @@ class Climb:
             return self._engine.global_candidates
         if rung == Source.ONLINE:
             return self._own_candidates(state)
+        if self._wanted.is_fused:
+            category = self._wanted.category
+            return category.candidates if category is not None else self._engine.finisher.whole
         assert self._plan.record is not None
         recorded = self._engine.candidates(self._plan.record)
         if self._is_united:
@@ -157,9 +160,7 @@ class Climb:
         """Return the model's own prefixes, or all prefixes of the category if there is one."""
         if self._wanted.category is not None:
             return self._wanted.category.candidates
-        return self._engine.finisher.own_prefixes(
-            state, count=self._wanted.num_own, night=self._night
-        )
+        return self._engine.finisher.own_prefixes(state, count=self._wanted.num_own)
 
     def _source(self, rung: Source, row: int) -> Source:
         """Return the rung, or `online` for an item of a union that the record does not hold."""

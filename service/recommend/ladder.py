@@ -46,7 +46,7 @@ class Wanted(NamedTuple):
     category: Category | None  # None: the whole catalog
     is_union: bool  # search a record's prefixes together with the online model's own prefixes
     num_own: int  # number of its own prefixes that the online model takes
-    is_fused: bool = False  # a union in which the night's bonus counts
+    is_fused: bool = False  # search the whole catalog for a record, with the night's bonus
 
 
 def plan_rungs(

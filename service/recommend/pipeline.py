@@ -248,7 +248,7 @@ class Pipeline:
             num_items=query.num_items,
             exclude=frozenset(exclude),
             category=engine.categories.get(query.category) if query.category is not None else None,
-            is_union=mode in (Mode.UNION, Mode.FUSED),
+            is_union=mode != Mode.STRICT,
             is_fused=mode == Mode.FUSED,
             num_own=self._policy.num_own_prefixes,
         )

@@ -12,7 +12,6 @@ from models.catalog.candidates import Candidates
 from models.online.best_first import NumpySearch
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import window_start
-from models.online.memory.tree_memory import NightBonus
 from models.online.torch_runtime import TorchRuntime
 from service.recommend.climb import RungTimes
 from service.recommend.engine import Engine
@@ -54,12 +53,10 @@ class SlowFinisher(Finisher):
         """End every delay: no test has to wait for the search that it gave up."""
         self._is_over.set()
 
-    def own_prefixes(
-        self, state: KeptHistory, *, count: int, night: NightBonus | None = None
-    ) -> Candidates:
+    def own_prefixes(self, state: KeptHistory, *, count: int) -> Candidates:
         self.num_searches += 1
         self._is_over.wait(self.delay_s)
-        return super().own_prefixes(state, count=count, night=night)
+        return super().own_prefixes(state, count=count)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import torch
 from models.catalog.candidates import Candidates
 from models.online.best_first import NumpySearch
 from models.online.finish import Finisher, KeptHistory
-from models.online.memory.tree_memory import NightBonus
 from models.online.torch_runtime import TorchRuntime
 from models.store.keys import DEFAULT_KEYS
 from models.store.redis_store import RedisStore
@@ -247,12 +246,10 @@ class GatedFinisher(Finisher):
         self.gate.set()
         self.reached = threading.Event()
 
-    def own_prefixes(
-        self, state: KeptHistory, *, count: int, night: NightBonus | None = None
-    ) -> Candidates:
+    def own_prefixes(self, state: KeptHistory, *, count: int) -> Candidates:
         self.reached.set()
         self.gate.wait(timeout=60)
-        return super().own_prefixes(state, count=count, night=night)
+        return super().own_prefixes(state, count=count)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bench.common.leave_one_out import Case, mask_seen, target_rows
 from bench.quality.ranking.prefix_map import PrefixMap
-from bench.quality.ranking.quality_rows import CUTOFFS, NUM_OWN, Outcome
+from bench.quality.ranking.quality_rows import CUTOFFS, Outcome
 from bench.quality.ranking.rank_metrics import rank_targets
 from models.baselines.sasrec import SasRec
 from models.catalog.candidates import Candidates
@@ -93,7 +93,7 @@ class NightItemsRow:
 
 
 class FusedRow:
-    """Ranks by the online scores and the night's bonus, below the prefixes that both like best.
+    """Ranks by the online scores and the night's bonus, over the whole catalog.
 
     The online model reads the whole history. A night of the day before has not seen the items of
     the target's day, and each of them takes away from its bonus, as in the service.
@@ -105,8 +105,9 @@ class FusedRow:
 
     def rank(self, case: Case) -> float:
         state, bonus = _encode(self._finisher, case), self._bonus(case)
-        tree = self._finisher.own_prefixes(state, count=NUM_OWN, night=bonus)
-        found = self._finisher.finish(state, tree, k=max(CUTOFFS), exclude=case.seen, night=bonus)
+        found = self._finisher.finish(
+            state, self._finisher.whole, k=max(CUTOFFS), exclude=case.seen, night=bonus
+        )
         return _rank_in(found, case)
 
     def _bonus(self, case: Case) -> NightBonus | None:
