@@ -142,8 +142,7 @@ class Questioner:
             params["exclude"] = ",".join(sorted(excluded))
         if rng.random() < _EXPLAIN_SHARE:
             params["explain"] = "true"
-        if rng.random() < _UNION_SHARE:
-            params["mode"] = "union"
+        params["mode"] = "union" if rng.random() < _UNION_SHARE else "strict"
         payload = render("GET", f"/recommend/{quote(name, safe='')}?{urlencode(params)}")
         return Question("recommend", payload, name, None if is_stranger else user, at, excluded)
 
