@@ -18,7 +18,7 @@ from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset, load_dataset
 from models.errors import InvalidSettings, ReleaseMismatch
 from models.release.release import Learns, Release
-from tests.bench.test_quality import PLAIN_ROWS, toy_sasrec, write_dataset
+from tests.bench.test_quality import NIGHT_ROWS, PLAIN_ROWS, toy_sasrec, write_dataset
 from tests.fakes.toy import toy_catalog, toy_release
 
 
@@ -83,7 +83,7 @@ def test_popularity_and_counts_are_refit_without_being_asked_and_count_validatio
     release, file = releases[Learns.HELD_OUT], tmp_path / "table.json"
     assert main(arguments(release, data, "--json", str(file))) == 0
     rows = read_rows(file)
-    assert list(rows) == [*PLAIN_ROWS, "popularity_refit", "counts_refit"]
+    assert list(rows) == [*PLAIN_ROWS, *NIGHT_ROWS, "popularity_refit", "counts_refit"]
     dataset, catalog = load_dataset(data), release.catalog
     cases = cut_histories(dataset, catalog, split="test")
     held_out, ranks = (
@@ -109,7 +109,7 @@ def test_the_validation_split_has_no_refit_rows(
     file = tmp_path / "table.json"
     given = arguments(releases[Learns.HELD_OUT], data, "--split", "valid", "--json", str(file))
     assert main(given) == 0
-    assert list(read_rows(file)) == PLAIN_ROWS
+    assert list(read_rows(file)) == [*PLAIN_ROWS, *NIGHT_ROWS]
     with pytest.raises(InvalidSettings, match="--refit on the split 'valid'"):
         main([*given, "--refit", str(releases[Learns.NOT_THE_TEST].directory)])
 
@@ -127,8 +127,8 @@ def test_a_refit_release_and_a_refit_sasrec_add_rows_paired_with_the_others(
     given += ["--refit", str(refit.directory), "--json", str(tmp_path / "table.json")]
     assert main(arguments(release, data, *given)) == 0
     rows = read_rows(tmp_path / "table.json")
-    plain = ["popularity", "counts", "sasrec", "memory", "online_no_memory", "online"]
-    assert list(rows) == [*plain, *(f"{name}_refit" for name in plain)]
+    plain = ["popularity", "counts", "sasrec", "memory", "online_no_memory", "online", *NIGHT_ROWS]
+    assert sorted(rows) == sorted([*plain, *(f"{name}_refit" for name in plain)])
     assert rows["online_refit"]["recall@10"] == rows["online"]["recall@10"] > 0
     meta = json.loads((tmp_path / "table.json").read_text())["meta"]
     assert meta["refit"] == f"{refit.name}@{refit.version}"

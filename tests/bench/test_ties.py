@@ -13,7 +13,7 @@ from models.catalog.dataset import Dataset, Interaction
 from models.errors import InvalidDataset
 from models.release.release import Release
 from tests.bench.test_protocol import DAY
-from tests.bench.test_quality import PLAIN_ROWS, write_dataset
+from tests.bench.test_quality import NIGHT_ROWS, PLAIN_ROWS, write_dataset
 from tests.fakes.toy import toy_catalog
 
 CATALOG = toy_catalog()
@@ -100,7 +100,7 @@ def test_rows_with_shuffled_ties_have_a_suffix_and_others_stay(
             row.pop("seconds")
         assert tables.setdefault(seed, found) == found
     plain = tables[None]
-    assert set(tables["5"]) == set(plain) | {f"{name}_ties" for name in PLAIN_ROWS}
+    assert set(tables["5"]) == set(plain) | {f"{name}_ties" for name in (*PLAIN_ROWS, *NIGHT_ROWS)}
     assert {name: tables["5"][name] for name in plain} == plain
     assert tables["5"]["counts_ties"] != plain["counts"]
     assert tables["5"]["counts_ties"] != tables["6"]["counts_ties"]

@@ -367,12 +367,14 @@ def start_service(
 ) -> subprocess.Popen[str]:
     """The process, its stderr piped, without the tester's own THINKAHEAD_* variables.
 
+    A record's prefixes alone give its items, and no user is held at a lower rung.
+
     before: code that it runs first, such as one that makes a bound smaller.
     """
     run = f"{before}\nimport sys\nfrom service.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     program = ["-c", run] if before else ["-m", "service"]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("THINKAHEAD_")}
-    inherited["THINKAHEAD_RUNG_SHARE"] = "0"
+    inherited |= {"THINKAHEAD_RUNG_SHARE": "0", "THINKAHEAD_MODE": "strict"}
     return subprocess.Popen(
         [sys.executable, *program, *arguments],
         cwd=ROOT,

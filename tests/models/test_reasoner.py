@@ -174,10 +174,10 @@ def test_seeds_depend_on_user_and_seed_alone() -> None:
     assert len({user_seed(0, "a"), user_seed(0, "b"), user_seed(1, "a")}) == 3
 
 
-def test_the_prompt_holds_the_last_fifty_items(catalog: Catalog) -> None:
+def test_the_prompt_holds_every_item_that_it_is_given(catalog: Catalog) -> None:
     rows = list(range(120))
     text = render_history(catalog, rows)
-    expected = [tuple(catalog.sids[row].tolist()) for row in rows[-50:]]
+    expected = [tuple(catalog.sids[row].tolist()) for row in rows]
     assert list(catalog.space.parse(text)) == expected
 
 
