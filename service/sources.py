@@ -1,4 +1,4 @@
-"""Vocabulary of answers: sources, modes, criticality, and reasons for a lower rung.
+"""Vocabulary of answers: sources, modes, grounds, criticality, and reasons for a lower rung.
 
 These are words of the API and labels of metrics, so a new one is a change that users see.
 """
@@ -24,6 +24,16 @@ class Mode(StrEnum):
     STRICT = "strict"  # the record's prefixes alone, as in the paper
     UNION = "union"  # the record's prefixes and the online model's own
     FUSED = "fused"  # the whole catalog, with the night's bonus for the items of the record
+
+
+class Ground(StrEnum):
+    """Largest part of the score of an item."""
+
+    MEMORY = "memory"  # counts of pairs with items of the history
+    WORDS = "words"  # texts like those of items of the history
+    NIGHT = "night"  # the night's bonus
+    MODEL = "model"  # the online model
+    POPULAR = "popular"  # no score: a fixed order
 
 
 class Criticality(StrEnum):

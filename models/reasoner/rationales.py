@@ -83,6 +83,19 @@ def next_topic(text: str) -> str | None:
     return match[1] if match else None
 
 
+def agreed_topic(catalog: Catalog, row: int, text: str) -> str | None:
+    """Return the topic of an item if a thought recommends it; otherwise None.
+
+    A thought of a template names one next topic. Free text has to hold the last level of the
+    topic, as words.
+    """
+    own = topic(catalog, row)
+    if (wanted := next_topic(text.strip())) is not None:
+        return own if wanted == own else None
+    words = re.escape(own.split(" > ")[-1])
+    return own if re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) else None
+
+
 def parse_rationale(text: str) -> Rationale | None:
     """Invert `rationale_text`; None for a thought of another form."""
     match = _RATIONALE.fullmatch(text.strip())

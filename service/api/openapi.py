@@ -35,6 +35,14 @@ _RECOMMENDATION = {
             "title": "Repair Leave-In Conditioner",
             "path": 0,
             "because": ["B0012UX3TA"],
+            "reason": {
+                "ground": "memory",
+                "text": 'Others had it soon before or after "Argan Oil" (5.4 times, by nearness). '
+                "Path 0 names its topic: Hair Care > Conditioners.",
+                "parts": {"model": -7.31, "memory": 1.9, "night": 1.24},
+                "evidence": [{"item_id": "B0012UX3TA", "share": 1.0, "times": 5.4, "cosine": 0.0}],
+                "thought": {"path": 0, "topic": "Hair Care > Conditioners"},
+            },
         },
         {
             "item_id": "B0009V1YR8",
@@ -45,6 +53,13 @@ _RECOMMENDATION = {
             "title": None,
             "path": None,
             "because": None,
+            "reason": {
+                "ground": "popular",
+                "text": "Many users have had it.",
+                "parts": None,
+                "evidence": [],
+                "thought": None,
+            },
         },
     ],
     "next_cursor": "AWdLrQAAAAAAAAAABwAAAZt3hYAAk0rX",

@@ -3,10 +3,13 @@
 import secrets
 from typing import cast
 
+from models.catalog.catalog import Catalog
+from service.api import responses
 from service.api.responses import ExperimentArm, Generation, Item, PathText, Recommendation, Timings
 from service.recommend.ladder import RECORDED
 from service.recommend.pages import Cursors
 from service.recommend.pipeline import Served
+from service.recommend.reasons import ItemReason, sentence
 from service.sources import Source
 
 
@@ -30,6 +33,8 @@ def write_recommendation(
     )
     if served.thoughts is None:
         del answer["paths"]  # built in, then deleted: the agreed order has it before timings_ms
+    else:
+        _add_reasons(answer["items"], served)
     return answer
 
 
@@ -73,3 +78,33 @@ def _items(served: Served) -> list[Item]:
             zip(served.picks, sids, strict=True), start=1 + served.num_before
         )
     ]
+
+
+def _add_reasons(items: list[Item], served: Served) -> None:
+    reasons = served.reasons or (None,) * len(items)
+    for item, reason in zip(items, reasons, strict=True):
+        item["reason"] = _reason(reason, served.engine.catalog) if reason is not None else None
+
+
+def _reason(reason: ItemReason, catalog: Catalog) -> responses.ItemReason:
+    parts, thought = reason.parts, reason.thought
+    agrees = f" Path {thought.path} names its topic: {thought.topic}." if thought else ""
+    return {
+        "ground": reason.ground,
+        "text": sentence(reason, catalog) + agrees,
+        "parts": responses.Parts(model=parts.model, memory=parts.memory, night=parts.night)
+        if parts is not None
+        else None,
+        "evidence": [
+            {
+                "item_id": catalog.item_ids[pair.item],
+                "share": pair.share,
+                "times": pair.times,
+                "cosine": pair.cosine,
+            }
+            for pair in reason.evidence
+        ],
+        "thought": responses.AgreedThought(path=thought.path, topic=thought.topic)
+        if thought is not None
+        else None,
+    }

@@ -10,7 +10,7 @@ from typing import Annotated, NotRequired
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from service.sources import Source
+from service.sources import Ground, Source
 
 
 class Generation(TypedDict):
@@ -19,6 +19,58 @@ class Generation(TypedDict):
     id: int
     created_at: Annotated[int, Field(description="Unix seconds of the thought about the user.")]
     age_s: Annotated[int, Field(description="Seconds since `created_at`; 0 if in the future.")]
+
+
+class Parts(TypedDict):
+    """Parts that add up to the score."""
+
+    model: Annotated[float, Field(description="Log-probability by the online model (Eq. 11).")]
+    memory: Annotated[float, Field(description="Bonus of the memory, at least 0.")]
+    night: Annotated[float, Field(description="Bonus of the night, in the mode `fused`.")]
+
+
+class PairEvidence(TypedDict):
+    item_id: Annotated[str, Field(description="Item of the history, as in `because`.")]
+    share: Annotated[
+        float, Field(description="Its share of the memory's evidence for the item, 0 to 1.")
+    ]
+    times: Annotated[
+        float,
+        Field(
+            description="How often users had both within a few steps, as the release counted: "
+            "neighbours count 1, two steps 1/2, and the other way round less."
+        ),
+    ]
+    cosine: Annotated[
+        float, Field(description="Of the two texts; 0 unless they are among the most similar.")
+    ]
+
+
+class AgreedThought(TypedDict):
+    path: int
+    topic: Annotated[str, Field(description="Topic of the item, which the thought names.")]
+
+
+class ItemReason(TypedDict):
+    ground: Annotated[
+        Ground,
+        Field(
+            description="Largest part of the score. `memory`: counts of pairs; `words`: similar "
+            "texts; `night`: the night's bonus; `model`: the online model; `popular`: no score."
+        ),
+    ]
+    text: Annotated[str, Field(description="The reason as a sentence, with titles: escape it.")]
+    parts: Parts | None
+    evidence: Annotated[
+        list[PairEvidence], Field(description="For each item of `because`, in the same order.")
+    ]
+    thought: Annotated[
+        AgreedThought | None,
+        Field(
+            description="The thought whose prefix covers the item, if it also names the item's "
+            "topic; otherwise null."
+        ),
+    ]
 
 
 class Item(TypedDict):
@@ -49,6 +101,15 @@ class Item(TypedDict):
             "interacted with both in short succession: at most three, most first; null without "
             "such evidence."
         ),
+    ]
+    reason: NotRequired[
+        Annotated[
+            ItemReason | None,
+            Field(
+                description="Why the item is in the list, only with `explain=true`; null if the "
+                "time was too short."
+            ),
+        ]
     ]
 
 

@@ -49,6 +49,13 @@ class Night(BaseModel):
     num_items: int  # items below all prefixes
 
 
+class Agreement(BaseModel):
+    """A thought that found the prefix of an item and names its topic."""
+
+    path: int
+    topic: str
+
+
 class ListedItem(ItemCard):
     """A recommended item with the parts of its score."""
 
@@ -61,6 +68,8 @@ class ListedItem(ItemCard):
     night: float | None  # bonus of the night
     prefix: float | None  # log-probability of the item's prefix by the reasoner
     path: int | None  # number of the thought whose prefix covers the item
+    reason: str | None  # what speaks most for the item, as a sentence; None: no time for it
+    agrees: Agreement | None  # that thought, if it names the item's topic
     because: list[ItemCard]
 
 

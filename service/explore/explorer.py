@@ -3,13 +3,13 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from models.catalog.catalog import Catalog
-from models.online.score_parts import ScoreParts, score_parts
 from models.store.contract import UserStore
 from models.store.events import Event, check_event, check_user_id
 from service.explore.explore_bodies import (
+    Agreement,
     Clicked,
     Found,
     ItemCard,
@@ -29,17 +29,15 @@ from service.explore.item_search import ItemSearch
 from service.explore.patience import patiently
 from service.explore.prefix_tree import prefix_tree
 from service.explore.sides import Option, find_side, list_sides, own_side
-from service.recommend.ladder import RECORDED, Pick
-from service.recommend.model_thread import NotDoneError
+from service.recommend.ladder import RECORDED
 from service.recommend.pipeline import Query, Served
+from service.recommend.reasons import sentence
 from service.serving import Serving
 from service.users.reader import UserView
 
 _MAX_FOUND = 8  # users, and as many items
 _MAX_EVENTS = 100  # of a history, the newest
 _MAX_NEIGHBOURS = 20
-_LEAST_BONUS = 1e-3  # nats; parts are computed on their own, in float32
-_PARTS_S = 2.0  # patience for the parts of the scores
 
 
 class Explorer:
@@ -125,25 +123,8 @@ class Explorer:
         return await self._ranked(user_id, option, num_items)
 
     async def _ranked(self, user_id: str, option: Option, num_items: int) -> RankedList:
-        query = Query(user_id, num_items, choice=option.choice)
-        served = await self._serving.pipeline.recommend(query)
-        return _ranked_list(served, await self._parts(served), option.side)
-
-    async def _parts(self, served: Served) -> dict[int, ScoreParts]:
-        """Return the parts of the scores by row; none if the model thread has no time."""
-        rows = [pick.row for pick in served.picks if pick.score is not None]
-        engine = served.engine
-
-        def compute() -> dict[int, ScoreParts]:
-            return score_parts(engine.finisher, engine.encode(served.rows), rows)
-
-        if not rows:
-            return {}
-        try:
-            deadline = time.monotonic() + _PARTS_S
-            return (await self._serving.model_thread.run(compute, deadline=deadline)).value
-        except NotDoneError:
-            return {}
+        query = Query(user_id, num_items, explain=True, choice=option.choice)
+        return _ranked_list(await self._serving.pipeline.recommend(query), option.side)
 
     def item(self, item_id: str) -> ItemPage | None:
         """Return an item with its neighbours; None for one that the catalog lacks."""
@@ -192,7 +173,7 @@ def _seen(catalog: Catalog, event: Event) -> SeenItem:
     return SeenItem(**card, timestamp=event.timestamp, type=event.type, value=event.value)
 
 
-def _ranked_list(served: Served, parts: Mapping[int, ScoreParts], side: Side) -> RankedList:
+def _ranked_list(served: Served, side: Side) -> RankedList:
     return RankedList(
         side=side.key,
         label=side.label,
@@ -201,24 +182,18 @@ def _ranked_list(served: Served, parts: Mapping[int, ScoreParts], side: Side) ->
         release=served.engine.label,
         generation=served.record.generation if served.record is not None else None,
         total_ms=round(1000 * served.seconds["total"], 2),
-        items=list(_listed(served, parts)),
+        items=list(_listed(served)),
     )
 
 
-def _night_bonus(pick: Pick, part: ScoreParts | None) -> float | None:
-    """Return what is left of a score without the parts of model and memory."""
-    if part is None or pick.score is None:
-        return None
-    left = pick.score - part.logprob - part.bonus
-    return left if left > _LEAST_BONUS else 0.0
-
-
-def _listed(served: Served, parts: Mapping[int, ScoreParts]) -> Iterator[ListedItem]:
+def _listed(served: Served) -> Iterator[ListedItem]:
     catalog, record = served.engine.catalog, served.record
     recorded = {prefix.codes: prefix for prefix in record.prefixes} if record is not None else {}
-    for rank, pick in enumerate(served.picks, start=1):
+    reasons = served.reasons or (None,) * len(served.picks)
+    for rank, (pick, reason) in enumerate(zip(served.picks, reasons, strict=True), start=1):
         sid = catalog.sids[pick.row].tolist()
-        part = parts.get(pick.row)
+        parts = reason.parts if reason is not None else None
+        thought = reason.thought if reason is not None else None
         prefix = recorded.get(tuple(sid[: catalog.space.prefix_depth]))
         if pick.source not in RECORDED:
             prefix = None
@@ -228,10 +203,12 @@ def _listed(served: Served, parts: Mapping[int, ScoreParts]) -> Iterator[ListedI
             source=pick.source,
             sid=sid,
             score=pick.score,
-            model=part.logprob if part is not None else None,
-            memory=part.bonus if part is not None else None,
-            night=_night_bonus(pick, part),
+            model=parts.model if parts is not None else None,
+            memory=parts.memory if parts is not None else None,
+            night=parts.night if parts is not None else None,
             prefix=prefix.logprob if prefix is not None else None,
             path=prefix.path if prefix is not None else None,
+            reason=sentence(reason, catalog) if reason is not None else None,
+            agrees=Agreement(**thought._asdict()) if thought is not None else None,
             because=[_card(catalog, catalog.item_ids[row]) for row in pick.because],
         )

@@ -21,6 +21,7 @@ from service.recommend.model_thread import (
     QueueFullError,
     Spent,
 )
+from service.recommend.reasons import Asked, ItemReason, tell_reasons
 from service.sources import Reason, Source
 
 Clock = Callable[[], float]
@@ -201,6 +202,10 @@ class Climber:
         self._thread = thread
         self._clock = clock
         self._times = RungTimes()
+
+    async def tell_reasons(self, asked: Asked, *, deadline: float) -> tuple[ItemReason, ...] | None:
+        """Tell the reasons of the items that a climb found; None if there is no time."""
+        return await tell_reasons(asked, self._thread, deadline=deadline)
 
     async def climb(
         self, plan: Plan, engine: Engine, wanted: Wanted, *, deadline: float

@@ -22,9 +22,10 @@ from models.errors import InvalidRelease
 from models.night.night_items import FADE
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import HistoryCache
+from models.online.memory.pair_file import PairFile
 from models.online.memory.tree_memory import NightBonus
 from models.release.live import LiveRelease
-from models.release.release import Release
+from models.release.release import NEIGHBOURS, Release
 from models.release.searchers import FASTEST, load_finisher
 from models.store.model_pointer import ModelCanary
 from models.store.records import PrefixRecord, RecordedItem
@@ -70,6 +71,13 @@ class Kept:
     @cached_property
     def categories(self) -> Categories:
         return Categories(self._release.catalog)
+
+    @cached_property
+    def pairs(self) -> PairFile | None:
+        """Counts and texts behind the memory's weights; None for a release without a memory."""
+        if self._release.manifest.memory is None:
+            return None
+        return PairFile(self._release.directory / NEIGHBOURS)
 
     def under_new_weights(self) -> "Kept":
         """Return the same without the encoded histories, for other weights over the same items."""
@@ -196,6 +204,11 @@ class Engine:
     @property
     def categories(self) -> Categories:
         return self._kept.categories
+
+    @property
+    def pairs(self) -> PairFile | None:
+        """Counts and texts behind the memory's weights. Only the model thread may read them."""
+        return self._kept.pairs
 
     @property
     def global_candidates(self) -> Candidates:

@@ -22,6 +22,7 @@ from service.recommend.engine import Engine, Engines, Role
 from service.recommend.experiments import Choice, Experiments, Exposure
 from service.recommend.ladder import RECORDED, Pick, Plan, Wanted, plan_popular, plan_rungs
 from service.recommend.pages import MAX_SHOWN, Cursor, begin_cursor, digest, pin_layers, pin_view
+from service.recommend.reasons import Asked, ItemReason
 from service.sources import Criticality, Mode, Reason, Source
 from service.telemetry.logs import user_hash
 from service.telemetry.metrics import Metrics
@@ -42,7 +43,7 @@ class Query:
     user_id: str | None  # None: a history from the caller, of no stored user
     num_items: int
     exclude_seen: bool = True  # leave out the items of the history
-    explain: bool = False  # add the reasoning texts
+    explain: bool = False  # add the reasoning texts and the reasons of the items
     exclude: tuple[str, ...] = ()  # item ids to leave out; unknown ids are ignored
     category: str | None = None  # text of any level of a category path
     mode: Mode | None = None  # None: as configured
@@ -74,8 +75,8 @@ class Served(NamedTuple):
     exposures: tuple[Exposure, ...] = ()  # the arms that shaped the answer
     following: Cursor | None = None  # the end of this page; None for the last page
     num_before: int = 0  # items on the pages before
-    rows: tuple[int, ...] = ()  # the history as catalog rows, oldest first
     role: Role = "own"  # of the engine
+    reasons: tuple[ItemReason, ...] | None = None  # None: not asked for, or no time for them
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,13 @@ class Pipeline:
         wanted = self._wanted(query, view, plan, engine)
         climbed = await self._climber.climb(plan, engine, wanted, deadline=in_time)
         record = plan.record if climbed.source in RECORDED else None
-        explained_at = self._monotonic()
-        thoughts = await self._explain(query, record, deadline=in_time) if query.explain else None
+        thoughts, reasons = None, None
+        found_at = read_at = self._monotonic()
+        if query.explain:
+            thoughts = await self._explain(query, record, deadline=in_time)
+            read_at = self._monotonic()
+            asked = Asked(engine, plan, climbed.picks, thoughts, wanted.is_fused)
+            reasons = await self._climber.tell_reasons(asked, deadline=in_time)
         ended_at = self._monotonic()
         served = Served(
             engine=engine,
@@ -203,14 +209,17 @@ class Pipeline:
             record=record,
             record_age_s=age_s,
             thoughts=thoughts,
+            reasons=reasons,
             seconds=_stage_seconds(
-                climbed, store_s=store_s + ended_at - explained_at, total_s=ended_at - began_at
+                climbed,
+                store_s=store_s + read_at - found_at,
+                reasons_s=ended_at - read_at,
+                total_s=ended_at - began_at,
             ),
             exposures=choice.exposures,
             following=self._following(query, query_digest, view, engine, climbed.picks),
             num_before=len(query.after.shown) if query.after is not None else 0,
             role=role,
-            rows=plan.rows,
         )
         self._count(served, plan.reasons + climbed.reasons)
         if query.user_id is not None and query.after is None and not is_shed:
@@ -323,8 +332,10 @@ class Pipeline:
             exposure_log.info("exposure", extra={"fields": fields})
 
 
-def _stage_seconds(climbed: Climbed, *, store_s: float, total_s: float) -> dict[str, float]:
-    finish_s = max(climbed.spent.run_s - climbed.encode_s, 0.0)
+def _stage_seconds(
+    climbed: Climbed, *, store_s: float, reasons_s: float, total_s: float
+) -> dict[str, float]:
+    finish_s = max(climbed.spent.run_s - climbed.encode_s, 0.0) + reasons_s
     seconds = (store_s, climbed.spent.queue_s, climbed.encode_s, finish_s, total_s)
     return dict(zip(STAGES, seconds, strict=True))
 

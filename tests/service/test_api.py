@@ -30,7 +30,7 @@ async def test_the_answer_has_exactly_the_agreed_fields(service: InProcess) -> N
     ]
     assert list(answer["generation"]) == ["id", "created_at", "age_s"]
     assert list(answer["items"][0]) == [
-        *("item_id", "rank", "score", "sid", "source", "title", "path", "because"),
+        *("item_id", "rank", "score", "sid", "source", "title", "path", "because", "reason"),
     ]
     assert answer["paths"][0] == {"path": 0, "text": "Thought 0"}
     assert list(answer["timings_ms"]) == ["store", "queue", "encode", "finish", "total"]

@@ -106,6 +106,7 @@ async def test_a_user_is_shown_with_history_thoughts_tree_and_list(
         }
         if shown["score"] is not None:
             assert shown["model"] + shown["memory"] == pytest.approx(shown["score"])
+            assert shown["reason"].endswith(".")
         if shown["source"] == "personal":
             assert shown["night"] == 0
             assert shown["prefix"] == -float(shown["path"])

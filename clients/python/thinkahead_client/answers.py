@@ -21,6 +21,40 @@ class Generation(_Answer):
     age_s: int  # seconds since then
 
 
+class Parts(_Answer):
+    """Parts that add up to the score of an item."""
+
+    model: float  # log-probability by the online model
+    memory: float  # bonus of the memory
+    night: float  # bonus of the night
+
+
+class PairEvidence(_Answer):
+    """Evidence that one item of the history gives for a recommended one."""
+
+    item_id: str
+    share: float  # of the memory's evidence for the recommended item, 0 to 1
+    times: float  # that users had both near each other, nearer ones more
+    cosine: float  # of the two texts
+
+
+class AgreedThought(_Answer):
+    """A thought that found the prefix of an item and names its topic."""
+
+    path: int
+    topic: str
+
+
+class ItemReason(_Answer):
+    """Why an item is in the list."""
+
+    ground: str  # largest part of the score; a plain string, because later versions may add some
+    text: str  # with titles: escape it before rendering
+    parts: Parts | None = None
+    evidence: tuple[PairEvidence, ...] = ()  # in the order of `because`
+    thought: AgreedThought | None = None
+
+
 class Item(_Answer):
     """A recommended item."""
 
@@ -32,6 +66,7 @@ class Item(_Answer):
     title: str | None = None
     path: int | None = None  # number of the thought behind the item
     because: tuple[str, ...] | None = None  # items of the history that speak most for it
+    reason: ItemReason | None = None  # with explain=True
 
 
 class PathText(_Answer):

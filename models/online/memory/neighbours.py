@@ -152,6 +152,14 @@ class Neighbours:
 
         At most NUM_REASONS distinct items, most first, ties by the newest; empty without evidence.
         """
+        found = []
+        for given in self.given(recent, rows):
+            ranked = sorted(given, key=lambda item: -given[item])  # stable: the newest stay first
+            found.append(tuple(ranked[:NUM_REASONS]))
+        return found
+
+    def given(self, recent: NDArray[np.integer], rows: Sequence[int]) -> list[dict[int, float]]:
+        """Return for each of `rows` the evidence by item of the history, the newest item first."""
         age_P, row_P, share_P = self._shares(recent)
         found = []
         for row in rows:
@@ -159,9 +167,13 @@ class Neighbours:
             for at in np.flatnonzero(row_P == row).tolist():
                 item = int(recent[age_P[at]])
                 given[item] = given.get(item, 0.0) + float(share_P[at])
-            ranked = sorted(given, key=lambda item: -given[item])  # stable: the newest stay first
-            found.append(tuple(ranked[:NUM_REASONS]))
+            found.append(given)
         return found
+
+    def weight(self, row: int, neighbour: int) -> float:
+        """Return the weight of one neighbour of a row; 0 if it is none."""
+        places = slice(*self.first[row : row + 2].tolist())
+        return float(self.weight_P[places][self.neighbour_P[places] == neighbour].sum())
 
     def _shares(self, recent: NDArray[np.integer]) -> tuple[Ints, NDArray[np.int32], Counts]:
         """Return age, row and evidence of every neighbour of the newest items: (P,) each."""

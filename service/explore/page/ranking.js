@@ -73,11 +73,10 @@ function row(item, bounds, note, open, click) {
 }
 
 function reason(item) {
-  const seen = item.because.map(nameOf);
-  const texts = [];
-  if (item.path !== null) texts.push(`thought ${item.path + 1}`);
-  if (seen.length) texts.push(`because of ${seen.join(" · ")}`);
-  return texts.length ? make("p", { class: "reason", title: seen.join("\n") }, texts.join(", ")) : "";
+  const seen = item.because.map(nameOf), texts = item.reason === null ? [] : [item.reason];
+  if (item.agrees) texts.push(`Thought ${item.agrees.path + 1} names its topic: ${item.agrees.topic}.`);
+  const tip = seen.length ? ["Most evidence, most first:", ...seen].join("\n") : null;
+  return texts.length ? make("p", { class: "reason", title: tip }, texts.join(" ")) : "";
 }
 
 function boundsOf(items) {
