@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from models.errors import InvalidInput, ManifestConflict, StoreUnavailable
 from models.reasoner.think import UserHistory
@@ -37,6 +37,7 @@ from offline.think.night_model import NightModel, add_items
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _WAIT_MS = 1000  # for a request; a stop is noticed after at most this time
 _IDLE_MS = 60_000  # another worker claims a request that a worker has held for this long
 _MAX_TRIES = 3
@@ -107,11 +108,22 @@ class Worker:
         now_s = int(
             time.time()
         )  # before the histories are read, so that a user erased later is not written
-        rows = self._think_about(self.runner.run(self._histories(requests)), now_s)
+        users = self.runner.run(self._histories(requests))
+        rows = self.runner.run(self._beating(lambda: self._think_about(users, now_s)))
         if rows:
             self.runner.run(self._write(rows))
         self.runner.run(self.store.settle_requests(requests))
         return Served(len(requests), len(rows))
+
+    async def _beating(self, work: Callable[[], T]) -> T:
+        """Run `work` on a thread of its own, with heartbeats while it takes long."""
+        running = asyncio.create_task(asyncio.to_thread(work))
+        while not running.done():
+            await asyncio.wait([running], timeout=_BEAT_S)
+            if not running.done():
+                with suppress(StoreUnavailable):
+                    await self.store.beat(self.name)
+        return running.result()
 
     async def _histories(self, requests: Sequence[Request]) -> list[UserHistory]:
         """Read the histories of sound requests; the last instruction of a user counts."""

@@ -89,6 +89,25 @@ def test_a_worker_is_counted_while_it_runs(world: NightWorld) -> None:
     assert counts == [1, 2, 1]
 
 
+def test_a_worker_is_counted_while_it_thinks(
+    world: NightWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of a slow reasoner takes longer than a heartbeat is good for."""
+    monkeypatch.setattr("offline.live.worker._BEAT_S", 0.05)
+    counts: list[int] = []
+
+    def think_slowly(users: Sequence[UserHistory]) -> list[UserThoughts]:
+        deadline = time.monotonic() + 20
+        while not any(counts) and time.monotonic() < deadline:
+            counts.append(world.ask(lambda store: store.count_workers()))
+        return think_first(users)
+
+    ask_for(world, ANN)
+    with working(world, think=think_slowly) as worker:
+        assert worker.serve_once() == (1, 1)
+    assert counts[-1] == 1
+
+
 def test_a_request_is_live_within_seconds_and_on_disk(world: NightWorld) -> None:
     world.launch(world.think(1, USERS))
     ask_for(world, ANN, "something for my sister")
