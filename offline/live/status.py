@@ -18,8 +18,8 @@ _SAMPLE = 100  # users whose record size is read from the store
 async def read_status(
     store: NightStore, *, now_s: int, out_dir: Path | None = None
 ) -> dict[str, Any]:
-    """Read the number of users with a history, the live layers (newest first) and the generations
-    in `out_dir`, if given.
+    """Read the number of users with a history, the live layers (newest first), the gates of the
+    night that went live last, and the generations in `out_dir`, if given.
 
     Raises InvalidRecord for a manifest in another format.
     """
@@ -36,6 +36,8 @@ async def read_status(
                 "percent": manifest.canary.percent,
                 "layers": [layer.generation for layer in manifest.canary.layers],
             }
+    if (report := await store.read_gates()) is not None:
+        status["gates"] = report.model_dump()
     if out_dir is not None:
         status["generations"] = [
             await _describe_folder(folder, manifest, store, now_s=now_s)
@@ -102,7 +104,25 @@ def render_status(status: dict[str, Any]) -> str:
     ]
     if canary := status.get("canary"):
         lines.append(f"canary generation {canary['layers'][0]}  {canary['percent']:g}% of users")
+    if gates := status.get("gates"):
+        lines += _gate_lines(gates)
     return "\n".join([*lines, *_table(status.get("generations", []))])
+
+
+def _gate_lines(report: dict[str, Any]) -> list[str]:
+    """Return one line on all gates of a night, and one for each that did not pass."""
+    gates = report["gates"]
+    failed = [gate for gate in gates if not gate["has_passed"]]
+    said = f"{len(gates) - len(failed)} of {len(gates)} passed"
+    forced = f", overruled: {report['forced']}" if report["forced"] else ""
+    return [f"gates  generation {report['generation']}  {said}{forced}"] + [
+        f"       {gate['name']} {_number(gate['value'])}, expected {gate['expected']}"
+        for gate in failed
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
 
 
 def _table(generations: Sequence[dict[str, Any]]) -> list[str]:
