@@ -1,6 +1,7 @@
 """The reasoner's day: learn the events since a watermark, test them first, swap the reasoner.
 
 cli               `python -m training reason-day`
+day_run           one run: events in, a tested reasoner out
 day_settings      all numbers of a day, one TOML file
 timeline          events of a data folder and of the learner's log, by time
 day_rows          texts to learn: alignment, activation, and a share of old events

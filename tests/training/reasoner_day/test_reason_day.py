@@ -1,6 +1,8 @@
 """`python -m training reason-day`: gates, a killed run, and what a release and a night get."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,11 @@ def options(release: Release, tmp_path: Path) -> list[str]:
         *("--log", str(tmp_path / "log"), "--settings", str(tmp_path / "day.toml")),
         *("--out", str(tmp_path / "new"), "--work", str(tmp_path / "work")),
     ]
+
+
+def test_its_help_waits_for_no_library_of_the_training() -> None:
+    code = "import sys, training.reasoner_day.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def reasoner_of(directory: Path) -> bytes:
