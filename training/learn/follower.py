@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 
 from models.durable import make_private
-from models.errors import ManifestConflict, one_line
 from models.log.event_log import EventLog
-from models.release.publish import write_grown_release
 from models.release.release import Release
 from models.store.contract import BEGINNING, Logged, order_of
 from training.learn.catalog_growth import CatalogGrowth
 from training.learn.online_learner import OnlineLearner
+from training.learn.publication import Publication
 from training.learn.publisher import Publisher
 from training.learn.saved_state import SavedStates, counted_arrays
 from training.learn.slice_lesson import Learnt, begin_lesson
@@ -69,6 +68,9 @@ class Follower:
         self.learner, self.log = learner, EventLog(work / "log")
         self.log_position = self.log.end  # where the store's stream was read to
         self._release, self._publisher, self._work = release, publisher, work
+        self._publication = Publication(
+            learner, release, publisher, work, most_deltas=settings.most_deltas
+        )
         self._journal = SliceJournal(work / "slices.jsonl")
         self._states, self._growth, self._settings = states, growth, settings
         self._is_erased, self._report = is_erased, report
@@ -76,9 +78,6 @@ class Follower:
         self._open: int | None = None  # number of the open slice; None without events in it
         self._opened_at = 0.0  # monotonic clock
         self._is_clock_off = False
-        self._needs_base = self._owes_weights = False
-        self._has_caught_up = False
-        self._last_failure = ""
         self._lesson: tuple[dict[str, Any], Future[Learnt]] | None = None  # and facts of its slice
         self.refusals: list[str] = []  # lines of gates that failed in this process
 
@@ -101,16 +100,12 @@ class Follower:
         self._last = self.learner.position
         self._publisher.begin(self._release)
         # Deltas of a learner whose state is lost may hold lists that this one never touches.
-        self._needs_base = fed is None and self._publisher.num_deltas > 0
+        self._publication.needs_base = fed is None and self._publisher.num_deltas > 0
         self.take(behind)
         while (cut := self._recorded()) is not None:
             self._close(cut)
         self._end_lesson()
-        self._has_caught_up = True
-        self._needs_base |= not self._publisher.fits(
-            self._release, self.learner.catalog, self._config()
-        )
-        self._owes_weights = True
+        self._publication.begin()
         self.publish()
 
     def take(self, events: Sequence[Logged]) -> None:
@@ -180,27 +175,7 @@ class Follower:
 
     def publish(self) -> dict[str, Any]:
         """Publish all changes, and return facts of it; a failure is made up for later."""
-        if not self._has_caught_up:
-            return {}
-        try:
-            return self._publish()
-        except (OSError, ManifestConflict) as exc:
-            return self._failed("published", exc)
-
-    def _publish(self) -> dict[str, Any]:
-        """Publish a base, or a delta."""
-        learner, publisher = self.learner, self._publisher
-        now_ms = int(1000 * time.time())
-        self._needs_base |= publisher.num_deltas >= self._settings.most_deltas
-        if self._needs_base:
-            self._publish_base(now_ms)
-            return {"published": publisher.name, "watermark": self._last}
-        weights = learner.weights.accepted.arrays() if self._owes_weights else None
-        lists = learner.counts.neighbours_of(learner.counts.touched())
-        num_bytes = publisher.publish_delta(weights, lists, self._last, now_ms=now_ms)
-        self._owes_weights = False
-        learner.counts.settle()
-        return {"published": publisher.name, "watermark": self._last, "bytes": num_bytes}
+        return self._publication.publish(self._last)
 
     def _close(self, cut: Cut) -> None:
         """Grow, and begin the lesson of a slice at its end."""
@@ -208,8 +183,8 @@ class Follower:
         started, learner = time.thread_time(), self.learner
         events = learner.admission.end_slice()
         grown = self._growth.apply(learner, cut.fed)
-        self._needs_base |= grown.is_changed
-        if self._needs_base:
+        self._publication.needs_base |= grown.is_changed
+        if self._publication.needs_base:
             self.publish()
         exam, lesson = learner.exam(events), learner.lesson(events)
         learner.end_slice(cut.last)
@@ -232,7 +207,7 @@ class Follower:
         (facts, begun), self._lesson = self._lesson, None
         learnt = begun.result()
         self._note(learnt.verdict)
-        failed = self._failed("saved", learnt.failure) if learnt.failure else {}
+        failed = self._publication.failed("saved", learnt.failure) if learnt.failure else {}
         published = self.publish()
         self._report(
             {
@@ -252,46 +227,18 @@ class Follower:
             try:
                 self._saving()()
             except OSError as exc:
-                self._failed("saved", exc)
+                self._publication.failed("saved", exc)
 
     def _saving(self) -> Callable[[], None]:
         """Copy what counting changes; return what writes the state of now."""
         counted, fed = counted_arrays(self.learner), self._growth.num_applied
         return lambda: self._states.save(self.learner, counted, fed=fed)
 
-    def _failed(self, what: str, exc: Exception) -> dict[str, Any]:
-        """Log a failure, once for as long as it is the same; return it as a fact."""
-        line = f"not {what}: {one_line(exc)}"
-        if line != self._last_failure:
-            logger.error("%s", line)
-        self._last_failure = line
-        return {"failure": line}
-
     def _note(self, verdict: Verdict) -> None:
         if verdict.outcome == ACCEPTED:
-            self._owes_weights = not verdict.slow
+            self._publication.owes_weights = not verdict.slow
         if verdict.outcome == REFUSED or verdict.slow:
             self.refusals.append("; ".join([*verdict.failed, *filter(None, [verdict.slow])]))
-
-    def _publish_base(self, now_ms: int) -> None:
-        learner, draft = self.learner, self._work / "draft"
-        write_grown_release(
-            draft,
-            self._publisher.source(self._release),
-            learner.catalog,
-            self._config(),
-            learner.weights.accepted.arrays(),
-            learner.counts.memory(),
-            updates={
-                "parent": self._release.version,
-                "watermark": self._last,
-                "epoch": self._publisher.next_epoch,
-            },
-            popularity=learner.popularity,
-        )
-        self._publisher.publish_base(draft, self._last, now_ms=now_ms)
-        self._needs_base = self._owes_weights = False
-        learner.counts.settle()
 
     def _due_cut(self, logged: Logged) -> Cut | None:
         """Return the cut before an event, if there is one."""
@@ -309,6 +256,3 @@ class Follower:
         cut = Cut(self._last, self._growth.num_due(waits=waits))
         self._journal.add(cut)
         return cut
-
-    def _config(self) -> Any:
-        return self.learner.weights.accepted.recommender.config
