@@ -46,6 +46,10 @@ COMMANDS = {
         "quality.faithfulness",
         "results after thoughts that are whole, cut short, empty or of another user",
     ),
+    "evidence": Command(
+        "quality.evidence_ways",
+        "log-probability and recall of reasoners at once and with thoughts, with evidence or not",
+    ),
     "frontier": Command(
         "quality.frontier", "quality and cost of T thoughts and m beams per thought"
     ),

@@ -87,7 +87,7 @@ def bootstrap(
         closing=prompts.TURN_END,
     )
     checks = RationaleChecks(catalog)
-    answered = _read(file)
+    answered = read_answers(file)
     first = len(answered)
     report_step("bootstrap", first, len(asked), first=first)
     with file.open("a") as out:
@@ -109,7 +109,7 @@ def bootstrap(
 
 def load_rationales(file: Path) -> dict[int, Bootstrapped]:
     """Read the sound rationales of `bootstrap`, by index of the history."""
-    kept = (answer for answer in _read(file) if answer["text"] is not None)
+    kept = (answer for answer in read_answers(file) if answer["text"] is not None)
     return {answer["history"]: Bootstrapped(answer["cut"], answer["text"]) for answer in kept}
 
 
@@ -140,7 +140,7 @@ def _ask(
     return answers
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def read_answers(file: Path) -> list[dict[str, Any]]:
     """Read the complete lines. A last line that a kill has cut is removed from the file."""
     if not file.is_file():
         return []

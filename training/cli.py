@@ -18,7 +18,7 @@ from models.release.release import Learns
 from training.children import run_children
 from training.exit_codes import run_command
 from training.held_out_table import cells
-from training.recipe_choice import Config, check_items
+from training.recipe_choice import Config, check_items, check_seen
 from training.rounds import make_release
 from training.run import HELD_OUT, Run
 from training.run_display import RunDisplay
@@ -83,6 +83,7 @@ def _train_baseline(run: Run, options: argparse.Namespace) -> None:
 def _make_release(run: Run, options: argparse.Namespace) -> None:
     check_enough(run.split, options.data)
     check_items(run.recipe, run.size, options.data)
+    check_seen(run.recipe)
     command = [sys.executable, "-m", "training"]
     for name in ("data", "work", "config", "seed"):
         command += [f"--{name}", str(getattr(options, name))]

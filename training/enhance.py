@@ -30,6 +30,7 @@ from training.learner import Learner, plain_model
 from training.progress import StageBar
 from training.reasoner_recipes import EnhanceRecipe
 from training.reward import REWARDS, reward_of
+from training.set_reward import SET_REWARD, set_rewards
 
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
@@ -40,6 +41,7 @@ class Rollouts(NamedTuple):
     rows: list[Row]  # R rows: prompt and thought, G per prompt
     beams: list[list[Beam]]  # R lists: the beams after each thought, empty if it is unclosed
     targets: list[Sid]  # P targets
+    set_rewards: list[float]  # R rewards by `training.set_reward`; empty unless the recipe asks
 
 
 def enhance(
@@ -61,9 +63,9 @@ def enhance(
     Raises:
         InvalidSettings: the reward is unknown.
     """
-    if recipe.reward not in REWARDS:
+    if recipe.reward not in (known := [*REWARDS, SET_REWARD]):
         raise InvalidSettings(
-            f"[enhance] reward = {recipe.reward!r}, expected among {sorted(REWARDS)}"
+            f"[enhance] reward = {recipe.reward!r}, expected among {sorted(known)}"
         )
     trainer = _Trainer(learner, catalog, recipe, max_tokens, seed)
     usable = [list(history) for history in histories if len(history) >= 2]
@@ -128,6 +130,8 @@ class _Trainer:
         seeds = [(self._seed << 32) + progress.step * 4096 + at for at in range(len(histories))]
         rollouts = roll_out(self._reasoner, self._catalog, histories, self._recipe, seeds)
         rewards = {name: _rewards(rollouts, name) for name in REWARDS}
+        if rollouts.set_rewards:
+            rewards[SET_REWARD] = torch.tensor(rollouts.set_rewards).reshape(len(histories), -1)
         for name, reward_PG in rewards.items():
             progress.add(f"reward/{name}", float(reward_PG.mean()))
             progress.add(f"flat/{name}", zero_variance_share(reward_PG))
@@ -196,7 +200,10 @@ def roll_out(
     ]
     beams = [next(found) if path[-1] == reasoner.think_end else [] for path in thoughts.sampled]
     targets = [tuple(catalog.sids[history[-1]].tolist()) for history in histories]
-    return Rollouts(rows, beams, targets)
+    of_set: list[float] = []
+    if recipe.reward == SET_REWARD:
+        of_set = set_rewards(reasoner, catalog, thoughts, asked, targets, recipe)
+    return Rollouts(rows, beams, targets, of_set)
 
 
 def token_logprobs(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
@@ -233,12 +240,13 @@ def _report(progress: Progress) -> dict[str, Any]:
         return round(sum(values) / max(len(values), 1), 4)
 
     kept = progress.series
+    names = [name.removeprefix("reward/") for name in kept if name.startswith("reward/")]
     return {
         "steps": progress.step,
         "tokens": progress.num_tokens,
         "seconds": round(progress.seconds, 1),
         "closed": mean(kept.get("closed", [])),
-        "reward_early": {name: mean(kept.get(f"reward/{name}", [])[:tenth]) for name in REWARDS},
-        "reward_late": {name: mean(kept.get(f"reward/{name}", [])[-tenth:]) for name in REWARDS},
-        "zero_variance_groups": {name: mean(kept.get(f"flat/{name}", [])) for name in REWARDS},
+        "reward_early": {name: mean(kept.get(f"reward/{name}", [])[:tenth]) for name in names},
+        "reward_late": {name: mean(kept.get(f"reward/{name}", [])[-tenth:]) for name in names},
+        "zero_variance_groups": {name: mean(kept.get(f"flat/{name}", [])) for name in names},
     }

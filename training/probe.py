@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from models.catalog.catalog import Catalog, popular_prefixes
 from models.reasoner import prompts, rationales
-from models.reasoner.think import UserHistory, UserThoughts, think_users, user_seed
+from models.reasoner.think import Cites, UserHistory, UserThoughts, think_users, user_seed
 from models.reasoner.transformers_engine import TransformersReasoner
 from training.split import UserSplit
 
@@ -34,9 +34,17 @@ class WishShift(NamedTuple):
 
 
 def probe(
-    reasoner: TransformersReasoner, catalog: Catalog, users: Sequence[UserSplit], *, seed: int
+    reasoner: TransformersReasoner,
+    catalog: Catalog,
+    users: Sequence[UserSplit],
+    *,
+    seed: int,
+    evidence: Cites | None = None,
 ) -> Probe:
-    """Think about every user's training history and look for the validation target's prefix."""
+    """Think about every user's training history and look for the validation target's prefix.
+
+    evidence: for a reasoner that has learnt to read it.
+    """
     rows = {item: row for row, item in enumerate(catalog.item_ids)}
     histories = [
         UserHistory(user.user_id, tuple(rows[item] for item in user.train)) for user in users
@@ -46,7 +54,15 @@ def probe(
     for start in range(0, len(ordered), _BATCH):
         chunk = ordered[start : start + _BATCH]
         seeds = [user_seed(seed, history.user_id) for history in chunk]
-        thoughts += think_users(reasoner, catalog, chunk, paths=_PATHS, width=_WIDTH, seeds=seeds)
+        thoughts += think_users(
+            reasoner,
+            catalog,
+            chunk,
+            paths=_PATHS,
+            width=_WIDTH,
+            seeds=seeds,
+            evidence=evidence,
+        )
     targets = {user.user_id: rows[user.valid] for user in users if user.valid is not None}
     popular = popular_prefixes(catalog, len(catalog))
     depth, num = catalog.space.prefix_depth, max(len(thoughts), 1)

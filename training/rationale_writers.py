@@ -24,7 +24,7 @@ class Thought(NamedTuple):
 
 
 class Bootstrapped(NamedTuple):
-    """A rationale that passed the checks (Eq. 4)."""
+    """A rationale that passed the checks (Eq. 4), or a selected thought."""
 
     cut: int  # position of its target in the history
     text: str
@@ -34,10 +34,15 @@ def category_text(catalog: Catalog, history: Sequence[int], target: int) -> str:
     return rationales.rationale_text(rationales.category_rationale(catalog, history, target))
 
 
+def no_text(_catalog: Catalog, _history: Sequence[int], _target: int) -> str:
+    return ""
+
+
 TEMPLATES: dict[str, Template] = {
     "category": category_text,
     "bootstrapped": category_text,
     "three-stage": rationales.three_stage_text,
+    "selected": no_text,
 }
 
 

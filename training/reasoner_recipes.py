@@ -35,9 +35,14 @@ class ReasonerRecipe:
     # have, or of all itemic tokens, also where the base has them already.
     rows: str = "fresh"
     history: int = MAX_HISTORY  # newest items of a history that the reasoner reads
+    # Share of users whose validation item is all that the stages learn, for experiments with
+    # interactions that the base has not seen. The other users judge. 0: learn all training items.
+    unseen: float = 0.0
 
     def __post_init__(self) -> None:
         check_history("history", self.history)
+        if not 0 <= self.unseen < 1:
+            raise ValueError(f"unseen {self.unseen}, expected 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -97,16 +102,33 @@ class BootstrapRecipe:
 
 
 @dataclass(frozen=True)
+class SelectRecipe:
+    """Settings of the stage `select`."""
+
+    users: int = 22_363  # histories to think about, the first ones
+    tries: int = 8  # thoughts per history
+    batch_users: int = 16
+
+
+@dataclass(frozen=True)
 class ThoughtRecipe:
     """Content and length of thoughts."""
 
-    # "category" (A.1), "three-stage" (OneReason) or "bootstrapped" (Eq. 3 and 4), which takes the
-    # category chain for users without a rationale.
+    # "category" (A.1), "three-stage" (OneReason), "bootstrapped" (Eq. 3 and 4), which takes the
+    # category chain for users without a rationale, or "selected": the thoughts of the stage
+    # `select`, and the empty one for users without any.
     template: str = "category"
     wish_share: float = 0.0  # share of rows with an instruction
     # Share of rows with an empty thought, so that the model can recommend without thinking too.
     silent_share: float = 0.0
+    # Share of prompts with a line of what others bought after the user's items, with counts. Above
+    # 0 the night writes the line too.
+    evidence: float = 0.0
     max_tokens: int = prompts.MAX_THOUGHT_TOKENS  # per thought
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.evidence <= 1:
+            raise ValueError(f"evidence {self.evidence}, expected 0..1")
 
 
 @dataclass(frozen=True)
@@ -125,7 +147,9 @@ class ActivateRecipe:
 class EnhanceRecipe:
     """Settings of Reasoning Enhancement, by default the paper's (A.3.3)."""
 
-    reward: str = "rollout-beam"  # key of training.reward.REWARDS
+    # Key of training.reward.REWARDS, or "set-coverage" of training.set_reward.
+    reward: str = "rollout-beam"
+    rise_weight: float = 0.5  # of a nat that a thought adds, with "set-coverage"
     group: int = 16  # thoughts per prompt
     beams: int = 32  # beams after each thought
     learning_rate: float = 1e-5

@@ -21,6 +21,8 @@ from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
 from models.intake.users_table import Attributes, attribute_names
 from models.machine import processor
+from models.night.evidence import Evidence
+from models.online.memory.pair_counts import PairCounts
 from models.reasoner import prompts, rationales
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from models.release.release import Learns
@@ -34,13 +36,15 @@ from training.learner import Learner, load_learner, new_learner, plain_model
 from training.probe import probe, wish_shift
 from training.rationale_writers import Thinker, category_text
 from training.run import Run
-from training.split import sample_users, training_histories
+from training.selection import Cut, select_thoughts
+from training.split import sample_users, training_histories, unseen_histories
 from training.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 _NUM_PROBED_USERS = 200
 _GROUNDING = {"warmup", "integrate"}  # stages that learn personas
-_CHANGES_NOTHING = {"bootstrap"}
+_CHANGES_NOTHING = {"bootstrap", "select"}
+_WRITERS = {"bootstrapped": "bootstrap", "selected": "select"}  # template -> stage that writes
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,16 @@ class Material:
     run: Run
     catalog: Catalog
     histories: Sequence[Sequence[int]]  # catalog rows of training items
+    firsts: Sequence[int] | None = None  # of each history the first event to learn; None: all
+
+    @cached_property
+    def evidence(self) -> Evidence | None:
+        """Return what others bought, by the training items of all users, if the recipe cites it."""
+        if not self.run.recipe.thoughts.evidence:
+            return None
+        known, settings = training_histories(self.catalog, self.run.split), self.run.recipe.memory
+        counts = PairCounts.of_histories(known, len(self.catalog), settings, self.run.split.weights)
+        return Evidence(self.catalog, counts, settings)
 
     @cached_property
     def attributes(self) -> list[Attributes]:
@@ -64,17 +78,19 @@ class Material:
             self.histories,
             learner.tokenizer,
             seed,
+            firsts=self.firsts,
             most=self.run.recipe.reasoner.history,
             attributes=self.attributes if self.run.users else None,
+            evidence=self.evidence,
+            evidence_share=self.run.recipe.thoughts.evidence,
         )
 
     def checkpoint(self, stage: str) -> Checkpoint:
         return Checkpoint(self.run.work / f"{stage}.checkpoint", self.run.inputs(stage))
 
-    @property
-    def rationales(self) -> Path:
-        """File for the rationales of bootstrapping."""
-        return self.run.work / f"rationales_{self.run.key('bootstrap')}.jsonl"
+    def rationales(self, stage: str) -> Path:
+        """Return the file for the rationales of bootstrapping, or for selected thoughts."""
+        return self.run.work / f"rationales_{self.run.key(stage)}.jsonl"
 
     def reasoner(self, learner: Learner) -> TransformersReasoner:
         """Build an engine with the learner's weights and the recipe's length of thoughts."""
@@ -94,7 +110,8 @@ class Material:
             replace(user, train=user.train[-recipe.reasoner.history :])
             for user in sample_users(self.run.split, _NUM_PROBED_USERS, recipe.seed)
         ]
-        seen: dict[str, Any] = probe(reasoner, self.catalog, users, seed=recipe.seed)._asdict()
+        found = probe(reasoner, self.catalog, users, seed=recipe.seed, evidence=self.evidence)
+        seen: dict[str, Any] = found._asdict()
         if recipe.thoughts.wish_share:
             shift = wish_shift(reasoner, self.catalog, users, seed=recipe.seed)
             seen["wish_shift"] = shift._asdict()
@@ -103,7 +120,10 @@ class Material:
 
 def gather(run: Run) -> Material:
     """Load the material; the quantized catalog must be in the work folder."""
-    catalog = run.catalog()
+    catalog, share = run.catalog(), run.recipe.reasoner.unseen
+    if share:
+        histories = unseen_histories(catalog, run.split, share, run.recipe.seed)
+        return Material(run, catalog, histories, [len(rows) - 1 for rows in histories])
     return Material(run, catalog, training_histories(catalog, run.split))
 
 
@@ -223,16 +243,37 @@ def _bootstrap(material: Material, learner: Learner) -> dict[str, Any]:
     vectors = run.item_vectors()[np.array([at[item] for item in material.catalog.item_ids])]
     recipe, seed = run.recipe.bootstrap, run.recipe.seed
     asked = list(questions(material.histories, vectors, recipe))
-    return bootstrap(learner, material.catalog, asked, recipe, material.rationales, seed=seed)
+    return bootstrap(
+        learner, material.catalog, asked, recipe, material.rationales("bootstrap"), seed=seed
+    )
+
+
+def _select(material: Material, learner: Learner) -> dict[str, Any]:
+    """Write the selected thoughts; the learner does not change."""
+    recipe = material.run.recipe
+    cuts = [
+        Cut(at, tuple(rows))
+        for at, rows in enumerate(material.histories[: recipe.select.users])
+        if len(rows) > 1
+    ]
+    return select_thoughts(
+        material.reasoner(learner),
+        material.catalog,
+        cuts,
+        recipe.select,
+        material.rationales("select"),
+        most=recipe.reasoner.history,
+        seed=recipe.seed,
+    )
 
 
 def _activate(material: Material, learner: Learner) -> dict[str, Any]:
     recipe = material.run.recipe
     kept = {}
-    if recipe.thoughts.template == "bootstrapped":
-        if "bootstrap" not in recipe.reasoner.stages:
-            raise InvalidSettings('[thoughts] template "bootstrapped" needs the stage bootstrap')
-        kept = load_rationales(material.rationales)
+    if writer := _WRITERS.get(template := recipe.thoughts.template):
+        if writer not in recipe.reasoner.stages:
+            raise InvalidSettings(f'[thoughts] template "{template}" needs the stage {writer}')
+        kept = load_rationales(material.rationales(writer))
     made = activate(
         learner.model,
         material.tasks(learner),
@@ -264,6 +305,7 @@ REASONER_STAGES: dict[str, Callable[[Material, Learner], dict[str, Any]]] = {
     "warmup": _warm_up,
     "integrate": _integrate,
     "bootstrap": _bootstrap,
+    "select": _select,
     "activate": _activate,
     "enhance": _enhance,
 }

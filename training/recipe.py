@@ -25,6 +25,7 @@ from training.reasoner_recipes import (
     Mixture,
     NanoConfig,
     ReasonerRecipe,
+    SelectRecipe,
     ThoughtRecipe,
     WarmupRecipe,
 )
@@ -48,6 +49,7 @@ class Recipe:
     integrate: IntegrateRecipe = field(default_factory=IntegrateRecipe)
     mixture: Mixture = field(default_factory=Mixture)
     bootstrap: BootstrapRecipe = field(default_factory=BootstrapRecipe)
+    select: SelectRecipe = field(default_factory=SelectRecipe)
     thoughts: ThoughtRecipe = field(default_factory=ThoughtRecipe)
     activate: ActivateRecipe = field(default_factory=ActivateRecipe)
     enhance: EnhanceRecipe = field(default_factory=EnhanceRecipe)

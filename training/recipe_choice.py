@@ -38,7 +38,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from models.errors import InvalidDataset
+from models.errors import InvalidDataset, InvalidSettings
 from training.reasoner_recipes import AlignRecipe
 from training.recipe import Recipe, load_recipe
 from training.split import Split
@@ -168,6 +168,15 @@ def check_items(recipe: Recipe, size: Size, data: Path) -> None:
         raise InvalidDataset(
             f"{data}: {size.items:,} items, expected at least {least} for codebooks of "
             f"{', '.join(map(str, recipe.quantize.sizes))}"
+        )
+
+
+def check_seen(recipe: Recipe) -> None:
+    """Raise InvalidSettings for a reasoner that would learn what judges its release."""
+    if recipe.reasoner.unseen:
+        raise InvalidSettings(
+            f"[reasoner] unseen = {recipe.reasoner.unseen}, expected 0 in a release: it learns "
+            "validation items, for experiments with training.remote"
         )
 
 

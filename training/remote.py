@@ -77,7 +77,8 @@ def prepare(run: Run, release: Path) -> None:
     catalog.save(run.work / "catalog.parquet")
     names = {"sizes": list(space.sizes), "prefix_depth": space.prefix_depth}
     run.finish("quantize", {"space": {**names, "codebook": space.codebook}})
-    run.item_vectors()
+    if "bootstrap" in run.recipe.reasoner.stages:
+        run.item_vectors()
     logger.info("prepared %s: %d items of %s", run.work, len(catalog), release)
 
 

@@ -42,6 +42,7 @@ _REASONER_TABLES = {
     "warmup": ("warmup",),
     "integrate": ("integrate", "mixture"),
     "bootstrap": ("bootstrap",),
+    "select": ("select", "thoughts"),
     "activate": ("activate", "thoughts"),
     "enhance": ("enhance",),
 }

@@ -109,6 +109,20 @@ def sample_users(split: Split, count: int, seed: int) -> list[UserSplit]:
     return sample_in_order(users, count, seed)
 
 
+def unseen_histories(catalog: Catalog, split: Split, share: float, seed: int) -> list[list[int]]:
+    """Return training items and validation item of a share of the users, as catalog rows.
+
+    They are the last users in the seeded order: `sample_users` takes the first ones.
+    """
+    num = sum(user.has_target for user in split.users)
+    users = sample_users(split, num, seed)
+    rows = {item: row for row, item in enumerate(catalog.item_ids)}
+    return [
+        [rows[item] for item in (*user.train, user.valid) if item is not None]
+        for user in users[round((1 - share) * len(users)) :]
+    ]
+
+
 def training_histories(catalog: Catalog, split: Split) -> list[list[int]]:
     """Return the training items of each user as catalog rows."""
     rows = {item: row for row, item in enumerate(catalog.item_ids)}

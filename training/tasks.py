@@ -11,6 +11,7 @@ import numpy as np
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Sid
 from models.intake.users_table import Attributes
+from models.night.evidence import Evidence
 from models.reasoner import prompts
 from models.reasoner.think import MAX_HISTORY, render_history
 from training.batching import Encoder, Row
@@ -33,6 +34,8 @@ class Tasks:
         items: Sequence[int] | None = None,
         most: int = MAX_HISTORY,
         attributes: Sequence[Attributes] | None = None,
+        evidence: Evidence | None = None,
+        evidence_share: float = 1.0,
     ) -> None:
         """Args:
         firsts: of each history, the position of the first event to learn; those before it are
@@ -40,7 +43,10 @@ class Tasks:
         items: catalog rows to describe; by default all.
         most: newest items of a history that the reasoner reads.
         attributes: of the user of each history, for personas; None without any.
+        evidence: to cite in prompts, over counts of the events before `firsts`, or of all events
+            where that is 0. evidence_share: of the prompts that cite it.
         """
+        self._evidence, self._evidence_share = evidence, evidence_share
         self._attributes = attributes
         self._most = most
         self._catalog = catalog
@@ -131,11 +137,19 @@ class Tasks:
             before = history[max(0, cut - self._most) : cut]
             thought = thinker.think(self._catalog, before, history[cut], at)
             (sid,) = self._sids([history[cut]])
+            cited = self._cite(at, before)
             yield self._row(
-                render_history(self._catalog, before, thought.instruction),
+                render_history(self._catalog, before, thought.instruction, cited),
                 prompts.think_completion(self._catalog.space, thought.text, sid),
                 at,
             )
+
+    def _cite(self, at: int, before: Sequence[int]) -> list[prompts.Cited]:
+        """Return the evidence of a prompt, without what the history itself adds to the counts."""
+        if self._evidence is None or self._rng.random() >= self._evidence_share:
+            return []
+        counted = self._histories[at][: self._firsts[at] or None]
+        return self._evidence.cite(before, counted)
 
     def _row(self, prompt: str, completion: str, history: int | None = None) -> Row:
         context = self._encoder.encode(prompt)

@@ -89,8 +89,11 @@ class SidSpace:
 
     def text(self, sid: Sequence[int]) -> str:
         """Return the text of a SID, between its boundary tokens."""
-        inner = "".join(self.token(level, code) for level, code in enumerate(sid))
-        return f"{ITEM_BEGIN}{inner}{ITEM_END}"
+        return f"{ITEM_BEGIN}{self.prefix_text(sid)}{ITEM_END}"
+
+    def prefix_text(self, codes: Sequence[int]) -> str:
+        """Return the itemic tokens of the first codes of a SID, without boundary tokens."""
+        return "".join(self.token(level, code) for level, code in enumerate(codes))
 
     def parse(self, text: str) -> tuple[Sid, ...]:
         """Return every complete, well-formed SID in `text`, in order.

@@ -85,7 +85,8 @@ def _judge(
     wanted = [
         sids[one.target] for one, texts in zip(asked, thoughts.texts, strict=True) for _ in texts
     ]
-    logp_RL = _score(thoughts.scorer(), np.array(wanted, dtype=np.int64).reshape(-1, len(sids[0])))
+    wanted_RL = np.array(wanted, dtype=np.int64).reshape(-1, len(sids[0]))
+    logp_RL = score_codes(thoughts.scorer(), wanted_RL)
     judged, at = [], 0
     for one, texts in zip(asked, thoughts.texts, strict=True):
         own = slice(at, at + len(texts))
@@ -104,7 +105,7 @@ def _judge(
     return judged
 
 
-def _score(scorer: Scorer, codes_RL: NDArray[np.int64]) -> NDArray[np.float64]:
+def score_codes(scorer: Scorer, codes_RL: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return log P(first codes | context) of one SID a context, for every number of codes."""
     at_R = np.arange(len(codes_RL))
     logp_RL = np.zeros(codes_RL.shape)

@@ -42,6 +42,13 @@ _EXPLAIN = (
 _TOPIC_LEVELS = slice(1, 3)
 
 
+class Cited(NamedTuple):
+    """A prefix that others went on to from the items of a history."""
+
+    codes: Prefix
+    times: int  # number of pairs, near ones full and far ones less; at least 1
+
+
 class Example(NamedTuple):
     """A prompt and its completion. Only the completion carries the loss."""
 
@@ -49,21 +56,34 @@ class Example(NamedTuple):
     completion: str
 
 
-def think_prompt(space: SidSpace, history: Sequence[Sid], instruction: str | None = None) -> str:
+def think_prompt(
+    space: SidSpace,
+    history: Sequence[Sid],
+    instruction: str | None = None,
+    evidence: Sequence[Cited] = (),
+) -> str:
     """Render the night's question about a history (oldest first).
 
     The prompt ends inside the thought, so the model continues with the thought.
 
     Args:
         instruction: the user's own words. They are hostile input: markers are removed.
+        evidence: prefixes that others went on to, most first; without any the prompt has no line
+            of them.
     """
     items = "".join(space.text(sid) for sid in history)
     wish = f"Wish: {_plain(instruction)}\n" if instruction else ""
     return (
-        f"{TURN_BEGIN}user\nHistory: {items}\n{wish}"
+        f"{TURN_BEGIN}user\nHistory: {items}\n{evidence_line(space, evidence)}{wish}"
         f"Think, then recommend the next item.{TURN_END}\n"
         f"{TURN_BEGIN}assistant\n{THINK_BEGIN}"
     )
+
+
+def evidence_line(space: SidSpace, evidence: Sequence[Cited]) -> str:
+    """Render the prefixes that others went on to, with counts; "" without any."""
+    cited = " ".join(f"{space.prefix_text(codes)} {times}" for codes, times in evidence)
+    return f"Others bought: {cited}\n" if cited else ""
 
 
 def _plain(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix, Sid
 from models.reasoner.beam import Beam, Scorer, beam_search
-from models.reasoner.prompts import think_prompt
+from models.reasoner.prompts import Cited, think_prompt
 
 MAX_HISTORY = 50  # items that a reasoner reads, unless its recipe has another number
 
@@ -55,6 +55,13 @@ class UserThoughts:
     items: tuple[NightItem, ...] = ()  # largest bonus first; each SID once
 
 
+class Cites(Protocol):
+    """Finds the prefixes that others went on to from a history."""
+
+    def cite(self, history: Sequence[int]) -> Sequence[Cited]:
+        """Return prefixes with counts, most evidence first; none where nothing is known."""
+
+
 class ThoughtBatch(Protocol):
     """Sampled paths of a batch of prompts, ready to be continued by codes."""
 
@@ -82,10 +89,14 @@ def think_users(
     width: int,
     seeds: Sequence[int],
     max_prefixes: int = 100,
+    evidence: Cites | None = None,
 ) -> list[UserThoughts]:
-    """Sample paths, search prefixes and unite them, for one micro-batch (Eq. 8 to 10)."""
+    """Sample paths, search prefixes and unite them, for one micro-batch (Eq. 8 to 10).
+
+    evidence: for a reasoner that has learnt to read it.
+    """
     thoughts = reasoner.think(
-        [render_history(catalog, user.rows, user.instruction) for user in users],
+        [render_user(catalog, user, evidence) for user in users],
         paths=paths,
         seeds=seeds,
     )
@@ -120,10 +131,26 @@ def items_read(recipe: Mapping[str, Any]) -> int:
     return int(recipe.get("reasoner", {}).get("history", MAX_HISTORY))
 
 
-def render_history(catalog: Catalog, rows: Sequence[int], instruction: str | None = None) -> str:
+def reads_evidence(recipe: Mapping[str, Any]) -> bool:
+    """Tell if a release's reasoner has learnt to read evidence, by the release's recipe."""
+    return bool(recipe.get("thoughts", {}).get("evidence", 0.0))
+
+
+def render_user(catalog: Catalog, user: UserHistory, evidence: Cites | None = None) -> str:
+    """Render the prompt for a user, with evidence if there is a source of it."""
+    cited = evidence.cite(user.rows) if evidence is not None else ()
+    return render_history(catalog, user.rows, user.instruction, cited)
+
+
+def render_history(
+    catalog: Catalog,
+    rows: Sequence[int],
+    instruction: str | None = None,
+    evidence: Sequence[Cited] = (),
+) -> str:
     """Render the prompt for a history (A.1), of at most as many items as the reasoner reads."""
     sids = catalog.sids[list(rows)].tolist()
-    return think_prompt(catalog.space, [tuple(sid) for sid in sids], instruction)
+    return think_prompt(catalog.space, [tuple(sid) for sid in sids], instruction, evidence)
 
 
 def unite(beams_per_path: Sequence[Sequence[Beam]]) -> list[PathPrefix]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from models.errors import InvalidRelease
 from models.extras import needs_extras
-from models.reasoner.think import Reasoner, UserHistory, UserThoughts
+from models.night.evidence import Evidence
+from models.reasoner.think import Reasoner, UserHistory, UserThoughts, reads_evidence
 from models.release.release import Release
 from offline.disk.bases import reasoner_files
 from offline.settings import RefreshSettings
@@ -68,7 +69,10 @@ class Thinkers:
         except (OSError, ValueError, KeyError, RuntimeError) as exc:
             reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
             raise InvalidRelease(f"{release.reasoner_dir}: {reason}") from exc
-        return bind_think(reasoner, release.catalog, self._settings)
+        evidence = None
+        if reads_evidence(release.manifest.recipe):
+            evidence = Evidence.of(release.catalog, release.load_memory())
+        return bind_think(reasoner, release.catalog, self._settings, evidence)
 
     def _reasoner_of(self, engine: LocalEngine, release: Release) -> Reasoner:
         files = reasoner_files(release)

@@ -15,6 +15,7 @@ import numpy as np
 from models.catalog.catalog import Catalog
 from models.errors import InvalidRecord
 from models.reasoner.think import (
+    Cites,
     Reasoner,
     UserHistory,
     UserThoughts,
@@ -51,13 +52,25 @@ def in_use(think: Think) -> Iterator[Think]:
             think.close()
 
 
-def bind_think(reasoner: Reasoner, catalog: Catalog, settings: RefreshSettings) -> Think:
-    """Return a function that thinks about one micro-batch and checks the thoughts."""
-    return partial(_think, reasoner, catalog, settings)
+def bind_think(
+    reasoner: Reasoner,
+    catalog: Catalog,
+    settings: RefreshSettings,
+    evidence: Cites | None = None,
+) -> Think:
+    """Return a function that thinks about one micro-batch and checks the thoughts.
+
+    evidence: for a reasoner that has learnt to read it.
+    """
+    return partial(_think, reasoner, catalog, settings, evidence)
 
 
 def _think(
-    reasoner: Reasoner, catalog: Catalog, settings: RefreshSettings, users: Sequence[UserHistory]
+    reasoner: Reasoner,
+    catalog: Catalog,
+    settings: RefreshSettings,
+    evidence: Cites | None,
+    users: Sequence[UserHistory],
 ) -> list[UserThoughts]:
     found = think_users(
         reasoner,
@@ -67,6 +80,7 @@ def _think(
         width=settings.width,
         seeds=[user_seed(settings.seed, user.user_id) for user in users],
         max_prefixes=MAX_PREFIXES,
+        evidence=evidence,
     )
     for thoughts in found:
         check_thoughts(catalog, thoughts)

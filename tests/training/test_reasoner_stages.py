@@ -9,12 +9,16 @@ import torch
 from safetensors.torch import load_file
 
 from models.errors import InvalidSettings
+from models.reasoner.prompts import evidence_line
 from models.reasoner.transformers_engine import TransformersReasoner
 from tests.fakes.toy_run import RECIPE, STAGES, toy_run
-from training.reasoner_recipes import ReasonerRecipe
-from training.reasoner_stages import REASONER_STAGES, reasoner_stage
-from training.recipe import Recipe
+from training.learner import new_learner
+from training.rationale_writers import Thinker
+from training.reasoner_recipes import ReasonerRecipe, ThoughtRecipe
+from training.reasoner_stages import REASONER_STAGES, gather, reasoner_stage
+from training.recipe import Recipe, load_recipe
 from training.run import Run
+from training.split import sample_users
 from training.stages import run_stage
 
 
@@ -95,4 +99,50 @@ def test_stages_that_do_not_go_together_are_refused(run: Run, recipe: Recipe, me
 
 
 def test_every_stage_can_be_asked_for() -> None:
-    assert set(STAGES) == set(REASONER_STAGES)
+    assert {*STAGES, "select"} == set(REASONER_STAGES)
+
+
+def test_unseen_items_are_learnt_of_some_users_and_judged_of_the_others(tmp_path: Path) -> None:
+    """No prompt of a learner shows what the user's own events add to the counts."""
+    recipe = replace(
+        RECIPE,
+        reasoner=ReasonerRecipe(stages=("activate",), unseen=0.4),
+        thoughts=ThoughtRecipe(silent_share=0.5, evidence=1.0),
+    )
+    run = toy_run(tmp_path, recipe)
+    material = gather(run)
+    rows = {item: row for row, item in enumerate(material.catalog.item_ids)}
+    users = [user for user in run.split.users if user.has_target]
+    learnt = {tuple(history) for history in material.histories}
+    expected = {
+        tuple(rows[item] for item in (*user.train, user.valid or "")): user for user in users
+    }
+    assert learnt < set(expected)
+    assert len(learnt) == round(0.4 * len(users))
+    judged = sample_users(run.split, len(users) - len(learnt), recipe.seed)
+    assert not {expected[history].user_id for history in learnt} & {one.user_id for one in judged}
+    learner = new_learner(recipe.reasoner, recipe.nano, material.catalog.space, ["a b"], seed=0)
+    texts = []
+    for row in material.tasks(learner).rationales(Thinker(recipe.thoughts)):
+        assert row.history is not None
+        history = material.histories[row.history]
+        text = str(learner.tokenizer.decode(row.ids))
+        texts.append(text)
+        sids = [tuple(sid) for sid in material.catalog.sids[history].tolist()]
+        assert material.catalog.space.parse(text) == tuple(sids)
+        assert material.evidence is not None
+        line = evidence_line(material.catalog.space, material.evidence.cite(history[:-1]))
+        assert line in text
+    assert sum("Others bought" in text for text in texts) > len(texts) / 2
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"), [("thoughts", "evidence", 1.5), ("reasoner", "unseen", 1.0)]
+)
+def test_a_share_beyond_its_range_is_named(
+    tmp_path: Path, table: str, key: str, value: float
+) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(f"[{table}]\n{key} = {value}\n")
+    with pytest.raises(InvalidSettings, match=rf"\[{table}\] {key} {value}, expected 0"):
+        load_recipe(file)

@@ -8,7 +8,14 @@ import pytest
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidDataset, InvalidSettings
 from training.recipe import Recipe, load_recipe
-from training.recipe_choice import Size, check_items, choose_recipe, fast_recipe_for, recipe_for
+from training.recipe_choice import (
+    Size,
+    check_items,
+    check_seen,
+    choose_recipe,
+    fast_recipe_for,
+    recipe_for,
+)
 from training.run import Run
 from training.split import split_dataset
 
@@ -58,3 +65,10 @@ def test_fewer_items_than_codes_are_refused(tmp_path: Path) -> None:
         check_items(tiny, Size(19, 300, 900), tmp_path)
     with pytest.raises(InvalidDataset, match="60 items, expected at least 64"):
         check_items(recipe_for(BEAUTY), Size(60, 300, 900), tmp_path)
+
+
+def test_no_release_comes_from_a_recipe_that_learns_what_judges_it() -> None:
+    recipe = load_recipe(Path("training/runs/evidence.toml"))
+    with pytest.raises(InvalidSettings, match=r"unseen = 0\.5, expected 0 in a release"):
+        check_seen(recipe)
+    check_seen(recipe_for(BEAUTY))
