@@ -43,7 +43,11 @@ COMMANDS = {
     ),
     "stages": Command("quality.training_stages", "gain of each stage of the reasoner's training"),
     "faithfulness": Command(
-        "quality.faithfulness",
+        "reasons.faithfulness",
+        "truth of the reasons of served items: steps, because items, deletions",
+    ),
+    "thought-words": Command(
+        "quality.thought_words",
         "results after thoughts that are whole, cut short, empty or of another user",
     ),
     "evidence": Command(

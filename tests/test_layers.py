@@ -65,7 +65,7 @@ LAYERS = {
     "bench": (
         {"common"},
         {"load", "quality", "ab", "tables", "demo"},
-        {"finish", "night", "chaos", "table1", "freshness"},
+        {"finish", "night", "chaos", "table1", "freshness", "reasons"},
         {"__main__"},
     ),
 }

@@ -171,7 +171,7 @@ _TIME_SPLIT_DIFFERENCES = differences(
         "recall@10_never": "never",
     },
 )
-_FAITHFULNESS = pick(
+_THOUGHT_WORDS = pick(
     "thought",
     {
         "empty": "empty",
@@ -280,7 +280,7 @@ QUALITY_TABLES = {
     "item-age": Table("protocol", _ITEM_AGE),
     "time-split": Table("time_split", _TIME_SPLIT),
     "time-split-differences": Table("time_split", _TIME_SPLIT_DIFFERENCES),
-    "faithfulness": Table("faithfulness", _FAITHFULNESS),
+    "thought-words": Table("thought_words", _THOUGHT_WORDS),
     "stages": Table("stages", _STAGES),
     "stage-gains": Table("stages", _STAGE_GAINS),
     "frontier": Table("frontier", _FRONTIER),

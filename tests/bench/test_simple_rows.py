@@ -13,8 +13,11 @@ RANKING = {"popularity", "counts"}
 SIMPLE_ROWS = {
     "quality": {*RANKING, "reasoner_at_once", "two_tier_popular_prefixes"},
     "stages": {*RANKING, "r_silent"},
-    "faithfulness": {"empty", "shuffled"},
     "evidence": {*RANKING, "popular", "evidence alone"},
+    "thought-words": {"empty", "shuffled"},
+    "faithfulness": {
+        *("pair_newest", "pair_random", "pair_as_popular", "delete_newest", "delete_random"),
+    },
     "frontier": {*RANKING, f"T=1 m=3{SILENT}", f"T=2 m=3{SILENT}"},
     "staleness": {*RANKING, f"0 ago{SILENT}", f"4 ago{SILENT}"},
     "time-split": {"popularity", "counts_frozen", "counts"},

@@ -1,4 +1,4 @@
-"""`python -m bench faithfulness`: test if recommendations follow from thoughts.
+"""`python -m bench thought-words`: test if recommendations follow from thoughts.
 
 The reasoner continues its own thoughts whole, cut short, emptied, and swapped with those of another
 user. A beam search after each shows the worth of the words (Fig. 5 of the paper).
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         results = runner.run_all(kept, seed=options.seed, on_progress=on_progress)
     rows, gains = summarise(results, seed=options.seed)
     meta = {
-        **describe_run("faithfulness", options, release, kept),
+        **describe_run("thought-words", options, release, kept),
         "settings": cache.settings.to_json(),
         "gain_over_empty": to_json(gains),
     }
@@ -232,6 +232,6 @@ def _columns(found: Sequence[VariantResult]) -> dict[str, NDArray[np.float64]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = quality_parser("faithfulness", __doc__, num_users=2000)
+    parser = quality_parser("thought-words", __doc__, num_users=2000)
     add_budget(parser)
     return parser

@@ -1,0 +1,1 @@
+"""Truth of the reasons that a real service gives for its items, step by step and by deletion."""
