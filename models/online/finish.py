@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.catalog.candidates import AllowedRows, Candidates, from_nodes, resolve
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix
-from models.online.found import Ints, Searched
+from models.online.found import Found, Ints, Searched
 from models.online.memory.neighbours import Neighbours
 from models.online.memory.tree_memory import NightBonus, Recalled, TreeMemory
 from models.online.shape import RecommenderConfig
@@ -179,16 +179,17 @@ class Finisher:
         nodes = self.rank_prefixes(state, count=count)
         return self.prepare(from_nodes(self._catalog.trie, nodes))
 
-    def rank_prefixes(
-        self, state: KeptHistory, *, count: int, night: NightBonus | None = None
-    ) -> Ints:
+    def rank_prefixes(self, state: KeptHistory, *, count: int) -> Ints:
+        """Return the trie nodes of `score_prefixes`."""
+        return self.score_prefixes(state, count=count).entry
+
+    def score_prefixes(self, state: KeptHistory, *, count: int) -> Found:
         """Return the `count` best prefixes as trie nodes, best first; ties by SID.
 
-        Ranked by log P(prefix) and the largest bonus of an item below.
+        A score is log P(prefix) and the largest bonus of an item below.
         """
         depth = self._catalog.space.prefix_depth
-        searched = self._search(state, self._whole, depth, k=count, allowed=None, night=night)
-        return searched.found.entry
+        return self._search(state, self._whole, depth, k=count, allowed=None).found
 
     def union(self, first: Candidates, second: Candidates) -> Candidates:
         both = np.concatenate([first.prefix_nodes, second.prefix_nodes])

@@ -19,7 +19,7 @@ from service.recommend.engine import Engine
 from service.recommend.ladder import Wanted, top_up
 from service.recommend.pages import Cursors
 from service.recommend.pipeline import STAGES, Served
-from service.sources import DEFAULT_ITEMS, Reason, Source
+from service.sources import DEFAULT_ITEMS, Mode, Reason, Source
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_headers import (
     REQUEST_ID_HEADER,
@@ -94,7 +94,7 @@ class _Template:
     """An answer without its ids, from the code that writes all other answers."""
 
     def __init__(self, engine: Engine, num_items: int) -> None:
-        wanted = Wanted(num_items, frozenset(), category=None, is_union=False, num_own=0)
+        wanted = Wanted(num_items, frozenset(), category=None, mode=Mode.STRICT, num_own=0)
         served = Served(
             engine=engine,
             picks=tuple(top_up((), engine, wanted)),

@@ -22,7 +22,7 @@ from service.recommend.model_thread import (
     Spent,
 )
 from service.recommend.reasons import Asked, ItemReason, tell_reasons
-from service.sources import Reason, Source
+from service.sources import Mode, Reason, Source
 
 Clock = Callable[[], float]
 _WEIGHT = 0.2  # of the newest time in the moving average
@@ -78,7 +78,7 @@ class Climb:
         self._times = times
         self._clock = clock
         self._taken = set(wanted.exclude)
-        self._is_united = wanted.is_union and plan.record is not None
+        self._is_united = wanted.mode != Mode.STRICT and plan.record is not None
         self._night: NightBonus | None = None  # of the rung of the record, in a fused answer
 
     def run(self, deadline: float) -> None:
@@ -138,7 +138,7 @@ class Climb:
         ]
 
     def _night_bonus(self, rung: Source) -> NightBonus | None:
-        if rung not in RECORDED or not self._wanted.is_fused:
+        if rung not in RECORDED or self._wanted.mode != Mode.FUSED:
             return None
         assert self._plan.record is not None
         return self._engine.night_bonus(self._plan.record, num_fresh=self._plan.num_fresh)
@@ -148,7 +148,7 @@ class Climb:
             return self._engine.global_candidates
         if rung == Source.ONLINE:
             return self._own_candidates(state)
-        if self._wanted.is_fused:
+        if self._wanted.mode == Mode.FUSED:
             category = self._wanted.category
             return category.candidates if category is not None else self._engine.finisher.whole
         assert self._plan.record is not None

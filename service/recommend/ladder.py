@@ -12,7 +12,7 @@ from models.store.events import Event
 from models.store.records import PrefixRecord
 from service.recommend.categories import Category
 from service.recommend.engine import Engine
-from service.sources import Reason, Source
+from service.sources import Mode, Reason, Source
 from service.users.reader import UserView
 
 RECORDED = (Source.PERSONAL, Source.STALE)  # the rungs of a record
@@ -44,9 +44,8 @@ class Wanted(NamedTuple):
     num_items: int
     exclude: frozenset[int]  # catalog rows
     category: Category | None  # None: the whole catalog
-    is_union: bool  # search a record's prefixes together with the online model's own prefixes
+    mode: Mode  # what the rungs of a record search
     num_own: int  # number of its own prefixes that the online model takes
-    is_fused: bool = False  # search the whole catalog for a record, with the night's bonus
 
 
 def plan_rungs(

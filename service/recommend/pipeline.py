@@ -252,13 +252,11 @@ class Pipeline:
             exclude.update(query.after.shown)
             if query.exclude_seen:  # items seen after the first page too
                 exclude.update(engine.catalog.rows([event.item_id for event in view.history]))
-        mode = query.mode or self._policy.mode
         return Wanted(
             num_items=query.num_items,
             exclude=frozenset(exclude),
             category=engine.categories.get(query.category) if query.category is not None else None,
-            is_union=mode != Mode.STRICT,
-            is_fused=mode == Mode.FUSED,
+            mode=query.mode or self._policy.mode,
             num_own=self._policy.num_own_prefixes,
         )
 

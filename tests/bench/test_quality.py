@@ -41,7 +41,7 @@ from models.online.best_first import NumpySearch
 from models.online.finish import Finisher
 from models.online.torch_runtime import TorchRuntime
 from models.reasoner import prompts, rationales
-from models.reasoner.think import UserHistory
+from models.reasoner.think import PathPrefix, UserHistory
 from models.release.release import Release
 from tests.bench.test_simple_rows import assert_simple_rows
 from tests.fakes.toy import toy_catalog, toy_recommender
@@ -100,11 +100,9 @@ def random_thoughts(catalog: Catalog, user_id: str, rng: np.random.Generator) ->
     num = int(rng.integers(0, 21))
     prefixes = legal[rng.choice(len(legal), size=num, replace=False)].tolist()
     sids = np.unique(catalog.sids[rng.choice(len(catalog), size=num)], axis=0)
-    as_tuples = [
-        tuple(tuple(codes) for codes in found)
-        for found in (prefixes, rng.permutation(sids).tolist())
-    ]
-    return CaseThoughts(user_id, (), as_tuples[0], as_tuples[1], 0, 0)
+    found = tuple(PathPrefix(tuple(codes), 0, -float(at), 1) for at, codes in enumerate(prefixes))
+    in_order = tuple(tuple(codes) for codes in rng.permutation(sids).tolist())
+    return CaseThoughts(user_id, (), found, in_order, 0, 0)
 
 
 def place(ranked_rows: list[int], target: int | None) -> float:

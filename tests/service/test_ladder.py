@@ -19,7 +19,7 @@ from models.store.redis_store import RedisStore
 from service.recommend.climb import Climb, RungTimes
 from service.recommend.engine import Engine
 from service.recommend.ladder import Wanted, plan_rungs
-from service.sources import Reason
+from service.sources import Mode, Reason
 from service.users.reader import UserView
 from tests.fakes.service_harness import (
     GENERATION,
@@ -369,7 +369,7 @@ async def test_a_record_from_the_future_is_fresh_and_counted(
 
 def test_a_climb_without_time_touches_no_model() -> None:
     plan = plan_rungs(UserView((), new_record()), toy_engine(), is_over_age=False)
-    wanted = Wanted(5, frozenset(), category=None, is_union=False, num_own=5)
+    wanted = Wanted(5, frozenset(), category=None, mode=Mode.STRICT, num_own=5)
     climb = Climb(plan, toy_engine(), wanted, times=RungTimes(), clock=lambda: 7.0)
     climb.run(7.0)
     assert (climb.picks, climb.reasons) == ([], [Reason.NO_TIME])

@@ -186,7 +186,7 @@ class Evaluation:
 def _cut_to_size(at_once: Thoughts, thoughts: Thoughts) -> Thoughts:
     """Cut each user's prefixes and SIDs to as many as `thoughts` has, so that budgets are equal."""
     users = [
-        replace(one, prefixes=one.prefixes[: len(other.prefixes)], sids=one.sids[: len(other.sids)])
+        replace(one, found=one.found[: len(other.found)], sids=one.sids[: len(other.sids)])
         for one, other in zip(at_once.users, thoughts.users, strict=True)
     ]
     return Thoughts(users, at_once.seconds)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from models.catalog.catalog import Catalog
 from models.catalog.sid import Prefix
 from models.reasoner.beam import Beam, beam_search
-from models.reasoner.think import UserHistory, render_history, unite
+from models.reasoner.think import PathPrefix, UserHistory, render_history, unite
 from models.reasoner.transformers_engine import TransformersReasoner
 
 _BEAM = pa.struct([("codes", pa.list_(pa.int32())), ("logprob", pa.float64())])
@@ -57,12 +57,20 @@ def search_paths(
     return [tuple(every[at : at + paths]) for at in range(0, len(every), paths)]
 
 
+def unite_paths(
+    found: Sequence[PathBeams], *, paths: int, width: int, max_prefixes: int
+) -> tuple[PathPrefix, ...]:
+    """Return C_u of a night with the first `paths` paths and beams of `width`, best first."""
+    beams = [path.beams[width] for path in found[:paths] if path.text is not None]
+    return tuple(unite(beams)[:max_prefixes])
+
+
 def prefixes_of(
     found: Sequence[PathBeams], *, paths: int, width: int, max_prefixes: int
 ) -> tuple[Prefix, ...]:
-    """Return C_u of a night with the first `paths` paths and beams of `width`, best first."""
-    beams = [path.beams[width] for path in found[:paths] if path.text is not None]
-    return tuple(prefix.codes for prefix in unite(beams)[:max_prefixes])
+    """Return the codes of `unite_paths`."""
+    united = unite_paths(found, paths=paths, width=width, max_prefixes=max_prefixes)
+    return tuple(prefix.codes for prefix in united)
 
 
 def is_head_of_wider(path: PathBeams, *, width: int, wider: int) -> bool:

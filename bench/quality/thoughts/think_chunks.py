@@ -10,7 +10,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from bench.quality.thoughts.no_thought import Manner, recommend_without_thought
-from bench.quality.thoughts.path_beams import PathBeams, prefixes_of, search_paths
+from bench.quality.thoughts.path_beams import PathBeams, search_paths, unite_paths
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings
 from models.catalog.catalog import Catalog
@@ -70,7 +70,7 @@ def think_chunk(
             CaseThoughts(
                 user_id=user.user_id,
                 texts=user.texts,
-                prefixes=tuple(prefix.codes for prefix in user.prefixes),
+                found=user.prefixes,
                 sids=tuple(sid.codes for sid in united),
                 dropped_paths=user.dropped_paths,
                 tokens=user.tokens,
@@ -93,7 +93,7 @@ def ask_chunk(
         CaseThoughts(
             user_id=user.user_id,
             texts=(),
-            prefixes=tuple(beam.codes for beam in beams.prefixes[: settings.max_prefixes]),
+            found=tuple(unite([beams.prefixes])[: settings.max_prefixes]),
             sids=tuple(beam.codes for beam in beams.sids),
             dropped_paths=0,
             tokens=0,
@@ -129,7 +129,7 @@ def _from_paths(
     return CaseThoughts(
         user_id=user_id,
         texts=texts,
-        prefixes=prefixes_of(
+        found=unite_paths(
             paths,
             paths=settings.paths,
             width=settings.width,

@@ -20,10 +20,20 @@ import pyarrow.parquet as pq
 
 from bench.quality.thoughts.path_beams import PATHS, from_rows, to_rows
 from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings
-from models.reasoner.think import UserHistory
+from models.reasoner.think import PathPrefix, UserHistory
 from models.release.release import Release
 
 _CODES = pa.list_(pa.list_(pa.int32()))
+_PREFIXES = pa.list_(
+    pa.struct(
+        [
+            ("codes", pa.list_(pa.int32())),
+            ("path", pa.int32()),
+            ("logprob", pa.float64()),
+            ("support", pa.int32()),
+        ]
+    )
+)
 _SECONDS = "seconds"
 
 
@@ -88,7 +98,7 @@ def _write_chunk(file: Path, thoughts: Thoughts) -> None:
         {
             "user_id": [user.user_id for user in users],
             "texts": pa.array([user.texts for user in users], pa.list_(pa.string())),
-            "prefixes": pa.array([user.prefixes for user in users], _CODES),
+            "found": pa.array([_to_structs(user.found) for user in users], _PREFIXES),
             "sids": pa.array([user.sids for user in users], _CODES),
             "dropped_paths": [user.dropped_paths for user in users],
             "tokens": [user.tokens for user in users],
@@ -105,7 +115,7 @@ def _read_chunk(file: Path) -> Thoughts:
         CaseThoughts(
             user_id=row["user_id"],
             texts=tuple(row["texts"]),
-            prefixes=tuple(tuple(codes) for codes in row["prefixes"]),
+            found=_from_structs(row["found"]),
             sids=tuple(tuple(codes) for codes in row["sids"]),
             dropped_paths=row["dropped_paths"],
             tokens=row["tokens"],
@@ -114,6 +124,14 @@ def _read_chunk(file: Path) -> Thoughts:
         for row in table.to_pylist()
     ]
     return Thoughts(users, float(table.schema.metadata[_SECONDS.encode()]))
+
+
+def _to_structs(found: Sequence[PathPrefix]) -> list[dict[str, Any]]:
+    return [prefix._asdict() for prefix in found]
+
+
+def _from_structs(cells: Sequence[dict[str, Any]]) -> tuple[PathPrefix, ...]:
+    return tuple(PathPrefix(**{**cell, "codes": tuple(cell["codes"])}) for cell in cells)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.path_beams import PathBeams
 from models.catalog.sid import Prefix, Sid
+from models.reasoner.think import PathPrefix
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,16 @@ class CaseThoughts:
 
     user_id: str
     texts: tuple[str, ...]  # thoughts that closed
-    prefixes: tuple[Prefix, ...]  # C_u, best first
+    found: tuple[PathPrefix, ...]  # C_u, best first
     sids: tuple[Sid, ...]  # whole SIDs of all paths, each by its best path, best first
     dropped_paths: int  # paths that did not close
     tokens: int  # sampled
     paths: tuple[PathBeams, ...] = ()  # all sampled paths, if the settings have widths
+
+    @property
+    def prefixes(self) -> tuple[Prefix, ...]:
+        """Return the codes of C_u, best first."""
+        return tuple(prefix.codes for prefix in self.found)
 
     @classmethod
     def nothing(cls, user_id: str) -> "CaseThoughts":
