@@ -20,8 +20,9 @@ class PathPrefix(NamedTuple):
     """One prefix of C_u."""
 
     codes: Prefix
-    path: int  # number of the best path
-    logprob: float  # log P(prefix | history, best path)
+    path: int | None  # number of the best path; None if no thought found the prefix
+    # log P(prefix | history, best path), or by all that a night knows (models/night/).
+    logprob: float
     support: int  # number of paths that found the prefix
 
 

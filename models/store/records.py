@@ -5,7 +5,8 @@ A record (big-endian) is
     magic "TA", version u8, flags u8, prefix depth u8, number of prefixes u16,
     generation u64, SID-space fingerprint u64, created u32 (unix seconds), hash of the user id u64,
     version 2 only: codes of an item u8, number of items u16,
-    per prefix: its codes (u8 each, u16 when the flag says wide), path u8, -log-probability u16,
+    per prefix: its codes (u8 each, u16 when the flag says wide), path u8 (255: no thought found
+    it), -log-probability u16,
     version 2 only, per item: its codes, bonus u8 in sixteenths of a nat,
     CRC32C u32 over all of it
 
@@ -40,6 +41,7 @@ _COUNTS = struct.Struct(">BH")  # codes of an item, number of items
 _MAGIC = b"TA"
 _VERSION, _WITH_ITEMS = 1, 2
 _WIDE = 1  # flag: codes take two bytes
+_NO_PATH = 255
 _STEPS_PER_NAT = 1024  # a log-probability keeps three decimals, down to -63.999
 _BONUS_STEPS = 16  # per nat
 MAX_BONUS = 255 / _BONUS_STEPS
@@ -53,8 +55,8 @@ class RecordedPrefix(NamedTuple):
     """A prefix as a record holds it."""
 
     codes: Prefix
-    path: int  # number of the reasoning path that found it
-    logprob: float  # of the reasoner, at most 0
+    path: int | None  # number of the reasoning path that found it; None if no thought did
+    logprob: float  # of the night, at most 0
 
 
 class RecordedItem(NamedTuple):
@@ -75,7 +77,7 @@ class PrefixRecord:
     items: tuple[RecordedItem, ...] = ()  # largest bonus first
 
     @cached_property
-    def path_of(self) -> Mapping[Prefix, int]:
+    def path_of(self) -> Mapping[Prefix, int | None]:
         """Path by codes. Computed once, as a record that is kept answers many requests."""
         return {prefix.codes: prefix.path for prefix in self.prefixes}
 
@@ -118,7 +120,7 @@ class PrefixRecord:
             if self.items:
                 head += _COUNTS.pack(levels, len(self.items))
             entries = [
-                prefix_entry.pack(*prefix.codes, prefix.path, _quantise(prefix.logprob))
+                prefix_entry.pack(*prefix.codes, _to_byte(prefix.path), _quantise(prefix.logprob))
                 for prefix in self.prefixes
             ]
             entries += [item_entry.pack(*item.codes, _to_steps(item.bonus)) for item in self.items]
@@ -229,8 +231,9 @@ def _decode_prefixes(
 ) -> tuple[RecordedPrefix, ...]:
     *levels, paths, costs = zip(*entry.iter_unpack(body), strict=True)
     _check_codes(levels, space)
+    known = [None if path == _NO_PATH else path for path in paths]
     logprobs = [-cost / _STEPS_PER_NAT for cost in costs]
-    return tuple(map(RecordedPrefix, zip(*levels, strict=True), paths, logprobs))
+    return tuple(map(RecordedPrefix, zip(*levels, strict=True), known, logprobs))
 
 
 def _decode_items(entry: struct.Struct, body: bytes, space: SidSpace) -> tuple[RecordedItem, ...]:
@@ -264,6 +267,14 @@ def _quantise(logprob: float) -> int:
     if not math.isfinite(logprob):
         raise InvalidRecord(f"log-probability {logprob}, expected a finite one")
     return min(max(round(-logprob * _STEPS_PER_NAT), 0), 0xFFFF)
+
+
+def _to_byte(path: int | None) -> int:
+    if path is None:
+        return _NO_PATH
+    if path == _NO_PATH:
+        raise InvalidRecord(f"path {path}, expected one below {_NO_PATH}")
+    return path
 
 
 def _to_steps(bonus: float) -> int:

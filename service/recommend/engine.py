@@ -17,9 +17,9 @@ import numpy as np
 
 from models.catalog.candidates import Candidates
 from models.catalog.catalog import Catalog
-from models.catalog.trie import expand_ranges
 from models.errors import InvalidRelease
 from models.night.night_items import FADE
+from models.night.recorded_night import bonus_of
 from models.online.finish import Finisher, KeptHistory
 from models.online.history_cache import HistoryCache
 from models.online.memory.pair_file import PairFile
@@ -28,7 +28,7 @@ from models.release.live import LiveRelease
 from models.release.release import NEIGHBOURS, Release
 from models.release.searchers import FASTEST, load_finisher
 from models.store.model_pointer import ModelCanary
-from models.store.records import PrefixRecord, RecordedItem
+from models.store.records import PrefixRecord
 from service.recommend.categories import MAX_POPULAR, Categories, by_popularity
 from service.recommend.pages import digest
 
@@ -108,21 +108,12 @@ class Kept:
         """Return the bonus of a record's items, as rows; items outside the catalog are left out."""
         kept = self._nights.get(record.items_key)
         if kept is None:
-            kept = _to_bonus(self._release.catalog, record.items)
+            kept = bonus_of(self._release.catalog, record.items)
             self._nights[record.items_key] = kept
             if len(self._nights) > self._candidates_limit:
                 self._nights.popitem(last=False)
         self._nights.move_to_end(record.items_key)
         return kept
-
-
-def _to_bonus(catalog: Catalog, items: Sequence[RecordedItem]) -> NightBonus:
-    sids = np.array([item.codes for item in items])
-    leaf_R = catalog.trie.nodes(sids)
-    is_known_R = leaf_R >= 0
-    bonus_R = np.array([item.bonus for item in items])[is_known_R]
-    owner_P, row_P = expand_ranges(catalog.first_row, leaf_R[is_known_R])
-    return NightBonus(row_P, bonus_R[owner_P])
 
 
 class Engine:

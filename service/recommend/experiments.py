@@ -135,7 +135,9 @@ class Choice:
         if record is None or self.generation == "none":
             return None
         paths = MAX_PATHS if self.paths is None else self.paths
-        kept = tuple(prefix for prefix in record.prefixes if prefix.path < paths)
+        kept = tuple(
+            prefix for prefix in record.prefixes if prefix.path is None or prefix.path < paths
+        )
         return replace(record, prefixes=kept[: self.prefixes])
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import google_crc32c
@@ -28,7 +29,7 @@ WIDE = SidSpace((8192, 8192, 8192), prefix_depth=2, codebook="wide")
 
 
 def make_record(
-    space: SidSpace, prefixes: list[tuple[tuple[int, ...], int, float]]
+    space: SidSpace, prefixes: Sequence[tuple[tuple[int, ...], int | None, float]]
 ) -> PrefixRecord:
     recorded = tuple(RecordedPrefix(*prefix) for prefix in prefixes)
     return PrefixRecord(1_700_000_000_123, space.fingerprint, 1_700_000_000, recorded)
@@ -43,7 +44,8 @@ def records(draw: st.DrawFn) -> tuple[PrefixRecord, SidSpace]:
     space = draw(st.sampled_from([NARROW, WIDE, SidSpace((4, 300, 4, 4), prefix_depth=3)]))
     codes = st.tuples(*(st.integers(0, size - 1) for size in space.sizes[: space.prefix_depth]))
     logprob = st.integers(0, 0xFFFF).map(lambda steps: -steps / 1024)
-    prefix = st.builds(RecordedPrefix, codes, st.integers(0, 255), logprob)
+    path = st.none() | st.integers(0, 254)
+    prefix = st.builds(RecordedPrefix, codes, path, logprob)
     sid = st.tuples(*(st.integers(0, size - 1) for size in space.sizes))
     bonus = st.integers(1, 255).map(lambda steps: steps / 16)
     item = st.builds(RecordedItem, sid, bonus)
@@ -65,6 +67,13 @@ def test_a_record_survives_the_round_trip(
 ) -> None:
     record, space = given_record
     assert PrefixRecord.decode(record.encode(user_id), user_id=user_id, space=space) == record
+
+
+def test_the_number_that_stands_for_no_path_is_no_path() -> None:
+    none = make_record(NARROW, [((1, 2), None, -1.0)])
+    assert none.encode("ann")[-7] == 255
+    with pytest.raises(InvalidRecord, match="path 255, expected one below 255"):
+        make_record(NARROW, [((1, 2), 255, -1.0)]).encode("ann")
 
 
 @given(st.binary(max_size=600))
