@@ -156,8 +156,8 @@ def think_night(
                 loaded.expect(pending_batches(folder, plan, shards))
             return loaded
 
-        night = NightModel(settings.out_dir).of(release.catalog)
-        job = ThinkJob(folder, plan, think, watch, meter.report, release.catalog, night)
+        night = NightModel(settings.out_dir, num_prefixes=plan.num_prefixes).of(release)
+        job = ThinkJob(folder, plan, think, watch, meter.report, night)
         think_shards(job, shards)
     return meter
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 DEFAULT_PATHS = 5
 DEFAULT_WIDTH = 10
+DEFAULT_PREFIXES = 32  # of a record
 MAX_PREFIXES = 100  # per user
 MICRO_BATCH = 32  # users; 16 gave 27.6 users/s where this gives 30.8
 PREFIX_TTL_S = 3 * 24 * 3600  # three refresh periods
@@ -24,6 +25,8 @@ class RefreshSettings:
     user_ids: tuple[str, ...] = ()  # these users, in addition
     paths: int = DEFAULT_PATHS  # thoughts per user (T)
     width: int = DEFAULT_WIDTH  # prefixes per path (m)
+    # Prefixes per user, chosen from all that the night knows; 0: those of the thoughts alone.
+    num_prefixes: int = DEFAULT_PREFIXES
     seed: int = 0  # of the sampled thoughts
     data_dir: Path | None = None  # read histories from this folder instead of the store
     rethink: bool = False  # think again about users without any change too

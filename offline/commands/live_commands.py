@@ -22,7 +22,11 @@ from rich.console import Console
 
 from models.store.contract import NightStore
 from offline.check.gates import read_limits
-from offline.commands.options import add_store_arguments, default_out
+from offline.commands.options import (
+    add_prefixes_argument,
+    add_store_arguments,
+    default_out,
+)
 from offline.disk.archive import drain
 from offline.disk.bases import load_base
 from offline.disk.generation import find_generation
@@ -99,6 +103,7 @@ def _add_own_arguments(choices: dict[str, argparse.ArgumentParser]) -> None:
     worker = choices["worker"]
     worker.add_argument("--paths", type=int, default=DEFAULT_PATHS, metavar="T")
     worker.add_argument("--width", type=int, default=DEFAULT_WIDTH, metavar="M")
+    add_prefixes_argument(worker)
     add_engine_arguments(worker)
     worker.add_argument(
         "--idle-ms",
@@ -216,7 +221,7 @@ def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore
         open_store(options) as (store, runner),
         _stopped_by_sigterm() as is_stopped,
     ):
-        night = NightModel(out_dir)
+        night = NightModel(out_dir, num_prefixes=options.prefixes)
         worker = Worker(store, release, out_dir, think, runner, night, idle_ms=options.idle_ms)
         logging.getLogger(__name__).warning("waiting for requests")
         look = BaseFollower(options.release, thinkers.load).look

@@ -12,7 +12,13 @@ from models.store.embedded import resolve, state_folder
 from models.store.namespace import add_namespace_argument, folder_name
 from models.store.records import MAX_PATHS
 from models.store.redis_store import RedisStore
-from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings
+from offline.settings import (
+    DEFAULT_PATHS,
+    DEFAULT_PREFIXES,
+    DEFAULT_WIDTH,
+    MAX_PREFIXES,
+    RefreshSettings,
+)
 
 _MAX_WIDTH = 1024
 _REDIS_TIMEOUT_MS = 10_000  # no user is waiting, and a loading server may take a while
@@ -103,7 +109,19 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help=f"prefixes per thought (default {DEFAULT_WIDTH})",
     )
+    add_prefixes_argument(parser)
     parser.add_argument("--seed", type=number(0, 2**63), default=0, metavar="S")
+
+
+def add_prefixes_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prefixes",
+        type=number(0, MAX_PREFIXES),
+        default=DEFAULT_PREFIXES,
+        metavar="N",
+        help="prefixes of a record, from all that the night knows; 0: those of the thoughts alone "
+        f"(default {DEFAULT_PREFIXES})",
+    )
 
 
 def add_price_argument(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +150,7 @@ def to_settings(options: argparse.Namespace) -> RefreshSettings:
         user_ids=tuple(given["user"]),
         paths=given.get("paths", DEFAULT_PATHS),
         width=given.get("width", DEFAULT_WIDTH),
+        num_prefixes=given.get("prefixes", DEFAULT_PREFIXES),
         seed=given.get("seed", 0),
         data_dir=given.get("data"),
         rethink=given.get("rethink", False),

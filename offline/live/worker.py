@@ -33,7 +33,7 @@ from offline.live.erasure import carry_out_erasures
 from offline.plan.plan_file import to_history
 from offline.settings import MICRO_BATCH
 from offline.think.micro_batch import Think, think_about
-from offline.think.night_model import NightModel, add_items
+from offline.think.night_model import NightModel, add_findings
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Worker:
     out_dir: Path
     think: Think
     runner: asyncio.Runner
-    night: NightModel | None = None  # finds the items of records; None: records hold none
+    night: NightModel | None = None  # adds to records what it finds; None: nothing
     name: str = f"{socket.gethostname()}-{os.getpid()}"  # of this consumer; unique in the group
     idle_ms: int = _IDLE_MS
     wait_ms: int = _WAIT_MS
@@ -140,8 +140,7 @@ class Worker:
         """Think about users. A failed user gets no row; the next night tries again."""
         thoughts = think_about(users, self.think, Outcome()) if users else []
         if self.night is not None:
-            catalog = self.release.catalog
-            thoughts = add_items(self.night.of(catalog), catalog, users, thoughts)
+            thoughts = add_findings(self.night.of(self.release), users, thoughts)
         return [ShardRow(now_s, each) for each in thoughts if each.prefixes]
 
     async def _write(self, rows: Sequence[ShardRow]) -> None:

@@ -66,6 +66,7 @@ def thinking_key(release: Release, settings: RefreshSettings) -> str:
     """
     files = reasoner_files(release)
     sampling = [settings.paths, settings.width, settings.seed, MAX_PREFIXES, _RULES]
+    sampling += [settings.num_prefixes] if settings.num_prefixes else []
     return json.dumps([files, release.manifest.space.fingerprint, sampling], sort_keys=True)
 
 

@@ -172,6 +172,7 @@ def write_agenda(settings: RefreshSettings, agenda: Agenda) -> Plan:
         release=agenda.release,
         paths=settings.paths,
         width=settings.width,
+        num_prefixes=settings.num_prefixes,
         seed=settings.seed,
         is_base=agenda.layer.is_base,
         replaced=agenda.layer.replaced,

@@ -83,6 +83,7 @@ class Plan(BaseModel):
     # Thinking keys of the rows that the generation may hold, its own first; see `due`. Empty in
     # plans of before.
     keys: tuple[str, ...] = ()
+    num_prefixes: int = 0  # of a record; 0: those of its thoughts, as in plans of before
 
     @property
     def num_thought(self) -> int:
@@ -94,7 +95,8 @@ class Plan(BaseModel):
         return sum(shard.users for shard in self.shards if shard.sources)
 
     def encode(self) -> str:
-        content = self.model_dump(mode="json", exclude=None if self.keys else {"keys"})
+        absent = {name for name in ("keys", "num_prefixes") if not getattr(self, name)}
+        content = self.model_dump(mode="json", exclude=absent)
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property

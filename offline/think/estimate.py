@@ -12,7 +12,7 @@ from offline.plan.due import micro_batches
 from offline.plan.make_plan import Agenda
 from offline.settings import RefreshSettings
 from offline.think.micro_batch import Think, in_use, think_about, to_record
-from offline.think.night_model import add_items
+from offline.think.night_model import Night, add_findings
 
 SAMPLE_USERS = 64
 
@@ -32,6 +32,7 @@ def estimate(
     load: loads the engine; not called if there is no user to think about.
     """
     due = agenda.to_think
+    night = Night(agenda.catalog, agenda.night) if agenda.night is not None else None
     sample = random.Random(settings.seed).sample(due, min(SAMPLE_USERS, len(due)))
     outcome, thoughts, seconds = Outcome(), list[UserThoughts](), 0.0
     if sample:
@@ -39,7 +40,7 @@ def estimate(
             started = clock()
             for batch in micro_batches([user.history for user in sample], settings.micro_batch):
                 found = think_about(batch, think, outcome)
-                thoughts += add_items(agenda.night, agenda.catalog, batch, found)
+                thoughts += add_findings(night, batch, found)
             seconds = clock() - started
     factor = len(due) / max(len(sample), 1)
     hours = seconds * factor / 3600

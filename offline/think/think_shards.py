@@ -11,9 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from models.catalog.catalog import Catalog
 from models.lease import Lease
-from models.night.night_items import NightItems
 from models.reasoner.think import UserHistory
 from offline.disk.outcome import Outcome
 from offline.disk.segment import Batch, Segment, count_batches
@@ -22,7 +20,7 @@ from offline.plan.carried_rows import carry_rows
 from offline.plan.plan_file import Plan, PlannedUser, read_users
 from offline.progress import Stopwatch, Timing, note_timing
 from offline.think.micro_batch import Think, think_about
-from offline.think.night_model import add_items
+from offline.think.night_model import Night, add_findings
 
 GetThink = Callable[[], Think]  # loads the model at the first call that needs it
 Report = Callable[[Outcome, bool], None]
@@ -37,8 +35,7 @@ class ThinkJob:
     think: GetThink
     watch: Stopwatch
     report: Report  # called with the counts of each batch, and True if an earlier process made it
-    catalog: Catalog
-    night: NightItems | None = None  # finds the items of the same users; None: none
+    night: Night | None = None  # adds what it finds for the same users; None: nothing
 
 
 def think_shards(job: ThinkJob, shards: Sequence[int]) -> Outcome:
@@ -144,7 +141,7 @@ def _think_batch(
     with job.watch("think"):
         found = think_about(histories, think, outcome)
     with job.watch("items"):
-        found = add_items(job.night, job.catalog, histories, found)
+        found = add_findings(job.night, histories, found)
     seconds = round(time.monotonic() - started_s, 4)
     digests = {user.user_id: user.digest for user in users}
     rows = tuple(

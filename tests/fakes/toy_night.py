@@ -71,7 +71,7 @@ class NightWorld:
         return RefreshSettings(
             self.release.directory,
             self.out_dir,
-            **{"micro_batch": 4, "shard_batches": 3} | settings,
+            **{"micro_batch": 4, "shard_batches": 3, "num_prefixes": 0} | settings,
         )
 
     def load(self, release: Release, _settings: RefreshSettings) -> Think:
@@ -125,7 +125,7 @@ class ImportedWorld:
     def night(self, **settings: Any) -> dict[str, Any]:
         if settings.get("num_users") or settings.get("user_ids"):
             settings["is_whole"] = False
-        settings.setdefault("rethink", True)
+        settings = {"rethink": True, "num_prefixes": 0} | settings
         self.now_ms += 60_000
         with asyncio.Runner() as runner:
             return refresh(

@@ -15,17 +15,20 @@ from models.errors import (
     ManifestConflict,
     StoreUnavailable,
 )
+from models.night.night_prefixes import NightPrefixes
 from models.night.ridge import fit_night_items
 from models.reasoner.think import UserHistory, UserThoughts
+from models.release.searchers import load_finisher
 from models.store.records import RecordedItem
 from offline.plan.importer import import_dataset
 from offline.think.micro_batch import (
     Think,
 )
+from offline.think.night_model import NightModel
 from tests.fakes.file_modes import mode_of, umask
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.toy import toy_histories
-from tests.fakes.toy_night import NOW_MS, NUM_USERS, ImportedWorld
+from tests.fakes.toy_night import NOW_MS, NUM_USERS, ImportedWorld, think_of_own_items
 
 
 @pytest.fixture
@@ -98,6 +101,43 @@ def test_each_user_gets_the_items_that_the_history_of_everybody_suggests(
         bonuses = [item.bonus for item in expected]
         assert [item.bonus for item in items] == pytest.approx(bonuses, abs=1 / 32)
         assert items
+
+
+def test_a_record_holds_the_best_prefixes_of_all_sources(world: ImportedWorld) -> None:
+    """The thought knows the prefixes of the history; the others come from the night's models."""
+    generation = world.night(num_prefixes=8)["generation"]
+    catalog, finisher = world.release.catalog, load_finisher(world.release)
+    histories = toy_histories(catalog, num_users=NUM_USERS)
+    chooser = NightPrefixes(finisher, fit_night_items(histories, catalog))
+    num_marked = 0
+    for user, history in enumerate(histories):
+        user_id = f"user-{user:02d}"
+        state = asyncio.run(world.store.read_user(user_id, [generation], world.release.space))
+        assert state.record is not None
+        (thoughts,) = think_of_own_items(catalog)([UserHistory(user_id, tuple(history))])
+        expected = chooser.choose(history, thoughts.prefixes, num=8)
+        found = state.record.prefixes
+        assert [(one.codes, one.path) for one in found] == [
+            (one.codes, one.path) for one in expected
+        ]
+        own = {tuple(catalog.sids[row][:2].tolist()) for row in history}
+        assert all((one.path == 0) == (one.codes in own) for one in found)
+        num_marked += sum(one.path == 0 for one in found)
+    assert 0 < num_marked < 8 * NUM_USERS
+
+
+def test_the_prefixes_of_a_wish_are_those_of_its_thoughts(world: ImportedWorld) -> None:
+    world.night(num_prefixes=8)
+    night = NightModel(world.out_dir, num_prefixes=8).of(world.release)
+    assert night is not None
+    catalog = world.release.catalog
+    rows = tuple(toy_histories(catalog, num_users=1)[0])
+    plain, wish = UserHistory("ann", rows), UserHistory("ann", rows, "something for the bath")
+    (thoughts,) = think_of_own_items(catalog)([plain])
+    assert night.add(wish, thoughts).prefixes == thoughts.prefixes
+    assert len(night.add(plain, thoughts).prefixes) == 8
+    silent = replace(thoughts, prefixes=())
+    assert night.add(plain, silent).prefixes == ()
 
 
 def test_a_delta_finds_items_with_the_model_of_the_last_base(world: ImportedWorld) -> None:
