@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from bench.common.leave_one_out import Case
 from bench.common.results import open_console, print_table, write_json
 from bench.quality.protocol import Inputs, rank_not_refit, rank_refit, tie_table
 from bench.quality.quality_options import add_budget, describe_run, draw_cases, quality_parser
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     release = inputs.release
     cases = draw_cases(options, release, inputs.dataset)
     outcomes = rank_not_refit(console, inputs, cases) | rank_refit(console, inputs, cases)
-    found = None if options.no_thoughts else rank_thoughts(console, options, release, cases)
+    found = None if options.no_thoughts else _rank_thoughts(console, inputs, cases)
     groups = group_targets(cases, count_trained(inputs.dataset, release.catalog))
     table = summarise(
         outcomes | (found.outcomes if found else {}),
@@ -70,6 +71,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         write_json(options.json, meta, [row for table in tables for row in table.rows])
     return 0
+
+
+def _rank_thoughts(console: Console, inputs: Inputs, cases: Sequence[Case]) -> ThoughtRows:
+    return rank_thoughts(console, inputs.options, inputs.release, inputs.dataset, cases)
 
 
 def _describe(tables: Sequence[Table], inputs: Inputs, found: ThoughtRows | None) -> dict[str, Any]:

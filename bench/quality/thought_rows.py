@@ -16,12 +16,16 @@ from bench.common.leave_one_out import Case
 from bench.common.results import open_progress
 from bench.quality.quality_options import read_settings
 from bench.quality.ranking.evaluation import Evaluation
-from bench.quality.ranking.quality_rows import Outcome
+from bench.quality.ranking.night_rows import CaseNights, RecordedRow, describe_records
+from bench.quality.ranking.plain_rows import rank_plain
+from bench.quality.ranking.quality_rows import FUSED, SILENT_PREFIXES, THOUGHTS, Outcome
+from bench.quality.ranking.row_sets import learn_night
 from bench.quality.thoughts.no_thought import Manner
 from bench.quality.thoughts.think_cases import think_cases
 from bench.quality.thoughts.thought_cache import ThoughtCache
 from bench.quality.thoughts.thoughts import Thoughts, without_thought
 from models.catalog.catalog import Catalog
+from models.catalog.dataset import Dataset
 from models.reasoner.rationales import ground
 from models.release.release import Release
 from models.release.searchers import load_finisher
@@ -37,9 +41,16 @@ class ThoughtRows:
 
 
 def rank_thoughts(
-    console: Console, options: argparse.Namespace, release: Release, cases: Sequence[Case]
+    console: Console,
+    options: argparse.Namespace,
+    release: Release,
+    dataset: Dataset,
+    cases: Sequence[Case],
 ) -> ThoughtRows:
-    """Compute the rows of the reasoner and of both tiers."""
+    """Compute the rows of the reasoner and of both tiers, with C_u as a night chooses it.
+
+    A release without a memory takes no night: C_u is that of its thoughts.
+    """
     settings = read_settings(options)
     cache = ThoughtCache.open(options.cache, release, settings)
     thoughts = think_cases(console, cache, cases, workers=options.workers)
@@ -50,10 +61,20 @@ def rank_thoughts(
     if options.day_before:
         day_before = think_day_before(console, cache, cases, thoughts, workers=options.workers)
     finisher = load_finisher(release)
-    evaluation = Evaluation(finisher, release.catalog, cases, thoughts, at_once, day_before)
+    meta: dict[str, Any] = {}
+    night, outcomes, others = thoughts, dict[str, Outcome](), dict[str, Thoughts]()
+    if finisher.takes_nights:
+        nights = CaseNights.of(finisher, learn_night(release, dataset))
+        night = nights.choose(cases, thoughts)
+        others = {THOUGHTS: thoughts, SILENT_PREFIXES: nights.without_thoughts(cases)}
+        outcomes, meta = _rank_fused(console, nights, cases, night)
+        if day_before is not None:
+            earlier = [case.day_before() for case in cases]
+            day_before = nights.choose(earlier, day_before)
+    evaluation = Evaluation(finisher, release.catalog, cases, night, at_once, day_before, others)
     with open_progress(console, "ranking both tiers", len(cases)) as on_progress:
-        outcomes = evaluation.rank_all(seed=options.seed, on_progress=on_progress)
-    meta: dict[str, Any] = {
+        outcomes |= evaluation.rank_all(seed=options.seed, on_progress=on_progress)
+    meta |= {
         "settings": settings.to_json(),
         "without_thought": silent.to_json(),
         "thoughts": describe_thoughts(thoughts),
@@ -63,6 +84,21 @@ def rank_thoughts(
         new = sum(not case.day_before().history.rows for case in cases)
         meta["users_without_a_day_before"] = new
     return ThoughtRows(outcomes, evaluation.has_own_prefix_U, meta)
+
+
+def _rank_fused(
+    console: Console, nights: CaseNights, cases: Sequence[Case], night: Thoughts
+) -> tuple[dict[str, Outcome], dict[str, Any]]:
+    """Rank by the records of a night; also return what they take."""
+    records = {
+        case.history.user_id: nights.record(case, user)
+        for case, user in zip(cases, night.users, strict=True)
+    }
+    ranker = RecordedRow(nights.finisher, records)
+    catalog = nights.finisher.catalog
+    with open_progress(console, "ranking by records", len(cases)) as on_progress:
+        found = rank_plain({FUSED: ranker}, catalog, cases, on_progress=on_progress)
+    return found, {"records": describe_records(records)}
 
 
 def think_day_before(

@@ -49,6 +49,7 @@ class Evaluation:
         thoughts: Thoughts,
         at_once: Thoughts | None = None,
         day_before: Thoughts | None = None,
+        others: Mapping[str, Thoughts] | None = None,
     ) -> None:
         """Prepare the rows.
 
@@ -57,10 +58,12 @@ class Evaluation:
                 as many prefixes and SIDs of them as `thoughts` has for the user.
             day_before: thoughts about the history up to the day before the target; adds its rows.
                 The online model still reads the whole history.
+            others: C_u of more rows of both tiers, by name.
         """
         self._at_once = at_once and _cut_to_size(at_once, thoughts)
         self._finisher, self._catalog = finisher, catalog
         self._cases, self._thoughts, self._day_before = cases, thoughts, day_before
+        self._others = others or {}
         self._map = PrefixMap(catalog)
         self._own_nodes = self._nodes(thoughts)
         # Prefixes of each union; `_rank_own_prefixes` adds the online model's.
@@ -86,6 +89,8 @@ class Evaluation:
         if self._day_before is not None:
             chosen[STRICT_BEFORE] = self._nodes(self._day_before)
             chosen[UNION_BEFORE] = self._unions[UNION_BEFORE]
+        for name, thoughts in self._others.items():
+            chosen[name] = self._nodes(thoughts)
         for user, case in enumerate(self._cases):
             for name, found in self._alone.items():
                 self._rank_alone(name, user, found.users[user])
@@ -178,6 +183,8 @@ class Evaluation:
             seconds += self._thoughts.seconds
         if name in (AT_ONCE, TIERS_AT_ONCE) and self._at_once is not None:
             seconds += self._at_once.seconds
+        if name in self._others:
+            seconds += self._others[name].seconds
         if name in (STRICT_BEFORE, UNION_BEFORE) and self._day_before is not None:
             seconds += self._day_before.seconds
         return seconds

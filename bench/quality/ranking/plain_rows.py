@@ -74,9 +74,9 @@ class OnlineRow:
         self._finisher, self._whole = finisher, Candidates(catalog.trie)
 
     def rank(self, case: Case) -> float:
-        state = _encode(self._finisher, case)
+        state = encode_case(self._finisher, case)
         found = self._finisher.finish(state, self._whole, k=max(CUTOFFS), exclude=case.seen)
-        return _rank_in(found, case)
+        return rank_in(found, case)
 
 
 class NightItemsRow:
@@ -104,11 +104,11 @@ class FusedRow:
         self._is_day_before = is_day_before
 
     def rank(self, case: Case) -> float:
-        state, bonus = _encode(self._finisher, case), self._bonus(case)
+        state, bonus = encode_case(self._finisher, case), self._bonus(case)
         found = self._finisher.finish(
             state, self._finisher.whole, k=max(CUTOFFS), exclude=case.seen, night=bonus
         )
-        return _rank_in(found, case)
+        return rank_in(found, case)
 
     def _bonus(self, case: Case) -> NightBonus | None:
         known = case.day_before() if self._is_day_before else case
@@ -116,11 +116,13 @@ class FusedRow:
         return self._night.find(known.seen, exclude=known.seen).faded(FADE**num_fresh)
 
 
-def _encode(finisher: Finisher, case: Case) -> KeptHistory:
+def encode_case(finisher: Finisher, case: Case) -> KeptHistory:
+    """Encode as much of a case's history as the service does."""
     return finisher.encode(case.seen[window_start(len(case.seen), finisher.window) :])
 
 
-def _rank_in(found: Sequence[Scored], case: Case) -> float:
+def rank_in(found: Sequence[Scored], case: Case) -> float:
+    """Return the target's rank among the items found; infinity beyond them."""
     ranked = [item.row for item in found]
     return ranked.index(case.target) + 1.0 if case.target in ranked else np.inf
 

@@ -22,7 +22,10 @@ STRICT, UNION = "two_tier_strict", "two_tier_union"
 SHUFFLED, POPULAR = "two_tier_shuffled", "two_tier_popular_prefixes"
 STRICT_BEFORE, UNION_BEFORE = "two_tier_strict_day_before", "two_tier_union_day_before"
 NIGHT_ITEMS = "night_items"  # the night's ridge regression over users and words alone
+FUSED = "two_tier_fused"  # by the records of a night, thoughts and all
 FUSED_SILENT, FUSED_BEFORE = "two_tier_fused_no_thought", "two_tier_fused_day_before"
+THOUGHTS = "two_tier_thoughts"  # C_u of the thoughts alone
+SILENT_PREFIXES = "two_tier_strict_no_thought"  # C_u of all sources but the thoughts
 OWN = "online_own_prefixes"
 AT_ONCE, TIERS_AT_ONCE = "reasoner_at_once", "two_tier_at_once"  # without a thought
 REASONER, ONLINE, SASREC = "reasoner", "online", "sasrec"
@@ -48,8 +51,13 @@ COMPARED = (
     *((one + end, other + end) for end in ("", REFIT, TIES) for one, other in COMPARED_PLAIN),
     *((name + REFIT, name) for name in PLAIN),
     (REASONER, AT_ONCE),
-    (STRICT, TIERS_AT_ONCE),
+    (THOUGHTS, TIERS_AT_ONCE),
+    (STRICT, THOUGHTS),
+    (STRICT, SILENT_PREFIXES),
     (STRICT, ONLINE),
+    (FUSED, ONLINE),
+    (FUSED, FUSED_SILENT),
+    (FUSED, STRICT),
     (UNION, ONLINE),
     (STRICT_BEFORE, STRICT),
     (STRICT_BEFORE, ONLINE),
@@ -60,7 +68,10 @@ COMPARED_PREFIXES = (  # by prefix recall, with equally many prefixes per user
     (STRICT, SHUFFLED),
     (STRICT, POPULAR),
     (STRICT, OWN),
-    (STRICT, TIERS_AT_ONCE),
+    (STRICT, SILENT_PREFIXES),
+    (STRICT, THOUGHTS),
+    (SILENT_PREFIXES, OWN),
+    (THOUGHTS, TIERS_AT_ONCE),
     (TIERS_AT_ONCE, OWN),
     (STRICT_BEFORE, STRICT),
 )

@@ -35,6 +35,7 @@ from bench.quality.ranking.quality_rows import (
 from models.baselines.sasrec import SasRec
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset
+from models.night.night_items import NightItems
 from models.night.ridge import fit_night_items
 from models.online.finish import Finisher
 from models.release.release import Release
@@ -86,13 +87,19 @@ def night_rows(release: Release, dataset: Dataset, *, held_out: int = 2) -> Rank
     finisher, catalog = load_finisher(release), release.catalog
     if not finisher.takes_nights:
         return {}
-    night = fit_night_items(learnt_histories(dataset, catalog, held_out=held_out), catalog)
+    night = learn_night(release, dataset, held_out=held_out)
     popularity_N = count_trained(dataset, catalog, held_out=held_out)
     return {
         NIGHT_ITEMS: NightItemsRow(night, popularity_N),
         FUSED_SILENT: FusedRow(finisher, night, is_day_before=False),
         FUSED_BEFORE: FusedRow(finisher, night, is_day_before=True),
     }
+
+
+def learn_night(release: Release, dataset: Dataset, *, held_out: int = 2) -> NightItems:
+    """Fit a night's model of items to all but the last `held_out` items of each user."""
+    histories = learnt_histories(dataset, release.catalog, held_out=held_out)
+    return fit_night_items(histories, release.catalog)
 
 
 def count_trained(dataset: Dataset, catalog: Catalog, *, held_out: int = 2) -> NDArray[np.int64]:
