@@ -12,7 +12,7 @@ from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts
 from models.catalog.catalog import Catalog
 from models.night.ridge import fit_night_items
 from models.online.memory.tree_memory import NightBonus
-from models.reasoner.think import PathPrefix, UserHistory
+from models.reasoner.think import NightItem, PathPrefix, UserHistory
 from tests.fakes.toy import toy_catalog, toy_histories
 from tests.models.test_finish_memory import remembering
 
@@ -30,6 +30,7 @@ def cases(nights: CaseNights) -> list[Case]:
     return [
         Case(UserHistory(f"user {at}", tuple(rows[:-1])), tuple(rows[:-1]), rows[-1])
         for at, rows in enumerate(histories)
+        if len(rows) > 1
     ]
 
 
@@ -37,6 +38,10 @@ def thought_of(catalog: Catalog, case: Case) -> CaseThoughts:
     codes = sorted({tuple(catalog.sids[row, :2].tolist()) for row in case.seen})
     found = tuple(PathPrefix(each, 0, -1.0, 1) for each in codes)
     return CaseThoughts(case.history.user_id, ("a thought",), found, (), 0, 9)
+
+
+def items_of(nights: CaseNights, case: Case) -> tuple[NightItem, ...]:
+    return nights.items.find_sids(case.seen, nights.finisher.catalog)
 
 
 def test_a_record_ranks_as_the_night_that_wrote_it(nights: CaseNights, cases: list[Case]) -> None:
@@ -47,10 +52,12 @@ def test_a_record_ranks_as_the_night_that_wrote_it(nights: CaseNights, cases: li
         case.history.user_id: nights.record(case, user)
         for case, user in zip(cases, night.users, strict=True)
     }
-    ranker, num_lifted = RecordedRow(finisher, records), 0
+    ranker, num_lifted, sids = RecordedRow(finisher, records), 0, catalog.sids.tolist()
     for at, case in enumerate(cases):
-        bonus = nights.items.find(case.seen, exclude=case.seen)
-        rounded = NightBonus(bonus.row_R, np.maximum(np.round(16 * bonus.bonus_R), 1) / 16)
+        steps = {item.codes: round(16 * item.bonus) for item in items_of(nights, case)}
+        lifted = [row for row, codes in enumerate(map(tuple, sids)) if codes in steps]
+        bonus = [max(steps[tuple(sids[row])], 1) / 16 for row in lifted]
+        rounded = NightBonus(np.array(lifted), np.array(bonus))
         state = finisher.encode(case.seen)
         best = finisher.finish(state, finisher.whole, k=10, exclude=case.seen, night=rounded)
         target = best[at % 10].row
