@@ -197,7 +197,7 @@ class Pipeline:
         if query.explain:
             thoughts = await self._explain(query, record, deadline=in_time)
             read_at = self._monotonic()
-            asked = Asked(engine, plan, climbed.picks, thoughts, wanted.is_fused)
+            asked = Asked(engine, plan, climbed.picks, thoughts, wanted.mode == Mode.FUSED)
             reasons = await self._climber.tell_reasons(asked, deadline=in_time)
         ended_at = self._monotonic()
         served = Served(
