@@ -91,7 +91,7 @@ class Item(TypedDict):
         int | None,
         Field(
             description="Number of the reasoning path whose prefix covers the item; null for rungs "
-            "without a record."
+            "without a record, and for an item that no path covers."
         ),
     ]
     because: Annotated[

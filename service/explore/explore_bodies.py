@@ -33,8 +33,10 @@ class PrefixNode(BaseModel):
     share: float  # of its items in that category
     example: str | None  # title of its most popular item
     num_items: int
-    logprob: float | None  # of the reasoner; None above the prefixes
-    path: int | None  # number of the thought that found it; None above the prefixes
+    logprob: float | None  # of the night; None above the prefixes
+    path: (
+        int | None
+    )  # number of the thought that found it; None above the prefixes, and for one of no thought
     below: list["PrefixNode"]
 
 
@@ -66,7 +68,7 @@ class ListedItem(ItemCard):
     model: float | None  # log-probability by the online model
     memory: float | None  # bonus of the memory
     night: float | None  # bonus of the night
-    prefix: float | None  # log-probability of the item's prefix by the reasoner
+    prefix: float | None  # log-probability of the item's prefix by the night
     path: int | None  # number of the thought whose prefix covers the item
     reason: str | None  # what speaks most for the item, as a sentence; None: no time for it
     agrees: Agreement | None  # that thought, if it names the item's topic

@@ -50,11 +50,12 @@ function branch(node, isOpen, best, known) {
 
 function leaf(node, best, known) {
   const isNew = known.size > 0 && !known.has(node.codes.join("-"));
+  const finder = node.path === null ? "no thought" : `thought ${node.path + 1}`;
   return make("li", { "data-path": node.path, class: isNew ? "new" : null, title: node.example },
     code(node), make("span", { class: "what" }, holds(node)),
     make("span", { class: "count" }, plural(node.num_items, "item")),
     bar(Math.exp(node.logprob - best)),
-    make("span", { class: "unseen" }, `, thought ${node.path + 1}, log-probability ${node.logprob.toFixed(2)}`));
+    make("span", { class: "unseen" }, `, ${finder}, log-probability ${node.logprob.toFixed(2)}`));
 }
 
 const code = (node) => make("code", {}, node.codes.join("-"));
