@@ -223,6 +223,7 @@ def test_differences_are_those_of_the_rows(world: World) -> None:
     rows[OWN] = {"prefix_recall": table.own_prefix_recall.mean}
     assert set(table.differences) == {
         f"reasoner minus {AT_ONCE}",
+        f"{STRICT} minus {TIERS_AT_ONCE}",
         f"{STRICT} minus online",
         f"{UNION} minus online",
         "online minus sasrec",
