@@ -11,13 +11,19 @@ _QUALITY = pick(
     "row",
     {
         "popularity": "popularity",
+        "counts": "item-item counts",
         "sasrec": "SASRec, full cross-entropy",
         "online": "online tier alone",
+        "two_tier_fused": "two tiers, fused, by the records of a night",
+        "two_tier_fused_no_thought": "two tiers, fused, without thoughts",
+        "two_tier_fused_day_before": "two tiers, fused, night of the day before",
         "reasoner": "reasoner alone, with thoughts",
         "reasoner_at_once": "reasoner alone, without thoughts",
         "two_tier_strict": "two tiers, strict C_u",
         "two_tier_union": "two tiers, C_u and 100 prefixes of the online tier",
-        "two_tier_at_once": "two tiers, strict C_u made without thoughts",
+        "two_tier_strict_no_thought": "two tiers, strict C_u of all but the thoughts",
+        "two_tier_thoughts": "two tiers, strict C_u of the thoughts alone",
+        "two_tier_at_once": "two tiers, strict C_u of the reasoner at once",
         "two_tier_shuffled": "two tiers, C_u of another user",
         "two_tier_popular_prefixes": "two tiers, popular prefixes",
     },
@@ -31,12 +37,18 @@ _DIFFERENCES = differences(
     "difference, paired by user",
     "differences",
     {
+        "two_tier_fused minus online": "two tiers, fused - online tier alone",
+        "two_tier_fused minus two_tier_fused_no_thought": "two tiers, fused - without thoughts",
+        "two_tier_fused_day_before minus online": "night of the day before - online tier alone",
         "two_tier_strict minus online": "two tiers, strict C_u - online tier alone",
-        "two_tier_strict minus two_tier_at_once": "two tiers, strict C_u - without thoughts",
+        "two_tier_strict minus two_tier_strict_no_thought": "strict C_u - of all but the thoughts",
+        "two_tier_strict minus two_tier_thoughts": "strict C_u - of the thoughts alone",
+        "two_tier_strict minus two_tier_at_once": "strict C_u - of the reasoner at once",
         "reasoner minus reasoner_at_once": "reasoner alone - without thoughts",
-        "online minus sasrec": "online tier alone - SASRec",
         "two_tier_strict minus online_own_prefixes": "C_u - as many prefixes of the online tier",
-        "two_tier_at_once minus online_own_prefixes": "C_u without thoughts - of the online tier",
+        "two_tier_strict_no_thought minus online_own_prefixes": (
+            "C_u of all but the thoughts - of the online tier"
+        ),
     },
     {"recall@10": "R@10", "ndcg@10": "N@10", "prefix_recall": "prefix recall"},
 )
@@ -51,7 +63,7 @@ _PLAIN_ROWS = {
 _FUSED_ROWS = {
     **_PLAIN_ROWS,
     "night_items": "the night's items alone",
-    "two_tier_fused_no_thought": "two tiers, fused",
+    "two_tier_fused": "two tiers, fused",
     "two_tier_fused_day_before": "two tiers, fused, night of the day before",
 }
 _REFIT_ROWS = {f"{name}_refit": f"{label}, refit" for name, label in _PLAIN_ROWS.items()}
@@ -83,9 +95,9 @@ _FUSED_DIFFERENCES = differences(
     "difference, paired by user",
     "differences",
     {
-        "two_tier_fused_no_thought minus online": "two tiers, fused - online tier",
+        "two_tier_fused minus online": "two tiers, fused - online tier",
         "two_tier_fused_day_before minus online": "night of the day before - online tier",
-        "two_tier_fused_no_thought minus night_items": "two tiers, fused - the night's items alone",
+        "two_tier_fused minus night_items": "two tiers, fused - the night's items alone",
     },
     {
         "recall@10": "R@10",
@@ -275,8 +287,8 @@ QUALITY_TABLES = {
     "quality-differences": Table("quality", _DIFFERENCES),
     "protocol": Table("protocol", _PROTOCOL),
     "protocol-differences": Table("protocol", _PROTOCOL_DIFFERENCES),
-    "fused": Table("fused", _FUSED),
-    "fused-differences": Table("fused", _FUSED_DIFFERENCES),
+    "fused": Table("quality", _FUSED),
+    "fused-differences": Table("quality", _FUSED_DIFFERENCES),
     "item-age": Table("protocol", _ITEM_AGE),
     "time-split": Table("time_split", _TIME_SPLIT),
     "time-split-differences": Table("time_split", _TIME_SPLIT_DIFFERENCES),
