@@ -1,6 +1,6 @@
 """`python -m bench evidence`: thoughts with evidence, beside neither, on held-out users.
 
-    python -m bench evidence --split valid --users 2000 --reader NAME=DIR --reasoner NAME=DIR
+    python -m bench evidence --split valid --users 2000 --reasoner NAME=DIR --reader NAME=DIR
 
 A reader has learnt prompts with a line of what others bought, and is asked in four ways: at once or
 after thoughts, with or without the line. Other reasoners are asked without it. Every way keeps at
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     console = open_console()
     torch.set_num_threads(1)
-    specs = [read_spec(text, reads_evidence=True) for text in options.reader]
-    specs += [read_spec(text, reads_evidence=False) for text in options.reasoner]
+    specs = [read_spec(text, reads_evidence=False) for text in options.reasoner]
+    specs += [read_spec(text, reads_evidence=True) for text in options.reader]
     release = Release.load(options.release)
     dataset = load_own_data(options, release)
     cases = [case for case in draw_cases(options, release, dataset) if case.target is not None]
@@ -201,12 +201,12 @@ def _row_name(reasoner: str, way: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = quality_parser("evidence", __doc__, num_users=2000)
     add_budget(parser)
-    for option, meaning in (("--reader", "that has learnt evidence"), ("--reasoner", "another")):
+    for option, meaning in (("--reasoner", "to ask"), ("--reader", "that has learnt evidence")):
         parser.add_argument(
             option,
             action="append",
             default=[],
             metavar="NAME=DIR",
-            help=f"a reasoner {meaning}; may be repeated; differences are to the first one",
+            help=f"a reasoner {meaning}; may be repeated; differences are to the first --reasoner",
         )
     return parser

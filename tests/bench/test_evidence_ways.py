@@ -37,8 +37,8 @@ def test_ways_are_rows_and_their_differences_are_paired(release: Release, tmp_pa
     assert_simple_rows("evidence", report["rows"])
     ways = [name for name in rows if ": " in name]
     assert ways == [
-        "a: at once", "a: at once, evidence", "a: thought", "a: thought, evidence",
         "b: at once", "b: thought",
+        "a: at once", "a: at once, evidence", "a: thought", "a: thought, evidence",
     ]  # fmt: skip
     assert rows["a: thought"]["log_p_prefix"] == rows["b: thought"]["log_p_prefix"]
     assert rows["a: at once"]["log_p_prefix"] != rows["a: at once, evidence"]["log_p_prefix"]
