@@ -71,7 +71,11 @@ def main(arguments: Sequence[str]) -> int:
     specs += [read_spec(text, reads_evidence=True) for text in options.reader]
     release = Release.load(options.release)
     dataset = load_own_data(options, release)
-    cases = [case for case in draw_cases(options, release, dataset) if case.target is not None]
+    cases = [
+        case
+        for case in draw_cases(options, release, dataset, cites=True)
+        if case.target is not None
+    ]
     evidence = _load_evidence(release)
     answers: dict[str, list[Answer]] = {}
     for spec in specs:

@@ -1,7 +1,8 @@
-"""Refusal to judge a release on targets that it has learnt."""
+"""Refusals to judge a release: on targets that it has learnt, or without evidence that it reads."""
 
 from bench.common.leave_one_out import Split
 from models.errors import InvalidSettings
+from models.reasoner.think import reads_evidence
 from models.release.release import Learns, Release
 
 _FAIR: dict[Split, tuple[Learns, ...]] = {
@@ -15,6 +16,15 @@ def refuse_learnt(release: Release, split: Split) -> None:
     if release.manifest.learnt not in _FAIR[split]:
         fair = " or ".join(repr(learns.value) for learns in _FAIR[split])
         raise _unfit(release, f"{fair} to be judged on the {split} split")
+
+
+def refuse_reader(release: Release) -> None:
+    """Raise InvalidSettings for a reasoner that reads evidence, where prompts would have none."""
+    if reads_evidence(release.manifest.recipe):
+        raise InvalidSettings(
+            f"{release.directory}: its reasoner reads evidence, expected [thoughts] evidence = 0 "
+            "in its recipe; `bench evidence` judges it"
+        )
 
 
 def require_refit(release: Release) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from bench.common.command_line import add_own_data, add_release, add_seed, make_parser
 from bench.common.leave_one_out import Case, cut_histories
 from bench.common.own_data import load_own_data
-from bench.quality.learnt import refuse_learnt
+from bench.quality.learnt import refuse_learnt, refuse_reader
 from bench.quality.thoughts.thoughts import ThoughtSettings
 from models.catalog.dataset import Dataset
 from models.errors import InvalidDataset
@@ -72,7 +72,11 @@ def read_settings(options: argparse.Namespace) -> ThoughtSettings:
 
 
 def draw_cases(
-    options: argparse.Namespace, release: Release, dataset: Dataset | None = None
+    options: argparse.Namespace,
+    release: Release,
+    dataset: Dataset | None = None,
+    *,
+    cites: bool = False,
 ) -> list[Case]:
     """Return the cases that the options choose.
 
@@ -81,8 +85,11 @@ def draw_cases(
 
     Args:
         dataset: of `options.data`, if it is loaded already.
+        cites: the command writes evidence into prompts; others refuse a reasoner that reads it.
     """
     refuse_learnt(release, options.split)
+    if not cites:
+        refuse_reader(release)
     cases = cut_histories(
         dataset or load_own_data(options, release),
         release.catalog,

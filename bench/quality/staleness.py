@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench.common.leave_one_out import Case, cut_histories
 from bench.common.own_data import load_own_data
 from bench.common.results import open_console, open_progress, report
-from bench.quality.learnt import refuse_learnt
+from bench.quality.learnt import refuse_learnt, refuse_reader
 from bench.quality.plots import plot_staleness
 from bench.quality.quality_options import add_budget, describe_run, quality_parser
 from bench.quality.ranking.quality_rows import ONLINE
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     release = Release.load(options.release)
     refuse_learnt(release, options.split)
+    refuse_reader(release)
     dataset = load_own_data(options, release)
     everybody = cut_histories(dataset, release.catalog, split=options.split, seed=options.seed)
     eligible = [case for case in everybody if len(case.seen) > options.outlast]

@@ -9,6 +9,7 @@ import pytest
 
 from bench.common.leave_one_out import cut_histories
 from bench.quality.evidence_ways import main, read_spec
+from bench.quality.learnt import refuse_reader
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import load_dataset
 from models.errors import InvalidInput
@@ -17,6 +18,7 @@ from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
 from tests.bench.test_quality import NUM_USERS, write_dataset
 from tests.bench.test_simple_rows import assert_simple_rows
+from tests.fakes.toy_evidence import reading_release
 
 
 @pytest.mark.parametrize("text", ["name", "=somewhere", "name="])
@@ -60,3 +62,11 @@ def judged(release: Release, data: Path, *, paths: int, width: int) -> float:
     asked = [NextItem(case.history, case.target) for case in cases if case.target is not None]
     found = judge_next_items(reasoner, catalog, asked, paths=paths, width=width, seed=0)
     return float(np.mean([one.prefix_logprob for one in found]))
+
+
+def test_commands_that_write_no_evidence_refuse_a_reasoner_that_reads_it(
+    release: Release, tmp_path: Path
+) -> None:
+    refuse_reader(release)
+    with pytest.raises(InvalidInput, match=r"reads evidence, expected \[thoughts\] evidence = 0"):
+        refuse_reader(reading_release(release, tmp_path / "reader"))

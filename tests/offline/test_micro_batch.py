@@ -15,8 +15,16 @@ from models.errors import (
     InvalidRecord,
     InvalidRelease,
 )
+from models.night.evidence import Evidence
 from models.reasoner.beam import Frontier
-from models.reasoner.think import PathPrefix, UserHistory, UserThoughts
+from models.reasoner.think import (
+    PathPrefix,
+    UserHistory,
+    UserThoughts,
+    render_history,
+    user_seed,
+)
+from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
 from offline.disk.outcome import Outcome
 from offline.plan.due import micro_batches
@@ -28,6 +36,7 @@ from offline.think.micro_batch import (
     think_about,
 )
 from tests.fakes.toy import toy_catalog, toy_histories
+from tests.fakes.toy_evidence import reading_release
 
 
 @pytest.mark.parametrize(
@@ -121,3 +130,23 @@ def test_a_reasoner_that_does_not_load_is_an_invalid_release(
     empty = replace(release, directory=tmp_path)
     with pytest.raises(InvalidRelease, match="reasoner"):
         load_think(empty, RefreshSettings(tmp_path, tmp_path))
+
+
+def test_a_night_cites_evidence_for_a_reasoner_that_reads_it(
+    release: Release, tmp_path: Path
+) -> None:
+    reader = reading_release(release, tmp_path / "reader")
+    evidence = Evidence.of(reader.catalog, reader.load_memory())
+    assert evidence is not None
+    users = [
+        UserHistory(f"user-{n}", tuple(rows))
+        for n, rows in enumerate(toy_histories(reader.catalog, num_users=8))
+    ]
+    assert any(evidence.cite(user.rows) for user in users)
+    settings = RefreshSettings(reader.directory, tmp_path, paths=2, width=4)
+    found = load_think(reader, settings)(users)
+    reasoner = TransformersReasoner.load(reader.reasoner_dir, reader.space)
+    asked = [render_history(reader.catalog, u.rows, None, evidence.cite(u.rows)) for u in users]
+    seeds = [user_seed(settings.seed, user.user_id) for user in users]
+    expected = reasoner.think(asked, paths=2, seeds=seeds)
+    assert [list(one.texts) for one in found] == expected.texts

@@ -13,6 +13,7 @@ from models.catalog.dataset import load_dataset
 from models.errors import GatesFailed, InvalidInput, InvalidSettings
 from models.log.event_log import EventLog
 from models.log.tombstones import Tombstones
+from models.reasoner.think import reads_evidence
 from models.release.live import LiveFolder, resolve_release
 from models.release.release import Release
 from models.store.contract import Logged
@@ -35,6 +36,11 @@ def run_day(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     transformers_logging.disable_progress_bar()
     release = Release.load(options.release or resolve_release(options.live))
+    if reads_evidence(release.manifest.recipe):
+        raise InvalidSettings(
+            f"{release.directory}: its reasoner reads evidence, which a reasoner's day does not "
+            "write, expected [thoughts] evidence = 0 in its recipe"
+        )
     settings = load_day_settings(options.settings, seed=options.seed, types=types_of(release))
     since = _since(options, release)
     work = DayWork(options.work)

@@ -11,6 +11,7 @@ import pytest
 from models.log.event_log import EventLog
 from models.release.release import Release
 from tests.fakes.file_modes import modes_in
+from tests.fakes.toy_evidence import reading_release
 from tests.fakes.toy_learner import toy_dataset, toy_events, write_toy_data
 from training.reasoner_day import reasoner_learner
 from training.reasoner_day.cli import main
@@ -146,3 +147,12 @@ def test_bad_input_gets_one_line(options: list[str], tmp_path: Path, capsys: Any
     with pytest.raises(SystemExit):
         main([*options, "--since", "yesterday"])
     assert "expected an entry of the log, ms-n, or a day" in capsys.readouterr().err
+
+
+def test_a_reasoner_that_reads_evidence_has_no_day(
+    release: Release, options: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    """Its prompts would lack the line that it has learnt."""
+    reader = reading_release(release, tmp_path / "reader")
+    assert main([*options, "--since", SINCE, "--release", str(reader.directory)]) == 78
+    assert "reader: its reasoner reads evidence" in capsys.readouterr().err
