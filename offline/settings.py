@@ -29,6 +29,7 @@ class RefreshSettings:
     num_prefixes: int = DEFAULT_PREFIXES
     seed: int = 0  # of the sampled thoughts
     data_dir: Path | None = None  # read histories from this folder instead of the store
+    attributes_dir: Path | None = None  # data folder with `users.parquet`, for prompts
     rethink: bool = False  # think again about users without any change too
     keep_thoughts: bool = False  # carry unchanged histories over though the reasoner has changed
     is_resumed: bool = False  # continue the newest unfinished night, if there is one

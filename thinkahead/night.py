@@ -29,6 +29,9 @@ def import_words(data: str, arguments: Sequence[str]) -> list[str]:
 def refresh_words(arguments: Sequence[str]) -> list[str]:
     """Return the words of the night: all users and --resume, unless the user says otherwise."""
     words = ["refresh", *without(arguments, "--data")]
+    data = value_of(arguments, "--data")
+    if data is not None and not has(arguments, "--attributes"):
+        words += ["--attributes", data]
     if not has(arguments, "--users", "--user"):
         words += ["--users", "all"]
     if not has(arguments, "--resume", "--dry-run"):

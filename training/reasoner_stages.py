@@ -152,6 +152,7 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
         "device": device_name(),
         "hours": round(hours, 3),
         "user_attributes": attribute_names(run.users) if _GROUNDING & set(stages) else [],
+        "attributes_in_prompts": bool(run.users) and "activate" in stages,
         **made,
         "validation": last[-1] if last else {},
     }

@@ -42,7 +42,7 @@ class Tasks:
             context. By default all events are learnt.
         items: catalog rows to describe; by default all.
         most: newest items of a history that the reasoner reads.
-        attributes: of the user of each history, for personas; None without any.
+        attributes: of the user of each history, for personas and prompts; None without any.
         evidence: to cite in prompts, over counts of the events before `firsts`, or of all events
             where that is 0. evidence_share: of the prompts that cite it.
         """
@@ -86,7 +86,7 @@ class Tasks:
         """Interleaved User Persona Grounding (A.3.1): yield each history in consecutive windows."""
         for at in self._order():
             history = self._histories[at]
-            attributes = self._attributes[at] if self._attributes is not None else None
+            attributes = self._attributes_of(at)
             size = prompts.PERSONA_ITEMS
             for start in range(self._firsts[at] // size * size, len(history), size):
                 window = history[start : start + size]
@@ -139,7 +139,13 @@ class Tasks:
             (sid,) = self._sids([history[cut]])
             cited = self._cite(at, before)
             yield self._row(
-                render_history(self._catalog, before, thought.instruction, cited),
+                render_history(
+                    self._catalog,
+                    before,
+                    thought.instruction,
+                    cited,
+                    attributes=self._attributes_of(at).items(),
+                ),
                 prompts.think_completion(self._catalog.space, thought.text, sid),
                 at,
             )
@@ -150,6 +156,9 @@ class Tasks:
             return []
         counted = self._histories[at][: self._firsts[at] or None]
         return self._evidence.cite(before, counted)
+
+    def _attributes_of(self, at: int) -> Attributes:
+        return self._attributes[at] if self._attributes is not None else {}
 
     def _row(self, prompt: str, completion: str, history: int | None = None) -> Row:
         context = self._encoder.encode(prompt)

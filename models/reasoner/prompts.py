@@ -5,7 +5,7 @@ Chat markers are Qwen's. Knows SIDs and item texts. Knows nothing of tokenizers 
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from models.catalog.catalog import Catalog
@@ -61,6 +61,8 @@ def think_prompt(
     history: Sequence[Sid],
     instruction: str | None = None,
     evidence: Sequence[Cited] = (),
+    *,
+    attributes: Iterable[tuple[str, str]] = (),
 ) -> str:
     """Render the night's question about a history (oldest first).
 
@@ -70,11 +72,14 @@ def think_prompt(
         instruction: the user's own words. They are hostile input: markers are removed.
         evidence: prefixes that others went on to, most first; without any the prompt has no line
             of them.
+        attributes: of the user, as hostile; without any the prompt has no line of them.
     """
     items = "".join(space.text(sid) for sid in history)
+    about = "; ".join(f"{name}: {text}" for name, text in _short_attributes(attributes))
+    user = f"User: {about}\n" if about else ""
     wish = f"Wish: {_plain(instruction)}\n" if instruction else ""
     return (
-        f"{TURN_BEGIN}user\nHistory: {items}\n{evidence_line(space, evidence)}{wish}"
+        f"{TURN_BEGIN}user\n{user}History: {items}\n{evidence_line(space, evidence)}{wish}"
         f"Think, then recommend the next item.{TURN_END}\n"
         f"{TURN_BEGIN}assistant\n{THINK_BEGIN}"
     )
@@ -176,11 +181,16 @@ def persona_example(
 
 def _static_attributes(attributes: Mapping[str, str]) -> str:
     """Render attributes of a user, which are hostile text; "" without any."""
-    lines = [
-        f"- {_plain(name)}: {' '.join(_plain(text).split()[:_MAX_ATTRIBUTE_WORDS])}"
-        for name, text in sorted(attributes.items())[:_MAX_ATTRIBUTES]
-    ]
+    lines = [f"- {name}: {text}" for name, text in _short_attributes(attributes.items())]
     return "\n".join(["# Static Attributes", *lines]) if lines else ""
+
+
+def _short_attributes(attributes: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return plain names and the first words of plain texts, by name."""
+    return [
+        (_plain(name), " ".join(_plain(text).split()[:_MAX_ATTRIBUTE_WORDS]))
+        for name, text in sorted(attributes)[:_MAX_ATTRIBUTES]
+    ]
 
 
 def main_interests(catalog: Catalog, rows: Sequence[int]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Called by the offline job and by the benchmark.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -42,6 +42,8 @@ class UserHistory:
     # reads, see `items_read`.
     rows: tuple[int, ...]
     instruction: str | None = None  # the user's wish, in the user's words
+    # Names and texts, for a reasoner that has learnt to read them, see `reads_attributes`.
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,18 @@ def reads_evidence(recipe: Mapping[str, Any]) -> bool:
     return bool(recipe.get("thoughts", {}).get("evidence", 0.0))
 
 
+def reads_attributes(metrics: Mapping[str, Any]) -> bool:
+    """Tell if a release's reasoner has learnt to read attributes of users in its prompts.
+
+    metrics: of the release's manifest.
+    """
+    return bool(metrics.get("reasoner", {}).get("attributes_in_prompts"))
+
+
 def render_user(catalog: Catalog, user: UserHistory, evidence: Cites | None = None) -> str:
     """Render the prompt for a user, with evidence if there is a source of it."""
     cited = evidence.cite(user.rows) if evidence is not None else ()
-    return render_history(catalog, user.rows, user.instruction, cited)
+    return render_history(catalog, user.rows, user.instruction, cited, attributes=user.attributes)
 
 
 def render_history(
@@ -148,10 +158,12 @@ def render_history(
     rows: Sequence[int],
     instruction: str | None = None,
     evidence: Sequence[Cited] = (),
+    *,
+    attributes: Iterable[tuple[str, str]] = (),
 ) -> str:
     """Render the prompt for a history (A.1), of at most as many items as the reasoner reads."""
-    sids = catalog.sids[list(rows)].tolist()
-    return think_prompt(catalog.space, [tuple(sid) for sid in sids], instruction, evidence)
+    sids = [tuple(sid) for sid in catalog.sids[list(rows)].tolist()]
+    return think_prompt(catalog.space, sids, instruction, evidence, attributes=attributes)
 
 
 def unite(beams_per_path: Sequence[Sequence[Beam]]) -> list[PathPrefix]:

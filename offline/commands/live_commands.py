@@ -23,6 +23,7 @@ from rich.console import Console
 from models.store.contract import NightStore
 from offline.check.gates import read_limits
 from offline.commands.options import (
+    add_attributes_argument,
     add_prefixes_argument,
     add_store_arguments,
     default_out,
@@ -38,6 +39,7 @@ from offline.live.go_live import Launch, LiveSettings, go_live
 from offline.live.load import load, verify
 from offline.live.repair import repair
 from offline.live.status import read_status, render_status
+from offline.plan.attributes import read_attributes
 from offline.progress import Stopwatch, make_progress
 from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings
 from offline.think.engines import Thinkers, add_engine_arguments, engine_settings
@@ -105,6 +107,7 @@ def _add_own_arguments(choices: dict[str, argparse.ArgumentParser]) -> None:
     worker.add_argument("--width", type=int, default=DEFAULT_WIDTH, metavar="M")
     add_prefixes_argument(worker)
     add_engine_arguments(worker)
+    add_attributes_argument(worker)
     worker.add_argument(
         "--idle-ms",
         type=int,
@@ -214,7 +217,13 @@ def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore
         from offline.think.night_model import NightModel
 
     release, out_dir = load_base(options.release), out_folder(options)
-    settings = RefreshSettings(options.release, out_dir, paths=options.paths, width=options.width)
+    settings = RefreshSettings(
+        options.release,
+        out_dir,
+        paths=options.paths,
+        width=options.width,
+        attributes_dir=options.attributes,
+    )
     thinkers = Thinkers(settings, engine_settings(options))
     with (
         in_use(thinkers.load(release)) as think,
@@ -222,7 +231,10 @@ def _worker(options: argparse.Namespace, console: Console, open_store: OpenStore
         _stopped_by_sigterm() as is_stopped,
     ):
         night = NightModel(out_dir, num_prefixes=options.prefixes)
-        worker = Worker(store, release, out_dir, think, runner, night, idle_ms=options.idle_ms)
+        attributes = read_attributes(settings, release)
+        worker = Worker(
+            *(store, release, out_dir, think, runner, night, attributes), idle_ms=options.idle_ms
+        )
         logging.getLogger(__name__).warning("waiting for requests")
         look = BaseFollower(options.release, thinkers.load).look
         served = worker.serve_once() if options.once else worker.run(is_stopped, look)

@@ -83,6 +83,7 @@ def add_user_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="read histories from a data folder, not the store"
     )
+    add_attributes_argument(parser)
     unchanged = parser.add_mutually_exclusive_group()
     unchanged.add_argument(
         "--rethink", action="store_true", help="think again about unchanged users too"
@@ -91,6 +92,15 @@ def add_user_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-thoughts",
         action="store_true",
         help="carry users with an unchanged history over, though the reasoner has changed",
+    )
+
+
+def add_attributes_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--attributes",
+        type=Path,
+        metavar="DATA",
+        help="data folder with users.parquet, for a reasoner that has learnt attributes of users",
     )
 
 
@@ -153,6 +163,7 @@ def to_settings(options: argparse.Namespace) -> RefreshSettings:
         num_prefixes=given.get("prefixes", DEFAULT_PREFIXES),
         seed=given.get("seed", 0),
         data_dir=given.get("data"),
+        attributes_dir=given.get("attributes") or given.get("data"),
         rethink=given.get("rethink", False),
         keep_thoughts=given.get("keep_thoughts", False),
         is_resumed=given.get("resume", False),

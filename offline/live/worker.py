@@ -13,13 +13,14 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from models.errors import InvalidInput, ManifestConflict, StoreUnavailable
+from models.intake.users_table import Attributes
 from models.reasoner.think import UserHistory
 from models.release.release import Release
 from models.store.contract import NightStore, Request
@@ -62,6 +63,7 @@ class Worker:
     think: Think
     runner: asyncio.Runner
     night: NightModel | None = None  # adds to records what it finds; None: nothing
+    attributes: Mapping[str, Attributes] = field(default_factory=dict)  # of users, for prompts
     name: str = f"{socket.gethostname()}-{os.getpid()}"  # of this consumer; unique in the group
     idle_ms: int = _IDLE_MS
     wait_ms: int = _WAIT_MS
@@ -133,7 +135,8 @@ class Worker:
         for user_id, request in admitted.items():
             history = to_history(self.release, user_id, events[user_id])
             if history is not None:
-                found.append(replace(history, instruction=request.instruction))
+                about = tuple(sorted(self.attributes.get(user_id, {}).items()))
+                found.append(replace(history, instruction=request.instruction, attributes=about))
         return found
 
     def _think_about(self, users: Sequence[UserHistory], now_s: int) -> list[ShardRow]:

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
 from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
+from models.intake.users_table import Attributes
 from models.program import program
 from models.reasoner.think import UserHistory
 from models.release.release import Release
@@ -50,12 +52,17 @@ def choose_users(
 
 
 def to_due_user(
-    release: Release, key: str, user_id: str, events: Sequence[Event]
+    release: Release,
+    key: str,
+    user_id: str,
+    events: Sequence[Event],
+    attributes: Attributes | None = None,
 ) -> DueUser | None:
     """Build a due user; None if the catalog knows none of the items. key: from `thinking_key`."""
     history = to_history(release, user_id, events)
     if history is None:
         return None
+    history = replace(history, attributes=tuple(sorted((attributes or {}).items())))
     return DueUser(history, digest_history(release.catalog, key, history), events[-1].timestamp)
 
 
@@ -71,9 +78,13 @@ def thinking_key(release: Release, settings: RefreshSettings) -> str:
 
 
 def digest_history(catalog: Catalog, key: str, history: UserHistory) -> str:
-    """Hash the key and the SIDs of a history. Catalog rows would change with every new item."""
+    """Hash the key, the SIDs of a history, and attributes of the user if there are any.
+
+    Catalog rows would change with every new item.
+    """
     sids = catalog.sids[list(history.rows)].astype("<i4").tobytes()
-    return hashlib.blake2b(key.encode() + b"\0" + sids, digest_size=16).hexdigest()
+    about = json.dumps(history.attributes).encode() if history.attributes else b""
+    return hashlib.blake2b(key.encode() + b"\0" + sids + about, digest_size=16).hexdigest()
 
 
 def of_other_reasoners(key: str, keys: Iterable[str]) -> tuple[str, ...]:
@@ -119,7 +130,7 @@ def cut_shards(users: Sequence[DueUser], settings: RefreshSettings) -> Iterator[
         digests = {user.history.user_id: user.digest for user in some}
         batches = micro_batches([user.history for user in some], settings.micro_batch)
         yield [
-            PlannedUser(user.user_id, number, digests[user.user_id], user.rows)
+            PlannedUser(user.user_id, number, digests[user.user_id], user.rows, user.attributes)
             for number, batch in enumerate(batches)
             for user in batch
         ]

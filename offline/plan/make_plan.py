@@ -13,12 +13,14 @@ from typing import Protocol
 from models.catalog.catalog import Catalog
 from models.catalog.dataset import Dataset, load_dataset
 from models.errors import InvalidInput
+from models.intake.users_table import Attributes
 from models.night.night_file import NIGHT_ITEMS, save_night_items
 from models.night.night_items import NightItems
 from models.release.release import Release
 from models.store.events import Event, merge_events
 from models.store.manifest import Manifest
 from offline.disk.shards import ROWS_PER_PART
+from offline.plan.attributes import read_attributes
 from offline.plan.carried_rows import LiveRow, read_live_rows
 from offline.plan.due import (
     DueUser,
@@ -110,7 +112,8 @@ async def make_agenda(
     key = thinking_key(release, settings)
     keys = tuple(dict.fromkeys([key, *_live_keys(settings, held)]))[:_MOST_KEYS]
     others = of_other_reasoners(key, keys) if settings.keep_thoughts else ()
-    users = await _read_due(release, key, histories, due)
+    attributes = read_attributes(settings, release)
+    users = await _read_due(release, key, histories, due, attributes)
     _warn_of_unreadable(release, due, users)
     to_think = [
         user
@@ -231,13 +234,20 @@ def _live_keys(settings: RefreshSettings, held: Manifest | None) -> list[str]:
 
 
 async def _read_due(
-    release: Release, key: str, histories: Histories, due: Sequence[str]
+    release: Release,
+    key: str,
+    histories: Histories,
+    due: Sequence[str],
+    attributes: Mapping[str, Attributes],
 ) -> list[DueUser]:
     """Read the due users with at least one item in the catalog."""
     users: list[DueUser] = []
     for start in range(0, len(due), _USERS_PER_READ):
         some = await histories.read_histories(due[start : start + _USERS_PER_READ])
-        found = (to_due_user(release, key, user_id, events) for user_id, events in some.items())
+        found = (
+            to_due_user(release, key, user_id, events, attributes.get(user_id))
+            for user_id, events in some.items()
+        )
         users += [user for user in found if user is not None]
     return users
 

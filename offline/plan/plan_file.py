@@ -36,6 +36,11 @@ _USERS = pa.schema(
 )
 
 
+_ATTRIBUTES = pa.field(
+    "attributes", pa.list_(pa.struct({"name": pa.string(), "text": pa.string()}))
+)  # only in files with a user that has some
+
+
 class Shard(BaseModel):
     """Users of one part."""
 
@@ -57,6 +62,7 @@ class PlannedUser(NamedTuple):
     # Catalog rows of the history, oldest first, at most as many as the reasoner reads; empty for a
     # carried user.
     rows: tuple[int, ...] = ()
+    attributes: tuple[tuple[str, str], ...] = ()  # of the user, if the reasoner reads them
 
 
 class Plan(BaseModel):
@@ -162,9 +168,10 @@ def newest_plan(out_dir: Path) -> Path | None:
 def write_users(
     folder: Path, shard: int, users: Sequence[PlannedUser], *, sources: tuple[str, ...] = ()
 ) -> Shard:
-    rows = [user._asdict() for user in users]
+    schema = _USERS.append(_ATTRIBUTES) if any(user.attributes for user in users) else _USERS
+    rows = [user._asdict() | {"attributes": _to_structs(user)} for user in users]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_USERS), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
     content = sink.getvalue()
     write_durably(_users_file(folder, shard), content, mode=PRIVATE)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -180,11 +187,21 @@ def read_users(folder: Path, plan: Plan, shard: int) -> list[PlannedUser]:
         raise InvalidInput(f"{file}: missing, expected the users of a shard of the plan") from exc
     if (actual := hashlib.sha256(content).hexdigest()) != plan.shards[shard].sha256:
         raise InvalidInput(f"{file}: SHA-256 {actual[:12]}..., expected the one in the plan")
-    table = pq.read_table(pa.BufferReader(content), schema=_USERS)
+    table = pq.read_table(pa.BufferReader(content), schema=_USERS.append(_ATTRIBUTES))
     return [
-        PlannedUser(row["user_id"], row["group"], row["digest"], tuple(row["rows"] or ()))
+        PlannedUser(
+            row["user_id"],
+            row["group"],
+            row["digest"],
+            tuple(row["rows"] or ()),
+            tuple((each["name"], each["text"]) for each in row["attributes"] or ()),
+        )
         for row in table.to_pylist()
     ]
+
+
+def _to_structs(user: PlannedUser) -> list[dict[str, str]]:
+    return [{"name": name, "text": text} for name, text in user.attributes]
 
 
 def _users_file(folder: Path, shard: int) -> Path:

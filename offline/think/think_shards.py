@@ -76,7 +76,7 @@ def _batches(users: Sequence[PlannedUser]) -> list[list[PlannedUser]]:
 
 
 def _to_history(user: PlannedUser) -> UserHistory:
-    return UserHistory(user.user_id, user.rows)
+    return UserHistory(user.user_id, user.rows, attributes=user.attributes)
 
 
 def _finish_shard(job: ThinkJob, shard: int, total: Outcome) -> None:

@@ -56,7 +56,7 @@ def test_a_night_takes_all_users_and_goes_on_unless_told_otherwise() -> None:
     night = ["--release", "r"]
     assert refresh_words(night) == ["refresh", *night, "--users", "all", "--resume"]
     assert refresh_words([*night, "--data", "d", "--users=3", "--dry-run"]) == [
-        *("refresh", *night, "--users=3", "--dry-run")
+        *("refresh", *night, "--users=3", "--dry-run", "--attributes", "d")
     ]
     assert import_words("d", [*night, "--redis=unix:///x"]) == [
         *("import", "--data", "d", "--redis", "unix:///x", "--release", "r")

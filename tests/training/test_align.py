@@ -91,7 +91,7 @@ def test_a_preference_row_has_its_loss_on_the_target_alone_at_every_position(
     assert Counter(found) == Counter(expected)
 
 
-def test_persona_rows_have_the_attributes_of_their_users(
+def test_personas_and_prompts_have_the_attributes_of_their_users(
     catalog: Catalog, histories: list[list[int]], learner: Learner
 ) -> None:
     attributes = [{"number": f"{at}"} for at in range(len(histories))]
@@ -99,7 +99,12 @@ def test_persona_rows_have_the_attributes_of_their_users(
     for row in tasks.personas():
         text = "".join(decoded(learner, row))
         assert text.startswith(f"# Static Attributes\n- number: {row.history}\n# Purchase Behavior")
-    assert not any("Static" in "".join(decoded(learner, row)) for row in tasks.rationales())
+    prompted = [(row.history, decoded(learner, row)[0]) for row in tasks.rationales()]
+    assert prompted
+    for history, prompt in prompted:
+        assert prompt.startswith(f"<|im_start|>user\nUser: number: {history}\nHistory: ")
+    plain = Tasks(catalog, histories, learner.tokenizer, seed=0).rationales()
+    assert not any("User: " in decoded(learner, row)[0] for row in plain)
 
 
 def test_persona_rows_tell_a_whole_history_and_their_loss_is_everywhere(
