@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def in_prompts(world: ImportedWorld, tmp_path: Path, *, learnt: bool) -> ImportedWorld:
-    """The same world with a release that says if its reasoner has learnt attributes."""
+    """Replace the release by one that says if its reasoner has learnt attributes."""
     folder = tmp_path / "release"
     shutil.copytree(world.release.directory, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
