@@ -27,7 +27,8 @@ from offline.plan.make_plan import Agenda, FolderHistories, make_agenda, write_a
 from offline.plan.plan_file import Plan, newest_plan, read_plan
 from offline.progress import Stopwatch, ThinkMeter
 from offline.settings import NIGHT_LEASE, RefreshSettings
-from offline.think.engines import EngineSettings, load_engine
+from offline.think.engine_choice import EngineSettings
+from offline.think.engines import load_engine
 from offline.think.micro_batch import Think, ThinksAhead, in_use
 from offline.think.night_model import NightModel
 from offline.think.think_shards import ThinkJob, pending_batches, shards_of_process, think_shards

@@ -5,6 +5,7 @@ from typing import Any
 from models.online.finish import Finisher
 from models.online.memory.neighbours import Neighbours
 from models.online.torch_runtime import fastest_searcher
+from models.reasoner.placement import place
 from models.reasoner.transformers_engine import TransformersReasoner
 from training.held_out_table import (
     COUNTS,
@@ -49,7 +50,7 @@ def judge(run: Run) -> dict[str, Any]:
     alone = Finisher(fastest_searcher(recommender), catalog)
     online = Finisher(fastest_searcher(recommender), catalog, neighbours)
     asked = cases[:NUM_ASKED]
-    reasoner = TransformersReasoner.load(run.work / "reasoner", catalog.space)
+    reasoner = TransformersReasoner.load(run.work / "reasoner", catalog.space, **place()._asdict())
     prefixes = prefixes_at_once(reasoner, catalog, asked, most=run.recipe.reasoner.history)
     ranks = {
         POPULARITY: rank_by_popularity(catalog, cases),

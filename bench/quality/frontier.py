@@ -20,7 +20,7 @@ from bench.common.leave_one_out import Case
 from bench.common.own_data import load_own_data
 from bench.common.results import open_console, open_progress, report
 from bench.quality.plots import plot_frontier
-from bench.quality.quality_options import describe_run, draw_cases, quality_parser
+from bench.quality.quality_options import describe_run, draw_cases, placed, quality_parser
 from bench.quality.ranking.quality_rows import ONLINE
 from bench.quality.ranking.row_sets import rank_simple
 from bench.quality.ranking.two_tiers import (
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         seed=options.seed,
         widths=tuple(options.widths),
     )
+    settings = placed(options, settings)
     cache = ThoughtCache.open(options.cache, release, settings)
     thoughts = think_cases(console, cache, cases, workers=options.workers)
     silent = without_thought(replace(settings, widths=()), Manner.SILENT)
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
             tiers, cases, thoughts, at_once, cells, settings, on_progress
         )
     sample = sample_chunks(cases, num_chunks=options.cost_chunks)
-    reasoner = TransformersReasoner.load(release.reasoner_dir, release.space)
+    reasoner = cache.load_reasoner(release.space)
     with open_progress(console, "timing", len(cells) * len(sample)) as on_progress:
         costs = measure_cost(reasoner, release.catalog, sample, cells, settings, on_progress)
     rows = describe(cells, tried, alone, thoughts.users, costs, seed=options.seed)

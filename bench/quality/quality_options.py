@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bench.quality.learnt import refuse_learnt, refuse_reader
 from bench.quality.thoughts.thoughts import ThoughtSettings
 from models.catalog.dataset import Dataset
 from models.errors import InvalidDataset
+from models.reasoner.placement import DTYPES, add_placement_arguments, place
 from models.release.release import Release
 
 
@@ -45,6 +47,7 @@ def quality_parser(
         metavar="DIR",
         help="cached thoughts (default: %(default)s)",
     )
+    add_placement_arguments(parser)
     add("--json", type=Path, metavar="FILE", help="results; some commands write a .md beside it")
     return parser
 
@@ -68,7 +71,16 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(options: argparse.Namespace) -> ThoughtSettings:
-    return ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
+    return placed(
+        options, ThoughtSettings(paths=options.paths, width=options.width, seed=options.seed)
+    )
+
+
+def placed(options: argparse.Namespace, settings: ThoughtSettings) -> ThoughtSettings:
+    """Return settings with the device and the numbers that the options choose."""
+    chosen = place(options.device, options.dtype)
+    dtype = next(name for name, dtype in DTYPES.items() if dtype == chosen.dtype)
+    return replace(settings, device=chosen.device, dtype=dtype)
 
 
 def draw_cases(

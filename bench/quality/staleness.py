@@ -18,7 +18,7 @@ from bench.common.own_data import load_own_data
 from bench.common.results import open_console, open_progress, report
 from bench.quality.learnt import refuse_learnt, refuse_reader
 from bench.quality.plots import plot_staleness
-from bench.quality.quality_options import add_budget, describe_run, quality_parser
+from bench.quality.quality_options import add_budget, describe_run, placed, quality_parser
 from bench.quality.ranking.quality_rows import ONLINE
 from bench.quality.ranking.row_sets import rank_simple
 from bench.quality.ranking.two_tiers import (
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = ThoughtSettings(
         paths=options.paths, width=options.width, seed=options.seed, widths=(options.width,)
     )
+    settings = placed(options, settings)
     cache = ThoughtCache.open(options.cache, release, settings)
     silent = without_thought(replace(settings, widths=()), Manner.SILENT)
     silent_cache = ThoughtCache.open(options.cache, release, silent)

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     release = Release.load(options.release)
     cache = ThoughtCache.open(options.cache, release, read_settings(options))
     kept = _closed(console, cache, release, options)
-    reasoner = TransformersReasoner.load(cache.reasoner_dir, release.space)
+    reasoner = cache.load_reasoner(release.space)
     runner = VariantRunner(cache, release.catalog, reasoner)
     with open_progress(console, "continuing", len(kept) * len(VARIANTS)) as on_progress:
         results = runner.run_all(kept, seed=options.seed, on_progress=on_progress)

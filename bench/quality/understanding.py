@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.common.results import open_console, open_progress, report
 from bench.quality.bertscore import ENCODER, BertScore, Likeness
-from bench.quality.quality_options import describe_run, draw_cases, quality_parser
+from bench.quality.quality_options import describe_run, draw_cases, placed, quality_parser
 from bench.quality.questions import RANDOM, Exam, make_exams
 from bench.quality.ranking.rank_metrics import bootstrap_named
 from bench.quality.thoughts.think_cases import CHUNK_USERS
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     rows, histories = _draw(options, release)
     catalog = release.catalog.described(load_dataset(options.data).items)
     exams = make_exams(catalog, release.manifest.recipe, rows, histories, seed=options.seed)
-    settings = ThoughtSettings(paths=1, width=1, seed=options.seed)
+    settings = placed(options, ThoughtSettings(paths=1, width=1, seed=options.seed))
     cache = ThoughtCache.open(options.cache, release, settings)
     found, closed, silent, samples = [], {}, {}, {}
     for exam in exams:
@@ -88,9 +88,7 @@ def answer_exam(
     cache: ThoughtCache, release: Release, exam: Exam, on_progress: Callable[[int], None]
 ) -> list[Answer]:
     """Return greedy answers in the order of the questions; each micro-batch is cached."""
-    reasoner = TransformersReasoner.load(
-        cache.reasoner_dir, release.space, sampling=_GREEDY, closing=exam.closing
-    )
+    reasoner = cache.load_reasoner(release.space, sampling=_GREEDY, closing=exam.closing)
     answers: list[Answer] = []
     for start in range(0, len(exam.asked), CHUNK_USERS):
         answers += _answer_chunk(cache, reasoner, exam.asked[start : start + CHUNK_USERS])

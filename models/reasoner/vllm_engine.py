@@ -47,6 +47,7 @@ class VllmSettings:
     adapter: Path | None = None  # LoRA folder (PEFT) over the backbone
     max_model_len: int = 1024  # tokens
     memory_share: float = 0.9  # of a GPU
+    dtype: str = "auto"  # that of the weights on a GPU, float32 on a CPU; or a name of torch's
     most_scores: int = _MOST_SCORES  # a node with more children first asks for its best `width`
 
 
@@ -286,8 +287,10 @@ def _engine_arguments(settings: VllmSettings, width: int) -> dict[str, Any]:
         rank = json.loads((settings.adapter / "adapter_config.json").read_text())["r"]
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": max(rank, 8)}
     if torch.cuda.is_available():
-        return arguments | {"gpu_memory_utilization": settings.memory_share}
-    return arguments | {"dtype": "float32", "enforce_eager": True, "block_size": 32}
+        on_gpu = {"gpu_memory_utilization": settings.memory_share, "dtype": settings.dtype}
+        return arguments | on_gpu
+    dtype = "float32" if settings.dtype == "auto" else settings.dtype
+    return arguments | {"dtype": dtype, "enforce_eager": True, "block_size": 32}
 
 
 def _child_nodes(

@@ -42,7 +42,8 @@ from offline.live.status import read_status, render_status
 from offline.plan.attributes import read_attributes
 from offline.progress import Stopwatch, make_progress
 from offline.settings import DEFAULT_PATHS, DEFAULT_WIDTH, RefreshSettings
-from offline.think.engines import Thinkers, add_engine_arguments, engine_settings
+from offline.think.engine_choice import add_engine_arguments, engine_settings
+from offline.think.engines import Thinkers
 from offline.think.micro_batch import in_use
 
 Opened = AbstractContextManager[tuple[NightStore, asyncio.Runner]]

@@ -47,7 +47,7 @@ from offline.refresh import (
     think_night,
 )
 from offline.settings import RefreshSettings
-from offline.think.engines import add_engine_arguments, engine_settings
+from offline.think.engine_choice import add_engine_arguments, engine_settings
 from offline.think.estimate import estimate
 
 if TYPE_CHECKING:

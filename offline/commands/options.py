@@ -17,10 +17,12 @@ from offline.settings import (
     DEFAULT_PREFIXES,
     DEFAULT_WIDTH,
     MAX_PREFIXES,
+    MICRO_BATCH,
     RefreshSettings,
 )
 
 _MAX_WIDTH = 1024
+_MAX_MICRO_BATCH = 2**16
 _REDIS_TIMEOUT_MS = 10_000  # no user is waiting, and a loading server may take a while
 
 
@@ -121,6 +123,13 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_prefixes_argument(parser)
     parser.add_argument("--seed", type=number(0, 2**63), default=0, metavar="S")
+    parser.add_argument(
+        "--micro-batch",
+        type=number(1, _MAX_MICRO_BATCH),
+        default=MICRO_BATCH,
+        metavar="N",
+        help="users thought about at once; a GPU wants hundreds (default: %(default)s)",
+    )
 
 
 def add_prefixes_argument(parser: argparse.ArgumentParser) -> None:
@@ -162,6 +171,7 @@ def to_settings(options: argparse.Namespace) -> RefreshSettings:
         width=given.get("width", DEFAULT_WIDTH),
         num_prefixes=given.get("prefixes", DEFAULT_PREFIXES),
         seed=given.get("seed", 0),
+        micro_batch=given.get("micro_batch", MICRO_BATCH),
         data_dir=given.get("data"),
         attributes_dir=given.get("attributes") or given.get("data"),
         rethink=given.get("rethink", False),

@@ -3,13 +3,12 @@
 Torch, vLLM and Ray are imported only when an engine that needs them is loaded.
 """
 
-import argparse
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 from models.errors import InvalidRelease
 from models.extras import needs_extras
@@ -18,27 +17,13 @@ from models.reasoner.think import Reasoner, UserHistory, UserThoughts, reads_evi
 from models.release.release import Release
 from offline.disk.bases import reasoner_files
 from offline.settings import RefreshSettings
+from offline.think.engine_choice import Engine, EngineSettings, LocalEngine
 from offline.think.micro_batch import Think, bind_think
 
 if TYPE_CHECKING:
     from models.reasoner.vllm_engine import VllmReasoner
 
-LocalEngine = Literal["transformers", "vllm"]
-Engine = Literal["transformers", "vllm", "ray"]
-ENGINES: tuple[Engine, ...] = get_args(Engine)
 _EXTRAS: dict[Engine, str] = {"transformers": "night", "vllm": "vllm", "ray": "ray"}
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """Choice of an engine."""
-
-    engine: Engine = "transformers"  # implementation of the reasoner
-    adapter: Path | None = None  # LoRA folder (vLLM only)
-    tensor_parallel: int = 1  # GPUs that share one vLLM engine
-    on_ray: LocalEngine = "transformers"  # engine on each Ray worker
-    workers: int = 1  # number of Ray workers
-    address: str | None = None  # of the Ray cluster; None: this machine
 
 
 class Thinkers:
@@ -99,41 +84,26 @@ def _load_reasoner(
             release.reasoner_dir,
             release.catalog.trie,
             width=settings.width,
-            settings=VllmSettings(tensor_parallel=choice.tensor_parallel, adapter=choice.adapter),
+            settings=VllmSettings(
+                tensor_parallel=choice.tensor_parallel,
+                adapter=choice.adapter,
+                max_model_len=choice.max_model_len,
+                memory_share=choice.memory_share,
+                dtype=choice.dtype,
+            ),
         )
     import torch
     from transformers.utils import logging as transformers_logging
 
+    from models.reasoner.placement import place
     from models.reasoner.transformers_engine import TransformersReasoner
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # two threads, beside other work, were 20 times slower than one
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    return TransformersReasoner.load(release.reasoner_dir, release.space)
-
-
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    default = EngineSettings()
-    add = parser.add_argument
-    add("--engine", choices=ENGINES, default=default.engine, help="engine that thinks")
-    add("--adapter", type=Path, metavar="DIR", help="a LoRA adapter (vllm)")
-    add("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs per engine (vllm)")
-    add("--on-ray", choices=get_args(LocalEngine), default=default.on_ray, help="workers' engine")
-    add("--workers", type=int, default=default.workers, metavar="N", help="number of Ray workers")
-    add("--ray-address", metavar="HOST:PORT", help="a Ray cluster (default: this machine)")
-
-
-def engine_settings(options: argparse.Namespace) -> EngineSettings:
-    """Read the options of `add_engine_arguments`."""
-    return EngineSettings(
-        options.engine,
-        options.adapter,
-        options.tensor_parallel,
-        options.on_ray,
-        options.workers,
-        options.ray_address,
-    )
+    placed = place(choice.device, choice.dtype)
+    return TransformersReasoner.load(release.reasoner_dir, release.space, **placed._asdict())
 
 
 class RayThink:
@@ -152,7 +122,7 @@ class RayThink:
         self._pool = RayPool(
             partial(_load_on_worker, release_dir, settings, choice),
             workers=choice.workers,
-            num_gpus=choice.tensor_parallel if choice.on_ray == "vllm" and _has_gpu() else 0,
+            num_gpus=_gpus_per_worker(choice),
             address=choice.address,
         )
         self._expected: list[Sequence[UserHistory]] = []
@@ -178,8 +148,14 @@ class RayThink:
 
 
 def _load_on_worker(release_dir: Path, settings: RefreshSettings, choice: EngineSettings) -> Think:
-    local = EngineSettings(choice.on_ray, choice.adapter, choice.tensor_parallel)
-    return load_engine(Release.load(release_dir), settings, local)
+    return load_engine(Release.load(release_dir), settings, replace(choice, engine=choice.on_ray))
+
+
+def _gpus_per_worker(choice: EngineSettings) -> int:
+    """Return the GPUs of a worker; Ray hides all others from it."""
+    if choice.device == "cpu" or not _has_gpu():
+        return 0
+    return choice.tensor_parallel if choice.on_ray == "vllm" else 1
 
 
 def _has_gpu() -> bool:

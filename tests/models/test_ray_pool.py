@@ -13,7 +13,8 @@ from models.store.embedded import attach
 from offline.commands.cli import main
 from offline.plan.due import micro_batches
 from offline.settings import RefreshSettings
-from offline.think.engines import EngineSettings, RayThink, load_engine
+from offline.think.engine_choice import EngineSettings
+from offline.think.engines import RayThink, load_engine
 from offline.think.micro_batch import Think
 from tests import ROOT
 from tests.fakes.toy import toy_histories

@@ -14,7 +14,8 @@ from models.store.model_pointer import LiveVersion
 from offline.disk.bases import load_base
 from offline.live.base_follower import BaseFollower
 from offline.settings import RefreshSettings
-from offline.think.engines import EngineSettings, Thinkers
+from offline.think.engine_choice import EngineSettings
+from offline.think.engines import Thinkers
 from tests.fakes.night_world import NightWorld
 from tests.fakes.offline_command import OfflineCommand
 from tests.fakes.toy_live import pointer_to

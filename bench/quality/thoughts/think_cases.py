@@ -49,7 +49,8 @@ def collect_thoughts(
 
     Args:
         users: must have a history.
-        workers: number of processes. One worker is this process, and torch stays at one thread.
+        workers: number of processes, of which a GPU gets one. One worker is this process, and torch
+            stays at one thread.
         on_progress: gets the number of users done so far.
     """
     chunks = plan_chunks(users)
@@ -82,7 +83,7 @@ def _think_all(
     workers: int,
     report: Callable[[], None],
 ) -> None:
-    workers = min(workers, len(chunks))
+    workers = min(workers, len(chunks)) if cache.settings.device == "cpu" else 1
     if workers == 1:
         think_chunks(cache, chunks, report)
         return

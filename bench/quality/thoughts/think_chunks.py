@@ -30,9 +30,7 @@ def think_chunks(
     transformers_logging.disable_progress_bar()
     release = Release.load(cache.release_dir)
     settings = cache.settings
-    reasoner = TransformersReasoner.load(
-        cache.reasoner_dir, release.space, closing=settings.manner.closing
-    )
+    reasoner = cache.load_reasoner(release.space, closing=settings.manner.closing)
     think = think_paths if settings.widths else think_chunk
     if settings.manner is not Manner.THINK:
         think = ask_chunk

@@ -20,7 +20,10 @@ import pyarrow.parquet as pq
 
 from bench.quality.thoughts.path_beams import PATHS, from_rows, to_rows
 from bench.quality.thoughts.thoughts import CaseThoughts, Thoughts, ThoughtSettings
+from models.catalog.sid import SidSpace
+from models.reasoner.placement import place
 from models.reasoner.think import PathPrefix, UserHistory
+from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
 
 _CODES = pa.list_(pa.list_(pa.int32()))
@@ -76,6 +79,14 @@ class ThoughtCache:
 
     def read(self, chunk: Sequence[UserHistory]) -> Thoughts:
         return _read_chunk(self.file(chunk))
+
+    def load_reasoner(self, space: SidSpace, **options: Any) -> TransformersReasoner:
+        """Load the reasoner where the settings place it.
+
+        options: of `TransformersReasoner.load`.
+        """
+        placed = place(self.settings.device, self.settings.dtype)
+        return TransformersReasoner.load(self.reasoner_dir, space, **placed._asdict(), **options)
 
     def kept(self, kind: str, asked: Any, make: Callable[[], Any]) -> Any:
         """Return the cached result for `asked`; call `make` only if there is none.

@@ -24,11 +24,15 @@ class ThoughtSettings:
     # If not empty, beams of all these widths are kept path by path, and no whole SIDs are searched.
     # `width` must be among them.
     widths: tuple[int, ...] = ()
+    device: str = "cpu"  # of the reasoner
+    dtype: str = "float32"  # its numbers
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings without default manner and widths: old cache folders stay valid."""
+        """Return what decides the thoughts, without defaults: old cache folders stay valid."""
         values = asdict(self)
-        return {name: value for name, value in values.items() if value not in (Manner.THINK, ())}
+        del values["device"]
+        defaults = (Manner.THINK, (), "float32")
+        return {name: value for name, value in values.items() if value not in defaults}
 
 
 def without_thought(settings: ThoughtSettings, manner: Manner) -> ThoughtSettings:

@@ -27,6 +27,7 @@ from models.errors import InvalidDataset, InvalidRelease
 from models.online.memory.live_counts import LiveCounts
 from models.online.memory.memory_settings import MemorySettings
 from models.reasoner.next_items import Judged, NextItem, judge_next_items
+from models.reasoner.placement import place
 from models.reasoner.think import MAX_HISTORY, UserHistory
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
@@ -145,7 +146,7 @@ def _days_of(dataset: Dataset, catalog: Catalog, user_id: str) -> Iterator[tuple
 def _judge(
     release: Release, questions: Sequence[NextItem], options: argparse.Namespace
 ) -> list[Judged]:
-    reasoner = TransformersReasoner.load(release.reasoner_dir, release.space)
+    reasoner = TransformersReasoner.load(release.reasoner_dir, release.space, **place()._asdict())
     return judge_next_items(
         reasoner,
         release.catalog,
