@@ -5,6 +5,7 @@ the words and the item sequences of its catalog.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from training.reasoner_recipes import AlignRecipe, IntegrateRecipe, Mixture, War
 from training.tasks import Tasks
 
 
-def align(model: Any, tasks: Tasks, recipe: AlignRecipe) -> dict[str, float]:
+def align(
+    model: Any, tasks: Tasks, recipe: AlignRecipe, *, micro_tokens: int = 0
+) -> dict[str, float]:
     """Pretrain a model from scratch on captions, interleaved histories and item sequences.
 
     Trains in place; returns loss, tokens and seconds.
@@ -33,7 +36,8 @@ def align(model: Any, tasks: Tasks, recipe: AlignRecipe) -> dict[str, float]:
         rows += tasks.interleaved() if epoch < recipe.interleaved_epochs else ()
         rows += tasks.captions() if epoch < recipe.caption_epochs else ()
         batches += batch_rows(rows, recipe.batch_tokens, rng)
-    return train_language(model, batches, LanguageRecipe(recipe.learning_rate), stage="align")
+    schedule = LanguageRecipe(recipe.learning_rate, micro_tokens=micro_tokens)
+    return train_language(model, batches, schedule, stage="align")
 
 
 def warm_up(
@@ -46,7 +50,7 @@ def warm_up(
     personas = (row for _ in range(recipe.epochs) for row in tasks.personas())
     rows = limit_tokens(personas, recipe.max_tokens)
     batches = pack_rows(rows, length=recipe.pack_tokens, batch_tokens=recipe.batch_tokens)
-    schedule = LanguageRecipe(recipe.learning_rate, weight_decay=0.0)
+    schedule = replace(language_recipe(learner, recipe.learning_rate), weight_decay=0.0)
     with token_rows_only(learner):
         return train_language(
             learner.model, batches, schedule, stage="warmup", checkpoint=checkpoint
@@ -83,10 +87,9 @@ def limit_tokens(rows: Iterator[Row], max_tokens: int) -> Iterator[Row]:
 
 
 def language_recipe(learner: Learner, learning_rate: float) -> LanguageRecipe:
-    """Return the schedule, without weight decay for LoRA, which trains only some rows of a matrix.
+    """Return the schedule of a learner, for LoRA without weight decay.
 
-    Decay would move the other rows.
+    Decay would pull the trained token rows to zero, away from those beside them.
     """
-    if is_adapted(learner.model):
-        return LanguageRecipe(learning_rate, weight_decay=0.0)
-    return LanguageRecipe(learning_rate)
+    schedule = LanguageRecipe(learning_rate, micro_tokens=learner.hardware.micro_tokens)
+    return replace(schedule, weight_decay=0.0) if is_adapted(learner.model) else schedule

@@ -94,6 +94,21 @@ def batch_rows(rows: Sequence[Row], max_tokens: int, rng: np.random.Generator) -
     return [pad_rows(groups[at]) for at in rng.permutation(len(groups)).tolist() if groups[at]]
 
 
+def split_batch(batch: TokenBatch, max_tokens: int) -> list[TokenBatch]:
+    """Split a batch into parts of at most `max_tokens` tokens, at least one sequence; 0: whole.
+
+    A batch without sequences has no part.
+    """
+    if not len(batch.ids_RS):
+        return []
+    num = max(1, max_tokens // batch.ids_RS.shape[1]) if max_tokens else len(batch.ids_RS)
+    split = [part if part is None else part.split(num) for part in batch]
+    return [
+        TokenBatch(ids_RS, labels_RS, split[2] and split[2][at])
+        for at, (ids_RS, labels_RS) in enumerate(zip(*split[:2], strict=True))
+    ]
+
+
 def pad_rows(rows: Sequence[Row]) -> TokenBatch:
     """Pad rows to one batch as wide as the longest row."""
     width = max(len(row.ids) for row in rows)

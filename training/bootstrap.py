@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from models.catalog.catalog import Catalog
 from models.reasoner import prompts
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
+from training.language import precision
 from training.learner import Learner, plain_model
+from training.processes import processes
 from training.rationale_checks import RationaleChecks
 from training.rationale_writers import Bootstrapped
 from training.reasoner_recipes import BootstrapRecipe
@@ -75,9 +77,49 @@ def bootstrap(
 ) -> dict[str, Any]:
     """Write the answers to `file`, one JSON object per line.
 
-    A run that was killed continues behind its last complete line. Returns the numbers of questions
-    and of kept and dropped rationales, the latter by reason.
+    A run that was killed continues behind its last complete line. Several processes ask a part of
+    the questions each, into files of their own, which the first one joins. Returns the numbers of
+    questions and of kept and dropped rationales, the latter by reason.
     """
+    own = processes()
+    if own.num == 1:
+        _answer_all(learner, catalog, asked, recipe, file, seed=seed)
+    else:
+        parts = [file.with_suffix(f".{at}of{own.num}.jsonl") for at in range(own.num)]
+        part, share = parts[own.index], own.share(asked)
+        _answer_all(learner, catalog, share, recipe, part, seed=seed)
+        own.wait()
+        if own.is_first:
+            _join(parts, file)
+        own.wait()
+    answered = read_answers(file)
+    faults = Counter(fault for answer in answered for fault in answer["faults"])
+    return {
+        "asked": len(answered),
+        "kept": sum(answer["text"] is not None for answer in answered),
+        "rationales": sum(faults.values()) + sum(answer["text"] is not None for answer in answered),
+        "dropped": dict(sorted(faults.items())),
+    }
+
+
+def _join(parts: Sequence[Path], file: Path) -> None:
+    """Write the answers of all parts to one file, in the order of the histories."""
+    answers = sorted(
+        (one for part in parts for one in read_answers(part)), key=lambda one: one["history"]
+    )
+    file.write_text("".join(f"{json.dumps(answer)}\n" for answer in answers))
+
+
+def _answer_all(
+    learner: Learner,
+    catalog: Catalog,
+    asked: Sequence[Question],
+    recipe: BootstrapRecipe,
+    file: Path,
+    *,
+    seed: int,
+) -> None:
+    """Write the missing answers behind the answers in the file."""
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
     reasoner = TransformersReasoner(
         plain_model(learner.model),
@@ -87,24 +129,16 @@ def bootstrap(
         closing=prompts.TURN_END,
     )
     checks = RationaleChecks(catalog)
-    answered = read_answers(file)
-    first = len(answered)
+    first = len(read_answers(file))
     report_step("bootstrap", first, len(asked), first=first)
     with file.open("a") as out:
         for start in range(first, len(asked), recipe.batch_users):
             batch = asked[start : start + recipe.batch_users]
-            answers = _ask(reasoner, catalog, checks, batch, recipe.tries, seed)
+            with precision(learner.model):
+                answers = _ask(reasoner, catalog, checks, batch, recipe.tries, seed)
             out.write("".join(f"{json.dumps(answer)}\n" for answer in answers))
             out.flush()
-            answered += answers
-            report_step("bootstrap", len(answered), len(asked), first=first)
-    faults = Counter(fault for answer in answered for fault in answer["faults"])
-    return {
-        "asked": len(answered),
-        "kept": sum(answer["text"] is not None for answer in answered),
-        "rationales": sum(faults.values()) + sum(answer["text"] is not None for answer in answered),
-        "dropped": dict(sorted(faults.items())),
-    }
+            report_step("bootstrap", start + len(batch), len(asked), first=first)
 
 
 def load_rationales(file: Path) -> dict[int, Bootstrapped]:

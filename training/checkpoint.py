@@ -59,10 +59,14 @@ class Checkpoint:
         state: dict[int, dict[str, Tensor]] = {}
         with safe_open(self.file, "pt") as file:
             metadata = file.metadata()
-            if metadata["of"] != self.of:
+            keys = list(file.keys())
+            held = {
+                name for part, _, name in (key.partition("/") for key in keys) if part == "weight"
+            }
+            if metadata["of"] != self.of or held != set(weights):
                 logger.info("%s belongs to another run, starting from the beginning", self.file)
                 return None
-            for key in file.keys():  # noqa: SIM118 - not a dict
+            for key in keys:
                 part, _, name = key.partition("/")
                 if part == "weight":
                     weights[name].data.copy_(file.get_tensor(key))

@@ -7,9 +7,9 @@ beam of the night. Only the thought's tokens are trained; an unclosed thought ha
 # P = prompts of a step, G = thoughts per prompt, R = P x G, S = tokens of prompt and thought,
 # T = tokens of a thought, N = labelled tokens
 
-import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +25,9 @@ from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from training.batching import Row, pad_rows
 from training.checkpoint import Checkpoint, Progress
 from training.grpo import group_advantages, grpo_loss, zero_variance_share
-from training.language import autocast, labelled_logits
+from training.language import precision, token_losses
 from training.learner import Learner, plain_model
+from training.processes import processes
 from training.progress import StageBar
 from training.reasoner_recipes import EnhanceRecipe
 from training.reward import REWARDS, reward_of
@@ -67,10 +68,11 @@ def enhance(
         raise InvalidSettings(
             f"[enhance] reward = {recipe.reward!r}, expected among {sorted(known)}"
         )
-    trainer = _Trainer(learner, catalog, recipe, max_tokens, seed)
+    weights = {n: w for n, w in learner.model.named_parameters() if w.requires_grad}
+    reference = Reference(weights)
+    trainer = _Trainer(learner, catalog, recipe, max_tokens, reference, seed)
     usable = [list(history) for history in histories if len(history) >= 2]
     steps = list(_steps(len(usable), recipe, seed))
-    weights = {n: w for n, w in learner.model.named_parameters() if w.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), lr=recipe.learning_rate, weight_decay=0.0)
     progress = (checkpoint and checkpoint.resume(weights, optimizer)) or Progress()
     saved = time.monotonic()
@@ -84,7 +86,8 @@ def enhance(
             progress.num_tokens += num_tokens
             progress.seconds += time.monotonic() - started
             bar.step(progress.step, loss=loss, num_tokens=num_tokens)
-            if checkpoint and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+            is_due = time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS
+            if checkpoint and is_due and processes().is_first:
                 checkpoint.save(weights, optimizer, progress)
                 saved = time.monotonic()
     return _report(progress)
@@ -102,18 +105,49 @@ def _steps(num_histories: int, recipe: EnhanceRecipe, seed: int) -> Iterator[lis
             yield order[start : start + recipe.prompts]
 
 
+class Reference:
+    """First values of the trained weights: the reference is the same model with them in place.
+
+    With LoRA this is the adapter and the token rows, not another copy of the base.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = list(weights.values())
+        self._others = [value.detach().clone() for value in self._weights]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the block, the model is the reference."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for at, weight in enumerate(self._weights):
+            weight.data, self._others[at] = self._others[at], weight.data
+
+
 class _Trainer:
     """Policy, reference and beam of one run."""
 
     def __init__(
-        self, learner: Learner, catalog: Catalog, recipe: EnhanceRecipe, max_tokens: int, seed: int
+        self,
+        learner: Learner,
+        catalog: Catalog,
+        recipe: EnhanceRecipe,
+        max_tokens: int,
+        reference: Reference,
+        seed: int,
     ) -> None:
         # Sample from the whole policy: nucleus sampling would differ from the scored distribution.
         sampling = Sampling(
             recipe.temperature, top_p=1.0, top_k=len(learner.tokenizer), max_tokens=max_tokens
         )
         self._model = learner.model
-        self._reference = copy.deepcopy(plain_model(learner.model)).requires_grad_(False)
+        self._reference = reference
+        self._hardware = learner.hardware
         self._reasoner = TransformersReasoner(
             plain_model(learner.model), learner.tokenizer, catalog.space, sampling
         )
@@ -126,28 +160,58 @@ class _Trainer:
         weights: dict[str, Any],
         optimizer: torch.optim.Optimizer,
     ) -> tuple[float, int]:
-        """Sample rollouts, compute rewards, update; return the last loss and the sampled tokens."""
+        """Sample rollouts, compute rewards, update; return the last loss and the sampled tokens.
+
+        Several processes take a part of the histories each.
+        """
         seeds = [(self._seed << 32) + progress.step * 4096 + at for at in range(len(histories))]
-        rollouts = roll_out(self._reasoner, self._catalog, histories, self._recipe, seeds)
+        own = processes()
+        rollouts = self._roll_out(own.share(histories), own.share(seeds))
         rewards = {name: _rewards(rollouts, name) for name in REWARDS}
-        if rollouts.set_rewards:
-            rewards[SET_REWARD] = torch.tensor(rollouts.set_rewards).reshape(len(histories), -1)
-        for name, reward_PG in rewards.items():
-            progress.add(f"reward/{name}", float(reward_PG.mean()))
-            progress.add(f"flat/{name}", zero_variance_share(reward_PG))
-        progress.add("closed", float(np.mean([bool(beams) for beams in rollouts.beams])))
+        if self._recipe.reward == SET_REWARD:
+            of_set = torch.tensor(rollouts.set_rewards)
+            rewards[SET_REWARD] = of_set.reshape(-1, self._recipe.group)
+        means = _means(rollouts, rewards)
+        num_tokens = float(sum(len(row.ids) - row.num_context for row in rollouts.rows))
+        values = torch.tensor(
+            [num_tokens, *(len(rollouts.targets) / len(histories) * one for one in means.values())],
+            dtype=torch.float64,
+            device=self._model.device if own.num > 1 else "cpu",
+        )
+        own.add_up([values])
+        for name, value in zip(means, values[1:].tolist(), strict=True):
+            progress.add(name, value)
         advantage_R = group_advantages(rewards[self._recipe.reward]).flatten()
-        loss = self._update(rollouts.rows, advantage_R, weights, optimizer)
-        return loss, sum(len(row.ids) - row.num_context for row in rollouts.rows)
+        num_rows = len(histories) * self._recipe.group
+        loss = self._update(rollouts.rows, advantage_R, num_rows, weights, optimizer)
+        return loss, int(values[0])
+
+    def _roll_out(self, histories: Sequence[Sequence[int]], seeds: Sequence[int]) -> Rollouts:
+        """Sample in the precision in which thoughts are scored, some prompts at a time."""
+        num = self._hardware.rollout_prompts or len(histories)
+        found = Rollouts([], [], [], [])
+        self._model.eval()
+        for at in range(0, len(histories), num):
+            chosen, own = histories[at : at + num], seeds[at : at + num]
+            with precision(self._model):
+                made = roll_out(self._reasoner, self._catalog, chosen, self._recipe, own)
+            for together, part in zip(found, made, strict=True):
+                together.extend(part)  # type: ignore[attr-defined]
+        return found
 
     def _update(
         self,
         rows: Sequence[Row],
         advantage_R: Tensor,
+        num_rows: int,
         weights: dict[str, Any],
         optimizer: torch.optim.Optimizer,
     ) -> float:
+        """Update on this process's rows; `num_rows` counts the rows of all processes."""
         size = self._recipe.micro_rows
+        if self._hardware.micro_tokens and rows:
+            longest = max(len(row.ids) for row in rows)
+            size = min(size, max(1, self._hardware.micro_tokens // longest))
         parts = [
             (rows[at : at + size], advantage_R[at : at + size]) for at in range(0, len(rows), size)
         ]
@@ -155,7 +219,9 @@ class _Trainer:
         with torch.no_grad():
             if self._recipe.updates > 1:  # a single update starts from the sampling policy itself
                 old = [token_logprobs(self._model, part)[0] for part, _ in parts]
-            reference = [token_logprobs(self._reference, part)[0] for part, _ in parts]
+            with self._reference.in_place():
+                reference = [token_logprobs(self._model, part)[0] for part, _ in parts]
+        self._model.train()
         total = 0.0
         for _ in range(self._recipe.updates):
             optimizer.zero_grad()
@@ -170,12 +236,16 @@ class _Trainer:
                     is_token_RT,
                     clip=self._recipe.clip,
                     kl_weight=self._recipe.kl_weight,
-                ) * (len(part) / len(rows))
+                ) * (len(part) / num_rows)
                 torch.autograd.backward(loss)
                 total += loss.item()
+            processes().add_gradients(weights.values())
             torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
             optimizer.step()
-        return total
+        self._model.eval()
+        of_all = torch.tensor([total], device=self._model.device)
+        processes().add_up([of_all])
+        return of_all.item()
 
 
 def roll_out(
@@ -213,9 +283,8 @@ def token_logprobs(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         float32 (R, T), and a bool mask (R, T) that is False for padding.
     """
     batch = pad_rows(rows)
-    with autocast(model.device):
-        logits_NV, wanted_N = labelled_logits(model, batch)
-    logp_N = logits_NV.log_softmax(dim=-1).gather(1, wanted_N.unsqueeze(1)).squeeze(1)
+    with precision(model):
+        logp_N = -token_losses(model, batch)
     count_R = torch.tensor([len(row.ids) - row.num_context for row in rows], device=logp_N.device)
     is_token_RT = torch.arange(int(count_R.max()), device=logp_N.device) < count_R.unsqueeze(1)
     logp_RT = torch.zeros(is_token_RT.shape, device=logp_N.device)
@@ -224,12 +293,22 @@ def token_logprobs(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 
 def _rewards(rollouts: Rollouts, name: str) -> Tensor:
     """Return the rewards (P, G)."""
-    group = len(rollouts.beams) // len(rollouts.targets)
+    group = len(rollouts.beams) // max(len(rollouts.targets), 1)
     rewards = [
         reward_of(REWARDS[name], beams, rollouts.targets[at // group])
         for at, beams in enumerate(rollouts.beams)
     ]
-    return torch.tensor(rewards).reshape(-1, group)
+    return torch.tensor(rewards).reshape(-1, max(group, 1))
+
+
+def _means(rollouts: Rollouts, rewards: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return means over the rollouts, by name of the series; 0 without any."""
+    found = {}
+    for name, reward_PG in rewards.items():
+        found[f"reward/{name}"] = float(reward_PG.mean()) if len(reward_PG) else 0.0
+        found[f"flat/{name}"] = zero_variance_share(reward_PG) if len(reward_PG) else 0.0
+    closed = [bool(beams) for beams in rollouts.beams]
+    return {**found, "closed": float(np.mean(closed)) if closed else 0.0}
 
 
 def _report(progress: Progress) -> dict[str, Any]:

@@ -1,5 +1,9 @@
 """Training loop of a language model over given batches: warm-up, cosine, bfloat16 arithmetic.
 
+Two things would fill a GPU: the activations of a batch, and the logits of its tokens, of which a
+Qwen3 has 152,000 each. So a batch may go through the model in parts, and logits are made for some
+tokens at a time, once more in the backward pass.
+
 Knows tokens and weights; knows nothing of tasks, items or users.
 """
 
@@ -14,15 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as compute_again
 
-from models.machine import has_bfloat16
-from training.batching import TokenBatch
+from models.reasoner.placement import multiplies_bfloat16
+from training.batching import TokenBatch, split_batch
 from training.checkpoint import Checkpoint, Progress
 from training.learner import plain_model
+from training.processes import processes
 from training.progress import StageBar
 
 _NUM_RECENT = 50
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
+LOGITS_AT_ONCE = 2**25  # numbers; half a GB, at a peak of four copies
 
 
 @dataclass(frozen=True)
@@ -33,16 +40,30 @@ class LanguageRecipe:
     warmup_steps: int = 50
     final_fraction: float = 0.1  # of the peak, at the last step
     weight_decay: float = 0.01
+    micro_tokens: int = 0  # of one forward and backward pass; 0: the whole batch
 
 
 def language_loss(model: Any, batch: TokenBatch) -> Tensor:
-    """Return the mean cross-entropy over labelled tokens. Other tokens need no logits."""
-    logits_NV, wanted_N = labelled_logits(model, batch)
-    return functional.cross_entropy(logits_NV, wanted_N)
+    """Return the mean cross-entropy over labelled tokens."""
+    return token_losses(model, batch).mean()
 
 
-def labelled_logits(model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Return the float32 logits (N, V) that predict each labelled token, and its id (N,)."""
+def token_losses(model: Any, batch: TokenBatch) -> Tensor:
+    """Return the cross-entropy of each labelled token: float32 (N,). Others need no logits."""
+    hidden_NW, wanted_N = _labelled(model, batch)
+    head = model.get_output_embeddings()
+    most = max(1, LOGITS_AT_ONCE // len(head.weight))
+    if len(wanted_N) <= most:
+        return _cross_entropy(head, hidden_NW, wanted_N)
+    parts = [
+        compute_again(_cross_entropy, head, *part, use_reentrant=False, preserve_rng_state=False)
+        for part in zip(hidden_NW.split(most), wanted_N.split(most), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _labelled(model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Return the hidden state (N, W) before each labelled token, and the token's id (N,)."""
     backbone = plain_model(model).base_model
     ids_RS, labels_RS = (part.to(model.device, torch.int64) for part in batch[:2])
     packed = {}
@@ -50,14 +71,22 @@ def labelled_logits(model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         packed["position_ids"] = batch.positions_RS.to(model.device, torch.int64)
     hidden_RSW = backbone(input_ids=ids_RS, use_cache=False, **packed).last_hidden_state
     wanted_RS = labels_RS[:, 1:] != -100
-    logits_NV = model.get_output_embeddings()(hidden_RSW[:, :-1][wanted_RS])
-    return logits_NV.float(), labels_RS[:, 1:][wanted_RS]
+    return hidden_RSW[:, :-1][wanted_RS], labels_RS[:, 1:][wanted_RS]
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Return the autocast context: bfloat16 if the device has it."""
-    is_fit = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bfloat16()
-    return torch.autocast(device.type, torch.bfloat16, enabled=is_fit)
+def _cross_entropy(head: Any, hidden_NW: Tensor, wanted_N: Tensor) -> Tensor:
+    return functional.cross_entropy(head(hidden_NW).float(), wanted_N, reduction="none")
+
+
+def autocast(device: torch.device, dtype: torch.dtype = torch.float32) -> torch.autocast:
+    """Return the autocast context: bfloat16 if the device has it, or for weights in it."""
+    is_on = multiplies_bfloat16(device) or dtype == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_on)
+
+
+def precision(model: Any) -> torch.autocast:
+    """Return the context in which a learner's model is computed, for sampling and for scoring."""
+    return autocast(model.device, model.dtype)
 
 
 def train_language(
@@ -87,14 +116,15 @@ def train_language(
         for batch in batches[progress.step :]:
             started = time.monotonic()
             _set_learning_rate(optimizer, recipe, progress.step, len(batches))
-            loss = _step(model, batch, weights, optimizer)
+            loss = _step(model, batch, recipe, weights, optimizer)
             progress.recent = [*progress.recent[1 - _NUM_RECENT :], loss]
             progress.step += 1
             progress.num_tokens += batch.ids_RS.numel()
             progress.seconds += time.monotonic() - started
             late = sum(progress.recent) / len(progress.recent)
             bar.step(progress.step, loss=late, num_tokens=batch.ids_RS.numel())
-            if checkpoint and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+            is_due = time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS
+            if checkpoint and is_due and processes().is_first:
                 checkpoint.save(weights, optimizer, progress)
                 saved = time.monotonic()
     model.eval()
@@ -106,15 +136,41 @@ def train_language(
 
 
 def _step(
-    model: Any, batch: TokenBatch, weights: dict[str, Any], optimizer: torch.optim.Optimizer
+    model: Any,
+    batch: TokenBatch,
+    recipe: LanguageRecipe,
+    weights: dict[str, Any],
+    optimizer: torch.optim.Optimizer,
 ) -> float:
-    with autocast(model.device):
-        loss = language_loss(model, batch)
     optimizer.zero_grad()
-    torch.autograd.backward(loss)
+    loss = add_gradients(model, batch, micro_tokens=recipe.micro_tokens)
     torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
     optimizer.step()
-    return loss.item()
+    return loss
+
+
+def add_gradients(model: Any, batch: TokenBatch, *, micro_tokens: int) -> float:
+    """Add the gradients of a batch's mean loss, part by part; return the loss.
+
+    Several processes compute a part of the sequences each, and have the same gradients afterwards.
+    """
+    num_labelled = max(1, int((batch.labels_RS[:, 1:] != -100).sum()))
+    total = torch.zeros((), device=model.device)
+    for part in split_batch(share_batch(batch), micro_tokens):
+        with precision(model):
+            loss = token_losses(model, part).sum() / num_labelled
+        torch.autograd.backward(loss)
+        total += loss.detach()
+    processes().add_gradients(value for value in model.parameters() if value.requires_grad)
+    processes().add_up([total])
+    return total.item()
+
+
+def share_batch(batch: TokenBatch) -> TokenBatch:
+    """Return this process's sequences of a batch; all of them if it is alone."""
+    own = slice(processes().index, None, processes().num)
+    positions_RS = None if batch.positions_RS is None else batch.positions_RS[own]
+    return TokenBatch(batch.ids_RS[own], batch.labels_RS[own], positions_RS)
 
 
 def _set_learning_rate(

@@ -46,6 +46,20 @@ class ReasonerRecipe:
 
 
 @dataclass(frozen=True)
+class HardwareRecipe:
+    """Fitting of a training into memory; its results are the same up to rounding."""
+
+    # Tokens of one forward and backward pass; a batch's gradients are sums over such passes.
+    # At least one sequence; 0: the whole batch at once.
+    micro_tokens: int = 0
+    # Keep only the input of each layer, and compute the layer again in the backward pass.
+    checkpointing: bool = False
+    # Numbers of a frozen base: "auto" (bfloat16 where the device has it), "bfloat16", "float32".
+    dtype: str = "auto"
+    rollout_prompts: int = 0  # prompts of `enhance` sampled at once; 0: all of a step
+
+
+@dataclass(frozen=True)
 class AlignRecipe:
     """Settings of `align`: passes over the rows of each task."""
 

@@ -32,8 +32,10 @@ from training.bootstrap import bootstrap, load_rationales, questions
 from training.checkpoint import Checkpoint
 from training.enhance import enhance
 from training.general import general_texts
+from training.language import precision
 from training.learner import Learner, load_learner, new_learner, plain_model
 from training.probe import probe, wish_shift
+from training.processes import processes
 from training.rationale_writers import Thinker, category_text
 from training.run import Run
 from training.selection import Cut, select_thoughts
@@ -98,23 +100,26 @@ class Material:
         model = plain_model(learner.model)
         return TransformersReasoner(model, learner.tokenizer, self.catalog.space, sampling)
 
-    def probe(self, reasoner: TransformersReasoner) -> dict[str, Any]:
-        """Measure a reasoner on validation users; the recipe's seed determines the users.
+    def probe(self, learner: Learner) -> dict[str, Any]:
+        """Measure a learner on validation users; the recipe's seed determines the users.
 
-        The second round has no validation users, and nothing is measured.
+        The second round has no validation users, and nothing is measured. Of several processes, the
+        first one measures.
         """
         recipe = self.run.recipe
-        if self.run.learns is not Learns.HELD_OUT:
+        if self.run.learns is not Learns.HELD_OUT or not processes().is_first:
             return {}
         users = [
             replace(user, train=user.train[-recipe.reasoner.history :])
             for user in sample_users(self.run.split, _NUM_PROBED_USERS, recipe.seed)
         ]
-        found = probe(reasoner, self.catalog, users, seed=recipe.seed, evidence=self.evidence)
-        seen: dict[str, Any] = found._asdict()
-        if recipe.thoughts.wish_share:
-            shift = wish_shift(reasoner, self.catalog, users, seed=recipe.seed)
-            seen["wish_shift"] = shift._asdict()
+        reasoner = self.reasoner(learner)
+        with precision(learner.model):
+            found = probe(reasoner, self.catalog, users, seed=recipe.seed, evidence=self.evidence)
+            seen: dict[str, Any] = found._asdict()
+            if recipe.thoughts.wish_share:
+                shift = wish_shift(reasoner, self.catalog, users, seed=recipe.seed)
+                seen["wish_shift"] = shift._asdict()
         return seen
 
 
@@ -141,11 +146,13 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
     for stage in stages:
         made[stage] = _run_stage(material, stage, before)
         before = before if stage in _CHANGES_NOTHING else stage
-    learner = _load(material, before)
+    learner = last_learner(material)
     parameters = sum(weight.numel() for weight in plain_model(learner.model).parameters())
     hours = sum(made[stage]["seconds"] for stage in made) / 3600
-    shutil.rmtree(run.work / "reasoner", ignore_errors=True)
-    learner.export(run.work / "reasoner")
+    if processes().is_first:
+        shutil.rmtree(run.work / "reasoner", ignore_errors=True)
+        learner.export(run.work / "reasoner")
+    processes().wait()
     last = [made[stage]["validation"] for stage in made if made[stage].get("validation")]
     return {
         "parameters": parameters,
@@ -156,6 +163,13 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
         **made,
         "validation": last[-1] if last else {},
     }
+
+
+def last_learner(material: Material) -> Learner:
+    """Load the learner of the last stage that changes it."""
+    stages = material.run.recipe.reasoner.stages
+    changing = [stage for stage in stages if stage not in _CHANGES_NOTHING]
+    return _load(material, changing[-1] if changing else None)
 
 
 def device_name() -> str:
@@ -172,24 +186,31 @@ def _run_stage(material: Material, stage: str, before: str | None) -> dict[str, 
     started = time.monotonic()
     learner = _load(material, before)
     made = REASONER_STAGES[stage](material, learner)
-    if stage not in _CHANGES_NOTHING:
-        shutil.rmtree(run.work / stage, ignore_errors=True)
-        learner.save(run.work / stage)
     made.setdefault("seconds", round(time.monotonic() - started, 1))
-    run.finish(stage, made)
-    material.checkpoint(stage).remove()
-    logger.info("%s: made %s", stage, json.dumps(made))
-    return made
+    processes().wait()
+    if processes().is_first:
+        if stage not in _CHANGES_NOTHING:
+            shutil.rmtree(run.work / stage, ignore_errors=True)
+            learner.save(run.work / stage)
+        run.finish(stage, made)
+        material.checkpoint(stage).remove()
+        logger.info("%s: made %s", stage, json.dumps(made))
+    processes().wait()
+    return run.outcome(stage)
 
 
 def _load(material: Material, stage: str | None) -> Learner:
     """Load the learner of a stage; None for the untrained base."""
     recipe, space = material.run.recipe, material.catalog.space
+    hardware = recipe.hardware
     if stage:
-        learner = load_learner(recipe.reasoner, material.run.work / stage, space)
+        work = material.run.work / stage
+        learner = load_learner(recipe.reasoner, work, space, hardware=hardware)
     else:
         texts = base_texts(material)
-        learner = new_learner(recipe.reasoner, recipe.nano, space, texts, seed=recipe.seed)
+        learner = new_learner(
+            recipe.reasoner, recipe.nano, space, texts, seed=recipe.seed, hardware=hardware
+        )
     learner.limit_thoughts(recipe.thoughts.max_tokens)
     return learner
 
@@ -223,7 +244,12 @@ def _task_texts(material: Material) -> list[str]:
 
 def _align(material: Material, learner: Learner) -> dict[str, Any]:
     recipe = material.run.recipe
-    return align(learner.model, material.tasks(learner), replace(recipe.align, seed=recipe.seed))
+    return align(
+        learner.model,
+        material.tasks(learner),
+        replace(recipe.align, seed=recipe.seed),
+        micro_tokens=learner.hardware.micro_tokens,
+    )
 
 
 def _warm_up(material: Material, learner: Learner) -> dict[str, Any]:
@@ -250,22 +276,25 @@ def _bootstrap(material: Material, learner: Learner) -> dict[str, Any]:
 
 
 def _select(material: Material, learner: Learner) -> dict[str, Any]:
-    """Write the selected thoughts; the learner does not change."""
+    """Write the selected thoughts; the learner does not change. The first process does it."""
+    if not processes().is_first:
+        return {}
     recipe = material.run.recipe
     cuts = [
         Cut(at, tuple(rows))
         for at, rows in enumerate(material.histories[: recipe.select.users])
         if len(rows) > 1
     ]
-    return select_thoughts(
-        material.reasoner(learner),
-        material.catalog,
-        cuts,
-        recipe.select,
-        material.rationales("select"),
-        most=recipe.reasoner.history,
-        seed=recipe.seed,
-    )
+    with precision(learner.model):
+        return select_thoughts(
+            material.reasoner(learner),
+            material.catalog,
+            cuts,
+            recipe.select,
+            material.rationales("select"),
+            most=recipe.reasoner.history,
+            seed=recipe.seed,
+        )
 
 
 def _activate(material: Material, learner: Learner) -> dict[str, Any]:
@@ -283,7 +312,7 @@ def _activate(material: Material, learner: Learner) -> dict[str, Any]:
         schedule=language_recipe(learner, recipe.activate.learning_rate),
         checkpoint=material.checkpoint("activate"),
     )
-    return {**made, "validation": material.probe(material.reasoner(learner))}
+    return {**made, "validation": material.probe(learner)}
 
 
 def _enhance(material: Material, learner: Learner) -> dict[str, Any]:
@@ -298,7 +327,7 @@ def _enhance(material: Material, learner: Learner) -> dict[str, Any]:
         material.checkpoint("enhance"),
         seed=recipe.seed,
     )
-    return {**made, "validation": material.probe(material.reasoner(learner))}
+    return {**made, "validation": material.probe(learner)}
 
 
 REASONER_STAGES: dict[str, Callable[[Material, Learner], dict[str, Any]]] = {

@@ -21,6 +21,7 @@ from training.reasoner_recipes import (
     AlignRecipe,
     BootstrapRecipe,
     EnhanceRecipe,
+    HardwareRecipe,
     IntegrateRecipe,
     Mixture,
     NanoConfig,
@@ -44,6 +45,7 @@ class Recipe:
     memory: MemorySettings = field(default_factory=MemorySettings)
     nano: NanoConfig = field(default_factory=NanoConfig)
     reasoner: ReasonerRecipe = field(default_factory=ReasonerRecipe)
+    hardware: HardwareRecipe = field(default_factory=HardwareRecipe)
     align: AlignRecipe = field(default_factory=AlignRecipe)
     warmup: WarmupRecipe = field(default_factory=WarmupRecipe)
     integrate: IntegrateRecipe = field(default_factory=IntegrateRecipe)
@@ -57,10 +59,15 @@ class Recipe:
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return all tables; without `types` if it is empty, as in recipes that had no such."""
+        """Return all tables; without `types` and `hardware` if they say nothing.
+
+        Recipes of older releases had no such tables.
+        """
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         if not self.types:
             del values["types"]
+        if self.hardware == HardwareRecipe():
+            del values["hardware"]
         return values
 
     def digest(self, tables: Sequence[str]) -> str:

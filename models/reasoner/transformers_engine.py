@@ -27,6 +27,8 @@ from models.reasoner.prompts import MAX_THOUGHT_TOKENS, THINK_END
 from models.reasoner.token_tree import ATTENTION, Tokens, TokenTrees, widen
 
 _FEW = 16  # tokens that usually hold the whole nucleus
+_MORE = 512  # tokens that usually hold a draw from the whole vocabulary
+_LOGITS_AT_ONCE = 2**25  # numbers in float32
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ class TransformersReasoner:
     def _draw(self, logits_LV: Tensor, uniform_L: Tensor) -> Tensor:
         """Draw one token a row by inverse transform sampling within the nucleus."""
         prob_LV = (logits_LV.float() / self.sampling.temperature).softmax(dim=-1)
+        if self.sampling.top_p >= 1 and self.sampling.top_k >= prob_LV.shape[1]:
+            return draw_from_all(prob_LV, uniform_L)
         best_LK, order_LK = self._best(prob_LV)
         below_LK = best_LK.cumsum(dim=-1) - best_LK
         kept_LK = best_LK.masked_fill(below_LK >= self.sampling.top_p, 0.0)
@@ -297,10 +301,34 @@ class _CodeScorer:
     def _logprobs(self, logits_BV: Tensor) -> NDArray[np.float32]:
         """Compute log_softmax over the whole vocabulary; return the codes of one level."""
         ids = torch.from_numpy(self._reasoner.code_ids[self._level]).to(logits_BV.device)
-        logits_BV = logits_BV.float()
-        logp = logits_BV[:, ids] - logits_BV.logsumexp(dim=-1, keepdim=True)
-        result: NDArray[np.float32] = logp.cpu().numpy()
+        parts = []
+        for part_BV in logits_BV.split(max(1, _LOGITS_AT_ONCE // logits_BV.shape[1])):
+            exact_BV = part_BV.float()
+            parts.append(exact_BV[:, ids] - exact_BV.logsumexp(dim=-1, keepdim=True))
+        result: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return result
+
+
+def draw_from_all(prob_LV: Tensor, uniform_L: Tensor) -> Tensor:
+    """Draw one token a row by inverse transform sampling, the most likely tokens first.
+
+    Only rows whose draw is not among the best 16 or 512 tokens have their vocabulary sorted.
+    """
+    size = prob_LV.shape[1]
+    target_L1 = uniform_L.unsqueeze(1) * prob_LV.sum(dim=-1, keepdim=True)
+    token_L = torch.zeros(len(prob_LV), dtype=torch.int64, device=prob_LV.device)
+    open_L = torch.arange(len(prob_LV), device=prob_LV.device)
+    for most in sorted({min(num, size) for num in (_FEW, _MORE, size)}):
+        best_OK, order_OK = prob_LV[open_L].topk(most, dim=-1)
+        at_O1 = torch.searchsorted(best_OK.cumsum(dim=-1), target_L1[open_L], right=True)
+        last_O1 = (best_OK > 0).sum(dim=-1, keepdim=True) - 1
+        drawn_O = order_OK.gather(1, torch.minimum(at_O1, last_O1)).squeeze(1)
+        is_in_O = at_O1.squeeze(1) < (most if most < size else size + 1)
+        token_L[open_L[is_in_O]] = drawn_O[is_in_O]
+        open_L = open_L[~is_in_O]
+        if not len(open_L):
+            break
+    return token_L
 
 
 def _take(tokens: Tokens, at: Tensor) -> Tokens:

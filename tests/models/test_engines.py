@@ -20,14 +20,15 @@ from models.reasoner.think import UserHistory, UserThoughts, render_history, thi
 from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
 from offline.settings import RefreshSettings
-from offline.think.engines import (
+from offline.think.engine_choice import (
     EngineSettings,
     LocalEngine,
     add_engine_arguments,
     engine_settings,
-    load_engine,
 )
+from offline.think.engines import load_engine
 from tests import ROOT
+from tests.fakes.tiny_base import lora_learner
 from tests.fakes.toy import toy_catalog, toy_histories
 from tests.fakes.toy_reasoner import write_toy_reasoner
 
@@ -197,6 +198,30 @@ def test_the_command_line_chooses_an_engine() -> None:
     words = "--engine ray --on-ray vllm --workers 4 --adapter lora --tensor-parallel 2"
     asked = engine_settings(parser.parse_args([*words.split(), "--ray-address", "head:6379"]))
     assert asked == EngineSettings("ray", Path("lora"), 2, "vllm", 4, "head:6379")
+    words = "--device cpu --dtype bfloat16 --max-model-len 2048 --gpu-memory 0.5"
+    asked = engine_settings(parser.parse_args(words.split()))
+    assert asked == EngineSettings(
+        device="cpu", dtype="bfloat16", max_model_len=2048, memory_share=0.5
+    )
+    for wrong in ("--max-model-len 0", "--gpu-memory 1.5", "--gpu-memory much", "--dtype int8"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(wrong.split())
+
+
+def test_an_engine_thinks_on_the_chosen_device_with_the_chosen_numbers(
+    release: Release, tmp_path: Path
+) -> None:
+    settings = RefreshSettings(release.directory, tmp_path)
+    user = UserHistory("u", (1, 2, 3))
+    exact, rounded = (
+        load_engine(release, settings, EngineSettings(device="cpu", dtype=dtype))([user])
+        for dtype in ("auto", "bfloat16")
+    )
+    assert exact != rounded
+    with pytest.raises(InvalidSettings, match="device 'cuda:99': torch finds"):
+        load_engine(release, settings, EngineSettings(device="cuda:99"))
+    with pytest.raises(InvalidSettings, match="device 'gpu', expected auto, cpu, cuda"):
+        load_engine(release, settings, EngineSettings(device="gpu"))
 
 
 @pytest.mark.vllm
@@ -252,6 +277,31 @@ class TestVllm:
         assert legal.any()
         assert found[legal] == pytest.approx(expected[legal], abs=1e-3)
         assert np.abs(without[legal] - expected[legal]).max() > 0.05
+
+    def test_a_trained_adapter_beside_its_base_is_the_merged_reasoner(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        """Written by `training.remote adapter`: token rows in the base, LoRA apart."""
+        pytest.importorskip("peft")
+        from models.reasoner.vllm_engine import VllmReasoner, VllmSettings, VllmThoughts
+
+        catalog = world.catalog
+        lora_learner(ROOT / "releases" / "beauty" / "reasoner", catalog, rows="itemic").export(
+            tmp_path / "merged"
+        )
+        apart = lora_learner(ROOT / "releases" / "beauty" / "reasoner", catalog, rows="itemic")
+        apart.export_apart(tmp_path / "base", tmp_path / "adapter")
+        ours = TransformersReasoner.load(tmp_path / "merged", catalog.space)
+        settings = VllmSettings(adapter=tmp_path / "adapter")
+        engine = VllmReasoner.load(tmp_path / "base", catalog.trie, width=8, settings=settings)
+        prompts = world.prompts(4)
+        thoughts = ours.think(prompts, paths=3, seeds=range(4))
+        asked = [ours.tokenizer.encode(prompt) for prompt in prompts]
+        expected = thoughts.scorer().start()
+        found = VllmThoughts(engine, asked, thoughts.tokens).scorer().start()
+        legal = np.isfinite(found)
+        assert legal.any()
+        assert found[legal] == pytest.approx(expected[legal], abs=0.05)  # bfloat16 on disk
 
 
 def write_adapter(base: Path, adapter: Path, merged: Path) -> None:

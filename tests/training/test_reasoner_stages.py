@@ -74,7 +74,8 @@ def test_lora_on_a_local_base_goes_the_same_way(run: Run, tmp_path: Path) -> Non
     short = replace(RECIPE, reasoner=ReasonerRecipe(stages=("align",)))
     reasoner_stage(Run(run.data, run.work, short))
     (run.work / "reasoner").rename(tmp_path / "qwen3")
-    lora = ReasonerRecipe(str(tmp_path / "qwen3"), STAGES[1:], "lora", lora_rank=2)
+    base_dir = str(tmp_path / "qwen3")  # it knows all tokens already
+    lora = ReasonerRecipe(base_dir, STAGES[1:], "lora", lora_rank=2, rows="itemic")
     made = Run(run.data, run.work, replace(RECIPE, reasoner=lora))
     run_stage(made, "reasoner")
     assert (run.work / "enhance/adapter").is_dir()

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from models.catalog.catalog import build_catalog
 from models.catalog.dataset import ItemText
 from models.catalog.sid import SidSpace
 from models.errors import InvalidInput, InvalidRelease
 from models.reasoner.transformers_engine import Sampling
+from tests.fakes.tiny_base import write_base
 from tests.fakes.toy import toy_catalog, toy_release
 from tests.fakes.toy_run import RECIPE, toy_run
 from training.reasoner_recipes import ReasonerRecipe
-from training.remote import check_before, main, prepare, train
+from training.remote import check_before, export_adapter, main, prepare, train
 from training.renew import renew
 from training.run import Run
 
@@ -116,6 +119,31 @@ def test_the_command_refuses_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("training.remote: ")
     assert "not prepared" in line
+
+
+def test_a_trained_adapter_is_written_beside_its_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both together are the merged reasoner of the run; before the run there is none."""
+    peft: Any = pytest.importorskip("peft")
+    base = write_base(toy_catalog(), tmp_path / "base")
+    reasoner = ReasonerRecipe(base=str(base), stages=("integrate",), tuning="lora", lora_rank=2)
+    run = toy_run(tmp_path, replace(RECIPE, reasoner=reasoner))
+    with pytest.raises(InvalidInput, match="no finished reasoner"):
+        export_adapter(run, tmp_path / "apart")
+    train(run)
+    export_adapter(run, tmp_path / "apart")
+    load = AutoModelForCausalLM.from_pretrained
+    merged: Any = load(run.work / "reasoner", dtype=torch.float32)
+    plain = load(tmp_path / "apart" / "reasoner", dtype=torch.float32)
+    adapted = peft.PeftModel.from_pretrained(plain, str(tmp_path / "apart" / "adapter"))
+    ids = torch.arange(40).unsqueeze(0)
+    expected = merged(input_ids=ids).logits
+    torch.testing.assert_close(adapted(input_ids=ids).logits, expected, rtol=0.05, atol=0.05)
+    where = ["--data", str(run.data), "--work", str(run.work), "--config", "recipe.toml"]
+    with pytest.raises(SystemExit):
+        main(["adapter", *where])
+    assert "adapter needs --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["smollm2", "qwen3"])

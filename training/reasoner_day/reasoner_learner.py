@@ -17,17 +17,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import GatesFailed, InvalidRelease
 from models.reasoner.next_items import Judged, NextItem, judge_next_items
+from models.reasoner.placement import find_device
 from models.reasoner.transformers_engine import Sampling, TransformersReasoner
 from models.release.release import Release
 from training.align import language_recipe
 from training.checkpoint import Checkpoint
-from training.language import train_language
+from training.language import precision, train_language
 from training.learner import Learner, load_learner, new_learner, plain_model
 from training.reasoner_day.day_gates import Trial, bad_weights, compare, failed_drift
 from training.reasoner_day.day_rows import day_batches
@@ -164,9 +164,12 @@ class ReasonerDay:
         sampling = Sampling.of(self._release.reasoner_dir)
         model, space = plain_model(learner.model), self._release.space
         candidate = TransformersReasoner(model, learner.tokenizer, space, sampling)
+        before = self._judge(self._before, asked)
+        with precision(learner.model):
+            after = self._judge(candidate, asked)
         trial = compare(
-            self._judge(self._before, asked),
-            self._judge(candidate, asked),
+            before,
+            after,
             gates,
             kind="new events",
             margin=gates.new_margin,
@@ -221,7 +224,7 @@ class ReasonerDay:
         return self._load_reasoner(self._release.reasoner_dir)
 
     def _load_reasoner(self, directory: Path) -> TransformersReasoner:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = str(find_device())
         return TransformersReasoner.load(directory, self._release.space, device=device)
 
 

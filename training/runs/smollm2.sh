@@ -3,7 +3,7 @@
 # Once, where the whole project is installed:
 #   python -m training.remote prepare --release releases/beauty --data data/beauty \
 #     --work runs/smollm2 --config training/runs/smollm2.toml
-# Then, on the machine with the GPU, with that work folder and the data:
+# Then, on the machine with the GPU, with that work folder and the data. `--check-only` says what fits.
 set -eu
 cd "$(dirname "$0")/../.."
 DATA=${DATA:-data/beauty}
