@@ -40,7 +40,6 @@ from models.catalog.catalog import popular_prefixes
 from models.catalog.sid import Prefix
 from models.errors import InvalidInput
 from models.night.evidence import Evidence
-from models.reasoner.transformers_engine import TransformersReasoner
 from models.release.release import Release
 from models.release.searchers import load_finisher
 
@@ -135,7 +134,7 @@ def _ask_in_all_ways(
 ) -> dict[str, list[Answer]]:
     settings = read_settings(options)
     cache = ThoughtCache.open(options.cache, release, settings, reasoner_dir=spec.directory)
-    reasoner = TransformersReasoner.load(spec.directory, release.space)
+    reasoner = cache.load_reasoner(release.space)
     found = {}
     for way in WAYS:
         if way.has_evidence and not spec.reads_evidence:
