@@ -51,7 +51,7 @@ class World:
     def prompts(self, count: int) -> list[str]:
         return [render_history(self.catalog, user.rows) for user in self.users(count)]
 
-    def think(self, who: Sequence[UserHistory], **options: int) -> list[UserThoughts]:
+    def think(self, who: Sequence[UserHistory], **options: Any) -> list[UserThoughts]:
         seeds = [user_seed(7, user.user_id) for user in who]
         return think_users(self.engine, self.catalog, who, paths=3, width=6, seeds=seeds, **options)
 
