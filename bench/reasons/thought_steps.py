@@ -46,8 +46,9 @@ def step_rows(found: Sequence[Explained], catalog: Catalog, *, seed: int) -> lis
         for name in {name for text in own.texts for name in named_interests(text)}:
             named.add(user, name in topics, name in their_topics)
         for prefix in own.prefixes:
-            meant = topic_of[prefix.codes]
-            prefixed.add(user, *(_next(each, prefix.path) == meant for each in (own, other)))
+            if prefix.path is not None:  # None: found by the night's items, by no thought
+                meant = topic_of[prefix.codes]
+                prefixed.add(user, *(_next(each, prefix.path) == meant for each in (own, other)))
         for item in own.items:
             served.add(user, item["path"] is not None, False)
             if item["path"] is not None:

@@ -17,8 +17,8 @@ _STEPS = pick(
     "claim",
     {
         "named_topic_is_in_history": "a topic that a thought names is in the history",
-        "prefix_is_of_next_topic": "a prefix of C_u is of the topic that its thought names next",
-        "served_item_is_below_a_prefix": "a served item lies below a prefix of C_u",
+        "prefix_is_of_next_topic": "a prefix that a thought found is of the topic named next",
+        "served_item_is_below_a_prefix": "a served item lies below a prefix that a thought found",
         "covered_item_is_of_next_topic": "such an item is of the topic that the thought names next",
         "thought_shown_is_of_the_items_category": "the topic of a thought that is shown is in the "
         "item's categories",
