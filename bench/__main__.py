@@ -71,6 +71,9 @@ COMMANDS = {
     "understanding": Command(
         "quality.understanding", "BERTScore of a reasoner's texts about items and users"
     ),
+    "wishes": Command(
+        "wishes.wish_bench", "share of served items that fit a wish, through a real service"
+    ),
     "baseline": Command(
         "finish.baseline_quality", "ranking quality of the language model behind `generate`"
     ),

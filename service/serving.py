@@ -40,6 +40,7 @@ from service.recommend.experiments import Experiments
 from service.recommend.model_thread import ModelThread, NotDoneError
 from service.recommend.pages import Cursors
 from service.recommend.pipeline import Pipeline, Policy
+from service.recommend.wish_dialogue import Heard, WishDialogue
 from service.reload import Renewal, is_live_folder, renew
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
@@ -122,6 +123,8 @@ class Serving:
                 mode=settings.mode,
                 num_own_prefixes=settings.online_prefixes,
                 record_max_age_s=settings.record_max_age_hours * 3600,
+                wish_lasts_s=settings.wish_minutes * 60,
+                wish_strength=settings.wish_nats,
             ),
             users=self._users,
             manifest=self.manifest,
@@ -130,6 +133,9 @@ class Serving:
             experiments=Experiments(settings.experiments, held_share=settings.rung_share),
             metrics=self.metrics,
             hits=self._hits,
+        )
+        self._wishes = WishDialogue(
+            self._users, self._engines, self._hits, lasts_s=settings.wish_minutes * 60
         )
         self._watch_gauges()
 
@@ -288,6 +294,23 @@ class Serving:
         """Return the number of workers that can do it; None: unknown. Raises StoreUnavailable."""
         await self._users.request_thinking(user_id, instruction)
         return await self._users.count_workers()
+
+    async def hear_wish(
+        self, user_id: str, text: str | None, *, item_id: str | None = None, forgets: bool = False
+    ) -> Heard | None:
+        """Take a turn about a user's wish, which counts from the next answer on.
+
+        Returns None without a text. Raises StoreUnavailable.
+
+        Args:
+            item_id: the item that "this" and "that" in the text mean.
+            forgets: end the earlier wish first.
+        """
+        if forgets:
+            await self._wishes.forget(user_id)
+        if not text or text.isspace():
+            return None
+        return await self._wishes.hear(user_id, text, item_id=item_id)
 
     async def request_erasure(self, user_id: str) -> int | None:
         """Return the number of workers that can do it; None: unknown. Raises StoreUnavailable."""

@@ -94,6 +94,10 @@ class ServiceSettings(BaseSettings):
     record_max_age_hours: Annotated[float, Field(gt=0)] = 48  # an older record is `stale`
     # Share of all users that each rung below `stale` always serves, so that its value is measured.
     rung_share: Annotated[float, Field(ge=0, le=0.1)] = 0.005
+    # A wish holds for so long behind its last turn.
+    wish_minutes: Annotated[float, Field(gt=0, le=1440)] = 30
+    # What a wish adds to the score of an item that fits wholly, in nats; 0: it only rules out.
+    wish_nats: Annotated[float, Field(ge=0, le=50)] = 20
     experiments: tuple[Experiment, ...] = ()  # shares of the users in arms
     # Key that signs cursors; None: random at each start, so that only its workers accept them.
     cursor_secret: Annotated[SecretStr, Field(min_length=16)] | None = None

@@ -32,6 +32,7 @@ class Ground(StrEnum):
     MEMORY = "memory"  # counts of pairs with items of the history
     WORDS = "words"  # texts like those of items of the history
     NIGHT = "night"  # the night's bonus
+    WISH = "wish"  # the bonus of the user's wish
     MODEL = "model"  # the online model
     POPULAR = "popular"  # no score: a fixed order
 

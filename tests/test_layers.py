@@ -18,7 +18,7 @@ LAYERS = {
         {"intake"},
         {"catalog"},
         {"store", "online", "reasoner", "baselines"},
-        {"release", "log", "night"},
+        {"release", "log", "night", "wishes"},
     ),
     "service": (
         {"sources", "problems", "config_file"},
@@ -65,7 +65,7 @@ LAYERS = {
     "bench": (
         {"common"},
         {"load", "quality", "ab", "tables", "demo"},
-        {"finish", "night", "chaos", "table1", "freshness", "reasons"},
+        {"finish", "night", "chaos", "table1", "freshness", "reasons", "wishes"},
         {"__main__"},
     ),
 }

@@ -141,9 +141,11 @@ class ServiceProcess(ModuleProcess):
         words = [*arguments, "--port", str(self.port)]
         super().__init__("service", words, log=log, core=core, environ=environ)
 
-    def wait_until_ready(self, *, poll_s: float = _POLL_S) -> None:
-        """Poll the readiness route. Raises StepFailedError if the process ends or 60 s pass."""
-        deadline = time.monotonic() + _READY_TIMEOUT_S
+    def wait_until_ready(
+        self, *, poll_s: float = _POLL_S, timeout_s: float = _READY_TIMEOUT_S
+    ) -> None:
+        """Poll the readiness route. Raises StepFailedError if the process ends or in vain."""
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and self.wait(0) is None:
             try:
                 if httpx.get(f"{self.url}/health/ready").status_code == httpx.codes.OK:

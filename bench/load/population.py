@@ -15,7 +15,7 @@ from rich.progress import track
 
 from bench.common.service_process import run_module
 from models.catalog.catalog import Catalog
-from models.catalog.dataset import Interaction, load_dataset
+from models.catalog.dataset import load_dataset
 from models.online.finish import Finisher
 from models.reasoner.think import MAX_HISTORY
 from models.release.release import Release
@@ -44,14 +44,15 @@ def populate(
     run_module("offline", "import", "--data", str(data_dir), "--redis", redis_url)
     known = sorted(histories)
     order = np.random.default_rng(seed).permutation(len(known))[:num_users]
-    chosen = {known[at]: histories[known[at]] for at in order}
-    asyncio.run(_go_live(redis_url, release, chosen))
+    chosen = {
+        known[at]: [interaction.item_id for interaction in histories[known[at]]] for at in order
+    }
+    asyncio.run(go_live(redis_url, release, chosen))
     return list(chosen)
 
 
-async def _go_live(
-    redis_url: str, release: Release, histories: Mapping[str, Sequence[Interaction]]
-) -> None:
+async def go_live(redis_url: str, release: Release, histories: Mapping[str, Sequence[str]]) -> None:
+    """Write a live layer for users with these items, oldest first. Raises StoreUnavailable."""
     store = RedisStore(redis_url, _TIMEOUT_MS)
     try:
         await _write_layer(store, release, histories)
@@ -60,15 +61,14 @@ async def _go_live(
 
 
 async def _write_layer(
-    store: UserStore, release: Release, histories: Mapping[str, Sequence[Interaction]]
+    store: UserStore, release: Release, histories: Mapping[str, Sequence[str]]
 ) -> None:
     now_ms = time.time_ns() // 1_000_000
     layer = Layer(generation=now_ms, created_at=now_ms // 1000, users=len(histories))
 
     def rows() -> Iterator[UserRow]:
         finisher = load_finisher(release)
-        for user_id, history in track(histories.items(), description="write records"):
-            items = [interaction.item_id for interaction in history]
+        for user_id, items in track(histories.items(), description="write records"):
             prefixes = own_prefixes(finisher, release.catalog, items)
             record = PrefixRecord(
                 layer.generation, release.space.fingerprint, layer.created_at, prefixes

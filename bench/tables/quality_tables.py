@@ -198,6 +198,34 @@ _THOUGHT_WORDS = pick(
     Column("prefix recall", "prefix_recall", 3),
     Column("prefixes", "prefixes", 1),
 )
+_WISHES = pick(
+    "wish",
+    {
+        "popularity": "popularity, topic from elsewhere",
+        "none": "none, topic from elsewhere",
+        "trained": "the trained sentence",
+        "untrained": "14 other wordings, mean",
+        "none_inside": "none, topic of the user's own",
+        "untrained_inside": "another wording, topic of the user's own",
+        "negation": "6 refusals of it, mean",
+        "none_unwind": "none, relaxing items",
+        "mood_unwind": '"after a stressful week I need to unwind"',
+        "mood_rough_day": '"rough day, cheer me up"',
+        "none_beach": "none, items for the sun",
+        "mood_beach": '"we are flying to the beach next month"',
+        "none_party": "none, festive items",
+        "mood_party": '"there is a big party on Saturday"',
+        "brand": "brand of the first item, before",
+        "brand_turn": '"a different maker please, not that brand"',
+        "none_true": "none, kind of the next item",
+        "untrained_true": "another wording, kind of the next item",
+    },
+    Column("fused", "fused", 3),
+    Column("fused, by title", "fused_title", 3),
+    Column("strict", "strict", 3),
+    Column("union", "union", 3),
+    Column("R@10, fused", "recall@10_fused", 3),
+)
 _STAGES = pick(
     "reasoner alone after",
     {
@@ -293,6 +321,7 @@ QUALITY_TABLES = {
     "time-split": Table("time_split", _TIME_SPLIT),
     "time-split-differences": Table("time_split", _TIME_SPLIT_DIFFERENCES),
     "thought-words": Table("thought_words", _THOUGHT_WORDS),
+    "wishes": Table("wishes", _WISHES),
     "stages": Table("stages", _STAGES),
     "stage-gains": Table("stages", _STAGE_GAINS),
     "frontier": Table("frontier", _FRONTIER),

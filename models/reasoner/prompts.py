@@ -287,5 +287,9 @@ def ranked_topics(catalog: Catalog, history: Sequence[int]) -> tuple[str, ...]:
 def wish(catalog: Catalog, target: int, *, is_exact: bool) -> str:
     """Render a user's instruction that asks for the target's leaf category or its topic."""
     path = catalog.categories[target]
-    name = path[-1] if is_exact and path else topic(catalog, target)
+    return wish_for(path[-1] if is_exact and path else topic(catalog, target))
+
+
+def wish_for(name: str) -> str:
+    """Render the instruction that asks for a category or a topic."""
     return f"I am looking for {_plain(name)}"

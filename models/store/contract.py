@@ -24,6 +24,7 @@ from models.store.keys import UserRow
 from models.store.manifest import Manifest
 from models.store.model_pointer import ModelPointer
 from models.store.user_state import UserState
+from models.store.wish_turns import WishTurn
 
 BEGINNING = "0-0"  # an entry id before the first entry of every stream
 
@@ -164,6 +165,14 @@ class UserStore(Protocol):
 
         Empty if there are none, or if they do not decode (logged).
         """
+        ...
+
+    async def read_wish(self, user_id: str) -> tuple[WishTurn, ...]:
+        """Return the turns of a wish, oldest first; none if it is over or does not decode."""
+        ...
+
+    async def write_wish(self, user_id: str, turns: Sequence[WishTurn], ttl_s: int) -> None:
+        """Keep these turns for `ttl_s` seconds, in place of those before; none end the wish."""
         ...
 
     async def write_layer(
@@ -360,6 +369,10 @@ class RequestQueue(ThinkRequests, Protocol):
         First come requests that another worker has held for `idle_ms`. Without any, wait up to
         `wait_ms` for new ones.
         """
+        ...
+
+    async def count_requests(self) -> int:
+        """Return the number of requests that are not settled yet."""
         ...
 
     async def beat(self, worker: str, *, is_leaving: bool = False) -> None:

@@ -3,6 +3,7 @@
     ta:{user}:p:<generation>     PrefixRecord of the user
     ta:{user}:why:<generation>   thoughts behind it
     ta:{user}:h                  events of the user, a stream
+    ta:{user}:w                  turns of the user's wish, while it lasts
     ta:manifest                  the manifest, which names the live generations
     ta:{ta:manifest}:past        replaced manifests, newest first; in the cluster slot of the above
     ta:requests                  users to think about soon, a stream
@@ -95,6 +96,9 @@ class Keys:
 
     def history(self, user_id: str) -> str:
         return f"{self._tag(user_id)}:h"
+
+    def wish(self, user_id: str) -> str:
+        return f"{self._tag(user_id)}:w"
 
     def of_user(self, user_id: str) -> str:
         """Return a pattern for all keys of one user; a percent-encoded id has no wildcard in it."""

@@ -22,8 +22,8 @@ from models.store.contract import Erasure, Erasures, Request
 from models.store.events import check_user_id
 from models.store.records import hash_user
 from models.store.user_state import sound_entries
+from models.store.wish_turns import MAX_INSTRUCTION_CHARS
 
-MAX_INSTRUCTION_CHARS = 500
 MAX_ERASURES = 10_000  # waiting ones; none may be dropped, so further ones are refused
 
 _MAX_REQUESTS = 100_000  # waiting ones; the oldest are dropped: the night thinks about every user
@@ -119,6 +119,10 @@ class RedisRequests(RedisGroups):
             self._keys.requests, worker, count=count, wait_ms=wait_ms, idle_ms=idle_ms
         )
         return [_read_request(each) for each in taken]
+
+    async def count_requests(self) -> int:
+        (reply,) = await self._ask(("XLEN", self._keys.requests))
+        return int(reply)
 
     async def settle_requests(self, requests: Sequence[Request]) -> None:
         await self._settle(self._keys.requests, [request.entry for request in requests])

@@ -30,6 +30,7 @@ from models.store.user_state import (
     read_commands,
     read_entries,
 )
+from models.store.wish_turns import WishTurn, decode_turns, encode_turns
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,13 @@ class RedisStore(RedisAppends, RedisUpkeep, RedisRequests, RedisErasures, RedisI
     async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
         (reply,) = await self._ask(("GET", self._keys.thoughts(user_id, generation)))
         return read_texts(as_bytes(reply), user_id)
+
+    async def read_wish(self, user_id: str) -> tuple[WishTurn, ...]:
+        return decode_turns(await self._read_bytes(self._keys.wish(user_id)))
+
+    async def write_wish(self, user_id: str, turns: Sequence[WishTurn], ttl_s: int) -> None:
+        key, expiry_s = self._keys.wish(user_id), ttl_s if turns else 1
+        await self._ask(("SET", key, encode_turns(turns), "EX", expiry_s))
 
     async def write_layer(
         self, generation: int, rows: Iterable[UserRow], ttl_s: int, *, jitter_s: int = 0

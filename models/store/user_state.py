@@ -17,6 +17,7 @@ from models.store.events import STREAM_LIMIT, Event, decode_event, merge_events
 from models.store.keys import Keys, Skipped, newest_record
 from models.store.records import PrefixRecord
 from models.store.wire import Command
+from models.store.wish_turns import WishTurn, decode_turns
 
 _ENTRY_ID = re.compile(rb"\d+-\d+")
 
@@ -54,6 +55,7 @@ class UserState:
     record: PrefixRecord | None  # the newest valid one of the live layers
     skipped: tuple[Skipped, ...] = ()  # reasons to skip newer layers
     has_lost_history: bool = False  # the key of the history, or an entry in it, is none of ours
+    wish: tuple[WishTurn, ...] = ()  # turns of the wish in the store, oldest first
     # For the next read of this user; None if it cannot build on this one.
     records: Records | None = field(default=None, compare=False, repr=False)
     stream: Stream | None = field(default=None, compare=False, repr=False)
@@ -65,6 +67,7 @@ def read_commands(
     """Return the commands that read a user; `add_up` takes the replies. Raises InvalidUserId."""
     key = keys.history(user_id)
     gets: list[Command] = [("GET", keys.record(user_id, generation)) for generation in layers]
+    gets.append(("GET", keys.wish(user_id)))
     if known is None or known.stream is None:
         return [*gets, ("XREVRANGE", key, "+", "-", "COUNT", STREAM_LIMIT)]
     newer = ("XRANGE", key, known.stream.last_entry, "+", "COUNT", STREAM_LIMIT + 1)
@@ -99,6 +102,7 @@ def add_up(
         record=records.record,
         skipped=records.skipped,
         has_lost_history=has_lost_history,
+        wish=decode_turns(as_bytes(replies[len(layers)])),
         records=records,
         stream=None if has_lost_history or not stream.arrivals else stream,
     )

@@ -21,7 +21,6 @@ from typing import NamedTuple, TypeVar
 
 from models.errors import InvalidInput, ManifestConflict, StoreUnavailable
 from models.intake.users_table import Attributes
-from models.reasoner.think import UserHistory
 from models.release.release import Release
 from models.store.contract import NightStore, Request
 from models.store.events import check_user_id
@@ -35,6 +34,7 @@ from offline.plan.plan_file import to_history
 from offline.settings import MICRO_BATCH
 from offline.think.micro_batch import Think, think_about
 from offline.think.night_model import NightModel, add_findings
+from offline.think.wished_thoughts import KnownWishes, WishedHistory, obey
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class Worker:
     runner: asyncio.Runner
     night: NightModel | None = None  # adds to records what it finds; None: nothing
     attributes: Mapping[str, Attributes] = field(default_factory=dict)  # of users, for prompts
+    wishes: KnownWishes = field(default_factory=KnownWishes)
     name: str = f"{socket.gethostname()}-{os.getpid()}"  # of this consumer; unique in the group
     idle_ms: int = _IDLE_MS
     wait_ms: int = _WAIT_MS
@@ -127,21 +128,31 @@ class Worker:
                     await self.store.beat(self.name)
         return running.result()
 
-    async def _histories(self, requests: Sequence[Request]) -> list[UserHistory]:
-        """Read the histories of sound requests; the last instruction of a user counts."""
+    async def _histories(self, requests: Sequence[Request]) -> list[WishedHistory]:
+        """Read the histories of sound requests, with what the users wish.
+
+        The last instruction of a user counts, after the turns that the store keeps.
+        """
         admitted = {request.user_id: request for request in requests if _admit(request)}
         events = await self.store.read_histories(list(admitted))
         found = []
         for user_id, request in admitted.items():
             history = to_history(self.release, user_id, events[user_id])
-            if history is not None:
-                about = tuple(sorted(self.attributes.get(user_id, {}).items()))
-                found.append(replace(history, instruction=request.instruction, attributes=about))
+            if history is None:
+                continue
+            about = tuple(sorted(self.attributes.get(user_id, {}).items()))
+            history = replace(history, attributes=about)
+            turns = await self.store.read_wish(user_id) if request.instruction else ()
+            found.append(
+                self.wishes.read(self.release.catalog, history, request.instruction, turns)
+            )
         return found
 
-    def _think_about(self, users: Sequence[UserHistory], now_s: int) -> list[ShardRow]:
+    def _think_about(self, wished: Sequence[WishedHistory], now_s: int) -> list[ShardRow]:
         """Think about users. A failed user gets no row; the next night tries again."""
+        users = [each.history for each in wished]
         thoughts = think_about(users, self.think, Outcome()) if users else []
+        thoughts = obey(self.release.catalog, wished, thoughts)
         if self.night is not None:
             thoughts = add_findings(self.night.of(self.release), users, thoughts)
         return [ShardRow(now_s, each) for each in thoughts if each.prefixes]

@@ -39,7 +39,7 @@ _RECOMMENDATION = {
                 "ground": "memory",
                 "text": 'Others had it soon before or after "Argan Oil" (5.4 times, by nearness). '
                 "Path 0 names its topic: Hair Care > Conditioners.",
-                "parts": {"model": -7.31, "memory": 1.9, "night": 1.24},
+                "parts": {"model": -7.31, "memory": 1.9, "night": 1.24, "wish": 0.0},
                 "evidence": [{"item_id": "B0012UX3TA", "share": 1.0, "times": 5.4, "cosine": 0.0}],
                 "thought": {"path": 0, "topic": "Hair Care > Conditioners"},
             },

@@ -5,7 +5,15 @@ from typing import cast
 
 from models.catalog.catalog import Catalog
 from service.api import responses
-from service.api.responses import ExperimentArm, Generation, Item, PathText, Recommendation, Timings
+from service.api.responses import (
+    ExperimentArm,
+    Generation,
+    Item,
+    PathText,
+    Recommendation,
+    Timings,
+    WishAtWork,
+)
 from service.recommend.ladder import RECORDED
 from service.recommend.pages import Cursors
 from service.recommend.pipeline import Served
@@ -35,6 +43,10 @@ def write_recommendation(
         del answer["paths"]  # built in, then deleted: the agreed order has it before timings_ms
     else:
         _add_reasons(answer["items"], served)
+    if served.wish is not None:
+        answer["wish"] = WishAtWork(
+            wanted=served.wish.wanted, unwanted=served.wish.unwanted, until=served.wish_until
+        )
     return answer
 
 
@@ -92,7 +104,9 @@ def _reason(reason: ItemReason, catalog: Catalog) -> responses.ItemReason:
     return {
         "ground": reason.ground,
         "text": sentence(reason, catalog) + agrees,
-        "parts": responses.Parts(model=parts.model, memory=parts.memory, night=parts.night)
+        "parts": responses.Parts(
+            model=parts.model, memory=parts.memory, night=parts.night, wish=parts.wish
+        )
         if parts is not None
         else None,
         "evidence": [

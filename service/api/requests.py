@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.store.events import HISTORY_LIMIT
-from models.store.queues import MAX_INSTRUCTION_CHARS
+from models.store.wish_turns import MAX_INSTRUCTION_CHARS
 from service.api.params import WHOLE_NUMBER, EventIdText, ItemIdText, UnixSeconds, UserIdText
 from service.recommend.pages import LIFETIME_S, MAX_CURSOR_CHARS, MAX_SHOWN
 from service.sources import DEFAULT_ITEMS, Mode
@@ -199,15 +199,25 @@ class ThinkRequest(BaseModel):
         frozen=True,
         strict=True,
         extra="forbid",
-        json_schema_extra={
-            "examples": [{"instruction": "A present for my sister, under 20 euros"}]
-        },
+        json_schema_extra={"examples": [{"instruction": "I am tired of shampoo, show me perfume"}]},
     )
 
     instruction: Annotated[
         str | None,
         Field(
             max_length=MAX_INSTRUCTION_CHARS,
-            description="For this thought only; the reasoner reads it together with the history.",
+            description="A wish in the user's words. It changes the ranking from the next answer "
+            "on, for a while, and the reasoner reads it together with the history. Further turns "
+            "refine it.",
         ),
     ] = None
+    item_id: Annotated[
+        ItemIdText | None,
+        Field(
+            description='Item that "this" and "that" in the instruction mean; null: the first item '
+            "of the last answer that this process gave to the user."
+        ),
+    ] = None
+    forget_wish: Annotated[
+        bool, Field(description="End the earlier wish first, whatever the instruction says.")
+    ] = False

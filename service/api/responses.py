@@ -27,6 +27,7 @@ class Parts(TypedDict):
     model: Annotated[float, Field(description="Log-probability by the online model (Eq. 11).")]
     memory: Annotated[float, Field(description="Bonus of the memory, at least 0.")]
     night: Annotated[float, Field(description="Bonus of the night, in the mode `fused`.")]
+    wish: Annotated[float, Field(description="Bonus of the user's wish.")]
 
 
 class PairEvidence(TypedDict):
@@ -56,7 +57,8 @@ class ItemReason(TypedDict):
         Ground,
         Field(
             description="Largest part of the score. `memory`: counts of pairs; `words`: similar "
-            "texts; `night`: the night's bonus; `model`: the online model; `popular`: no score."
+            "texts; `night`: the night's bonus; `wish`: the bonus of the user's wish; `model`: the "
+            "online model; `popular`: no score."
         ),
     ]
     text: Annotated[str, Field(description="The reason as a sentence, with titles: escape it.")]
@@ -121,6 +123,14 @@ class ExperimentArm(TypedDict):
 class PathText(TypedDict):
     path: int
     text: Annotated[str, Field(description="Model output: escape it before rendering.")]
+
+
+class WishAtWork(TypedDict):
+    """A wish of the user that the answer obeys."""
+
+    wanted: Annotated[list[str], Field(description="What is raised, as the catalog names it.")]
+    unwanted: Annotated[list[str], Field(description="What is ruled out.")]
+    until: Annotated[int, Field(description="Unix seconds of the end of the wish.")]
 
 
 class Timings(TypedDict):
@@ -200,6 +210,9 @@ class Recommendation(TypedDict):
             ),
         ]
     ]
+    wish: NotRequired[
+        Annotated[WishAtWork, Field(description="Only while a wish of the user is at work.")]
+    ]
     timings_ms: Timings
 
 
@@ -217,6 +230,24 @@ class RecommendationBatch(TypedDict):
     results: Annotated[list[BatchEntry], Field(description="In the order of `user_ids`.")]
 
 
+class WishHeard(BaseModel):
+    """Understanding of an instruction."""
+
+    answer: Annotated[
+        str,
+        Field(
+            description="A sentence for the user: what was understood, and what is done. It quotes "
+            "the user and the catalog: escape it before rendering."
+        ),
+    ]
+    wanted: Annotated[list[str], Field(description="What is raised, as the catalog names it.")]
+    unwanted: Annotated[list[str], Field(description="What is ruled out.")]
+    unknown: Annotated[list[str], Field(description="Words that the catalog does not know.")]
+    until: Annotated[
+        int | None, Field(description="Unix seconds of the end of the wish; null: none holds.")
+    ]
+
+
 class Accepted(BaseModel):
     """A request queued for a worker; needs a running `python -m offline worker`."""
 
@@ -229,6 +260,9 @@ class Accepted(BaseModel):
             "the store did not tell."
         ),
     ]
+    wish: Annotated[
+        WishHeard | None, Field(description="Null without an instruction, and for an erasure.")
+    ] = None
 
 
 class Alive(BaseModel):

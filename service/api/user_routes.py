@@ -11,7 +11,7 @@ from starlette.responses import Response
 from service.api.params import CurrentServing, UserId
 from service.api.query_names import StrictRoute
 from service.api.requests import ThinkRequest
-from service.api.responses import Accepted
+from service.api.responses import Accepted, WishHeard
 from service.problems import (
     BAD_JSON,
     NOT_ACCEPTED,
@@ -20,6 +20,7 @@ from service.problems import (
     TOO_LARGE,
     problem_responses,
 )
+from service.recommend.wish_dialogue import Heard
 
 router = APIRouter(prefix="/v1/users", route_class=StrictRoute)
 
@@ -39,13 +40,18 @@ async def think(
     user_id: UserId,
     body: Annotated[ThinkRequest | None, Body()] = None,
 ) -> Response:
-    """Queue the user for a worker, which takes seconds; answers then use the new thought.
+    """Take a wish, and queue the user for a worker.
 
-    Needs a running worker: `workers` is 0 while there is none, and the user then waits for one. A
+    A wish counts from the next answer on, with or without a worker. The thought takes seconds and
+    needs a running worker: `workers` is 0 while there is none, and the user then waits for one. A
     user without a history is skipped.
     """
-    instruction = body.instruction if body is not None else None
-    return _accepted(request, user_id, await serving.request_thinking(user_id, instruction))
+    body = body or ThinkRequest()
+    heard = await serving.hear_wish(
+        user_id, body.instruction, item_id=body.item_id, forgets=body.forget_wish
+    )
+    workers = await serving.request_thinking(user_id, body.instruction)
+    return _accepted(request, user_id, workers, heard)
 
 
 @router.delete(
@@ -64,6 +70,24 @@ async def erase(request: Request, serving: CurrentServing, user_id: UserId) -> R
     return _accepted(request, user_id, await serving.request_erasure(user_id))
 
 
-def _accepted(request: Request, user_id: str, workers: int | None) -> Response:
-    answer = Accepted(request_id=request.state.request_id, user_id=user_id, workers=workers)
+def _accepted(
+    request: Request, user_id: str, workers: int | None, heard: Heard | None = None
+) -> Response:
+    answer = Accepted(
+        request_id=request.state.request_id,
+        user_id=user_id,
+        workers=workers,
+        wish=_told(heard) if heard is not None else None,
+    )
     return Response(answer.model_dump_json(), 202, media_type="application/json")
+
+
+def _told(heard: Heard) -> WishHeard:
+    wish = heard.wish
+    return WishHeard(
+        answer=heard.sentence,
+        wanted=wish.wanted,
+        unwanted=wish.unwanted,
+        unknown=list(wish.wish.unknown),
+        until=heard.until_s,
+    )

@@ -64,10 +64,11 @@ class ListedItem(ItemCard):
     rank: int
     source: Source
     sid: list[int]
-    score: float | None  # model, memory and night together; None for `popular`
+    score: float | None  # all parts together; None for `popular`
     model: float | None  # log-probability by the online model
     memory: float | None  # bonus of the memory
     night: float | None  # bonus of the night
+    wish: float | None  # bonus of the wish
     prefix: float | None  # log-probability of the item's prefix by the night
     path: int | None  # number of the thought whose prefix covers the item
     reason: str | None  # what speaks most for the item, as a sentence; None: no time for it
@@ -151,6 +152,7 @@ class Wish(ThinkRequest):
 
 class Wished(BaseModel):
     workers_alive: int | None  # None: not known
+    answer: str | None  # what was understood of the wish; None without one
 
 
 class LiveNight(BaseModel):

@@ -155,9 +155,12 @@ class Explorer:
         return Clicked(**appended._asdict())
 
     async def wish(self, wish: Wish) -> Wished:
-        """Have a worker think about the user. Raises StoreUnavailable."""
+        """Take a wish, and have a worker think about the user. Raises StoreUnavailable."""
+        heard = await self._serving.hear_wish(
+            wish.user_id, wish.instruction, item_id=wish.item_id, forgets=wish.forget_wish
+        )
         alive = await self._serving.request_thinking(wish.user_id, wish.instruction or None)
-        return Wished(workers_alive=alive)
+        return Wished(workers_alive=alive, answer=heard.sentence if heard is not None else None)
 
 
 def _card(catalog: Catalog, item_id: str) -> ItemCard:
@@ -206,6 +209,7 @@ def _listed(served: Served) -> Iterator[ListedItem]:
             model=parts.model if parts is not None else None,
             memory=parts.memory if parts is not None else None,
             night=parts.night if parts is not None else None,
+            wish=parts.wish if parts is not None else None,
             prefix=prefix.logprob if prefix is not None else None,
             path=prefix.path if prefix is not None else None,
             reason=sentence(reason, catalog) if reason is not None else None,

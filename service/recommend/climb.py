@@ -9,6 +9,9 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.catalog.candidates import Candidates
 from models.online.finish import KeptHistory
 from models.online.memory.tree_memory import NightBonus
@@ -80,6 +83,7 @@ class Climb:
         self._taken = set(wanted.exclude)
         self._is_united = wanted.mode != Mode.STRICT and plan.record is not None
         self._night: NightBonus | None = None  # of the rung of the record, in a fused answer
+        self._wish = wanted.wish if wanted.wish is not None and wanted.wish.raises else None
 
     def run(self, deadline: float) -> None:
         """Try the rungs of the model in order, until enough items are found or time is up.
@@ -129,8 +133,8 @@ class Climb:
             self._candidates(rung, state),
             k=wanted.num_items - len(self.picks),
             exclude=self._taken,
-            allowed_N=wanted.category.mask if wanted.category is not None else None,
-            night=self._night,
+            allowed_N=self._allowed(),
+            night=self._bonus(),
         )
         return [
             Pick(scored.row, scored.score, self._source(rung, scored.row), scored.because)
@@ -143,29 +147,55 @@ class Climb:
         assert self._plan.record is not None
         return self._engine.night_bonus(self._plan.record, num_fresh=self._plan.num_fresh)
 
+    def _bonus(self) -> NightBonus | None:
+        """Return the bonus of the night and of the wish together."""
+        if self._wish is None or not self._engine.finisher.takes_nights:
+            return self._night
+        bonus = self._wish.bonus(self._wanted.wish_strength)
+        if bonus is None or self._night is None:
+            return bonus or self._night
+        return bonus.joined(self._night)
+
+    def _allowed(self) -> NDArray[np.bool_] | None:
+        """Return the mask of all filters; a model that takes no bonus gets the wish as a filter."""
+        allowed_N = self._wanted.allowed
+        if self._wish is None or self._engine.finisher.takes_nights:
+            return allowed_N
+        return self._wish.only if allowed_N is None else self._wish.only & allowed_N
+
     def _candidates(self, rung: Source, state: KeptHistory) -> Candidates:
         if rung == Source.GLOBAL:
-            return self._engine.global_candidates
+            return self._engine.global_candidates if self._wish is None else self._whole
         if rung == Source.ONLINE:
             return self._own_candidates(state)
         if self._wanted.mode == Mode.FUSED:
-            category = self._wanted.category
-            return category.candidates if category is not None else self._engine.finisher.whole
+            return self._whole
         assert self._plan.record is not None
         recorded = self._engine.candidates(self._plan.record)
+        if self._wish is not None:
+            recorded = self._engine.finisher.union(recorded, self._wish.candidates)
         if self._is_united:
             return self._engine.finisher.union(recorded, self._own_candidates(state))
         return recorded
 
+    @property
+    def _whole(self) -> Candidates:
+        """Return all prefixes of the category; without one, of the catalog."""
+        category = self._wanted.category
+        return category.candidates if category is not None else self._engine.finisher.whole
+
     def _own_candidates(self, state: KeptHistory) -> Candidates:
-        """Return the model's own prefixes, or all prefixes of the category if there is one."""
-        if self._wanted.category is not None:
-            return self._wanted.category.candidates
+        """Return the model's own prefixes; all prefixes of a category or under a wish."""
+        if self._wanted.category is not None or self._wish is not None:
+            return self._whole
         return self._engine.finisher.own_prefixes(state, count=self._wanted.num_own)
 
     def _source(self, rung: Source, row: int) -> Source:
-        """Return the rung, or `online` for an item of a union that the record does not hold."""
-        if not self._is_united or rung not in RECORDED:
+        """Return the rung, or `online` for an item of a union that the record does not hold.
+
+        A wish makes a union of every search: it looks beyond the record.
+        """
+        if rung not in RECORDED or not (self._is_united or self._wish is not None):
             return rung
         is_recorded = self._prefix_of(row) in self._recorded or row in self._night_rows
         return rung if is_recorded else Source.ONLINE

@@ -31,6 +31,7 @@ from models.store.model_pointer import ModelCanary
 from models.store.records import PrefixRecord
 from service.recommend.categories import MAX_POPULAR, Categories, by_popularity
 from service.recommend.pages import digest
+from service.recommend.wishes import Wishes
 
 Role = Literal["own", "canary", "arm"]  # of an engine in one process
 MIB = 1 << 20
@@ -78,6 +79,10 @@ class Kept:
         if self._release.manifest.memory is None:
             return None
         return PairFile(self._release.directory / NEIGHBOURS)
+
+    @cached_property
+    def wishes(self) -> Wishes:
+        return Wishes(self._release.catalog)
 
     def under_new_weights(self) -> "Kept":
         """Return the same without the encoded histories, for other weights over the same items."""
@@ -202,6 +207,10 @@ class Engine:
         return self._kept.pairs
 
     @property
+    def wishes(self) -> Wishes:
+        return self._kept.wishes
+
+    @property
     def global_candidates(self) -> Candidates:
         return self._kept.global_candidates(self.finisher)
 
@@ -286,6 +295,7 @@ def self_test(engine: Engine) -> None:
     if not engine.popular_rows:
         raise InvalidRelease(f"{engine.label}: the catalog holds no item")
     engine.categories.get("")  # builds the index
+    engine.wishes.get(())  # and that of the names
     for rows in (engine.popular_rows[:_SELF_TEST_ITEMS], ()):
         state = engine.encode(rows)
         engine.finisher.own_prefixes(state, count=1)

@@ -8,10 +8,14 @@ Pure decisions over a user's state and an engine: no store, no thread, no clock.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.store.events import Event
 from models.store.records import PrefixRecord
 from service.recommend.categories import Category
 from service.recommend.engine import Engine
+from service.recommend.wishes import HeldWish
 from service.sources import Mode, Reason, Source
 from service.users.reader import UserView
 
@@ -46,6 +50,17 @@ class Wanted(NamedTuple):
     category: Category | None  # None: the whole catalog
     mode: Mode  # what the rungs of a record search
     num_own: int  # number of its own prefixes that the online model takes
+    wish: HeldWish | None = None
+    wish_strength: float = 0.0  # nats that the wish adds to an item that fits wholly
+
+    @property
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Mask of the rows that category and wish leave; None if they leave all."""
+        category_N = self.category.mask if self.category is not None else None
+        if self.wish is None or not self.wish.rules_out:
+            return category_N
+        wish_N = self.wish.allowed
+        return wish_N if category_N is None else wish_N & category_N
 
 
 def plan_rungs(
@@ -112,10 +127,19 @@ def top_up(picks: Sequence[Pick], engine: Engine, wanted: Wanted) -> list[Pick]:
     if len(filled) == wanted.num_items:
         return filled
     taken = wanted.exclude | {pick.row for pick in filled}
-    popular = engine.popular_rows if wanted.category is None else wanted.category.popular_rows
+    popular = _popular_rows(engine, wanted)
     for row in popular:
         if len(filled) >= wanted.num_items:
             break
         if row not in taken:
             filled.append(Pick(row, None, Source.POPULAR))
     return filled
+
+
+def _popular_rows(engine: Engine, wanted: Wanted) -> Sequence[int]:
+    """Return the rows to fill up with, the best first."""
+    category = wanted.category
+    popular = engine.popular_rows if category is None else category.popular_rows
+    if wanted.wish is None:
+        return popular
+    return wanted.wish.arrange(popular, None if category is None else category.mask)

@@ -15,6 +15,7 @@ import orjson
 
 from models.store.events import Event, merge_events
 from models.store.records import PrefixRecord
+from models.store.wish_turns import held_turns
 from service.limits.concurrency import Admission
 from service.limits.flood_gate import FloodGate
 from service.recommend.climb import Climbed, Climber
@@ -23,6 +24,7 @@ from service.recommend.experiments import Choice, Experiments, Exposure
 from service.recommend.ladder import RECORDED, Pick, Plan, Wanted, plan_popular, plan_rungs
 from service.recommend.pages import MAX_SHOWN, Cursor, begin_cursor, digest, pin_layers, pin_view
 from service.recommend.reasons import Asked, ItemReason
+from service.recommend.wishes import HeldWish
 from service.sources import Criticality, Mode, Reason, Source
 from service.telemetry.logs import user_hash
 from service.telemetry.metrics import Metrics
@@ -77,6 +79,8 @@ class Served(NamedTuple):
     num_before: int = 0  # items on the pages before
     role: Role = "own"  # of the engine
     reasons: tuple[ItemReason, ...] | None = None  # None: not asked for, or no time for them
+    wish: HeldWish | None = None  # that the answer obeys
+    wish_until: int = 0  # unix seconds; 0 without a wish
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class Policy:
     mode: Mode  # of queries that name none
     num_own_prefixes: int  # that the online model takes of its own
     record_max_age_s: float  # an older record is `stale`
+    wish_lasts_s: float = 1800.0  # behind its last turn
+    wish_strength: float = 0.0  # nats that a wish adds to an item that fits wholly
 
 
 class Pipeline:
@@ -197,14 +203,15 @@ class Pipeline:
         if query.explain:
             thoughts = await self._explain(query, record, deadline=in_time)
             read_at = self._monotonic()
-            asked = Asked(engine, plan, climbed.picks, thoughts, wanted.mode == Mode.FUSED)
+            asked = Asked(engine, plan, climbed.picks, thoughts, wanted)
             reasons = await self._climber.tell_reasons(asked, deadline=in_time)
         ended_at = self._monotonic()
         served = Served(
             engine=engine,
             picks=climbed.picks,
             source=climbed.source,
-            is_degraded=plan.is_impaired or _is_fault(climbed, plan, query),
+            is_degraded=plan.is_impaired
+            or _is_fault(climbed, plan, query, has_wish=wanted.wish is not None),
             is_held=choice.held_at is not None,
             record=record,
             record_age_s=age_s,
@@ -220,6 +227,8 @@ class Pipeline:
             following=self._following(query, query_digest, view, engine, climbed.picks),
             num_before=len(query.after.shown) if query.after is not None else 0,
             role=role,
+            wish=wanted.wish,
+            wish_until=self._end_of(wanted.wish),
         )
         self._count(served, plan.reasons + climbed.reasons)
         if query.user_id is not None and query.after is None and not is_shed:
@@ -258,7 +267,21 @@ class Pipeline:
             category=engine.categories.get(query.category) if query.category is not None else None,
             mode=query.mode or self._policy.mode,
             num_own=self._policy.num_own_prefixes,
+            wish=self._wish(view, engine),
+            wish_strength=self._policy.wish_strength,
         )
+
+    def _wish(self, view: UserView, engine: Engine) -> HeldWish | None:
+        """Return the wish that holds; None without one, or if it changes nothing."""
+        if not view.wish:
+            return None
+        lasts_s = self._policy.wish_lasts_s
+        turns = held_turns(view.wish, now_s=self._wall(), lasts_s=lasts_s)
+        wish = engine.wishes.get(turns) if turns else None
+        return None if wish is None or wish.wish.is_empty else wish
+
+    def _end_of(self, wish: HeldWish | None) -> int:
+        return int(wish.turns[-1].at_s + self._policy.wish_lasts_s) if wish is not None else 0
 
     async def _explain(
         self, query: Query, record: PrefixRecord | None, *, deadline: float
@@ -338,7 +361,7 @@ def _stage_seconds(
     return dict(zip(STAGES, seconds, strict=True))
 
 
-def _is_fault(climbed: Climbed, plan: Plan, query: Query) -> bool:
+def _is_fault(climbed: Climbed, plan: Plan, query: Query, *, has_wish: bool) -> bool:
     """Return True if a fault or lack of time kept the best rung from answering, not a filter.
 
     Without filters a rung that gives nothing counts as a fault: all its items are seen, or none of
@@ -346,5 +369,7 @@ def _is_fault(climbed: Climbed, plan: Plan, query: Query) -> bool:
     """
     if not plan.rungs or climbed.rung == plan.rungs[0]:
         return False
-    is_filtered = bool(query.exclude) or query.category is not None or query.after is not None
+    is_filtered = (
+        bool(query.exclude) or query.category is not None or query.after is not None or has_wish
+    )
     return not is_filtered or any(reason not in _BY_FILTER for reason in climbed.reasons)

@@ -1,7 +1,7 @@
 """Reasons of the items of an answer: what ranked each one, and the thought that agrees with it.
 
-Computed for `explain=true` and for the page alone. The parts are exact: model, memory and night add
-up to the score. Knows nothing of stores or HTTP.
+Computed for `explain=true` and for the page alone. The parts are exact: model, memory, night and
+wish add up to the score. Knows nothing of stores or HTTP.
 """
 
 import math
@@ -14,9 +14,9 @@ from models.online.memory.pair_evidence import Evidence, PairEvidence, take_apar
 from models.online.score_parts import score_parts
 from models.reasoner.rationales import agreed_topic
 from service.recommend.engine import Engine
-from service.recommend.ladder import RECORDED, Pick, Plan
+from service.recommend.ladder import RECORDED, Pick, Plan, Wanted
 from service.recommend.model_thread import ModelThread, NotDoneError
-from service.sources import Ground
+from service.sources import Ground, Mode
 
 _NO_EVIDENCE = Evidence((), 0.0)
 
@@ -27,6 +27,7 @@ class Parts(NamedTuple):
     model: float  # log-probability by the online model (Eq. 11)
     memory: float  # bonus of the memory
     night: float  # bonus of the night
+    wish: float = 0.0  # bonus of the user's wish
 
 
 class AgreedThought(NamedTuple):
@@ -52,7 +53,7 @@ class Asked(NamedTuple):
     plan: Plan
     picks: Sequence[Pick]
     thoughts: Sequence[str]  # by path number; empty without a record
-    is_fused: bool  # the night's bonus counts
+    wanted: Wanted  # says which bonuses count
 
 
 async def tell_reasons(
@@ -77,7 +78,7 @@ def find_reasons(asked: Asked) -> tuple[ItemReason, ...]:
         parts, evidence = None, _NO_EVIDENCE
         if pick.score is not None and (part := found.get(pick.row)) is not None:
             night = bonus_of.get(pick.row, 0.0) if pick.source in RECORDED else 0.0
-            parts = Parts(part.logprob, part.bonus, night)
+            parts = Parts(part.logprob, part.bonus, night, _wished(asked, pick.row))
             evidence = _evidence(engine, state.recent, pick.row)
         ground = _ground(parts, evidence, num_sids=len(engine.catalog.trie))
         reasons.append(ItemReason(ground, parts, evidence.pairs, _agreed(asked, pick)))
@@ -91,6 +92,7 @@ def sentence(reason: ItemReason, catalog: Catalog) -> str:
 
 _SENTENCES = {
     Ground.NIGHT: "The night found it likely from the whole history.",
+    Ground.WISH: "It fits your wish.",
     Ground.MODEL: "The online model finds it likely after the newest items.",
     Ground.POPULAR: "Many users have had it.",
 }
@@ -113,12 +115,20 @@ def _name(catalog: Catalog, row: int) -> str:
 def _night_bonuses(asked: Asked) -> dict[int, float]:
     """Return the night's bonus by catalog row; empty where it does not count."""
     plan = asked.plan
-    if not asked.is_fused or plan.record is None:
+    if asked.wanted.mode != Mode.FUSED or plan.record is None:
         return {}
     night = asked.engine.night_bonus(plan.record, num_fresh=plan.num_fresh)
     if night is None:
         return {}
     return dict(zip(night.row_R.tolist(), night.bonus_R.tolist(), strict=True))
+
+
+def _wished(asked: Asked, row: int) -> float:
+    """Return the bonus of the user's wish for an item."""
+    wish = asked.wanted.wish
+    if wish is None or not asked.engine.finisher.takes_nights:
+        return 0.0
+    return wish.bonus_of(row, asked.wanted.wish_strength)
 
 
 def _evidence(engine: Engine, recent: Ints, row: int) -> Evidence:
@@ -137,6 +147,7 @@ def _ground(parts: Parts | None, evidence: Evidence, *, num_sids: int) -> Ground
         Ground.MEMORY: parts.memory * (1 - evidence.words),
         Ground.WORDS: parts.memory * evidence.words,
         Ground.NIGHT: parts.night,
+        Ground.WISH: parts.wish,
     }
     return max(nats_of, key=lambda ground: nats_of[ground])
 

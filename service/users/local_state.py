@@ -150,6 +150,13 @@ class LiveHits:
         if len(self._shown) > self._limit:
             self._shown.popitem(last=False)
 
+    def first_shown(self, user_id: str, *, now_s: float) -> str | None:
+        """Return the first item of the user's last answer; None without a late one."""
+        shown = self._shown.get(hash(user_id))
+        if shown is None or not shown.item_ids or now_s > shown.at_s + _LATELY_S:
+            return None
+        return shown.item_ids[0]
+
     def judge(self, user_id: str, events: Sequence[Event], *, now_s: float) -> None:
         """Judge the user's last answer by the first of some new events that follows it."""
         shown = self._shown.get(hash(user_id))

@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from models.catalog.fed_items import FedItem
 from models.catalog.sid import SidSpace
@@ -18,6 +18,7 @@ from models.store.contract import ServingStore
 from models.store.events import Event, Fate, merge_events
 from models.store.records import PrefixRecord
 from models.store.user_state import UserState
+from models.store.wish_turns import WishTurn
 from service.sources import NotStored, Reason
 from service.users.breaker import Breaker
 from service.users.local_state import ErasureWatch, EventBuffer, LastGoodCache
@@ -31,8 +32,10 @@ class UserView:
     record: PrefixRecord | None
     troubles: tuple[Reason, ...] = ()  # why the state may be incomplete or old; empty: it is not
     has_lost_history: bool = False  # a part of the stored history does not decode
+    wish: tuple[WishTurn, ...] = ()  # turns of the wish, oldest first; they may be over
 
 
+Asked = TypeVar("Asked")
 _NOTHING_KNOWN = UserView((), None)
 
 
@@ -140,6 +143,16 @@ class Users:
         """Raises StoreUnavailable."""
         await self._ask(self._store.request_thinking(user_id, instruction))
 
+    async def read_wish(self, user_id: str) -> tuple[WishTurn, ...]:
+        """Return the turns in the store; none for a user to be erased. Raises StoreUnavailable."""
+        turns = await self._ask(self._store.read_wish(user_id))
+        return () if self._erasures.hides(user_id) else turns
+
+    async def write_wish(self, user_id: str, turns: Sequence[WishTurn], ttl_s: int) -> None:
+        """Keep the turns, unless the user is to be erased. Raises StoreUnavailable."""
+        if not self._erasures.hides(user_id):
+            await self._ask(self._store.write_wish(user_id, turns, ttl_s))
+
     async def count_workers(self) -> int | None:
         """Return the number of workers that are alive; None if the store does not tell."""
         try:
@@ -155,10 +168,10 @@ class Users:
         """Raises StoreUnavailable."""
         await self._ask(self._store.offer_items(items))
 
-    async def _ask(self, asking: Coroutine[Any, Any, None]) -> None:
+    async def _ask(self, asking: Coroutine[Any, Any, Asked]) -> Asked:
         """Await a request to the store, also while the breaker is open: it cannot be buffered."""
         try:
-            await asking
+            return await asking
         except StoreUnavailable:
             self._breaker.record_failure()
             raise
@@ -206,7 +219,7 @@ class Users:
     def _view(self, user_id: str, state: UserState, *, troubles: tuple[Reason, ...]) -> UserView:
         waiting = self._buffer.waiting(user_id)
         history = merge_events((*state.history, *waiting)) if waiting else state.history
-        return UserView(history, state.record, troubles, state.has_lost_history)
+        return UserView(history, state.record, troubles, state.has_lost_history, state.wish)
 
 
 def _within(patience_s: float) -> asyncio.Timeout:

@@ -51,6 +51,7 @@ from models.store.queues import check_request, check_room
 from models.store.records import hash_user
 from models.store.upkeep import decode_manifests
 from models.store.user_state import UserState
+from models.store.wish_turns import WishTurn, decode_turns, encode_turns
 
 
 class MemoryStore:
@@ -88,7 +89,8 @@ class MemoryStore:
         await self.ping()
         blobs = [self._get(DEFAULT_KEYS.record(user_id, generation)) for generation in layers]
         record, skipped = newest_record(user_id, layers, blobs, space)
-        state = UserState(self._history(user_id), record, skipped)
+        wish = decode_turns(self._get(DEFAULT_KEYS.wish(user_id)))
+        state = UserState(self._history(user_id), record, skipped, wish=wish)
         await self.after_read(user_id)
         return state
 
@@ -146,6 +148,16 @@ class MemoryStore:
     async def read_thoughts(self, user_id: str, generation: int) -> tuple[str, ...]:
         await self.ping()
         return read_texts(self._get(DEFAULT_KEYS.thoughts(user_id, generation)), user_id)
+
+    async def read_wish(self, user_id: str) -> tuple[WishTurn, ...]:
+        await self.ping()
+        return decode_turns(self._get(DEFAULT_KEYS.wish(user_id)))
+
+    async def write_wish(self, user_id: str, turns: Sequence[WishTurn], ttl_s: int) -> None:
+        await self.ping()
+        key = DEFAULT_KEYS.wish(user_id)
+        self.values[key] = encode_turns(turns)
+        self._expiry[key] = self._clock() + (ttl_s if turns else 1)
 
     async def write_layer(
         self, generation: int, rows: Iterable[UserRow], ttl_s: int, *, jitter_s: int = 0
@@ -335,6 +347,10 @@ class MemoryStore:
         """Serve one worker: it gets unsettled requests again."""
         await self.ping()
         return list(self._requests.values())[:count]
+
+    async def count_requests(self) -> int:
+        await self.ping()
+        return len(self._requests)
 
     async def settle_requests(self, requests: Sequence[Request]) -> None:
         await self.ping()

@@ -9,9 +9,9 @@ from models.reasoner.prompts import prefix_topics, topic
 from models.reasoner.rationales import Rationale, agreed_topic, rationale_text
 from models.store.keys import UserRow
 from models.store.records import RecordedItem
-from service.recommend.ladder import Pick, plan_popular
+from service.recommend.ladder import Pick, Wanted, plan_popular
 from service.recommend.reasons import Asked, ItemReason, find_reasons
-from service.sources import Ground, Reason, Source
+from service.sources import Ground, Mode, Reason, Source
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.service_harness import (
     InProcess,
@@ -103,7 +103,8 @@ async def test_without_a_history_the_model_is_the_ground(service: InProcess) -> 
 
 def test_a_popular_item_has_no_parts() -> None:
     picks = [Pick(0, None, Source.POPULAR)]
-    asked = Asked(ENGINE, plan_popular(Reason.OVERLOAD), picks, (), is_fused=True)
+    wanted = Wanted(1, frozenset(), None, mode=Mode.FUSED, num_own=1)
+    asked = Asked(ENGINE, plan_popular(Reason.OVERLOAD), picks, (), wanted)
     (reason,) = find_reasons(asked)
     assert reason == ItemReason(Ground.POPULAR, None, (), None)
 

@@ -72,7 +72,7 @@ def test_every_quantity_carries_its_unit_or_is_a_count() -> None:
     }
     for name, field in ServiceSettings.model_fields.items():
         if field.annotation in (int, float) and name not in counts:
-            assert name.endswith(("_ms", "_hours", "_mb")), name
+            assert name.endswith(("_ms", "_minutes", "_hours", "_mb", "_nats")), name
 
 
 def test_the_default_precision_is_the_fastest_of_the_machine() -> None:

@@ -27,6 +27,7 @@ class Parts(_Answer):
     model: float  # log-probability by the online model
     memory: float  # bonus of the memory
     night: float  # bonus of the night
+    wish: float = 0.0  # bonus of the user's wish
 
 
 class PairEvidence(_Answer):
@@ -83,6 +84,14 @@ class ExperimentArm(_Answer):
     arm: str
 
 
+class WishAtWork(_Answer):
+    """A wish of the user that an answer obeys."""
+
+    wanted: tuple[str, ...]  # what is raised
+    unwanted: tuple[str, ...]  # what is ruled out
+    until: int  # unix seconds of its end
+
+
 class Recommendation(_Answer):
     """The answer to one recommendation request."""
 
@@ -97,6 +106,7 @@ class Recommendation(_Answer):
     experiment: tuple[ExperimentArm, ...] = ()
     items: tuple[Item, ...]  # best first
     paths: tuple[PathText, ...] = ()  # with explain=True
+    wish: WishAtWork | None = None  # None: no wish of the user holds
     timings_ms: Mapping[str, float] = {}
     next_cursor: str | None = None  # `cursor` for the items that follow; None: no more items
 
@@ -172,9 +182,20 @@ class TakenItems(_Answer):
     results: tuple[ItemResult, ...]  # in the order of the items
 
 
+class WishHeard(_Answer):
+    """Understanding of an instruction."""
+
+    answer: str  # a sentence for the user: escape it before rendering
+    wanted: tuple[str, ...]
+    unwanted: tuple[str, ...]
+    unknown: tuple[str, ...]  # words that the catalog does not know
+    until: int | None = None  # unix seconds of the end of the wish; None: none holds
+
+
 class Accepted(_Answer):
     """A request queued for a worker."""
 
     request_id: str
     user_id: str
     workers: int | None = None  # alive; 0: the request waits until one is started
+    wish: WishHeard | None = None  # None without an instruction

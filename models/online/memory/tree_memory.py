@@ -38,6 +38,14 @@ class NightBonus:
             return None
         return self if share == 1 else NightBonus(self.row_R, share * self.bonus_R)
 
+    def joined(self, other: "NightBonus") -> "NightBonus":
+        """Return the sum of both."""
+        row_R = np.union1d(self.row_R, other.row_R)
+        bonus_R = np.zeros(len(row_R))
+        for each in (self, other):
+            bonus_R[np.searchsorted(row_R, each.row_R)] += each.bonus_R
+        return NightBonus(row_R, bonus_R)
+
 
 class TreeMemory:
     """Neighbours over one catalog, and the room in which a search spreads their evidence.

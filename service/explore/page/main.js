@@ -116,13 +116,14 @@ const click = safely(async (item) => {
 async function wish() {
   const status = byId("wish-status"), userId = shown.user_id, before = shown.night;
   status.textContent = "Asking …";
-  const { workers_alive: alive } = await post("wish",
+  const { workers_alive: alive, answer } = await post("wish",
     { user_id: userId, instruction: byId("wish-text").value.trim() || null });
-  const began = Date.now();
-  if (alive === 0) status.textContent = `No worker is alive, so the wish waits. Start one: ${WORKER}`;
+  const began = Date.now(), heard = answer === null ? "" : `${answer} `;
+  if (answer !== null) render(await get("user", { user_id: userId })); // the list obeys at once
+  if (alive === 0) status.textContent = `${heard}No worker is alive, so the thought waits. Start one: ${WORKER}`;
   while (Date.now() - began < (alive === 0 ? STARTS_MS : THINKS_MS)) {
     const waited = Math.round((Date.now() - began) / 1000);
-    if (alive !== 0) status.textContent = `A worker thinks … ${waited} s`;
+    if (alive !== 0) status.textContent = `${heard}A worker thinks … ${waited} s`;
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
     if (shown === null || shown.user_id !== userId) return;
     const page = await get("user", { user_id: userId });
@@ -131,12 +132,12 @@ async function wish() {
       const known = new Set(before ? prefixesOf(before) : []);
       const fresh = prefixesOf(page.night).filter((each) => !known.has(each)).length;
       const { fresh: items, shifted } = render(page);
-      status.textContent = `The night thought again: ${fresh} of ${page.night.num_prefixes} prefixes are `
+      status.textContent = `${heard}The night thought again: ${fresh} of ${page.night.num_prefixes} prefixes are `
         + `new, ${plural(items, "new item")} in the list, ${shifted} moved.`;
       return;
     }
   }
-  status.textContent = `No thought came. Is a worker running? ${WORKER}`;
+  status.textContent = `${heard}No thought came. Is a worker running? ${WORKER}`;
 }
 
 const route = safely(async () => {

@@ -84,21 +84,23 @@ function boundsOf(items) {
   return { low: Math.min(0, ...ends), high: Math.max(0, ...ends) };
 }
 
-/** Draw the model's part from 0 to the left, from its end the memory's, and from there the night's. */
+/** Draw the model's part from 0 to the left, from its end the memory's, then the night's and the wish's. */
 function parts(item, { low, high }) {
   if (item.model === null) return "";
-  const remembered = item.model + item.memory;
+  const remembered = item.model + item.memory, thought = remembered + (item.night || 0);
   const x = (value) => 200 * (value - low) / Math.max(high - low, 1e-9);
   const span = (one, two, y, name) => draw("rect",
     { class: name, x: Math.min(x(one), x(two)), y, width: Math.abs(x(two) - x(one)), height: 3, rx: 1 });
   return make("div", { class: "parts" },
     draw("svg", { viewBox: "0 0 200 8", preserveAspectRatio: "none", "aria-hidden": "true" },
       span(0, item.model, 0.5, "model"), span(item.model, remembered, 4.5, "memory"),
-      item.night ? span(remembered, item.score, 4.5, "night") : "",
+      item.night ? span(remembered, thought, 4.5, "night") : "",
+      item.wish ? span(thought, item.score, 4.5, "wish") : "",
       draw("line", { x1: x(0), x2: x(0), y1: 0, y2: 8 })),
     make("p", { class: "numbers" },
       number("model", item.model), number("memory", item.memory),
       item.night ? number("night", item.night) : null,
+      item.wish ? number("wish", item.wish) : null,
       item.prefix === null ? null : number("prefix", item.prefix)));
 }
 

@@ -1,0 +1,119 @@
+"""A store with the histories of the cases, a service and a worker, as a user starts them."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.common.leave_one_out import Case
+from bench.common.service_process import ModuleProcess, ServiceProcess, StepFailedError
+from bench.load.population import go_live
+from models.release.release import Release
+from models.store.events import Event
+from models.store.redis_store import RedisStore
+
+_TIMEOUT_MS = 30_000
+_THINKS_S = 1200.0  # for all users together, on a busy machine
+_READY_S = 600.0  # a busy machine starts slowly
+_POLL_S = 0.2
+_BEGAN_S = 1_400_000_000  # time of the first event of each history
+
+
+@dataclass(frozen=True)
+class WishedSystem:
+    """Running processes, and their store."""
+
+    redis_url: str
+    release: Path
+    folder: Path
+    service: ServiceProcess
+    client: httpx.Client
+
+    def post(self, user_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for a thought, as a caller does."""
+        answer = self.client.post(f"/v1/users/{user_id}/think", json=body)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def recommend(self, user_id: str, mode: str, num: int) -> list[str]:
+        """Return the item ids of an answer."""
+        answer = self.client.get(f"/recommend/{user_id}", params={"n": num, "mode": mode})
+        answer.raise_for_status()
+        return [item["item_id"] for item in answer.json()["items"]]
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Run a worker inside the block."""
+        arguments = ["worker", "--release", str(self.release), "--redis", self.redis_url]
+        arguments += ["--out", str(self.folder / "generations")]
+        with ModuleProcess("offline", arguments, log=self.folder / "worker.log") as worker:
+            yield
+            self._await_thoughts(worker)
+
+    def _await_thoughts(self, worker: ModuleProcess) -> None:
+        """Wait until every request is settled. Raises StepFailedError if the worker ends."""
+        deadline = time.monotonic() + _THINKS_S
+        while time.monotonic() < deadline and worker.wait(0) is None:
+            if not asyncio.run(self._count_waiting()):
+                time.sleep(2.0)  # the service looks for a new generation every second
+                return
+            time.sleep(_POLL_S)
+        raise StepFailedError(f"the worker did not think in time: {worker.last_line()}")
+
+    async def _count_waiting(self) -> int:
+        store = RedisStore(self.redis_url, _TIMEOUT_MS)
+        try:
+            return await store.count_requests()
+        finally:
+            await store.close()
+
+
+@contextmanager
+def open_system(
+    folder: Path,
+    redis_url: str,
+    release: Release,
+    cases: Sequence[Case],
+    *,
+    strength: float | None,
+    has_worker: bool,
+) -> Iterator[WishedSystem]:
+    """Write the histories, start the service, and wait until it is ready.
+
+    Args:
+        strength: setting of the service; None for its default.
+        has_worker: False writes records of the online model's own prefixes.
+    """
+    item_ids = release.catalog.item_ids
+    histories = {case.history.user_id: [item_ids[row] for row in case.seen] for case in cases}
+    asyncio.run(_write_histories(redis_url, histories))
+    if not has_worker:
+        asyncio.run(go_live(redis_url, release, histories))
+    environ = {
+        "THINKAHEAD_RUNG_SHARE": "0",
+        "THINKAHEAD_REQUEST_BUDGET_MS": "30000",
+        "THINKAHEAD_REDIS_TIMEOUT_MS": "10000",
+    }
+    if strength is not None:
+        environ["THINKAHEAD_WISH_NATS"] = str(strength)
+    arguments = ["--release", str(release.directory), "--redis", redis_url]
+    with ServiceProcess(arguments, log=folder / "service.log", environ=environ) as service:
+        service.wait_until_ready(poll_s=1.0, timeout_s=_READY_S)
+        with httpx.Client(base_url=service.url, timeout=60) as client:
+            yield WishedSystem(redis_url, release.directory, folder, service, client)
+
+
+async def _write_histories(redis_url: str, histories: Mapping[str, Sequence[str]]) -> None:
+    store = RedisStore(redis_url, _TIMEOUT_MS)
+    try:
+        for user_id, items in histories.items():
+            events = [Event(each, _BEGAN_S + at, f"past-{at}") for at, each in enumerate(items)]
+            await store.append_events(user_id, events)
+    finally:
+        await store.close()
