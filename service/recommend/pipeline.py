@@ -220,7 +220,7 @@ class Pipeline:
             seconds=_stage_seconds(
                 climbed,
                 store_s=store_s + read_at - found_at,
-                reasons_s=ended_at - read_at,
+                reasons_s=ended_at - read_at if query.explain else 0.0,
                 total_s=ended_at - began_at,
             ),
             exposures=choice.exposures,
