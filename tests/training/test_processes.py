@@ -70,6 +70,8 @@ def train_apart(run: Run, config: Path, *, num: int) -> dict[str, Any]:
 
 
 @pytest.mark.system
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     """Each takes half of every batch, of the questions and of the prompts of a step."""
     pytest.importorskip("accelerate")
