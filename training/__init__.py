@@ -14,6 +14,9 @@ Reads the data folder, writes a work folder and a release. Imports `models` only
     sid_loss, teacher            losses: the next SID, and what the teacher expects
     reasoner_stages, remote      the reasoner's stages, here or on a remote machine
     align, bootstrap, activation, enhance    the stages themselves, in this order
+    specialise, unify_stage, thought_gain    one reasoner from specialists by category
+    perception/                  tasks beyond the paper's, and a corpus for them
+    material                     data of all stages, and their measure
     tasks, mixture, batching     texts of every task, their shares, token rows in batches
     learner, nano, language      the reasoner in training, one from scratch, the training loop
     train_sasrec, sasrec_folder  SASRec: the teacher, and a baseline for the benchmarks

@@ -1,4 +1,4 @@
-"""`python -m training STAGE`, `learn`, `roll-back`, `canary` or `reason-day`; all take --help."""
+"""`python -m training STAGE`, or `learn`, `roll-back`, `canary`, `reason-day`, `tasks`."""
 
 import os
 import sys
@@ -14,6 +14,7 @@ _COMMANDS = {
     "roll-back": "training.learn.roll_back",
     "canary": "training.learn.canary",
     "reason-day": "training.reasoner_day.cli",
+    "tasks": "training.perception.show",
 }
 
 

@@ -1,4 +1,4 @@
-"""The mixture of the four alignment tasks by weight of tokens (paper, Table 5)."""
+"""Mixtures of tasks by weight of tokens, such as the paper's four of alignment (Table 5)."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -7,21 +7,30 @@ from training.batching import Row
 from training.reasoner_recipes import Mixture
 from training.tasks import Tasks
 
+Source = Callable[[], Iterator[Row]]  # one pass over the rows of a task
+
 
 def mix(tasks: Tasks, mixture: Mixture, num_tokens: int) -> Iterator[Row]:
+    """Yield rows of the paper's four alignment tasks, as `mix_sources` does."""
+    sources = {
+        "persona": tasks.personas,
+        "preference": tasks.preferences,
+        "description": tasks.descriptions,
+        "general": tasks.general,
+    }
+    return mix_sources(sources, vars(mixture), num_tokens)
+
+
+def mix_sources(
+    sources: Mapping[str, Source], shares: Mapping[str, float], num_tokens: int
+) -> Iterator[Row]:
     """Yield rows until they hold `num_tokens` tokens, context included.
 
     The next row always comes from the task that is furthest behind its share. A task without rows
     left starts again, in a new order. Raises InvalidDataset for a task with a share but no rows.
     """
-    sources: dict[str, tuple[float, Callable[[], Iterator[Row]]]] = {
-        "persona": (mixture.persona, tasks.personas),
-        "preference": (mixture.preference, tasks.preferences),
-        "description": (mixture.description, tasks.descriptions),
-        "general": (mixture.general, tasks.general),
-    }
-    weights = {name: weight for name, (weight, _) in sources.items() if weight > 0}
-    endless = {name: _repeat(name, sources[name][1]) for name in weights}
+    weights = {name: share for name, share in shares.items() if share > 0}
+    endless = {name: _repeat(name, sources[name]) for name in weights}
     drawn = dict.fromkeys(weights, 0)
     while sum(drawn.values()) < num_tokens:
         name = _furthest_behind(drawn, weights)
@@ -34,7 +43,7 @@ def _furthest_behind(drawn: Mapping[str, int], weights: Mapping[str, float]) -> 
     return min(weights, key=lambda name: drawn[name] / weights[name])
 
 
-def _repeat(name: str, source: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+def _repeat(name: str, source: Source) -> Iterator[Row]:
     while True:
         is_empty = True
         for row in source():

@@ -177,3 +177,23 @@ class EnhanceRecipe:
     updates: int = 1
     micro_rows: int = 32  # thoughts in one backward pass, limited by memory
     temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class UnifyRecipe:
+    """Settings of the stage `unify`: specialists by category, then one model of their hits."""
+
+    categories: int = 5  # specialists of their own; all other targets share one more
+    reward: str = "prefix"  # of the specialists, key of training.reward.REWARDS
+    steps: int = 50  # of Reasoning Enhancement, for each specialist; 0: none
+    prompts: int = 400  # histories of each category that are thought about
+    epochs: int = 1  # passes over the verified hits
+    silent_share: float = 0.3  # share of rows with an empty thought
+    learning_rate: float = 1e-4
+    batch_tokens: int = 4096
+    judged: int = 1000  # validation users on whom the gain is measured
+    paths: int = 4  # thoughts for each of them
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.silent_share < 1:
+            raise ValueError(f"silent_share {self.silent_share}, expected 0 to below 1")

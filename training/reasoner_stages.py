@@ -8,128 +8,37 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from models.catalog.catalog import Catalog
 from models.errors import InvalidSettings
-from models.intake.users_table import Attributes, attribute_names
+from models.intake.users_table import attribute_names
 from models.machine import processor
-from models.night.evidence import Evidence
-from models.online.memory.pair_counts import PairCounts
 from models.reasoner import prompts, rationales
-from models.reasoner.transformers_engine import Sampling, TransformersReasoner
-from models.release.release import Learns
 from training.activation import activate
 from training.align import align, integrate, language_recipe, warm_up
 from training.bootstrap import bootstrap, load_rationales, questions
-from training.checkpoint import Checkpoint
 from training.enhance import enhance
 from training.general import general_texts
 from training.language import precision
 from training.learner import Learner, load_learner, new_learner, plain_model
-from training.probe import probe, wish_shift
+from training.material import Material, gather
+from training.perception.perception_stages import corpus_stage, perceive_stage
 from training.processes import processes
 from training.rationale_writers import Thinker, category_text
 from training.run import Run
 from training.selection import Cut, select_thoughts
-from training.split import sample_users, training_histories, unseen_histories
-from training.tasks import Tasks
+from training.unify_stage import unify_stage
 
 logger = logging.getLogger(__name__)
-_NUM_PROBED_USERS = 200
-_GROUNDING = {"warmup", "integrate"}  # stages that learn personas
-_CHANGES_NOTHING = {"bootstrap", "select"}
+_GROUNDING = {"warmup", "integrate", "perceive"}  # stages that learn personas
+_THINKING = {"activate", "perceive"}  # stages that learn thoughts
+_CHANGES_NOTHING = {"bootstrap", "select", "corpus"}
 _WRITERS = {"bootstrapped": "bootstrap", "selected": "select"}  # template -> stage that writes
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """Data that every stage learns from."""
-
-    run: Run
-    catalog: Catalog
-    histories: Sequence[Sequence[int]]  # catalog rows of training items
-    firsts: Sequence[int] | None = None  # of each history the first event to learn; None: all
-
-    @cached_property
-    def evidence(self) -> Evidence | None:
-        """Return what others bought, by the training items of all users, if the recipe cites it."""
-        if not self.run.recipe.thoughts.evidence:
-            return None
-        known, settings = training_histories(self.catalog, self.run.split), self.run.recipe.memory
-        counts = PairCounts.of_histories(known, len(self.catalog), settings, self.run.split.weights)
-        return Evidence(self.catalog, counts, settings)
-
-    @cached_property
-    def attributes(self) -> list[Attributes]:
-        """Return the attributes of the user of each history."""
-        users = self.run.users
-        return [users.get(user.user_id, {}) for user in self.run.split.users if user.train]
-
-    def tasks(self, learner: Learner) -> Tasks:
-        seed = self.run.recipe.seed
-        return Tasks(
-            self.catalog,
-            self.histories,
-            learner.tokenizer,
-            seed,
-            firsts=self.firsts,
-            most=self.run.recipe.reasoner.history,
-            attributes=self.attributes if self.run.users else None,
-            evidence=self.evidence,
-            evidence_share=self.run.recipe.thoughts.evidence,
-        )
-
-    def checkpoint(self, stage: str) -> Checkpoint:
-        return Checkpoint(self.run.work / f"{stage}.checkpoint", self.run.inputs(stage))
-
-    def rationales(self, stage: str) -> Path:
-        """Return the file for the rationales of bootstrapping, or for selected thoughts."""
-        return self.run.work / f"rationales_{self.run.key(stage)}.jsonl"
-
-    def reasoner(self, learner: Learner) -> TransformersReasoner:
-        """Build an engine with the learner's weights and the recipe's length of thoughts."""
-        sampling = Sampling(max_tokens=self.run.recipe.thoughts.max_tokens)
-        model = plain_model(learner.model)
-        return TransformersReasoner(model, learner.tokenizer, self.catalog.space, sampling)
-
-    def probe(self, learner: Learner) -> dict[str, Any]:
-        """Measure a learner on validation users; the recipe's seed determines the users.
-
-        The second round has no validation users, and nothing is measured. Of several processes, the
-        first one measures.
-        """
-        recipe = self.run.recipe
-        if self.run.learns is not Learns.HELD_OUT or not processes().is_first:
-            return {}
-        users = [
-            replace(user, train=user.train[-recipe.reasoner.history :])
-            for user in sample_users(self.run.split, _NUM_PROBED_USERS, recipe.seed)
-        ]
-        reasoner = self.reasoner(learner)
-        with precision(learner.model):
-            found = probe(reasoner, self.catalog, users, seed=recipe.seed, evidence=self.evidence)
-            seen: dict[str, Any] = found._asdict()
-            if recipe.thoughts.wish_share:
-                shift = wish_shift(reasoner, self.catalog, users, seed=recipe.seed)
-                seen["wish_shift"] = shift._asdict()
-        return seen
-
-
-def gather(run: Run) -> Material:
-    """Load the material; the quantized catalog must be in the work folder."""
-    catalog, share = run.catalog(), run.recipe.reasoner.unseen
-    if share:
-        histories = unseen_histories(catalog, run.split, share, run.recipe.seed)
-        return Material(run, catalog, histories, [len(rows) - 1 for rows in histories])
-    return Material(run, catalog, training_histories(catalog, run.split))
 
 
 def reasoner_stage(run: Run) -> dict[str, Any]:
@@ -159,7 +68,7 @@ def reasoner_stage(run: Run) -> dict[str, Any]:
         "device": device_name(),
         "hours": round(hours, 3),
         "user_attributes": attribute_names(run.users) if _GROUNDING & set(stages) else [],
-        "attributes_in_prompts": bool(run.users) and "activate" in stages,
+        "attributes_in_prompts": bool(run.users) and bool(_THINKING & set(stages)),
         **made,
         "validation": last[-1] if last else {},
     }
@@ -334,8 +243,11 @@ REASONER_STAGES: dict[str, Callable[[Material, Learner], dict[str, Any]]] = {
     "align": _align,
     "warmup": _warm_up,
     "integrate": _integrate,
+    "corpus": corpus_stage,
+    "perceive": perceive_stage,
     "bootstrap": _bootstrap,
     "select": _select,
     "activate": _activate,
     "enhance": _enhance,
+    "unify": unify_stage,
 }

@@ -16,6 +16,11 @@ from training.online_recipes import (
     ShapeRecipe,
     TeacherRecipe,
 )
+from training.perception.perception_recipes import (
+    CorpusRecipe,
+    PerceiveRecipe,
+    PerceptionMixture,
+)
 from training.reasoner_recipes import (
     ActivateRecipe,
     AlignRecipe,
@@ -28,6 +33,7 @@ from training.reasoner_recipes import (
     ReasonerRecipe,
     SelectRecipe,
     ThoughtRecipe,
+    UnifyRecipe,
     WarmupRecipe,
 )
 from training.settings_table import fill_table, read_settings
@@ -50,11 +56,15 @@ class Recipe:
     warmup: WarmupRecipe = field(default_factory=WarmupRecipe)
     integrate: IntegrateRecipe = field(default_factory=IntegrateRecipe)
     mixture: Mixture = field(default_factory=Mixture)
+    corpus: CorpusRecipe = field(default_factory=CorpusRecipe)
+    perceive: PerceiveRecipe = field(default_factory=PerceiveRecipe)
+    perception: PerceptionMixture = field(default_factory=PerceptionMixture)
     bootstrap: BootstrapRecipe = field(default_factory=BootstrapRecipe)
     select: SelectRecipe = field(default_factory=SelectRecipe)
     thoughts: ThoughtRecipe = field(default_factory=ThoughtRecipe)
     activate: ActivateRecipe = field(default_factory=ActivateRecipe)
     enhance: EnhanceRecipe = field(default_factory=EnhanceRecipe)
+    unify: UnifyRecipe = field(default_factory=UnifyRecipe)
     types: dict[str, float] = field(default_factory=dict)  # weight of an event by its type
     seed: int = 0
 

@@ -34,10 +34,11 @@ from training.batching import pack_rows
 from training.enhance import roll_out
 from training.language import add_gradients, precision
 from training.learner import Learner, new_learner, plain_model
+from training.material import gather
 from training.memory_check import StageSteps, check_memory
 from training.processes import processes
 from training.reasoner_recipes import EnhanceRecipe
-from training.reasoner_stages import base_texts, device_name, gather, last_learner, reasoner_stage
+from training.reasoner_stages import base_texts, device_name, last_learner, reasoner_stage
 from training.recipe import load_recipe
 from training.run import Run
 from training.split import training_histories

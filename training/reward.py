@@ -31,8 +31,16 @@ def top_hit(beams_KL: NDArray[np.int64], target_L: NDArray[np.int64]) -> float:
     return float((beams_KL[0] == target_L).all())
 
 
+def prefix(beams_KL: NDArray[np.int64], target_L: NDArray[np.int64]) -> float:
+    """Return the reward of SIDReasoner for the longest correct prefix of the best beam.
+
+    SIDReasoner adds .1 for an answer that names an item; a constrained beam always does.
+    """
+    return prefix_weighted(beams_KL[:1], target_L)
+
+
 def prefix_weighted(beams_KL: NDArray[np.int64], target_L: NDArray[np.int64]) -> float:
-    """Return the reward of SIDReasoner for the longest correct prefix of any beam.
+    """Return the reward for the longest correct prefix of any beam.
 
     It is 1 for all levels and half as much for each missing level. With three levels: .25, .5, 1.
     """
@@ -49,6 +57,7 @@ REWARDS: dict[str, Reward] = {
     "rollout-beam": rollout_beam,
     "exact-hit": exact_hit,
     "top-hit": top_hit,
+    "prefix": prefix,
     "prefix-weighted": prefix_weighted,
     "hit-diversity": hit_diversity,
 }

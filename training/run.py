@@ -41,10 +41,13 @@ _REASONER_TABLES = {
     "align": ("align",),
     "warmup": ("warmup",),
     "integrate": ("integrate", "mixture"),
+    "corpus": ("corpus",),
+    "perceive": ("perceive", "perception", "thoughts"),
     "bootstrap": ("bootstrap",),
     "select": ("select", "thoughts"),
     "activate": ("activate", "thoughts"),
     "enhance": ("enhance",),
+    "unify": ("unify", "enhance", "thoughts"),
 }
 
 

@@ -21,7 +21,7 @@ from thinkahead.completion import OPTIONS
 
 GROUPS = ("serve", "night", "learn", "bench")  # of thinkahead, with commands of their own
 # Commands of training with a parser each.
-LEARNER = (("learn",), ("roll-back",), ("canary",), ("reason-day",))
+LEARNER = (("learn",), ("roll-back",), ("canary",), ("reason-day",), ("tasks",))
 OURS = ("models", "offline", "service", "training", "bench", "thinkahead")
 PYTHON, THINKAHEAD = ".venv/bin/python", ".venv/bin/thinkahead"
 MAKE_TARGETS = sorted(

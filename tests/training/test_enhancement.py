@@ -57,7 +57,8 @@ def by_hand(name: str, beams: list[tuple[int, ...]], target: tuple[int, ...]) ->
         return float(beams[0] == target)
     if name == "hit-diversity":
         return (target in beams) * len({beam[0] for beam in beams}) / len(beams)
-    depths = [max(n for n in range(4) if beam[:n] == target[:n]) for beam in beams]
+    judged = beams[:1] if name == "prefix" else beams
+    depths = [max(n for n in range(4) if beam[:n] == target[:n]) for beam in judged]
     return [0, 0.25, 0.5, 1][max(depths)]
 
 

@@ -13,9 +13,10 @@ from models.reasoner.prompts import evidence_line
 from models.reasoner.transformers_engine import TransformersReasoner
 from tests.fakes.toy_run import RECIPE, STAGES, toy_run
 from training.learner import new_learner
+from training.material import gather
 from training.rationale_writers import Thinker
 from training.reasoner_recipes import ReasonerRecipe, ThoughtRecipe
-from training.reasoner_stages import REASONER_STAGES, gather, reasoner_stage
+from training.reasoner_stages import REASONER_STAGES, reasoner_stage
 from training.recipe import Recipe, load_recipe
 from training.run import Run
 from training.split import sample_users
@@ -100,7 +101,7 @@ def test_stages_that_do_not_go_together_are_refused(run: Run, recipe: Recipe, me
 
 
 def test_every_stage_can_be_asked_for() -> None:
-    assert {*STAGES, "select"} == set(REASONER_STAGES)
+    assert {*STAGES, "select", "corpus", "perceive", "unify"} == set(REASONER_STAGES)
 
 
 def test_unseen_items_are_learnt_of_some_users_and_judged_of_the_others(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Perception: tasks that ground codes, items, pairs and users in words, and their corpus."""
