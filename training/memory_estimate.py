@@ -240,6 +240,7 @@ def recipe_memory(shape: ModelShape, recipe: Recipe, *, num_rows: int) -> dict[s
 
     warmup, integrate, asked = recipe.warmup, recipe.integrate, recipe.bootstrap
     select, activate, enhance = recipe.select, recipe.activate, recipe.enhance
+    perceive, unify = recipe.perceive, recipe.unify
     together = min(hardware.rollout_prompts or enhance.prompts, enhance.prompts)
     made = {
         "align": lambda: train(learnt, recipe.align.batch_tokens, row, is_packed=False),
@@ -247,12 +248,17 @@ def recipe_memory(shape: ModelShape, recipe: Recipe, *, num_rows: int) -> dict[s
         "integrate": lambda: train(
             learnt, integrate.batch_tokens, integrate.pack_tokens, is_packed=True
         ),
+        "perceive": lambda: train(
+            learnt, perceive.batch_tokens, perceive.pack_tokens, is_packed=True
+        ),
         "bootstrap": lambda: sample(asked.batch_users, _QUESTION, asked.tries, asked.max_tokens),
         "select": lambda: sample(select.batch_users, prompt, select.tries, thought),
         "activate": lambda: train(learnt, activate.batch_tokens, row, is_packed=False),
+        "unify": lambda: train(learnt, unify.batch_tokens, row, is_packed=False),
         "enhance": lambda: train(learnt, enhance.micro_rows * row, row, is_packed=False),
     }
-    found = {stage: made[stage]() for stage in reasoner.stages}
+    # `corpus` runs another model, whose size the recipe does not say.
+    found = {stage: made[stage]() for stage in reasoner.stages if stage in made}
     if "enhance" in found:
         found["enhance: rollouts"] = sample(together, prompt, enhance.group, thought, enhance.beams)
         kept = found["enhance"]
