@@ -674,7 +674,7 @@ async def test_a_connection_that_answers_for_another_request_is_dropped() -> Non
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         record, entries = replies.pop(0)
         while await reader.read(65536):
-            writer.write(b"$%d\r\n%s\r\n%s" % (len(record), record, entries))
+            writer.write(b"$%d\r\n%s\r\n$-1\r\n%s" % (len(record), record, entries))
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
