@@ -24,6 +24,7 @@ from models.online.nodes import Floats, NodeTables
 from models.online.shape import RecommenderConfig
 
 ONNX = "onnx-float32"  # the precision, as releases and settings name it
+_GRAPH = "extend.onnx"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +89,15 @@ class OnnxRuntime:
     ) -> None:
         """Load the graph in `directory`; `weights` are the tensors of `online.safetensors`.
 
-        Raises InvalidRelease for a graph that does not load.
+        Raises InvalidRelease for a graph that does not load, or that encodes no item.
         """
         self.config = config
         self.nodes = NodeTables(config, weights)
         self._bias = BiasTables(config, weights)
         self._start_1W = weights["start"][None, :]
-        self._extend = _Session(directory / "extend.onnx")
+        self._extend = _Session(directory / _GRAPH)
         self._empty = self._no_history()
+        self._check_graph(directory / _GRAPH)
 
     def extend(self, past: HistoryState | None, sids_ML: NDArray[np.integer]) -> HistoryState:
         items_MW = self.nodes.items(sids_ML)
@@ -111,6 +113,20 @@ class OnnxRuntime:
             queries_LW=np.concatenate(_in_order(made, "query", self.config.levels)),
             logits=tuple(logits[0] for logits in _in_order(made, "logits", self.config.levels)),
         )
+
+    def _check_graph(self, file: Path) -> None:
+        """Encode one item and compare the shapes. Raises InvalidRelease."""
+        config, heads = self.config, self.config.heads
+        try:
+            made = self.extend(None, np.zeros((1, config.levels), dtype=np.int64))
+        except Exception as exc:  # the library has no common root for its errors
+            raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
+        width = config.width // heads
+        expected = [(heads, width, 2)] * config.layers + [(heads, 2, width)] * config.layers
+        expected += [(config.levels, config.width), *((size,) for size in config.sizes)]
+        found = [each.shape for each in (*made.keys, *made.values, made.queries_LW, *made.logits)]
+        if found != expected:
+            raise InvalidRelease(f"{file}: results of shapes {found}, expected {expected}")
 
     def _no_history(self) -> HistoryState:
         """Return the state without any row, not even the start."""

@@ -1,7 +1,23 @@
-"""Sizes of an online recommender, as the manifest of a release stores them. Needs no torch."""
+"""Sizes of an online recommender, as the manifest of a release stores them. Needs no torch.
+
+Every size has bounds: a release comes from outside, and the compiled kernel trusts its sizes.
+"""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from models.errors import InvalidRelease
+
+_BOUNDS = {
+    "width": (1, 4096),
+    "heads": (1, 256),
+    "layers": (1, 64),
+    "mlp": (1, 16),
+    "window": (1, 1024),  # attention biases take 4 * heads * (2 * window)**2 bytes a layer
+}
+_MAX_NODES = 2**31 - 2  # the kernel counts them in 32 bits
 
 UNKNOWN_SID = 2**62  # above every packed prefix, so it sorts behind all known ones
 BIAS_ROWS = 64  # rows in each table of attention biases by distance
@@ -9,7 +25,10 @@ BIAS_ROWS = 64  # rows in each table of attention biases by distance
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """Hyperparameters of an online recommender."""
+    """Hyperparameters of an online recommender. Raises ValueError for a size out of bounds."""
+
+    # A plain dict for the manifest: no unknown name, and no text or fraction where a size stands.
+    __pydantic_config__: ClassVar[dict[str, str | bool]] = {"extra": "forbid"}
 
     sizes: tuple[int, ...]  # codes per level
     width: int = 128
@@ -31,6 +50,20 @@ class RecommenderConfig:
     def __post_init__(self) -> None:
         if not self.known_nodes:
             object.__setattr__(self, "known_nodes", (0,) * (len(self.sizes) - 1))
+        for name, (low, high) in _BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} {getattr(self, name)}, expected {low}..{high}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width}, expected a multiple of {self.heads} heads")
+        if len(self.known_nodes) != len(self.sizes) - 1:
+            raise ValueError(f"known_nodes {self.known_nodes}, expected {len(self.sizes) - 1}")
+        if not all(0 <= num <= _MAX_NODES for num in self.known_nodes):
+            raise ValueError(f"known_nodes {self.known_nodes}, expected 0..{_MAX_NODES} each")
+        for name in ("dropout", "item_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}, expected 0 to below 1")
+        if not 0 < self.item_scale < float("inf"):
+            raise ValueError(f"item_scale {self.item_scale}, expected a finite number above 0")
 
     @property
     def levels(self) -> int:
@@ -51,5 +84,10 @@ class RecommenderConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RecommenderConfig":
-        tuples = {name: tuple(values[name]) for name in ("sizes", "known_nodes")}
-        return cls(**values | tuples)
+        """Read what `to_json` wrote. Raises InvalidRelease, which names the field."""
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False)[0]
+            where = ".".join(("recommender", *map(str, first["loc"])))
+            raise InvalidRelease(f"{where}: {first['msg']}") from exc

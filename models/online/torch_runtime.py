@@ -12,8 +12,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import InvalidRelease, one_line
@@ -22,6 +20,7 @@ from models.online.build_kernel import built_library
 from models.online.finish import Searcher
 from models.online.native_runtime import NativeRuntime
 from models.online.nodes import Floats, NodeTables
+from models.online.online_weights import read_online_weights
 from models.online.onnx_runtime import BiasTables, HistoryState
 from models.online.recommender import Layer, OnlineRecommender, split_heads
 from models.online.shape import RecommenderConfig
@@ -35,11 +34,8 @@ def load_recommender(directory: Path, config: RecommenderConfig) -> OnlineRecomm
     Raises InvalidRelease if the weights do not fit the configuration.
     """
     file = directory / "online.safetensors"
-    try:
-        weights = load_file(file)
-    except (SafetensorError, OSError) as exc:
-        raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
-    return _filled(file, weights, config)
+    weights = read_online_weights(file, config)
+    return _filled(file, _tensors(weights), config)
 
 
 def _filled(
@@ -67,8 +63,11 @@ def load_torch_runtime(
     Two threads beside other work were 20 times slower. Raises InvalidRelease, which names `file`.
     """
     torch.set_num_threads(1)
-    tensors = {name: torch.from_numpy(value) for name, value in weights.items()}
-    return TorchRuntime(_filled(file, tensors, config).to(DTYPES[precision]))
+    return TorchRuntime(_filled(file, _tensors(weights), config).to(DTYPES[precision]))
+
+
+def _tensors(weights: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(value) for name, value in weights.items()}
 
 
 def fastest_searcher(recommender: OnlineRecommender) -> Searcher:

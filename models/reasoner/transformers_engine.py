@@ -90,9 +90,15 @@ class TransformersReasoner:
         closing: str = THINK_END,
     ) -> "TransformersReasoner":
         """Load a model directory. Raises ReleaseMismatch if its tokenizer lacks an itemic token."""
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
         model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype or torch.float32, local_files_only=True
+            directory,
+            dtype=dtype or torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
         sampling = sampling or Sampling.of(directory)
         return cls(model.to(device), tokenizer, space, sampling, closing=closing)

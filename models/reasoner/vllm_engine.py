@@ -94,7 +94,9 @@ class VllmReasoner:
         settings = settings or VllmSettings()
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
         code_ids(tokenizer, trie.space)
         return cls(
             LLM(str(directory), **_engine_arguments(settings, width)),

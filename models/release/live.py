@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from models.durable import copy_durably, link_or_copy, sync_folder, write_durably
 from models.errors import InvalidRecord, InvalidRelease, ManifestConflict, one_line
 from models.online.memory.neighbours import Neighbours
+from models.online.online_weights import read_online_weights
 from models.release.delta import (
     ChangedLists,
     Delta,
@@ -38,7 +37,8 @@ from models.release.delta import (
     check_delta,
     read_delta,
 )
-from models.release.release import ONLINE, Release, digest
+from models.release.release import ONLINE, Release
+from models.release.release_files import digest
 from models.store.model_pointer import LiveVersion, ModelPointer
 
 Changed = Literal["nothing", "counts", "weights", "base"]  # each one includes those before it
@@ -226,10 +226,7 @@ class LiveRelease:
     def of(cls, release: Release) -> "LiveRelease":
         """Read a release without deltas. Raises InvalidRelease."""
         file = release.directory / ONLINE
-        try:
-            weights = load_file(file)
-        except (SafetensorError, OSError) as exc:
-            raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
+        weights = read_online_weights(file, release.recommender_config)
         version = LiveVersion(release.version, 0, "")
         return cls(release, weights, release.load_neighbours(), version)
 

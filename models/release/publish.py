@@ -37,8 +37,8 @@ from models.release.release import (
     Release,
     ReleaseManifest,
     SpaceSpec,
-    digest,
 )
+from models.release.release_files import digest
 
 NUM_GLOBAL_PREFIXES = 100
 NUM_POPULAR = 200

@@ -29,6 +29,7 @@ from models.online.memory.memory import Memory
 from models.online.memory.memory_settings import MemorySettings
 from models.online.memory.neighbours import Neighbours
 from models.online.shape import RecommenderConfig
+from models.release.release_files import MANIFEST, read_manifest_bytes, verify_files
 
 NEIGHBOURS = "neighbours.safetensors"
 ONLINE = "online.safetensors"
@@ -141,30 +142,23 @@ class Release:
 
         Raises InvalidRelease or ReleaseMismatch with one line that names the file.
         """
-        manifest, raw = _read_manifest(directory / "manifest.json")
-        _verify_files(directory, manifest.files)
+        manifest, raw = _read_manifest(directory / MANIFEST)
+        verify_files(directory, manifest.files)
+        _check_required(directory, manifest.files)
         _check_memory(directory, manifest)
         space = _build_space(directory, manifest.space)
         try:
             catalog = load_catalog(directory / "catalog.parquet", space)
         except InvalidCatalog as exc:
             raise InvalidRelease(str(exc)) from exc
-        if tuple(manifest.recommender.get("sizes", ())) != space.sizes:
-            raise ReleaseMismatch(
-                f"{directory}: recommender has codebooks {manifest.recommender.get('sizes')}, "
-                f"expected {list(space.sizes)}"
-            )
+        _check_recommender(directory, manifest, space)
         return cls(directory, manifest, hashlib.sha256(raw).hexdigest()[:12], space, catalog)
 
 
 def _read_manifest(file: Path) -> tuple[ReleaseManifest, bytes]:
+    raw = read_manifest_bytes(file)
     try:
-        raw = file.read_bytes()
         manifest = ReleaseManifest.model_validate_json(raw)
-    except OSError as exc:
-        raise InvalidRelease(
-            f"{file}: cannot be read ({exc.strerror}), expected a release"
-        ) from exc
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
@@ -174,15 +168,7 @@ def _read_manifest(file: Path) -> tuple[ReleaseManifest, bytes]:
     return manifest, raw
 
 
-def _verify_files(directory: Path, files: Mapping[str, str]) -> None:
-    for name, expected in sorted(files.items()):
-        file = directory / name
-        if not file.resolve().is_relative_to(directory.resolve()):
-            raise InvalidRelease(f"{directory}: manifest names {name!r}, expected a path inside")
-        if not file.is_file():
-            raise InvalidRelease(f"{file}: missing, expected SHA-256 {expected[:12]}...")
-        if (actual := digest(file)) != expected:
-            raise InvalidRelease(f"{file}: SHA-256 {actual[:12]}..., expected {expected[:12]}...")
+def _check_required(directory: Path, files: Mapping[str, str]) -> None:
     for required in ("catalog.parquet", ONLINE):
         if required not in files:
             raise InvalidRelease(f"{directory}: the manifest does not name {required}")
@@ -196,6 +182,19 @@ def _check_memory(directory: Path, manifest: ReleaseManifest) -> None:
         )
 
 
+def _check_recommender(directory: Path, manifest: ReleaseManifest, space: SidSpace) -> None:
+    sizes = manifest.recommender.get("sizes")
+    if not isinstance(sizes, list) or tuple(sizes) != space.sizes:
+        raise ReleaseMismatch(
+            f"{directory}: recommender has codebooks {sizes}, expected {list(space.sizes)}"
+        )
+    if manifest.format >= OLDEST_SERVED:
+        try:
+            RecommenderConfig.from_json(manifest.recommender)
+        except InvalidRelease as exc:
+            raise InvalidRelease(f"{directory / 'manifest.json'}: {exc}") from exc
+
+
 def _build_space(directory: Path, spec: SpaceSpec) -> SidSpace:
     try:
         space = SidSpace(spec.sizes, spec.prefix_depth, spec.codebook)
@@ -207,9 +206,3 @@ def _build_space(directory: Path, spec: SpaceSpec) -> SidSpace:
             f"expected {space.fingerprint:016x}"
         )
     return space
-
-
-def digest(file: Path) -> str:
-    """Return the SHA-256 of a file in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from models.errors import InvalidRelease, one_line
 from models.online.best_first import NumpySearch
 from models.online.build_kernel import built_library
 from models.online.finish import Finisher, Searcher
 from models.online.native_runtime import NATIVE, NativeRuntime
+from models.online.online_weights import read_online_weights
 from models.online.onnx_runtime import ONNX, OnnxRuntime
 from models.release.live import LiveRelease
 from models.release.release import FORMAT, OLDEST_SERVED, ONLINE, Release
@@ -70,7 +70,7 @@ def load_searcher(
     file = release.directory / ONLINE
     config = release.recommender_config
     try:
-        held = load_file(file) if weights is None else weights
+        held = read_online_weights(file, config) if weights is None else weights
         if precision == NATIVE:
             return NativeRuntime(config, held)
         if precision != ONNX:

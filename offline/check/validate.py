@@ -9,7 +9,7 @@ from typing import Any
 
 from models.catalog.catalog import Catalog
 from models.errors import InvalidInput
-from models.release.release import digest
+from models.release.release_files import digest
 from offline.disk.outcome import Outcome
 from offline.disk.shards import (
     part_file,

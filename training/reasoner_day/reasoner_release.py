@@ -14,7 +14,8 @@ from typing import Any
 from models.durable import open_to_readers, sync_folder
 from models.errors import InvalidInput, InvalidRelease, ManifestConflict
 from models.release.live import LiveFolder, carried_delta
-from models.release.release import Learns, Release, digest
+from models.release.release import Learns, Release
+from models.release.release_files import digest
 from models.store.model_pointer import LiveVersion, ModelPointer
 from training.learn.one_learner import one_publication
 from training.reasoner_day.reasoner_learner import DAY_TABLE, reasoner_files
