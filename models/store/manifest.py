@@ -23,9 +23,10 @@ from pydantic import (
 from models.errors import InvalidInput, InvalidRecord
 
 MAX_DELTAS = 2
+MAX_BYTES = 1 << 16  # of the JSON text; one with every layer has 2,000
 _MAX_CANARY_LAYERS = 2 * (MAX_DELTAS + 1)  # its own, and layers of thinking on demand above them
 
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class Layer(BaseModel):
@@ -61,13 +62,13 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epoch: Annotated[int, Field(ge=1)]  # every change takes a higher one
+    epoch: Annotated[int, Field(ge=1, lt=2**53)]  # every change takes a higher one
     fingerprint: Annotated[int, Field(ge=0, lt=2**64)]  # of the SID space; hexadecimal in JSON
     base: Layer
     deltas: Annotated[  # newer than the base, newest first
         tuple[Layer, ...], Field(max_length=MAX_DELTAS)
     ] = ()
-    release: str  # name of the release that thought last
+    release: Annotated[str, Field(max_length=1024)]  # name of the release that thought last
     canary: Canary | None = None  # left out of the JSON text if there is none, as in old manifests
 
     @property
@@ -92,6 +93,8 @@ class Manifest(BaseModel):
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":
         """Decode JSON. Total over any bytes: raises InvalidRecord."""
+        if len(data) > MAX_BYTES:
+            raise InvalidRecord(f"manifest of {len(data):,} bytes, expected at most {MAX_BYTES:,}")
         try:
             return cls.model_validate_json(data)
         except ValidationError as exc:

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import InvalidRecord
-from models.store.manifest import is_in_share
+from models.store.manifest import MAX_BYTES, is_in_share
 
 _Base = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 _Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
@@ -77,6 +77,8 @@ class ModelPointer(_Version):
     @classmethod
     def decode(cls, data: bytes) -> "ModelPointer":
         """Decode JSON. Total over any bytes: raises InvalidRecord."""
+        if len(data) > MAX_BYTES:
+            raise InvalidRecord(f"model pointer of {len(data):,} bytes, expected {MAX_BYTES:,}")
         try:
             return cls.model_validate_json(data)
         except ValidationError as exc:

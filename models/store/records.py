@@ -198,8 +198,8 @@ def decode_thoughts(data: bytes, *, user_id: str) -> tuple[str, ...]:
 
     Raises ForeignRecord for thoughts about another user, InvalidRecord for any other bytes.
     """
-    if len(data) < _THOUGHTS_HEAD.size:
-        raise InvalidRecord(f"thoughts of {len(data)} bytes, too short to be any")
+    if not _THOUGHTS_HEAD.size <= len(data) <= _MAX_THOUGHTS_BYTES:
+        raise InvalidRecord(f"thoughts of {len(data)} bytes, too few or too many")
     magic, version, user_hash, crc = _THOUGHTS_HEAD.unpack_from(data)
     body = data[_THOUGHTS_HEAD.size :]
     if magic != _THOUGHTS_MAGIC or version != _VERSION or crc != google_crc32c.value(body):
@@ -213,6 +213,10 @@ def decode_thoughts(data: bytes, *, user_id: str) -> tuple[str, ...]:
         raise InvalidRecord(f"thoughts do not unpack ({type(exc).__name__})") from exc
     if not isinstance(texts, list):
         raise InvalidRecord("thoughts are no list of texts")
+    if len(texts) > MAX_PATHS or any(len(text) > MAX_THOUGHT_CHARS for text in texts):
+        raise InvalidRecord(
+            f"{len(texts)} thoughts, expected at most {MAX_PATHS} of {MAX_THOUGHT_CHARS} characters"
+        )
     return tuple(texts)
 
 

@@ -24,6 +24,8 @@ from redis.exceptions import InvalidResponse, ResponseError
 
 Command = tuple[Any, ...]  # str, bytes and numbers
 CONNECT_S = 0.5  # least time-out of a new connection, which takes several round trips
+# Of one reply. The largest that we ask for, ten thousand erasures of the longest ids, has 11 MB.
+MAX_REPLY_BYTES = 16 << 20
 _GRACE_S = 0.001  # least grace of a late reply: bytes that have arrived are read first
 
 
@@ -177,6 +179,7 @@ class _Link(asyncio.Protocol):
         self._pending: deque[_Pending] = deque()
         self._parser = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
         self._heard_at = 0.0
+        self._num_unread = 0  # bytes of the reply that is still incomplete
 
     def ask(self, commands: tuple[Command, ...], timeout_s: float) -> "asyncio.Future[list[Any]]":
         now = self._loop.time()
@@ -203,10 +206,15 @@ class _Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
+        self._num_unread += len(data)
+        if self._num_unread > MAX_REPLY_BYTES:
+            self.close(ConnectionAbortedError(f"a reply above {MAX_REPLY_BYTES:,} bytes"))
+            return
         self._parser.feed(data)
         try:
             while (reply := self._parser.gets()) is not False:
                 self._take(reply)
+                self._num_unread = 0
         except (InvalidResponse, IndexError) as exc:
             self.close(ConnectionAbortedError(f"not a reply of Redis: {exc}"))
 

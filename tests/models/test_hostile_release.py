@@ -154,9 +154,7 @@ def swap_outputs(model: onnx.ModelProto) -> None:
         (with_graph(swap_outputs), "extend.onnx: results of shapes"),
     ],
 )  # fmt: skip
-def test_an_attack_is_refused_in_one_line(
-    attempt: Try, alter: Alteration, why: str
-) -> None:
+def test_an_attack_is_refused_in_one_line(attempt: Try, alter: Alteration, why: str) -> None:
     answer = attempt(alter)
     assert answer.startswith("refused: ")
     assert why in answer

@@ -16,6 +16,7 @@ from models.catalog.sid import SidSpace
 from models.errors import ForeignRecord, InvalidRecord, SkewedRecord
 from models.store.records import (
     MAX_PATHS,
+    MAX_THOUGHT_CHARS,
     PrefixRecord,
     RecordedItem,
     RecordedPrefix,
@@ -223,12 +224,14 @@ def test_thoughts_about_another_user_are_foreign() -> None:
         zlib.compress(b'["\\ud800"]'),
         zlib.compress(b"[" * 100_000),
         zlib.compress(json.dumps(["x" * 5_000_000]).encode()),
+        zlib.compress(json.dumps([""] * 500_000).encode()),
+        zlib.compress(json.dumps(["x" * (MAX_THOUGHT_CHARS + 1)]).encode()),
     ],
 )
 def test_sealed_nonsense_is_no_thoughts(body: bytes) -> None:
     head = b"TW\x01" + hash_user("ann").to_bytes(8, "big")
     sealed = head + struct.pack(">I", google_crc32c.value(body)) + body
-    with pytest.raises(InvalidRecord, match=r"unpack|list"):
+    with pytest.raises(InvalidRecord, match=r"unpack|list|expected at most"):
         decode_thoughts(sealed, user_id="ann")
 
 

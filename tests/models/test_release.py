@@ -15,7 +15,8 @@ from models.online.build_kernel import built_library
 from models.online.memory.memory_settings import MemorySettings
 from models.online.torch_runtime import load_recommender
 from models.release.live import LiveFolder
-from models.release.release import Release, digest
+from models.release.release import Release
+from models.release.release_files import digest
 from models.release.searchers import load_finisher, load_searcher
 from tests.fakes.file_modes import modes_in, umask
 from tests.fakes.toy import toy_catalog, toy_memory, toy_recommender, toy_release

@@ -1,6 +1,7 @@
 """One contract for every UserStore, held by the memory twin and by a real server."""
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -511,6 +512,21 @@ def test_a_manifest_lists_its_layers_newest_first_and_writes_its_fingerprint_as_
     assert [layer.generation for layer in manifest.layers] == [9, 7, 5]
     assert f'"{SPACE.fingerprint:016x}"'.encode() in manifest.encode()
     assert Manifest.decode(manifest.encode()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"epoch": 2**64}, "epoch"),
+        ({"epoch": 2**53}, "epoch"),
+        ({"base": {"generation": 1, "created_at": 2**53, "users": 1}}, "created_at"),
+        ({"deltas": [{"generation": 1, "created_at": 1, "users": 1}] * 100_000}, "bytes, expected"),
+    ],
+)
+def test_a_manifest_that_nobody_can_serve_is_refused(change: dict[str, object], why: str) -> None:
+    text = json.dumps(json.loads(make_manifest(1, 5).encode()) | change)
+    with pytest.raises(InvalidRecord, match=why):
+        Manifest.decode(text.encode())
 
 
 def test_the_next_epoch_passes_both_the_held_one_and_the_seen_one() -> None:

@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import redis.asyncio
 from redis.exceptions import ResponseError
 
 from models.store.embedded import attach
-from models.store.wire import CONNECT_S, Command, Wire, read_address
+from models.store.wire import CONNECT_S, MAX_REPLY_BYTES, Command, Wire, read_address
 from tests.fakes.scripted_redis import Serve, serving
 
 pytestmark = pytest.mark.system
@@ -178,6 +178,30 @@ async def test_what_is_no_reply_to_us_ends_the_connection(junk: bytes) -> None:
             outcomes += await asyncio.gather(wire.ask(("PING",)), return_exceptions=True)
             await asyncio.sleep(0.05)
         assert {type(outcome) for outcome in outcomes} <= {ConnectionAbortedError, list}
+
+
+async def test_a_reply_without_end_ends_the_connection_before_it_fills_the_memory() -> None:
+    sent = 0
+
+    async def talk_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.read(100)
+        writer.write(b"$1000000000\r\n")
+        with suppress(ConnectionError):
+            while sent < 4 * MAX_REPLY_BYTES:
+                writer.write(b"x" * 65536)
+                sent += 65536
+                await writer.drain()
+
+    async with wire_to(talk_on) as wire:
+        with pytest.raises(ConnectionAbortedError, match="16,777,216 bytes"):
+            await wire.ask(("GET", "large"))
+    assert MAX_REPLY_BYTES <= sent < 2 * MAX_REPLY_BYTES
+
+
+async def test_many_replies_at_once_are_no_large_one(wire: Wire) -> None:
+    text = b"x" * (MAX_REPLY_BYTES // 16)
+    assert await wire.ask(*[("ECHO", text)] * 20) == [text] * 20
 
 
 async def test_a_reset_fails_those_who_wait(wire: Wire) -> None:
