@@ -122,7 +122,8 @@ class OnnxRuntime:
         except Exception as exc:  # the library has no common root for its errors
             raise InvalidRelease(f"{file}: {one_line(exc)}") from exc
         width = config.width // heads
-        expected = [(heads, width, 2)] * config.layers + [(heads, 2, width)] * config.layers
+        expected: list[tuple[int, ...]] = [(heads, width, 2)] * config.layers
+        expected += [(heads, 2, width)] * config.layers
         expected += [(config.levels, config.width), *((size,) for size in config.sizes)]
         found = [each.shape for each in (*made.keys, *made.values, made.queries_LW, *made.logits)]
         if found != expected:

@@ -17,7 +17,21 @@ from models.release.release_files import digest
 Alteration = Callable[[Path], None]
 
 NUMBERS = (-1, 0, 1, 2, 3, 7, 33, 64, 4096, 200_000, 2**20, 2**31, 2**63, 2**64, 0.5, -0.0, 1e308)
-VALUES = (*NUMBERS, math.nan, math.inf, None, True, "", "x", "../x", [], [1], [[]], {}, {"a": 1})
+VALUES: tuple[Any, ...] = (
+    *NUMBERS,
+    math.nan,
+    math.inf,
+    None,
+    True,
+    "",
+    "x",
+    "../x",
+    [],
+    [1],
+    [[]],
+    {},
+    {"a": 1},
+)
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 TENSOR_FILES = ("online.safetensors", "neighbours.safetensors", "codebooks.safetensors")
 _SIZES = (0, 1, 2, 31, 33, 65, 4096)
