@@ -1,7 +1,8 @@
-"""Wordings of wishes. The grammar was made without a look at the wordings of the bench.
+"""Wordings of wishes. Somebody who had not seen the grammar wrote those of the bench.
 
 `{topic}` is the name of a category in lower case. Strengths are chosen with `TUNING`; the grammar
-was made with these and with the wordings of tests/models/test_wishes.py.
+was made with these and with the wordings of tests/models/test_wishes.py, and was not changed after
+its first run on `UNTRAINED` and `NEGATIONS`.
 """
 
 from typing import NamedTuple
@@ -17,29 +18,35 @@ TUNING = (
 )
 
 UNTRAINED = (
-    "could I see a few {topic}",
-    "I'm in the market for {topic}",
-    "got any {topic} worth trying?",
-    "my cupboard is out of {topic}",
-    "today it has to be {topic}",
-    "surprise me with {topic}",
-    "{topic}, and plenty of it",
-    "would you kindly put {topic} on top",
-    "thinking about treating myself to {topic}",
-    "I promised a friend some {topic}",
-    "what do you have in the way of {topic}?",
-    "enough browsing, take me to {topic}",
-    "{topic} would make my day",
-    "run me through your {topic}",
+    "What do you have in the way of {topic}?",
+    "I need help picking out {topic} for my sister's birthday.",
+    "Could we take a look at {topic} next?",
+    "I've been thinking about trying out some new {topic}.",
+    "Do you carry any good {topic}?",
+    "{topic} would be great, if you have any.",
+    "My friend keeps raving about {topic}, so I want to see what's out there.",
+    "Let's browse {topic} for a bit.",
+    "Hi, I'm shopping for {topic} and don't know where to start.",
+    "Which {topic} are popular right now?",
+    "I'm in the mood to buy {topic}.",
+    "Any suggestions when it comes to {topic}?",
+    "Please find me something nice in {topic}.",
+    "I could really use some help with {topic}.",
+    "What I want today is {topic}.",
+    "Can you pull up a few options for {topic}?",
 )
 
 NEGATIONS = (
-    "please keep {topic} out of my list",
-    "I could not care less for {topic}",
-    "whatever you do, no {topic}",
-    "{topic} is the last thing I need",
-    "please stop suggesting {topic}",
-    "I never want to see {topic} again",
+    "Please don't show me any {topic}.",
+    "I'm not interested in {topic}, thanks.",
+    "{topic} isn't really my thing.",
+    "No {topic}, please.",
+    "Anything is fine as long as it's not {topic}.",
+    "I'd rather skip {topic} if you don't mind.",
+    "I already have more than enough {topic} at home.",
+    "When it comes to {topic}, I'll pass.",
+    "Could you leave out {topic} from now on?",
+    "I'm tired of seeing {topic}, so let's move on to something else.",
 )
 
 BRAND_TURN = "a different maker please, not that brand"

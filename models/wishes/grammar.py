@@ -200,7 +200,7 @@ class _Reader:
 
     def _pass_comma(self) -> None:
         """Let a comma end a refusal, unless a list of refused things goes on."""
-        if self._wants or self._is_fresh:
+        if self._wants:
             return
         if CUES.get(self._cue) == "instead" or not self._lists_on():
             self._wants = True

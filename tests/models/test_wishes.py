@@ -47,6 +47,9 @@ WANTED = {
     "something that smells good": "scented products",
     "vitamin C serum": "vitamin c Serums",
     "mascarra, please": "mascara (Mascara)",
+    "enough browsing, take me to nail polish": "Nail Polish",
+    "my cupboard is out of nail polish": "Nail Polish",
+    "I am out of my usual nail polish": "Nail Polish",
 }
 UNWANTED = {
     "No perfume please": "scented products",
@@ -58,6 +61,9 @@ UNWANTED = {
     "I've had my fill of nail art": "Nail Art",
     "no Hair Care Styling Products please": "Hair Care > Styling Products",
     "nail polish? no thanks": "Nail Polish",
+    "please keep nail polish out of my list": "Nail Polish",
+    "nail polish is the last thing I need": "Nail Polish",
+    "the last thing I need is nail polish": "Nail Polish",
 }
 BOTH = {
     "I'm tired of lipstick, show me mascara": ("Mascara", "Lipstick"),
