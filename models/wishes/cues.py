@@ -13,6 +13,7 @@ CUES: dict[tuple[str, ...], Cue] = {
 }
 LONGEST_CUE = max(map(len, CUES))
 BACK_AFTER: dict[str, str] = _TABLES["turns_back"]  # cue -> word that ends its refusal
+HEDGES: frozenset[str] = frozenset(_TABLES["hedges"]["words"])
 FILLER: frozenset[str] = frozenset(_TABLES["filler"]["words"])
 MOOD_OF: dict[str, str] = {
     word: mood for mood, table in _TABLES["moods"].items() for word in table["said"]

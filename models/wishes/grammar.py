@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from models.wishes.cues import BACK_AFTER, CUES, ENDING, FILLER, JOINING, LONGEST_CUE, Cue
+from models.wishes.cues import BACK_AFTER, CUES, ENDING, FILLER, HEDGES, JOINING, LONGEST_CUE, Cue
 from models.wishes.names import LONGEST_NAME, Name, Names
 from models.wishes.stems import is_mark, split_words
 from models.wishes.wish import Part, Price
@@ -75,7 +75,7 @@ def read_turn(text: str, names: Names) -> Turn:
     wants_that, refuses_that = bool(_SAME.search(plain)), _refused(plain)
     for pattern in (_SAME, _BRAND, _OTHER):
         text = pattern.sub(" ; ", text.lower().replace("'", "").replace("’", ""))
-    reader = _Reader(names, split_words(text))
+    reader = _Reader(names, [word for word in split_words(text) if word not in HEDGES])
     reader.run()
     return Turn(
         tuple(dict.fromkeys(part for part, is_wanted in reader.parts if is_wanted)),

@@ -64,6 +64,9 @@ UNWANTED = {
     "please keep nail polish out of my list": "Nail Polish",
     "nail polish is the last thing I need": "Nail Polish",
     "the last thing I need is nail polish": "Nail Polish",
+    "nail polish isn't really my thing": "Nail Polish",
+    "when it comes to nail polish, I'll pass": "Nail Polish",
+    "I am not particularly keen on nail polish": "Nail Polish",
 }
 BOTH = {
     "I'm tired of lipstick, show me mascara": ("Mascara", "Lipstick"),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -178,9 +179,7 @@ def test_every_task_has_a_share_and_rows_and_the_mixture_keeps_the_shares(
             drawn[name] += len(row.ids)
             yield row
 
-    rows = list(
-        mix_sources({name: lambda name=name: counted(name) for name in shares}, shares, 200_000)
-    )
+    rows = list(mix_sources({name: partial(counted, name) for name in shares}, shares, 200_000))
     assert sum(len(row.ids) for row in rows) == pytest.approx(200_000, abs=2000)
     for name, share in shares.items():
         assert drawn[name] / drawn.total() == pytest.approx(
