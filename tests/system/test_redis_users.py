@@ -124,6 +124,9 @@ def test_every_route_works_for_the_services_user_and_the_worker_does_the_rest(
             assert worker.serve_once() == (1, 1)
         until(lambda: "something for my sister" in thoughts_of(client, ANN))
         assert keys_of(server, BOB) == []
+        wished = client.post(f"/v1/users/{ANN}/think", json={"instruction": "nails, please"})
+        assert wished.json()["wish"]["answer"].startswith("Showing more Nails")
+        assert client.get(f"/recommend/{ANN}").json()["wish"] is not None
         assert client.get("/metrics").text.count('fallbacks_total{reason="store"} 0.0') == 1
         assert service.stop() == 0
     assert not [line for line in service.log if "NOPERM" in line or SECRET in line]
