@@ -102,7 +102,7 @@ def add_up(
         record=records.record,
         skipped=records.skipped,
         has_lost_history=has_lost_history,
-        wish=decode_turns(as_bytes(replies[len(layers)])),
+        wish=decode_turns(wish) if (wish := as_bytes(replies[len(layers)])) else (),
         records=records,
         stream=None if has_lost_history or not stream.arrivals else stream,
     )

@@ -22,6 +22,7 @@ SIMPLE_ROWS = {
     "staleness": {*RANKING, f"0 ago{SILENT}", f"4 ago{SILENT}"},
     "time-split": {"popularity", "counts_frozen", "counts"},
     "reasoner-days": {*RANKING, "frozen", "popularity_recent"},
+    "wishes": {"popularity", "none"},
     "understanding": {"item: random", "user: random", "persona: random"},
     "baseline": RANKING,
     "table1": RANKING,

@@ -96,9 +96,9 @@ def test_whoever_would_be_thought_about_differently_is_due(
 def with_another_reasoner(world: NightWorld, folder: Path, text: str) -> None:
     """Give the world a release whose reasoner has one file more."""
     copy = Path(shutil.copytree(world.release.directory, folder))
-    (copy / "reasoner" / "more").write_text(text)
+    (copy / "reasoner" / "more.txt").write_text(text)
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["files"]["reasoner/more"] = hashlib.sha256(text.encode()).hexdigest()
+    manifest["files"]["reasoner/more.txt"] = hashlib.sha256(text.encode()).hexdigest()
     (copy / "manifest.json").write_text(json.dumps(manifest))
     world.release = Release.load(copy)
 

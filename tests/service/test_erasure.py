@@ -87,7 +87,7 @@ async def test_nothing_is_accepted_while_the_store_is_away(
 async def test_from_acceptance_on_nothing_of_the_user_is_served(
     service: InProcess, store: MemoryStore, tmp_path: Path
 ) -> None:
-    unknown = await service.recommend("nobody", n=20)
+    unknown = await service.recommend("nobody", n=20, explain="true")
     assert (await service.recommend("user"))["source"] == "personal"
     answer = await service.client.delete("/v1/users/user")
     assert (answer.status_code, answer.json()["user_id"]) == (202, "user")
