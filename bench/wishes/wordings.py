@@ -1,8 +1,8 @@
 """Wordings of wishes. Somebody who had not seen the grammar wrote those of the bench.
 
 `{topic}` is the name of a category in lower case. Strengths are chosen with `TUNING`; the grammar
-was made with these and with the wordings of tests/models/test_wishes.py, and was not changed after
-its first run on `UNTRAINED` and `NEGATIONS`.
+was made with these and with the wordings of tests/models/test_wishes.py. It was not changed after a
+run on `UNTRAINED` and `NEGATIONS`; two earlier lists of refusals became tests when they failed.
 """
 
 from typing import NamedTuple
@@ -37,16 +37,18 @@ UNTRAINED = (
 )
 
 NEGATIONS = (
-    "Please don't show me any {topic}.",
-    "I'm not interested in {topic}, thanks.",
-    "{topic} isn't really my thing.",
-    "No {topic}, please.",
-    "Anything is fine as long as it's not {topic}.",
-    "I'd rather skip {topic} if you don't mind.",
-    "I already have more than enough {topic} at home.",
-    "When it comes to {topic}, I'll pass.",
-    "Could you leave out {topic} from now on?",
-    "I'm tired of seeing {topic}, so let's move on to something else.",
+    "Don't show me any {topic}.",
+    "Please leave {topic} out of my recommendations from now on.",
+    "{topic} just aren't my thing, so skip them.",
+    "I'd rather not see {topic} anymore, if that's okay.",
+    "Could you stop suggesting {topic} to me?",
+    "No more {topic}, thanks.",
+    "When you're picking things for me, you can ignore anything to do with {topic}.",
+    "I have absolutely no interest in {topic}.",
+    "Honestly, I keep scrolling past all the {topic}, and it would be nice if they were gone.",
+    "As far as {topic} go, I've seen more than enough and don't need any others.",
+    "Would you mind filtering out {topic} before you show me the results?",
+    "Everything else looks great, but I'm never going to buy {topic}.",
 )
 
 BRAND_TURN = "a different maker please, not that brand"

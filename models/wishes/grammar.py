@@ -48,8 +48,9 @@ _BRAND = re.compile(
 )
 _OTHER = re.compile(
     r"\b(?:something|anything|show me|stuff|things|what) (?:completely |totally |entirely |very )?"
-    r"(?:else|different|other)\b|\bnot (?:this|that|these|those|it)(?: (?:one|kind|sort|item|"
-    r"product|type))?\b(?! \w)|\b(?:a )?change of topic\b|\bno more of (?:this|that|these|those)\b"
+    r"(?:else|different|other)\b(?! than)|\bnot (?:this|that|these|those|it)(?: (?:one|kind|sort|"
+    r"item|product|type))?\b(?! \w)|\b(?:a )?change of topic\b|"
+    r"\bno more of (?:this|that|these|those)\b"
 )
 
 
@@ -154,7 +155,7 @@ class _Reader:
         return self._read_word(word)
 
     def _read_word(self, word: str) -> int:
-        if self.words[self._at + 1 : self._at + 2] == ["free"]:
+        if word not in FILLER and self.words[self._at + 1 : self._at + 2] == ["free"]:
             name = self.names.plain_word(word)
             if name is not None:
                 self.parts.append((Part((name,)), False))

@@ -67,6 +67,14 @@ UNWANTED = {
     "nail polish isn't really my thing": "Nail Polish",
     "when it comes to nail polish, I'll pass": "Nail Polish",
     "I am not particularly keen on nail polish": "Nail Polish",
+    "nail polish can go, I have no use for them": "Nail Polish",
+    "I don't really use nail polish, so there's no point in suggesting it": "Nail Polish",
+    "let's look at something other than nail polish this time": "Nail Polish",
+    "as for nail polish, you can cross that off completely": "Nail Polish",
+    "sorry, but nail polish just doesn't do anything for me": "Nail Polish",
+    "I won't be buying nail polish, so feel free to hide those results": "Nail Polish",
+    "would you mind filtering out nail polish for me?": "Nail Polish",
+    "you keep bringing up nail polish, but that's not what I'm after": "Nail Polish",
 }
 BOTH = {
     "I'm tired of lipstick, show me mascara": ("Mascara", "Lipstick"),
