@@ -87,7 +87,7 @@ def test_an_event_moves_the_list_on_both_ports(page: "Page", shop: Shop, port: s
     before = titles(page, "#list")
     page.get_by_label("Event type").select_option("purchase")
     page.get_by_role("button", name=f"Post an event: {before[1]}").click()
-    page.locator("#list .note.up").first.wait_for()
+    page.locator("#list .note").first.wait_for()
     after = titles(page, "#list")
     assert before[1] not in after
     assert titles(page, "#history")[0] == before[1]
@@ -98,7 +98,7 @@ def test_an_event_moves_the_list_on_both_ports(page: "Page", shop: Shop, port: s
 def test_a_wish_without_a_worker_is_told_to_wait(page: "Page", shop: Shop) -> None:
     open_user(page, shop.admin_url, shop.users[0])
     page.get_by_role("button", name="Think again").click()
-    page.get_by_text("No worker is alive, so the wish waits").wait_for()
+    page.get_by_text("No worker is alive, so the thought waits").wait_for()
 
 
 def test_a_wish_makes_the_night_think_again(page: "Page", shop: Shop) -> None:
