@@ -47,9 +47,10 @@ def answer(directory: Path) -> str:
 
 
 def main() -> None:
+    answers, sys.stdout = sys.stdout, sys.stderr  # ONNX Runtime prints some of its errors
     for line in sys.stdin:
-        sys.stdout.write(answer(Path(line.strip())) + "\n")
-        sys.stdout.flush()
+        answers.write(answer(Path(line.strip())) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":
