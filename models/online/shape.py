@@ -27,7 +27,7 @@ BIAS_ROWS = 64  # rows in each table of attention biases by distance
 class RecommenderConfig:
     """Hyperparameters of an online recommender. Raises ValueError for a size out of bounds."""
 
-    # A plain dict for the manifest: no unknown name, and no text or fraction where a size stands.
+    # For the manifest: it may not have another name.
     __pydantic_config__: ClassVar[dict[str, str | bool]] = {"extra": "forbid"}
 
     sizes: tuple[int, ...]  # codes per level

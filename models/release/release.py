@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Release:
     def reasoner_dir(self) -> Path:
         return self.directory / "reasoner"
 
-    @property
+    @cached_property
     def recommender_config(self) -> RecommenderConfig:
         return RecommenderConfig.from_json(self.manifest.recommender)
 

@@ -92,13 +92,13 @@ def with_tensor(name: str, shape: tuple[int, ...]) -> Alteration:
     return alter
 
 
-def with_size(name: str, value: float) -> Alteration:
-    """Replace a size of the online recommender in the manifest."""
+def with_size(name: str, value: float, of: str = "recommender") -> Alteration:
+    """Replace a size of the online recommender, or of another part, in the manifest."""
 
     def alter(directory: Path) -> None:
         file = directory / MANIFEST
         manifest = json.loads(file.read_text())
-        manifest["recommender"][name] = value
+        manifest[of][name] = value
         file.write_text(json.dumps(manifest))
 
     return alter
@@ -147,6 +147,7 @@ def swap_outputs(model: onnx.ModelProto) -> None:
         (with_size("heads", 3), "width 32, expected a multiple of 3 heads"),
         (with_size("width", 64), "F32 (8, 32), expected F32 (8, 64)"),
         (with_size("depth", 3), "recommender.depth: Unexpected keyword argument"),
+        (with_size("recent", 2**62, "memory"), "recent 4611686018427387904, expected 1..1024"),
         (with_file("more.bin", "x"), "more.bin: not in the manifest"),
         (with_file("reasoner/config.json", '{"auto_map": {}}'), "auto_map names code"),
         (with_file("reasoner/config.json", "[" * (2**20 + 1)), "1,048,577 bytes"),

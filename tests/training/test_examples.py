@@ -264,7 +264,7 @@ def test_a_stage_depends_on_its_own_tables_and_the_seed() -> None:
         ("[online]\nepochs = 'many'", r"\[online\] epochs = 'many', expected int"),
         ("[online", "not a readable TOML file"),
         ("online = 3", "online = 3, expected a table"),
-        ("[memory]\nfloor = 0", r"\[memory\] floor 0, expected a number above 0"),
+        ("[memory]\nfloor = 0", r"\[memory\] floor 0, expected 1e-09\.\.1e\+06"),
     ],
 )
 def test_a_wrong_recipe_names_file_and_key(tmp_path: Path, text: str, message: str) -> None:

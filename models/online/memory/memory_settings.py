@@ -3,10 +3,22 @@
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-_FROM_ZERO = (
-    "num_similar", "backward", "scale", "item_power", "later_power", "similar_weight",
-    "similar_power",
-)  # fmt: skip
+# Least and largest values: a release comes from outside, and rooms are made in these sizes.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "window": (1, 1024),
+    "recent": (1, 1024),
+    "num_neighbours": (1, 2**31 - 1),
+    "num_similar": (0, 2**16),
+    "backward": (0, 1e6),
+    "shrink": (1e-9, 1e6),
+    "item_power": (0, 100),
+    "later_power": (0, 100),
+    "similar_weight": (0, 1e6),
+    "similar_power": (0, 1e6),
+    "decay": (0, 1),
+    "scale": (0, 1e6),
+    "floor": (1e-9, 1e6),
+}
 
 
 @dataclass(frozen=True)
@@ -32,17 +44,9 @@ class MemorySettings:
     floor: float = 1e-4  # evidence that doubles the probability, with scale 1
 
     def __post_init__(self) -> None:
-        for name in ("window", "recent", "num_neighbours"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}, expected at least 1")
-        for name in ("shrink", "floor"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} {getattr(self, name)}, expected a number above 0")
-        for name in _FROM_ZERO:
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} {getattr(self, name)}, expected a number from 0 up")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay {self.decay}, expected 0..1")
+        for name, (low, high) in _BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} {getattr(self, name)}, expected {low:g}..{high:g}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
