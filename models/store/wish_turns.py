@@ -14,6 +14,7 @@ from models.ids import id_problem
 
 MAX_INSTRUCTION_CHARS = 500
 MAX_TURNS = 8  # of one wish; older ones are forgotten
+_MAX_BYTES = 1 << 17  # of the JSON text; the longest turns and ids, escaped, have 75,000
 
 
 class WishTurn(NamedTuple):
@@ -31,7 +32,7 @@ def encode_turns(turns: Sequence[WishTurn]) -> bytes:
 
 def decode_turns(blob: bytes | None) -> tuple[WishTurn, ...]:
     """Return the turns; none for bytes that are not of `encode_turns`."""
-    if not blob:
+    if not blob or len(blob) > _MAX_BYTES:
         return ()
     try:
         return tuple(_read_turn(each) for each in _list_of(json.loads(blob)))
@@ -53,7 +54,7 @@ def _list_of(found: object) -> list[object]:
 def _read_turn(found: object) -> WishTurn:
     match found:
         case [str() as text, int() as at_s, str() | None as item_id]:
-            is_sound = 0 < len(text) <= MAX_INSTRUCTION_CHARS and at_s >= 0
+            is_sound = 0 < len(text) <= MAX_INSTRUCTION_CHARS and 0 <= at_s < 2**53
             if is_sound and (item_id is None or id_problem(item_id) is None):
                 return WishTurn(text, at_s, item_id)
     raise InvalidRecord("wish: expected text, time and item of a turn")

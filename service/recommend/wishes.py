@@ -19,7 +19,8 @@ from models.wishes.effect import effect_of
 from models.wishes.names import Names
 from models.wishes.sentence import answer, spoken
 
-MAX_KEPT = 512  # wishes; each takes up to 30 bytes an item of the catalog
+KEPT_BYTES = 64 << 20  # for wishes that are kept
+_ITEM_BYTES = 30  # that a wish takes for each item of the catalog, at most
 _FITS = 0.5  # an item that fits as well is one that was asked for
 _MAX_POPULAR = 1000
 
@@ -106,10 +107,11 @@ class HeldWish:
 
 
 class Wishes:
-    """Wishes over one catalog, with the MAX_KEPT most recently used ones."""
+    """Wishes over one catalog; the most recently used ones are kept, in about KEPT_BYTES."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, kept_bytes: int = KEPT_BYTES) -> None:
         self.names = Names(catalog)
+        self._max_kept = max(kept_bytes // (_ITEM_BYTES * max(len(catalog), 1)), 1)
         self._kept: OrderedDict[tuple[WishTurn, ...], HeldWish] = OrderedDict()
 
     def get(self, turns: Sequence[WishTurn]) -> HeldWish:
@@ -117,7 +119,7 @@ class Wishes:
         key = tuple(turns)
         if key not in self._kept:
             self._kept[key] = HeldWish(key, self.names)
-            if len(self._kept) > MAX_KEPT:
+            if len(self._kept) > self._max_kept:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]

@@ -35,7 +35,7 @@ class UserView:
     wish: tuple[WishTurn, ...] = ()  # turns of the wish, oldest first; they may be over
 
 
-Asked = TypeVar("Asked")
+T = TypeVar("T")
 _NOTHING_KNOWN = UserView((), None)
 
 
@@ -168,7 +168,7 @@ class Users:
         """Raises StoreUnavailable."""
         await self._ask(self._store.offer_items(items))
 
-    async def _ask(self, asking: Coroutine[Any, Any, Asked]) -> Asked:
+    async def _ask(self, asking: Coroutine[Any, Any, T]) -> T:
         """Await a request to the store, also while the breaker is open: it cannot be buffered."""
         try:
             return await asking

@@ -8,7 +8,14 @@ import pytest
 
 from models.catalog.catalog import Catalog
 from models.release.release import Release
-from models.store.wish_turns import MAX_TURNS, WishTurn, decode_turns, encode_turns, held_turns
+from models.store.wish_turns import (
+    MAX_INSTRUCTION_CHARS,
+    MAX_TURNS,
+    WishTurn,
+    decode_turns,
+    encode_turns,
+    held_turns,
+)
 from models.wishes.dialogue import understand
 from models.wishes.effect import effect_of
 from models.wishes.names import Names
@@ -185,10 +192,17 @@ def test_turns_of_the_store_are_read_back_and_other_bytes_are_none() -> None:
         b"[[1,2,3]]",
         b'[["a",-1,null]]',
         b'[["",1,null]]',
+        b'[["a",9007199254740992,null]]',
+        b'[["a",1,null]' + b" " * 200_000 + b"]",
         b"\xff",
         b"[" * 9999,
     ):
         assert decode_turns(blob) == ()
+
+
+def test_the_longest_turns_are_read_back() -> None:
+    turns = (WishTurn("😀" * MAX_INSTRUCTION_CHARS, 2**53 - 1, "😀" * 64),) * MAX_TURNS
+    assert decode_turns(encode_turns(turns)) == turns
 
 
 def test_a_wish_holds_for_a_while_behind_its_last_turn() -> None:

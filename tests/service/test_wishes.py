@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from models.store.redis_store import RedisStore
+from models.store.wish_turns import WishTurn
+from service.recommend.wishes import Wishes
 from tests.fakes.service_harness import (
     GENERATION,
     InProcess,
@@ -165,3 +167,14 @@ async def test_an_erased_user_has_no_wish(service: InProcess, store: RedisStore)
     assert "wish" not in await service.recommend("user", n=10)
     await store.erase_user("user")
     assert await store.read_wish("user") == ()
+
+
+def test_the_wishes_used_last_are_kept_as_far_as_the_bytes_reach() -> None:
+    catalog = toy_engine().catalog
+    wishes = Wishes(catalog, kept_bytes=2 * 30 * len(catalog))
+    bath, nails, hair = ((WishTurn(text, 1),) for text in ("bath", "nails", "hair"))
+    first, second = wishes.get(bath), wishes.get(nails)
+    assert wishes.get(bath) is first
+    wishes.get(hair)
+    assert wishes.get(bath) is first
+    assert wishes.get(nails) is not second
