@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from models.catalog.sid import ITEM_BEGIN, ITEM_END, SidSpace
 from models.errors import InvalidSettings
-from models.reasoner.placement import AUTO, find_device, multiplies_bfloat16, place
+from models.reasoner.placement import find_device, multiplies_bfloat16, place
+from models.reasoner.placement_options import AUTO
 from models.reasoner.prompts import SPECIAL_TOKENS
 from training.nano import add_itemic_tokens, build_tokenizer, new_reasoner
 from training.reasoner_recipes import NANO, HardwareRecipe, NanoConfig, ReasonerRecipe

@@ -14,7 +14,8 @@ from bench.quality.learnt import refuse_learnt, refuse_reader
 from bench.quality.thoughts.thoughts import ThoughtSettings
 from models.catalog.dataset import Dataset
 from models.errors import InvalidDataset
-from models.reasoner.placement import DTYPES, add_placement_arguments, place
+from models.reasoner.placement import DTYPES, place
+from models.reasoner.placement_options import add_placement_arguments
 from models.release.release import Release
 
 

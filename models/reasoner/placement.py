@@ -3,16 +3,16 @@
 Knows torch; knows nothing of models or recipes.
 """
 
-import argparse
 from typing import NamedTuple
 
 import torch
 
 from models.errors import InvalidSettings
 from models.machine import has_bfloat16
+from models.reasoner.placement_options import AUTO
+from models.reasoner.placement_options import DTYPES as DTYPE_NAMES
 
-AUTO = "auto"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 class Placement(NamedTuple):
@@ -58,19 +58,3 @@ def find_device(device: str = AUTO) -> torch.device:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Tell if a device multiplies bfloat16 in hardware."""
     return torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bfloat16()
-
-
-def add_placement_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--device",
-        default=AUTO,
-        metavar="auto|cpu|cuda[:N]",
-        help="device of the reasoner; auto: the GPU if there is one (default: %(default)s)",
-    )
-    add(
-        "--dtype",
-        choices=(AUTO, *DTYPES),
-        default=AUTO,
-        help="its numbers; auto: bfloat16 on a GPU, float32 on a CPU (default: %(default)s)",
-    )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from models.reasoner.placement_options import AUTO, add_placement_arguments
+
 LocalEngine = Literal["transformers", "vllm"]
 Engine = Literal["transformers", "vllm", "ray"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -21,8 +23,8 @@ class EngineSettings:
     on_ray: LocalEngine = "transformers"  # engine on each Ray worker
     workers: int = 1  # number of Ray workers
     address: str | None = None  # of the Ray cluster; None: this machine
-    device: str = "auto"  # of `transformers`: the GPU if there is one, "cpu" or "cuda:N"
-    dtype: str = "auto"  # bfloat16 on a GPU, float32 on a CPU; or one of the two
+    device: str = AUTO  # of `transformers`: the GPU if there is one, "cpu" or "cuda:N"
+    dtype: str = AUTO  # bfloat16 on a GPU, float32 on a CPU; or one of the two
     max_model_len: int = 1024  # tokens of a prompt and its thought (vLLM only)
     memory_share: float = 0.9  # of a GPU, for weights and cache (vLLM only)
 
@@ -36,18 +38,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add("--on-ray", choices=get_args(LocalEngine), default=default.on_ray, help="workers' engine")
     add("--workers", type=int, default=default.workers, metavar="N", help="number of Ray workers")
     add("--ray-address", metavar="HOST:PORT", help="a Ray cluster (default: this machine)")
-    add(
-        "--device",
-        default=default.device,
-        metavar="auto|cpu|cuda[:N]",
-        help="of the reasoner (transformers); auto: the GPU if there is one (default: %(default)s)",
-    )
-    add(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default=default.dtype,
-        help="its numbers; auto: bfloat16 on a GPU, float32 on a CPU (default: %(default)s)",
-    )
+    add_placement_arguments(parser, "transformers")
     add(
         "--max-model-len",
         type=_between(int, 1, 2**20),
