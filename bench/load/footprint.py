@@ -85,15 +85,22 @@ def _measure_one(release: Release, fill: _Fill, num_users: int) -> float:
 
 
 async def _measure_fill(redis_url: str, release: Release, fill: _Fill, num_users: int) -> float:
+    before = await _used_bytes(redis_url)
     store, wire = RedisStore(redis_url, _TIMEOUT_MS), Wire(read_address(redis_url), 30.0)
     target = _Target(store, wire, release, generation=time.time_ns() // 1_000_000)
-    before = (await store.memory()).used
     for start in range(0, num_users, _BATCH):
         await fill(target, range(start, min(start + _BATCH, num_users)))
-    used = (await store.memory()).used
     await wire.close()
     await store.close()
-    return (used - before) / num_users
+    return (await _used_bytes(redis_url) - before) / num_users
+
+
+async def _used_bytes(redis_url: str) -> int:
+    """Return the memory in use, over a connection of its own: others leave large buffers."""
+    store = RedisStore(redis_url, _TIMEOUT_MS)
+    used = (await store.memory()).used
+    await store.close()
+    return used
 
 
 async def _write_records(
