@@ -1,6 +1,7 @@
 """A store with the histories of the cases, a service and a worker, as a user starts them."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,21 +58,29 @@ class WishedSystem:
             self._await_thoughts(worker)
 
     def _await_thoughts(self, worker: ModuleProcess) -> None:
-        """Wait until every request is settled. Raises StepFailedError if the worker ends."""
+        """Wait until the service has what the worker thought. Raises StepFailedError if it ends."""
         deadline = time.monotonic() + _THINKS_S
         while time.monotonic() < deadline and worker.wait(0) is None:
-            if not asyncio.run(self._count_waiting()):
-                time.sleep(2.0)  # the service looks for a new generation every second
+            num_waiting, epoch = asyncio.run(self._look())
+            if not num_waiting and self._served_epoch() >= epoch:
                 return
             time.sleep(_POLL_S)
         raise StepFailedError(f"the worker did not think in time: {worker.last_line()}")
 
-    async def _count_waiting(self) -> int:
+    async def _look(self) -> tuple[int, int]:
+        """Return the number of waiting requests, and the epoch that is live in the store."""
         store = RedisStore(self.redis_url, _TIMEOUT_MS)
         try:
-            return await store.count_requests()
+            num_waiting, manifest = await store.count_requests(), await store.read_manifest()
+            return num_waiting, manifest.epoch if manifest is not None else 0
         finally:
             await store.close()
+
+    def _served_epoch(self) -> float:
+        """Return the epoch that the service has in use."""
+        text = self.client.get("/metrics").raise_for_status().text
+        found = re.search(r"^thinkahead_manifest_epoch (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
 
 
 @contextmanager
