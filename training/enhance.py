@@ -44,6 +44,16 @@ class Rollouts(NamedTuple):
     targets: list[Sid]  # P targets
     set_rewards: list[float]  # R rewards by `training.set_reward`; empty unless the recipe asks
 
+    @classmethod
+    def join(cls, parts: Sequence["Rollouts"]) -> "Rollouts":
+        """Return the rollouts of all parts, in order."""
+        return cls(
+            [row for part in parts for row in part.rows],
+            [found for part in parts for found in part.beams],
+            [target for part in parts for target in part.targets],
+            [reward for part in parts for reward in part.set_rewards],
+        )
+
 
 def enhance(
     learner: Learner,
@@ -189,15 +199,13 @@ class _Trainer:
     def _roll_out(self, histories: Sequence[Sequence[int]], seeds: Sequence[int]) -> Rollouts:
         """Sample in the precision in which thoughts are scored, some prompts at a time."""
         num = self._hardware.rollout_prompts or len(histories)
-        found = Rollouts([], [], [], [])
         self._model.eval()
+        parts = []
         for at in range(0, len(histories), num):
             chosen, own = histories[at : at + num], seeds[at : at + num]
             with precision(self._model):
-                made = roll_out(self._reasoner, self._catalog, chosen, self._recipe, own)
-            for together, part in zip(found, made, strict=True):
-                together.extend(part)  # type: ignore[attr-defined]
-        return found
+                parts.append(roll_out(self._reasoner, self._catalog, chosen, self._recipe, own))
+        return Rollouts.join(parts)
 
     def _update(
         self,

@@ -231,8 +231,12 @@ def recipe_memory(shape: ModelShape, recipe: Recipe, *, num_rows: int) -> dict[s
     row = prompt + thought
 
     def train(learnt: Learnt, batch_tokens: int, length: int, *, is_packed: bool) -> Memory:
-        sizes = {"batch_tokens": batch_tokens, "length": length, "is_packed": is_packed}
-        return training_memory(shape, learnt, precision, hardware, **sizes)  # type: ignore[arg-type]
+        return training_memory(
+            *(shape, learnt, precision, hardware),
+            batch_tokens=batch_tokens,
+            length=length,
+            is_packed=is_packed,
+        )
 
     def sample(prompts: int, tokens: int, paths: int, longest: int, beams: int = 0) -> Memory:
         asked = Sampling(prompts, tokens, paths, longest, beams, len(recipe.quantize.sizes))

@@ -9,7 +9,7 @@ recipe. Knows formulas; loads no weights.
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -64,13 +64,19 @@ def fit(shape: ModelShape, recipe: Recipe, card: float, *, num_rows: int = NUM_R
     """
     room = _SHARE * card
     for hardware, batch_users in _settings(recipe):
-        bootstrap = replace(recipe.bootstrap, batch_users=batch_users)
-        tried = replace(recipe, hardware=hardware, bootstrap=bootstrap)
-        stages = recipe_memory(shape, tried, num_rows=num_rows)
-        found = Fit(hardware, batch_users, stages)
+        found = _try(shape, recipe, hardware, batch_users, num_rows)
         if found.peak <= room:
-            return _widest(found, shape, tried, room, num_rows)
+            return _widest(found, shape, recipe, room, num_rows)
     return None
+
+
+def _try(
+    shape: ModelShape, recipe: Recipe, hardware: HardwareRecipe, batch_users: int, num_rows: int
+) -> Fit:
+    """Return the peak of each stage with other settings."""
+    bootstrap = replace(recipe.bootstrap, batch_users=batch_users)
+    tried = replace(recipe, hardware=hardware, bootstrap=bootstrap)
+    return Fit(hardware, batch_users, recipe_memory(shape, tried, num_rows=num_rows))
 
 
 def _settings(recipe: Recipe) -> Iterator[tuple[HardwareRecipe, int]]:
@@ -90,20 +96,16 @@ def _settings(recipe: Recipe) -> Iterator[tuple[HardwareRecipe, int]]:
 
 def _widest(found: Fit, shape: ModelShape, recipe: Recipe, room: float, num_rows: int) -> Fit:
     """Sample as many prompts and questions together as fit."""
-    for name, values in (("rollout_prompts", _TOGETHER), ("batch_users", _QUESTIONS)):
-        for value in values:
-            hardware, batch_users = found.hardware, found.batch_users
-            if name == "batch_users":
-                batch_users = value
-            else:
-                hardware = replace(hardware, rollout_prompts=value)
-            bootstrap = replace(recipe.bootstrap, batch_users=batch_users)
-            tried = replace(recipe, hardware=hardware, bootstrap=bootstrap)
-            wider = Fit(hardware, batch_users, recipe_memory(shape, tried, num_rows=num_rows))
-            if wider.peak <= room:
-                found = wider
-                break
-    return found
+
+    def widen(wider: Iterable[tuple[HardwareRecipe, int]], found: Fit) -> Fit:
+        tried = (_try(shape, recipe, *settings, num_rows) for settings in wider)
+        return next((each for each in tried if each.peak <= room), found)
+
+    narrow = found.batch_users
+    found = widen(
+        ((replace(found.hardware, rollout_prompts=num), narrow) for num in _TOGETHER), found
+    )
+    return widen([(found.hardware, num) for num in _QUESTIONS], found)
 
 
 def check_fits(shape: ModelShape, recipe: Recipe, card: float, *, num_rows: int) -> None:

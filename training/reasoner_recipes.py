@@ -191,7 +191,7 @@ class UnifyRecipe:
     silent_share: float = 0.3  # share of rows with an empty thought
     learning_rate: float = 1e-4
     batch_tokens: int = 4096
-    judged: int = 1000  # validation users on whom the gain is measured
+    judged: int = 1000  # validation users for the measure of the gain
     paths: int = 4  # thoughts for each of them
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from models.online.memory.pair_counts import Counts, Ints, PairCounts, sum_at
 from models.reasoner.prompts import Cited
 
 MOST_CITED = 4  # prefixes: 22 tokens of the bundled tokenizer
+_LEAST = 1e-3  # of a count, which the file of a release holds in float32
 
 
 class Evidence:
@@ -91,9 +92,6 @@ class Evidence:
         is_own_P = np.append(distinct, -1)[place_P] == pair_P
         found: Counts = own[np.where(is_own_P, place_P, len(distinct))]
         return found
-
-
-_LEAST = 1e-3  # of a count, which the file of a release holds in float32
 
 
 def _shares(distance: NDArray[np.int64], settings: MemorySettings) -> Counts:

@@ -24,8 +24,8 @@ _NAMED_TITLES = 8  # newest titles of a history that a prompt has room for
 
 def meaning_example(space: SidSpace, prefix: Prefix, meaning: str) -> Example:
     """Render a question about the first codes of a SID; the answer says what they mostly hold."""
-    codes = "".join(space.token(level, code) for level, code in enumerate(prefix))
-    return _example(f"What do items with {codes} have in common?", f"{meaning}.{TURN_END}")
+    asked = f"What do items with {space.prefix_text(prefix)} have in common?"
+    return _example(asked, f"{meaning}.{TURN_END}")
 
 
 def lookup_example(catalog: Catalog, row: int) -> Example:

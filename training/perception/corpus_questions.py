@@ -20,7 +20,7 @@ Kind = Literal["item", "pair", "history"]
 _STORY_ITEMS = 6
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _TASKS: dict[Kind, str] = {
-    "item": "Say in one or two sentences what this item is and for whom it is.",
+    "item": "Describe this item and its typical buyer in one or two sentences.",
     "pair": "Say in one or two sentences why the same people buy both items.",
     "history": "Say in one or two sentences what interests this user has.",
 }

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_questions_are_about_popular_items_related_pairs_and_histories(
         (None, StoryFault.UNCLOSED),
         ("An {word} <item_a_3> for all of us", StoryFault.MARKER),
         ("An {word}", StoryFault.LENGTH),
-        ("Say in one or two sentences what this {word} is", StoryFault.ECHO),
+        ("The {word} and its typical buyer in one", StoryFault.ECHO),
         ("so very good so very good so very good {word}", StoryFault.REPEATS),
         ("This is good for people with hands", StoryFault.UNNAMED),
         ("This {word} is not by Redken but fine", StoryFault.FOREIGN_BRAND),
@@ -81,12 +82,12 @@ def test_a_killed_run_goes_on_with_the_same_texts_and_asks_nothing_twice(
     writer = LocalWriter(base, max_tokens=6, temperature=0.7)
     file, checks = tmp_path / "corpus.jsonl", StoryChecks(catalog)
 
-    def written(asked: list[CorpusQuestion]) -> dict[str, object]:
+    def written(asked: list[CorpusQuestion]) -> dict[str, Any]:
         return write_corpus(writer, checks, asked, RECIPE_OF_CORPUS, file, seed=0)
 
     made = written(questions)
     assert made["asked"] == made["asked_now"] == 5
-    assert made["kept"] == made["asked"] - made["templates"]  # type: ignore[operator]
+    assert made["kept"] == made["asked"] - made["templates"]
     whole = file.read_text()
     lines = whole.splitlines(keepends=True)
     file.write_text("".join(lines[:2]) + lines[2][:7])
